@@ -1,0 +1,1 @@
+"""Corpora: folders of audio and text into fairseq manifests."""

@@ -1,0 +1,57 @@
+"""Package speechprune from its three importable folders and its configs."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+ROOT = Path(__file__).parent
+PLUGIN = ROOT / "user_dir" / "speechprune"
+
+# One package out of several folders: `common.user_dir` must point at a folder named like the package.
+FOLDERS = {
+    "speechprune": "user_dir/speechprune",
+    "speechprune.manifests": "manifests",
+    "speechprune.tools": "tools",
+    "speechprune.config": "config",
+}
+
+
+def packages() -> list:
+    """Every folder of the plugin that holds Python, and the three folders beside it."""
+    found = {".".join(("speechprune", *p.parent.relative_to(PLUGIN).parts)) for p in PLUGIN.rglob("*.py")}
+    return sorted(found | set(FOLDERS))
+
+
+setup(
+    name="speechprune",
+    version="0.1.0",
+    description="Choose which connections of a speech model to keep, inside fairseq's training loop",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.9",
+    packages=packages(),
+    package_dir=FOLDERS,
+    package_data={"speechprune": ["assets/*"], "speechprune.config": ["*/*.yaml"]},
+    install_requires=[
+        "fairseq-fixed==0.12.3.1; python_version >= '3.11'",
+        "fairseq==0.12.2; python_version < '3.11'",
+        "torch",
+        "hydra-core",
+        "omegaconf",
+        "numpy",
+        "editdistance",
+        "soundfile",
+        "soxr",
+        "safetensors",
+        "click",
+        "tqdm",
+        "matplotlib",
+        "espeakng-loader",
+    ],
+    extras_require={
+        "apex": ["apex"],
+        "dev": ["pytest", "ruff", "mypy", "jiwer"],
+    },
+    entry_points={"console_scripts": ["speechprune = speechprune.tools.main:main"]},
+)

@@ -1,0 +1,1 @@
+"""The commands, one per file: argument parsing and one library call."""

@@ -1,0 +1,12 @@
+"""speechprune: choose which connections of a speech model to keep.
+
+Importing the package registers its parts with fairseq. The core (`masking`, `backbones.base`)
+needs torch and numpy only, so a missing fairseq is not an error here.
+"""
+
+from importlib.util import find_spec
+
+__version__ = "0.1.0"
+
+if find_spec("fairseq") is not None:
+    from speechprune import plugin  # noqa: F401

@@ -1,0 +1,1 @@
+"""Model families: where their maskable tensors, layers and hidden states are."""

@@ -1,0 +1,1 @@
+"""Choosing, applying and storing masks. Imports torch and numpy only."""

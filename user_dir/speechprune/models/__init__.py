@@ -1,0 +1,1 @@
+"""fairseq model adapters."""
