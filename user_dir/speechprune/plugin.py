@@ -1,1 +1,117 @@
-"""The one door into fairseq."""
+"""The one door into fairseq: models, criterions, data2vec, safe checkpoint classes and three seams.
+
+fairseq imports `models` and `tasks` of a user folder by itself but never criterions, and neither
+when the package was imported before: so importing this module registers everything.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import fairseq
+import numpy as np
+import torch
+from fairseq import checkpoint_utils
+from fairseq.file_io import PathManager
+from fairseq.models import MODEL_REGISTRY
+from fairseq.models.wav2vec import wav2vec2
+
+from speechprune.checkpoint import allow_known_classes
+
+
+@functools.lru_cache(maxsize=None)
+def data2vec_audio() -> ModuleType:
+    """fairseq's `data2vec_audio` model, which is packaged as an example and registered by no import.
+
+    The file is loaded alone: its package imports torchvision.
+    """
+    if "data2vec_audio" in MODEL_REGISTRY:
+        return sys.modules[MODEL_REGISTRY["data2vec_audio"].__module__]
+    path = Path(fairseq.__file__).parent / "examples/data2vec/models/data2vec_audio.py"
+    name = "speechprune.data2vec_audio"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _seed_span_masking(module: ModuleType) -> None:
+    """Let `module` draw its SpecAugment spans from numpy's global state.
+
+    fairseq draws them from the operating system, so no seed makes a run repeatable. Our models seed
+    numpy's global state per update, rank and micro-batch.
+    """
+    draw = module.compute_mask_indices
+    if getattr(draw, "is_seeded", False):
+        return
+
+    @functools.wraps(draw)
+    def seeded(shape: tuple[int, int], *args: Any, **options: Any) -> np.ndarray:
+        if options.get("seed") is None:
+            options["seed"] = int(np.random.randint(2**31))
+            options["epoch"] = 0
+            options["indices"] = torch.arange(shape[0])
+        return draw(shape, *args, **options)
+
+    seeded.is_seeded = True  # type: ignore[attr-defined]
+    module.compute_mask_indices = seeded  # type: ignore[attr-defined]
+
+
+class _AtomicCopies(PathManager):
+    """fairseq saves a checkpoint atomically under its first name, then copies it over the others in
+    place: a full disk or a kill during a copy would destroy the checkpoint to resume from."""
+
+    @staticmethod
+    def copy(src_path: str, dst_path: str, overwrite: bool = False) -> Any:
+        temporary = dst_path + ".tmp"
+        try:
+            result = PathManager.copy(src_path, temporary, overwrite=True)
+            PathManager.rename(temporary, dst_path)
+        except OSError:
+            if PathManager.exists(temporary):
+                PathManager.rm(temporary)
+            raise
+        return result
+
+
+def validate_only(train_module: ModuleType) -> None:
+    """Give `model.eval_only=true` its meaning in fairseq's loop: one validation pass, then end."""
+    train = train_module.train
+    if getattr(train, "honours_eval_only", False):
+        return
+
+    @functools.wraps(train)
+    def train_or_validate(cfg: Any, trainer: Any, task: Any, epoch_itr: Any) -> Any:
+        if not cfg.model.get("eval_only", False):
+            return train(cfg, trainer, task, epoch_itr)
+        subsets = cfg.dataset.valid_subset.split(",")
+        losses = train_module.validate(cfg, trainer, task, epoch_itr, subsets)
+        return losses, True
+
+    train_or_validate.honours_eval_only = True  # type: ignore[attr-defined]
+    train_module.train = train_or_validate  # type: ignore[attr-defined]
+
+
+def _register() -> None:
+    allow_known_classes()
+    _seed_span_masking(wav2vec2)
+    _seed_span_masking(data2vec_audio())
+    checkpoint_utils.PathManager = _AtomicCopies
+    # `fairseq-hydra-train` has imported its loop by now; `speechprune train` calls validate_only.
+    if "fairseq_cli.train" in sys.modules:
+        validate_only(sys.modules["fairseq_cli.train"])
+    for folder in ("models", "criterions"):
+        package = Path(__file__).parent / folder
+        for file in sorted(package.glob("[!_]*.py")):
+            importlib.import_module(f"speechprune.{folder}.{file.stem}")
+
+
+_register()

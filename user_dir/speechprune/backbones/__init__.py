@@ -1,1 +1,5 @@
 """Model families: where their maskable tensors, layers and hidden states are."""
+
+from speechprune.backbones.base import BACKBONES, LAYER_ROLES, Backbone, find_backbone
+
+__all__ = ["BACKBONES", "LAYER_ROLES", "Backbone", "find_backbone"]

@@ -1,0 +1,176 @@
+"""Very small models and corpora in the files that fairseq writes: random weights, real layouts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+
+SAMPLE_RATE = 16000
+LETTERS = "ABCDE"
+LETTER_SECONDS = 0.1
+CONV_FEATURE_LAYERS = "[(16, 10, 5)] + [(16, 3, 2)] * 4 + [(16, 2, 2)] * 2"
+
+
+def write_wav2vec2(
+    path: Path,
+    *,
+    layer_norm_first: bool = False,
+    extractor_mode: str = "default",
+    normalize: bool = False,
+    layers: int = 2,
+    seed: int = 0,
+) -> Path:
+    """A pretrained wav2vec 2.0 with random weights: 32 channels, 4 heads, FFN width 64.
+
+    ``layer_norm_first=True, extractor_mode="layer_norm", normalize=True`` is shaped like XLS-R.
+    """
+    from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
+
+    settings = {
+        **_encoder_settings(layers),
+        "_name": "wav2vec2",
+        "extractor_mode": extractor_mode,
+        "layer_norm_first": layer_norm_first,
+        "conv_bias": layer_norm_first,
+        "quantize_targets": True,
+        "final_dim": 16,
+        "latent_vars": 4,
+    }
+    model = _build(Wav2Vec2Model, settings, seed)
+    return _write_pretrained(path, settings, model.state_dict(), normalize)
+
+
+def write_data2vec(path: Path, *, normalize: bool = True, layers: int = 2, seed: int = 0) -> Path:
+    """A pretrained data2vec audio with random weights, with its teacher under ``model["_ema"]``.
+
+    Written without data2vec's class: its tensors are wav2vec 2.0's, less the quantizer's.
+    """
+    from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
+
+    settings = {
+        **_encoder_settings(layers),
+        "_name": "data2vec_audio",
+        "extractor_mode": "layer_norm",
+        "conv_pos": 15,
+        "pos_conv_depth": 5,
+    }
+    weights = _build(Wav2Vec2Model, settings, seed).state_dict()
+    weights = {k: v for k, v in weights.items() if not k.startswith("project_q")}
+    teacher = {
+        k[len("encoder.") :]: v.clone() for k, v in weights.items() if k.startswith("encoder.")
+    }
+    settings.update(average_top_k_layers=layers, ema_anneal_end_step=1000, max_update=1000)
+    return _write_pretrained(path, settings, {**weights, "_ema": teacher}, normalize)
+
+
+def write_corpus(
+    folder: Path,
+    *,
+    train: int = 6,
+    valid: int = 4,
+    sample_rate: int = SAMPLE_RATE,
+    seed: int = 0,
+) -> Path:
+    """Manifests, transcripts and audio of two subsets, ``train`` and ``valid``: each letter a tone.
+
+    An utterance is two to four words of two to four letters (A to E), 0.1 s per letter or gap.
+    """
+    generator = np.random.default_rng(seed)
+    (folder / "audio").mkdir(parents=True, exist_ok=True)
+    for subset, count in (("train", train), ("valid", valid)):
+        sentences = [_sentence(generator) for _ in range(count)]
+        rows = [str(folder / "audio")]
+        for index, sentence in enumerate(sentences):
+            audio = _speak(sentence, sample_rate, generator)
+            name = f"{subset}-{index}.wav"
+            soundfile.write(folder / "audio" / name, audio, sample_rate)
+            rows.append(f"{name}\t{len(audio)}")
+        _write_lines(folder / f"{subset}.tsv", rows)
+        _write_lines(folder / f"{subset}.wrd", sentences)
+        _write_lines(folder / f"{subset}.ltr", [_letters(s) for s in sentences])
+    _write_lines(folder / "dict.ltr.txt", [f"{symbol} 1" for symbol in "|" + LETTERS])
+    return folder
+
+
+def _encoder_settings(layers: int) -> dict[str, Any]:
+    return {
+        "encoder_layers": layers,
+        "encoder_embed_dim": 32,
+        "encoder_ffn_embed_dim": 64,
+        "encoder_attention_heads": 4,
+        "conv_feature_layers": CONV_FEATURE_LAYERS,
+        "conv_pos": 16,
+        "conv_pos_groups": 4,
+    }
+
+
+def _build(model_class: type, settings: dict[str, Any], seed: int) -> torch.nn.Module:
+    from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config
+    from omegaconf import OmegaConf
+
+    known = {k: v for k, v in settings.items() if k != "_name"}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return model_class(OmegaConf.merge(OmegaConf.structured(Wav2Vec2Config), known))
+
+
+def _write_pretrained(
+    path: Path, settings: dict[str, Any], weights: dict[str, Any], normalize: bool
+) -> Path:
+    task = {
+        "_name": "audio_pretraining",
+        "data": "/pretraining/data/that/is/gone",
+        "sample_rate": SAMPLE_RATE,
+        "normalize": normalize,
+        "enable_padding": False,
+        "max_sample_size": 250000,
+        "min_sample_size": 32000,
+    }
+    history = {
+        "criterion_name": "Wav2vecCriterion",
+        "optimizer_name": "FairseqAdam",
+        "lr_scheduler_state": {"best": None},
+        "num_updates": 1,
+    }
+    criterion = {"_name": "wav2vec", "infonce": True, "log_keys": ["prob_perplexity"]}
+    state = {
+        "args": None,
+        "cfg": {"task": task, "model": settings, "criterion": criterion, "lr_scheduler": None},
+        "model": weights,
+        "criterion": None,
+        "optimizer_history": [history],
+        "task_state": {},
+        "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
+    }
+    torch.save(state, path)
+    return path
+
+
+def _sentence(generator: np.random.Generator) -> str:
+    words = []
+    for _ in range(generator.integers(2, 5)):
+        size = generator.integers(2, 5)
+        words.append("".join(LETTERS[i] for i in generator.integers(0, len(LETTERS), size)))
+    return " ".join(words)
+
+
+def _letters(sentence: str) -> str:
+    return " ".join(sentence.replace(" ", "|")) + " |"
+
+
+def _speak(sentence: str, sample_rate: int, generator: np.random.Generator) -> np.ndarray:
+    time = np.arange(int(LETTER_SECONDS * sample_rate)) / sample_rate
+    pieces = []
+    for letter in f" {sentence} ":
+        frequency = 0.0 if letter == " " else 300.0 * (1 + LETTERS.index(letter))
+        pieces.append(0.3 * np.sin(2 * np.pi * frequency * time))
+    audio = np.concatenate(pieces)
+    return (audio + 0.01 * generator.standard_normal(len(audio))).astype(np.float32)
+
+
+def _write_lines(path: Path, lines: list[str]) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

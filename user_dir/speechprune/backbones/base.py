@@ -1,0 +1,86 @@
+"""What a backbone is: the one place where the parameter names of a model family are known."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from speechprune.errors import UserError
+from speechprune.masking.sites import Site
+from speechprune.registry import Registry
+
+#: Every role a site can have. "layers" are those inside the transformer layers.
+LAYER_ROLES = ("attn.q", "attn.k", "attn.v", "attn.out", "ffn.in", "ffn.out")
+OTHER_ROLES = ("front.conv", "front.proj", "pos.conv")
+
+
+class Backbone(ABC):
+    """A model family: loading, roles, layers and hidden states. Stateless: all methods take the model."""
+
+    @abstractmethod
+    def matches(self, model: nn.Module) -> bool:
+        """Whether ``model`` belongs to this family."""
+
+    @abstractmethod
+    def load(self, path: str | Path, overrides: Mapping[str, Any] | None = None) -> nn.Module:
+        """The pretrained encoder in the checkpoint at ``path``, in evaluation mode, on the CPU.
+
+        Args:
+            overrides: values for keys of the checkpoint's configuration.
+
+        Raises:
+            UserError: the file is not a pretrained model of this family.
+        """
+
+    @abstractmethod
+    def sites(self, model: nn.Module, roles: Collection[str]) -> list[Site]:
+        """The maskable tensors with the given roles, in model order."""
+
+    @abstractmethod
+    def parameters(self, model: nn.Module, group: str) -> list[nn.Parameter]:
+        """Parameters that are freed together: ``bias`` (of the layers' projections),
+        ``layer_norm``, ``pos``, ``front.proj`` or ``mask_emb``."""
+
+    @abstractmethod
+    def layers(self, model: nn.Module) -> nn.ModuleList:
+        """The L transformer layers."""
+
+    @abstractmethod
+    def hidden_states(
+        self, model: nn.Module, source: Tensor, padding_mask: Tensor | None
+    ) -> tuple[list[Tensor], Tensor]:
+        """What enters and leaves each layer.
+
+        Args:
+            source: audio, (B, samples).
+            padding_mask: bool, (B, samples), True where padded; None without padding.
+
+        Returns:
+            L + 1 tensors of (B, T, C): state 0 is the input of layer 0, state L the output of the
+            last, before any final layer norm; and the frames' padding mask, bool (B, T).
+        """
+
+    @abstractmethod
+    def drop_layers(self, model: nn.Module, dropped: Collection[int]) -> None:
+        """Remove the given 0-based layers.
+
+        Raises:
+            UserError: a layer does not exist, or none would be left.
+        """
+
+
+BACKBONES: Registry = Registry("backbone", "speechprune.backbones")
+
+
+def find_backbone(model: nn.Module) -> Backbone:
+    """The family of ``model``; raises UserError if no registered backbone knows it."""
+    for name in BACKBONES.names():
+        backbone = BACKBONES.build(name)
+        if backbone.matches(model):
+            return backbone
+    known = ", ".join(BACKBONES.names())
+    raise UserError(f"no backbone knows {type(model).__name__}; known: {known}")

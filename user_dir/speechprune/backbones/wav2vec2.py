@@ -1,0 +1,123 @@
+"""wav2vec 2.0 (base, large, XLS-R): fairseq's `Wav2Vec2Model`, post-norm and pre-norm, any depth."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from speechprune.backbones.base import BACKBONES, Backbone
+from speechprune.errors import UserError
+from speechprune.masking.sites import Site
+
+#: Module path within a transformer layer -> role of its weight.
+_LAYER_MODULES = {
+    "self_attn.q_proj": "attn.q",
+    "self_attn.k_proj": "attn.k",
+    "self_attn.v_proj": "attn.v",
+    "self_attn.out_proj": "attn.out",
+    "fc1": "ffn.in",
+    "fc2": "ffn.out",
+}
+
+
+@BACKBONES.register("wav2vec2")
+class Wav2Vec2(Backbone):
+    """fairseq's wav2vec 2.0. Its base models' group norm sees padding: analyse them unpadded."""
+
+    #: `_name` in fairseq's model registry.
+    fairseq_name = "wav2vec2"
+
+    def matches(self, model: nn.Module) -> bool:
+        from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
+
+        return isinstance(model, Wav2Vec2Model)
+
+    def load(self, path: str | Path, overrides: Mapping[str, Any] | None = None) -> nn.Module:
+        from speechprune.checkpoint import load_pretrained
+
+        model = load_pretrained(path, self.fairseq_name, overrides or {})
+        return model.eval()
+
+    def sites(self, model: nn.Module, roles: Collection[str]) -> list[Site]:
+        return [site for site in self._all_sites(model) if site.role in roles]
+
+    def _all_sites(self, model: nn.Module) -> Iterator[Site]:
+        for i, block in enumerate(model.feature_extractor.conv_layers):
+            yield Site(
+                f"feature_extractor.conv_layers.{i}.0.weight", "front.conv", None, block[0], "weight"
+            )
+        if model.post_extract_proj is not None:
+            yield Site("post_extract_proj.weight", "front.proj", None, model.post_extract_proj, "weight")
+        yield from self._position_sites(model)
+        for i, layer in enumerate(self.layers(model)):
+            for path, role in _LAYER_MODULES.items():
+                name = f"encoder.layers.{i}.{path}.weight"
+                yield Site(name, role, i, layer.get_submodule(path), "weight")
+
+    def _position_sites(self, model: nn.Module) -> Iterator[Site]:
+        """Convolutional positions; under weight norm the direction ``weight_v`` is masked, whose
+        zeros are zeros of the weight."""
+        for name, module in model.encoder.pos_conv.named_modules():
+            if isinstance(module, nn.Conv1d):
+                tensor = "weight_v" if hasattr(module, "weight_v") else "weight"
+                yield Site(f"encoder.pos_conv.{name}.{tensor}", "pos.conv", None, module, tensor)
+
+    def parameters(self, model: nn.Module, group: str) -> list[nn.Parameter]:
+        if group == "bias":
+            return [
+                layer.get_submodule(path).bias
+                for layer in self.layers(model)
+                for path in _LAYER_MODULES
+            ]
+        if group == "layer_norm":
+            return [
+                parameter
+                for name, module in model.named_modules()
+                if name.endswith("layer_norm") and not name.startswith("feature_extractor")
+                for parameter in module.parameters(recurse=False)
+            ]
+        if group == "pos":
+            return list(model.encoder.pos_conv.parameters())
+        if group == "front.proj":
+            return [] if model.post_extract_proj is None else list(model.post_extract_proj.parameters())
+        if group == "mask_emb":
+            return [model.mask_emb]
+        raise ValueError(f"no parameter group {group!r}")
+
+    def layers(self, model: nn.Module) -> nn.ModuleList:
+        return model.encoder.layers
+
+    def hidden_states(
+        self, model: nn.Module, source: Tensor, padding_mask: Tensor | None
+    ) -> tuple[list[Tensor], Tensor]:
+        states: list[Tensor] = []
+        layers = self.layers(model)
+        with ExitStack() as hooks:
+            entering = layers[0].register_forward_pre_hook(lambda _, args: states.append(args[0]))
+            hooks.callback(entering.remove)
+            for layer in layers:
+                leaving = layer.register_forward_hook(lambda _, __, out: states.append(out[0]))
+                hooks.callback(leaving.remove)
+            result = model.extract_features(source, padding_mask, mask=False)
+        frames = result["x"].shape[1]
+        # The encoder pads the sequence to an even length; those frames are not ours.
+        states = [state.transpose(0, 1)[:, :frames] for state in states]
+        padding = result["padding_mask"]
+        if padding is None:
+            padding = torch.zeros(result["x"].shape[:2], dtype=torch.bool, device=source.device)
+        return states, padding[:, :frames]
+
+    def drop_layers(self, model: nn.Module, dropped: Collection[int]) -> None:
+        layers = self.layers(model)
+        for index in sorted(dropped):
+            if not 0 <= index < len(layers):
+                raise UserError(f"cannot drop layer {index}: the model has layers 0..{len(layers) - 1}")
+        kept = [layer for i, layer in enumerate(layers) if i not in set(dropped)]
+        if not kept:
+            raise UserError("cannot drop every layer: at least one must stay")
+        model.encoder.layers = nn.ModuleList(kept)

@@ -1,0 +1,87 @@
+"""Figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING, Union
+
+import numpy as np
+
+from speechprune.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
+
+INK = "#1f2933"
+CELL = 0.62  # inch
+
+
+def heat_map(
+    matrix: np.ndarray,
+    labels: Sequence[str],
+    path: Union[str, Path],
+    title: str = "",
+    vmin: float = 0.0,
+    vmax: float = 1.0,
+) -> None:
+    """Draw a pairwise matrix as a PNG, with its values in the cells.
+
+    Args:
+        matrix: (N, N) floats; NaN cells stay empty.
+        labels: N names, for rows and columns alike.
+        path: the PNG file; written atomically.
+        title: above the map, wrapped to its width.
+        vmin, vmax: the values at the ends of the colour scale.
+
+    Raises ValueError if labels and matrix differ in size, and UserError if the file cannot be
+    written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    count = len(labels)
+    if np.shape(matrix) != (count, count):
+        raise ValueError(f"{count} labels for a matrix of shape {np.shape(matrix)}")
+    side = max(2.4, CELL * count)
+    figure = Figure(figsize=(side, side))
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    image = axes.imshow(matrix, cmap="GnBu", vmin=vmin, vmax=vmax)
+    _label(axes, labels)
+    # About 0.085 inch to the letter at 11 points.
+    axes.set_title(fill(title, int(side / 0.085)), fontsize=11, color=INK, pad=10, loc="left")
+    _write_values(axes, np.asarray(matrix, dtype=float), image)
+    bar = figure.colorbar(image, cax=axes.inset_axes((1 + 0.12 / side, 0.0, 0.16 / side, 1.0)))
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, length=0, colors=INK)
+    buffer = BytesIO()
+    # The map has a fixed size; labels of any length make the picture larger, never the map smaller.
+    figure.savefig(buffer, format="png", dpi=200, bbox_inches="tight", pad_inches=0.15)
+    write_atomically(path, buffer.getvalue())
+
+
+def _label(axes: Axes, labels: Sequence[str]) -> None:
+    ticks = range(len(labels))
+    longest = max((len(label) for label in labels), default=0)
+    axes.set_yticks(ticks, labels, fontsize=9, color=INK)
+    slant = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if longest > 4 else {}
+    axes.set_xticks(ticks, labels, fontsize=9, color=INK, **slant)
+    # White lines between the cells.
+    axes.set_xticks(np.arange(0.5, len(labels) - 1), minor=True)
+    axes.set_yticks(np.arange(0.5, len(labels) - 1), minor=True)
+    axes.grid(which="minor", color="white", linewidth=1.5)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+
+
+def _write_values(axes: Axes, matrix: np.ndarray, image: AxesImage) -> None:
+    for (row, column), value in np.ndenumerate(matrix):
+        if np.isnan(value):
+            continue
+        red, green, blue, _ = image.cmap(image.norm(value))
+        color = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.55 else INK
+        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=color)

@@ -1,0 +1,221 @@
+"""MaskController: puts masks on sites, chooses them once per update, and folds them away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from speechprune.errors import UserError
+from speechprune.masking.mask_set import MaskSet
+from speechprune.masking.masked_weight import MaskedWeight, inject, masked_tensors, remove
+from speechprune.masking.policies.base import MaskPolicy
+from speechprune.masking.schedule import Schedule
+from speechprune.masking.selection import Bracket, keep_count, select_each, select_top_k_global
+from speechprune.masking.sites import Site
+
+_SCOPES = ("site", "global")
+
+
+class MaskController(nn.Module):
+    """Masks on the sites of one model.
+
+    Assign it to the model as a submodule: ``model.train()`` and ``model.eval()`` then reach it, and
+    fairseq's ``model.set_num_updates()`` too. Elsewhere call :meth:`set_num_updates` before each
+    training step.
+
+    The network that is validated and saved is the one that the next update would use: when a
+    training step may have changed the scores, entering evaluation and :meth:`settle` choose the
+    masks of the update to come. Selection is a pure function of the importances, so choosing early
+    changes nothing.
+
+    Args:
+        sites: the tensors to mask; their weights are loaded already.
+        policy: the rule that ranks connections.
+        schedule: density of each site at each update.
+        scope: rank within each ``site`` or over all sites (``global``).
+        every: choose new masks at updates divisible by this.
+        seed: of the starting scores.
+        initialise: start the scores from the policy now; False for a model that is built only to
+            load a checkpoint.
+
+    Raises:
+        UserError: no sites, an unknown scope, or ``every`` below 1.
+    """
+
+    def __init__(
+        self,
+        sites: Iterable[Site],
+        policy: MaskPolicy,
+        schedule: Schedule,
+        *,
+        scope: str = "site",
+        every: int = 1,
+        seed: int = 0,
+        initialise: bool = True,
+    ) -> None:
+        super().__init__()
+        self.sites = list(sites)
+        if not self.sites:
+            raise UserError("nothing to mask: the settings leave no tensor")
+        if scope not in _SCOPES:
+            raise UserError(f"scope {scope!r} is not one of {_SCOPES}")
+        if every < 1:
+            raise UserError(f"masks must be chosen every 1 or more updates, not every {every}")
+        self.policy = policy
+        self.schedule = schedule
+        self.scope = scope
+        self.every = every
+        self._update: int | None = None
+        self._stepping = False
+        self._flipped: Tensor | int = 0
+        self._density: float | None = None
+        self._brackets: dict[str, Bracket | None] = {}
+        for site in self.sites:
+            self._inject(site, seed, initialise)
+
+    def _inject(self, site: Site, seed: int, initialise: bool) -> None:
+        weight = getattr(site.module, site.tensor)
+        density = self.schedule.density(site, 0)
+        masked = MaskedWeight(self.policy, weight, site.name, density, seed, initialise)
+        inject(site.module, site.tensor, masked)
+        original_weight(site).requires_grad_(self.policy.trains_weights)
+
+    def set_num_updates(self, update: int) -> None:
+        """Choose the masks of ``update``; a second call with the same number does nothing.
+
+        Raises:
+            FloatingPointError: an importance is not a number.
+        """
+        if update != self._update:
+            self._refresh(update)
+        self._stepping = True
+
+    def settle(self) -> None:
+        """After a training step: choose the masks of the next update now, if a step began.
+
+        Called on entering evaluation and before saving, so that the masks match the scores.
+        """
+        if self._stepping and self._update is not None:
+            self._refresh(self._update + 1)
+        elif any(masked_weight(site).unselected for site in self.sites):
+            self._refresh(self._update or 0)
+        self._stepping = False
+
+    def loaded(self) -> None:
+        """After a checkpoint was loaded: keep its masks, choose only those that it lacked."""
+        self._stepping = False
+        self._density = None
+        self.settle()
+        self._update = None
+
+    def train(self, mode: bool = True) -> MaskController:
+        if self.training and not mode:
+            self.settle()
+        return super().train(mode)
+
+    @torch.no_grad()
+    def _refresh(self, update: int) -> None:
+        self._update = update
+        self._forget_trained_products()
+        due = [site for site in self.sites if self._is_due(site, update)]
+        if not due:
+            self._flipped = 0
+            return
+        importances = [
+            self.policy.importance(original_weight(site), masked_weight(site).scores)
+            for site in due
+        ]
+        flipped: list[Tensor] = []
+        for site, mask in zip(due, self._select(due, importances, update)):
+            masked = masked_weight(site)
+            if not masked.unselected:
+                flipped.append(torch.count_nonzero(mask ^ masked.mask))
+            masked.choose(mask)
+        self._flipped = torch.stack(flipped).sum() if flipped else 0
+        self._density = None
+
+    def _is_due(self, site: Site, update: int) -> bool:
+        """Whether the mask of ``site`` may differ from the one it has."""
+        masked = masked_weight(site)
+        if masked.unselected:
+            return True
+        moves = original_weight(site) if masked.scores is None else masked.scores
+        return moves.requires_grad and update % self.every == 0
+
+    def _forget_trained_products(self) -> None:
+        for site in self.sites:
+            if original_weight(site).requires_grad:
+                masked_weight(site).forget_product()
+
+    def _select(self, due: list[Site], importances: list[Tensor], update: int) -> list[Tensor]:
+        densities = [self.schedule.density(site, update) for site in due]
+        if self.scope == "global":
+            if len(set(densities)) > 1:
+                raise UserError("one global ranking needs one density for all sites")
+            total = sum(importance.numel() for importance in importances)
+            kept = keep_count(total, densities[0])
+            result = select_top_k_global(importances, kept, self._brackets.get("global"))
+            self._brackets["global"] = result.bracket
+            return result.masks
+        counts = [
+            keep_count(importance.numel(), density)
+            for importance, density in zip(importances, densities)
+        ]
+        brackets = [self._brackets.get(site.name) for site in due]
+        selections = select_each(importances, counts, brackets)
+        for site, selection in zip(due, selections):
+            self._brackets[site.name] = selection.bracket
+        return [selection.mask for selection in selections]
+
+    def stats(self) -> dict[str, float | Tensor]:
+        """``density``, kept over all masked entries, and ``flipped``, the connections that the
+        last selection turned on or off (a tensor on the device, to save a synchronisation)."""
+        if self._density is None:
+            self._density = self._measure_density()
+        return {"density": self._density, "flipped": self._flipped}
+
+    def _measure_density(self) -> float:
+        """Kept over all entries of the masked weights (a row's mask counts for its whole row)."""
+        kept = total = 0.0
+        for site in self.sites:
+            mask, entries = masked_weight(site).mask, original_weight(site).numel()
+            kept += mask.count_nonzero().item() / mask.numel() * entries
+            total += entries
+        return kept / total
+
+    def mask_set(self, provenance: Mapping[str, str] | None = None) -> MaskSet:
+        """The masks as a value, each in the full shape of its weight."""
+        masks = {
+            site.name: masked_weight(site).mask.expand_as(original_weight(site)).cpu()
+            for site in self.sites
+        }
+        return MaskSet(masks, provenance or {})
+
+    def penalty(self) -> Tensor | None:
+        """Sum of the policy's penalties over all sites, or None if it has none."""
+        penalties = [
+            penalty
+            for site in self.sites
+            if (scores := masked_weight(site).scores) is not None
+            and (penalty := self.policy.penalty(scores)) is not None
+        ]
+        return torch.stack(penalties).sum() if penalties else None
+
+    def fold(self) -> None:
+        """Bake the masks in: ordinary parameters with zeros and plain checkpoint keys remain."""
+        self.settle()
+        for site in self.sites:
+            remove(site.module, site.tensor)
+        self.sites = []
+
+
+def masked_weight(site: Site) -> MaskedWeight:
+    """The mask of a site."""
+    return masked_tensors(site.module)[site.tensor]
+
+
+def original_weight(site: Site) -> nn.Parameter:
+    """The unmasked parameter of a site."""
+    return getattr(site.module.parametrizations, site.tensor).original  # type: ignore[union-attr]

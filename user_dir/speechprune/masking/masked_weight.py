@@ -1,0 +1,207 @@
+"""The parametrization that puts a mask on a tensor, and what it looks like in checkpoints.
+
+`torch.nn.utils.parametrize` is used because fairseq's attention reads ``q_proj.weight`` and never
+calls ``q_proj``: wrapper modules and forward hooks see nothing. In a state dict a masked tensor
+``fc1.weight`` appears as ``fc1.weight``, ``fc1.scores`` (S3-Router's own keys) and
+``fc1.weight_mask`` (the mask's bits, packed); plain checkpoints load too.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from speechprune.masking.bits import pack_bits, unpack_bits
+from speechprune.masking.policies.base import MaskPolicy
+
+
+class _StraightThrough(torch.autograd.Function):
+    """weight * mask forward; the policy's gradient to the scores, masked (or dense) to the weight."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        weight: Tensor,
+        scores: Tensor | None,
+        mask: Tensor,
+        product: Tensor,
+        policy: MaskPolicy,
+    ) -> Tensor:
+        ctx.save_for_backward(weight, scores, mask)
+        ctx.policy = policy
+        return product.view_as(product)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        weight, scores, mask = ctx.saved_tensors
+        weight_gradient = score_gradient = None
+        if ctx.needs_input_grad[0]:
+            weight_gradient = gradient if ctx.policy.dense_gradient else gradient * mask
+        if ctx.needs_input_grad[1]:
+            score_gradient = ctx.policy.score_gradient(gradient, weight, scores)
+        return weight_gradient, score_gradient, None, None, None
+
+
+class MaskedWeight(nn.Module):
+    """Replaces a tensor by its product with a 0/1 mask.
+
+    The product is computed once and kept until the mask or the weight changes: micro-batches,
+    validation and activation-checkpoint recomputation all read the same tensor.
+
+    Args:
+        policy: the rule that made the mask.
+        weight: the tensor to be masked, as loaded.
+        name: of the site; it seeds the scores.
+        density: the share kept at first.
+        seed: of the run.
+        initialise: give the scores their starting values now. False leaves zeros, for a model
+            whose checkpoint is about to be loaded.
+    """
+
+    mask: Tensor
+
+    def __init__(
+        self,
+        policy: MaskPolicy,
+        weight: Tensor,
+        name: str,
+        density: float,
+        seed: int,
+        initialise: bool = True,
+    ) -> None:
+        super().__init__()
+        self.policy = policy
+        self.name = name
+        self.density = density
+        self.seed = seed
+        scores = self.starting_scores(weight) if initialise else self._empty_scores(weight)
+        self.scores = None if scores is None else nn.Parameter(scores.to(weight))
+        shape = weight.shape if scores is None else scores.shape
+        self.register_buffer("mask", torch.ones(shape, dtype=torch.bool, device=weight.device))
+        #: Whether the mask has to be chosen anew, whatever the update: it was never chosen yet.
+        self.unselected = True
+        self._product: Tensor | None = None
+
+    def starting_scores(self, weight: Tensor) -> Tensor | None:
+        """Scores as the policy starts them from ``weight``; the same on every rank and device."""
+        generator = torch.Generator().manual_seed(self.seed + zlib.crc32(self.name.encode()))
+        return self.policy.init_scores(weight.detach().float().cpu(), self.density, generator)
+
+    def _empty_scores(self, weight: Tensor) -> Tensor | None:
+        shape = self.policy.score_shape(weight.shape)
+        return None if shape is None else torch.zeros(shape)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if self._product is None:
+            # An inference tensor could not be used by a later training step.
+            with torch.inference_mode(False), torch.no_grad():
+                self._product = torch.where(self.mask, weight, 0.0)
+        return _StraightThrough.apply(weight, self.scores, self.mask, self._product, self.policy)
+
+    def choose(self, mask: Tensor) -> None:
+        """Take ``mask``, bool in the shape of the scores (of the weight, without scores)."""
+        self.mask = mask
+        self.unselected = False
+        self.forget_product()
+
+    def forget_product(self) -> None:
+        """The weight or the mask has changed: compute their product anew when next read."""
+        self._product = None
+
+    def _apply(self, *arguments: Any, **options: Any) -> MaskedWeight:
+        self.forget_product()
+        return super()._apply(*arguments, **options)
+
+
+def scores_key(tensor: str) -> str:
+    """Name of a tensor's scores in a checkpoint: S3-Router's ``scores`` for a ``weight``."""
+    return "scores" if tensor == "weight" else f"{tensor}_scores"
+
+
+def mask_key(tensor: str) -> str:
+    """Name of a tensor's packed mask in a checkpoint."""
+    return f"{tensor}_mask"
+
+
+def masked_tensors(module: nn.Module) -> dict[str, MaskedWeight]:
+    """The masked tensors of one module, by attribute name."""
+    if not parametrize.is_parametrized(module):
+        return {}
+    found = {}
+    for tensor, chain in module.parametrizations.items():  # type: ignore[union-attr, operator]
+        if isinstance(chain[0], MaskedWeight):
+            found[tensor] = chain[0]
+    return found
+
+
+def inject(module: nn.Module, tensor: str, masked: MaskedWeight) -> None:
+    """Put ``masked`` on ``module.tensor`` and give the module its plain checkpoint keys."""
+    first = not masked_tensors(module)
+    parametrize.register_parametrization(module, tensor, masked, unsafe=True)
+    if first:
+        module._register_state_dict_hook(_to_plain_keys)
+        module._register_load_state_dict_pre_hook(_from_plain_keys, with_module=True)
+
+
+def remove(module: nn.Module, tensor: str) -> None:
+    """Bake the mask of ``module.tensor`` in: an ordinary parameter with its zeros remains."""
+    original = getattr(module.parametrizations, tensor).original  # type: ignore[union-attr]
+    trainable = original.requires_grad
+    folded = getattr(module, tensor).detach().clone()
+    parametrize.remove_parametrizations(module, tensor, leave_parametrized=False)
+    setattr(module, tensor, nn.Parameter(folded, requires_grad=trainable))
+
+
+def _parametrized_key(prefix: str, tensor: str) -> str:
+    return f"{prefix}parametrizations.{tensor}."
+
+
+def _to_plain_keys(
+    module: nn.Module, state: dict[str, Any], prefix: str, metadata: Mapping[str, Any]
+) -> None:
+    for tensor, masked in masked_tensors(module).items():
+        inside = _parametrized_key(prefix, tensor)
+        state[prefix + tensor] = state.pop(inside + "original")
+        state[prefix + mask_key(tensor)] = pack_bits(state.pop(inside + "0.mask"))
+        if masked.scores is not None:
+            state[prefix + scores_key(tensor)] = state.pop(inside + "0.scores")
+
+
+def _from_plain_keys(
+    module: nn.Module,
+    state: dict[str, Any],
+    prefix: str,
+    metadata: Mapping[str, Any],
+    strict: bool,
+    missing: list[str],
+    unexpected: list[str],
+    errors: list[str],
+) -> None:
+    """Accept our checkpoints, S3-Router's (no bits) and plain ones (no bits, no scores).
+
+    Scores that the checkpoint lacks start from the weight that it brings, so that weight-based
+    initialisations see the loaded weight; scores that it has are never re-initialised.
+    """
+    for tensor, masked in masked_tensors(module).items():
+        inside = _parametrized_key(prefix, tensor)
+        weight = state.pop(prefix + tensor, None)
+        if weight is None:
+            continue
+        state[inside + "original"] = weight
+        bits = state.pop(prefix + mask_key(tensor), None)
+        scores = state.pop(prefix + scores_key(tensor), None)
+        if masked.scores is not None:
+            if scores is None:
+                scores = masked.starting_scores(weight)
+            state[inside + "0.scores"] = scores.view(masked.scores.shape)
+        masked.unselected = bits is None
+        state[inside + "0.mask"] = (
+            masked.mask if bits is None else unpack_bits(bits, masked.mask.shape)
+        )
+        masked.forget_product()

@@ -1,0 +1,62 @@
+"""What a mask policy is: a rule that says how important each weight is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from speechprune.registry import Registry
+
+
+class MaskPolicy(ABC):
+    """A rule that turns a weight and its scores into importance; the largest importances are kept.
+
+    Selection, schedules, gradients, saving, logging, resuming and folding are shared: a policy is
+    one file with this class in it.
+    """
+
+    #: Whether the masked weights themselves are trained; frozen otherwise.
+    trains_weights: ClassVar[bool] = False
+    #: Whether a trained weight gets the gradient of the masked product (masked out) or all of it.
+    dense_gradient: ClassVar[bool] = False
+
+    def init_scores(
+        self, weight: Tensor, density: float, generator: torch.Generator
+    ) -> Tensor | None:
+        """Starting scores for one weight, or None if the policy has none.
+
+        Args:
+            weight: the loaded weight, (out, in, ...), float32 on the CPU.
+            density: the share of it that will be kept at first.
+            generator: seeded per site, so that the order of sites does not matter.
+
+        Returns:
+            float32 scores that broadcast against ``weight``.
+        """
+        return None
+
+    def score_shape(self, shape: torch.Size) -> torch.Size | None:
+        """Shape of the scores of a weight of ``shape``, or None if the policy has none."""
+        return None
+
+    @abstractmethod
+    def importance(self, weight: Tensor, scores: Tensor | None) -> Tensor:
+        """Importance of each entry, in the shape of the scores (of the weight, without scores)."""
+
+    def score_gradient(self, gradient: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
+        """The gradient that the scores get, in their shape.
+
+        Args:
+            gradient: dL/d(weight * mask), in the shape of the weight.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no scores to train")
+
+    def penalty(self, scores: Tensor) -> Tensor | None:
+        """A scalar added to the loss for each site (by the criterion `masked_ctc`), or None."""
+        return None
+
+
+POLICIES: Registry = Registry("mask policy", "speechprune.masking.policies")

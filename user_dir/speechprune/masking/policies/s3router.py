@@ -1,0 +1,85 @@
+"""S3-Router: finetune which connections are kept, through one score per weight.
+
+Fu et al., "Losses Can Be Blessings: Routing Self-Supervised Speech Representations Towards
+Efficient Multilingual and Multitask Speech Processing", NeurIPS 2022 (arXiv 2211.01522).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from speechprune.errors import UserError
+from speechprune.masking.initialisation import check_name, initial_scores
+from speechprune.masking.policies.base import POLICIES, MaskPolicy
+
+_GRANULARITIES = ("weight", "row", "column")
+
+
+@POLICIES.register("s3router")
+class S3Router(MaskPolicy):
+    """Keeps the largest |score|; scores learn by the straight-through estimator.
+
+    Args:
+        init_score: how scores start, by S3-Router's names.
+        init_score_scale: divisor of ``weight_magnitude_with_scale``.
+        granularity: one score per ``weight``, output ``row`` or input ``column``.
+        sigmoid: multiply the gradient by s(1 - s), s = sigmoid(|score|) (`ste_sigmoid`).
+
+    Raises:
+        UserError: an unknown initialisation or granularity, or a scale of zero.
+    """
+
+    def __init__(
+        self,
+        init_score: str = "kaiming_uniform",
+        init_score_scale: float = 1.0,
+        granularity: str = "weight",
+        sigmoid: bool = False,
+    ) -> None:
+        check_name(init_score)
+        if granularity not in _GRANULARITIES:
+            raise UserError(f"granularity {granularity!r} is not one of {_GRANULARITIES}")
+        if not init_score_scale > 0.0:
+            raise UserError(f"model.init_score_scale must be positive, not {init_score_scale}")
+        self.init_score = init_score
+        self.init_score_scale = init_score_scale
+        self.granularity = granularity
+        self.sigmoid = sigmoid
+
+    def init_scores(self, weight: Tensor, density: float, generator: torch.Generator) -> Tensor:
+        return initial_scores(
+            self.init_score,
+            weight,
+            self._shared(weight.dim()),
+            density,
+            self.init_score_scale,
+            generator,
+        )
+
+    def score_shape(self, shape: torch.Size) -> torch.Size:
+        shared = self._shared(len(shape))
+        return torch.Size(1 if d in shared else size for d, size in enumerate(shape))
+
+    def importance(self, weight: Tensor, scores: Tensor | None) -> Tensor:
+        assert scores is not None
+        return scores.abs()
+
+    def score_gradient(self, gradient: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
+        """dL/dscore = dL/dw * weight * sign(score), summed over what shares a score."""
+        product = gradient * weight
+        shared = self._shared(weight.dim())
+        if shared:
+            product = product.sum(dim=shared, keepdim=True)
+        product.mul_(scores.sign())
+        if self.sigmoid:
+            gate = scores.abs().sigmoid_()
+            product.mul_(gate).mul_(gate.neg_().add_(1.0))
+        return product
+
+    def _shared(self, dimensions: int) -> tuple[int, ...]:
+        """The dimensions of a weight along which entries share one score."""
+        if self.granularity == "weight":
+            return ()
+        own = 0 if self.granularity == "row" else 1
+        return tuple(d for d in range(dimensions) if d != own)

@@ -1,0 +1,159 @@
+"""What every CTC model with masks shares: masks follow fairseq's loop, runs can be repeated, and
+checkpoints of several kinds load."""
+
+import logging
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, List, Optional
+
+import numpy as np
+import torch
+from fairseq.logging import metrics
+from fairseq.models.wav2vec.wav2vec2_asr import Wav2VecCtc
+from torch import Tensor, nn
+
+from speechprune.backbones import Backbone, find_backbone
+from speechprune.errors import UserError
+from speechprune.masking.controller import MaskController
+from speechprune.masking.masked_weight import mask_key, scores_key
+from speechprune.masking.sites import Site
+from speechprune.models.settings import MaskedCtcConfig, load_digest, masked_roles
+
+logger = logging.getLogger(__name__)
+
+
+class MaskedCtc(Wav2VecCtc):
+    """fairseq's `wav2vec_ctc` with a :class:`MaskController` as ``mask_controller``.
+
+    `set_num_updates`, `train` and `eval` reach the controller through fairseq and PyTorch.
+    """
+
+    mask_controller: MaskController
+
+    def __init__(self, cfg: MaskedCtcConfig, w2v_encoder: nn.Module) -> None:
+        super().__init__(cfg, w2v_encoder)
+        self._update: Optional[int] = None
+        self._micro_batch = 0
+        if cfg.load_mask_only:
+            digest = torch.tensor(list(load_digest(cfg)), dtype=torch.uint8)
+            self.register_buffer("load_digest", digest)
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The self-supervised encoder, without the CTC head."""
+        return self.w2v_encoder.w2v_model
+
+    @property
+    def family(self) -> Backbone:
+        """What is known of the encoder's model family."""
+        return find_backbone(self.backbone)
+
+    def mask_sites(self) -> List[Site]:
+        """The tensors that the flags put a mask on, the CTC head last."""
+        roles = masked_roles(self.cfg)
+        sites = self.family.sites(self.backbone, roles)
+        if "head" in roles:
+            sites.append(Site("proj.weight", "head", None, self.w2v_encoder.proj, "weight"))
+        return sites
+
+    def set_num_updates(self, num_updates: int) -> None:
+        super().set_num_updates(num_updates)
+        if num_updates == self._update:
+            return
+        self._update = num_updates
+        self._micro_batch = 0
+        if self.training:
+            stats = self.mask_controller.stats()
+            metrics.log_scalar("density", stats["density"], weight=0, priority=25, round=6)
+            metrics.log_scalar("flipped", stats["flipped"], priority=26, round=1)
+
+    def forward(self, **kwargs: Any) -> Dict[str, Any]:
+        if not self.training:
+            return super().forward(**kwargs)
+        with self._seeded_numpy():
+            return super().forward(**kwargs)
+
+    @contextmanager
+    def _seeded_numpy(self) -> Iterator[None]:
+        """Span masking and layerdrop draw from numpy: seed it per update, rank and micro-batch, so
+        that a resumed run goes on as if it had never stopped."""
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        rank = torch.distributed.get_rank() if distributed else 0
+        key = [self.cfg.seed, self._update or 0, rank, self._micro_batch]
+        self._micro_batch += 1
+        state = np.random.get_state()
+        np.random.seed(np.random.SeedSequence(key).generate_state(4))
+        try:
+            yield
+        finally:
+            np.random.set_state(state)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Dict[str, Any]:
+        self.mask_controller.settle()
+        return super().state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Load ours, S3-Router's or a plain `wav2vec_ctc` state dict.
+
+        Raises:
+            UserError: load_mask_only is set and the checkpoint holds no mask that fits.
+        """
+        state = dict(state_dict)
+        if self.cfg.load_mask_only and not self._wrote(state):
+            state = self._with_masks_of(state)
+        state = self._without_foreign_masks(state)
+        result = super().load_state_dict(state, *args, **kwargs)
+        self.mask_controller.loaded()
+        return result
+
+    def _wrote(self, state: Dict[str, Any]) -> bool:
+        """Whether a run with the same load flags saved this state: then it is a resume."""
+        digest = state.get("load_digest")
+        return digest is not None and torch.equal(digest, self.load_digest.to(digest.device))
+
+    def _with_masks_of(self, state: Dict[str, Any]) -> Dict[str, Any]:
+        """This model's own state with only the masks of the chosen layers taken from ``state``."""
+        own = super().state_dict()
+        before = self.cfg.load_mask_before
+        taken = 0
+        for site in self.mask_controller.sites:
+            if before is not None and (site.layer is None or site.layer >= before):
+                continue
+            for key in _mask_keys(site):
+                own.pop(key, None)
+                if key in state:
+                    own[key] = state[key]
+                    taken += 1
+        if not taken:
+            raise UserError(
+                f"model.load_mask_only=true, but {self.cfg.finetune_from_model} holds no mask for "
+                "this model"
+            )
+        return own
+
+    def _without_foreign_masks(self, state: Dict[str, Any]) -> Dict[str, Any]:
+        """``state`` less scores and masks of tensors that have none here (S3-Router saves scores for
+        every projection, masked or not)."""
+        own = {key for site in self.mask_controller.sites for key in _mask_keys(site)}
+        foreign = [
+            key
+            for key in state
+            if key not in own and (key.endswith("scores") or key.endswith("_mask"))
+        ]
+        if foreign:
+            logger.warning(f"ignoring {len(foreign)} masks of tensors that have no mask here")
+        if "load_digest" in state and not hasattr(self, "load_digest"):
+            foreign.append("load_digest")
+        return {key: value for key, value in state.items() if key not in foreign}
+
+    def fold(self) -> None:
+        """Bake the masks in: the state dict is then one of a plain `wav2vec_ctc`."""
+        self.mask_controller.fold()
+        if hasattr(self, "load_digest"):
+            del self.load_digest
+
+
+def _mask_keys(site: Site) -> List[str]:
+    """State dict keys of a site's scores and mask."""
+    prefix = "w2v_encoder." if site.role == "head" else "w2v_encoder.w2v_model."
+    owner = prefix + site.name[: -len(site.tensor)]
+    return [owner + scores_key(site.tensor), owner + mask_key(site.tensor)]

@@ -1,0 +1,181 @@
+"""S3-Router's flags: what they are called, and what they mean for sites and parameters."""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Dict, List, Optional, Set
+
+from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig
+from omegaconf import II
+
+from speechprune.backbones import LAYER_ROLES
+from speechprune.errors import UserError
+from speechprune.masking.initialisation import check_name
+from speechprune.masking.sites import Site
+from speechprune.registry import unknown_name
+
+GRANULARITIES = {
+    "linear_st": "weight",
+    "linear_st_outstr": "row",
+    "linear_st_instr": "column",
+}
+
+
+def _flag(default, help):
+    return field(default=default, metadata={"help": help})
+
+
+def _rates(help):
+    return field(default_factory=list, metadata={"help": help})
+
+
+@dataclass
+class MaskFlags:
+    """Flags of every model that finetunes masks; the names and defaults are S3-Router's."""
+
+    prune_rate: float = _flag(0.5, "share of each masked tensor that is KEPT, in (0, 1]")
+    no_prune_proj: bool = _flag(True, "put no mask on the CTC head")
+    no_prune_extractor: bool = _flag(True, "put no mask on the convolutional extractor")
+    no_prune_pos: bool = _flag(True, "put no mask on the convolutional positions")
+    no_prune_post_extract_proj: bool = _flag(
+        False, "put no mask on the projection after the extractor"
+    )
+    trainable_bias: bool = _flag(False, "train the biases of the layers' projections")
+    trainable_layer_norm: bool = _flag(False, "train the layer norms")
+    trainable_pos: bool = _flag(False, "train the convolutional positions")
+    trainable_proj: bool = _flag(False, "train the CTC head")
+    trainable_post_extract_proj: bool = _flag(False, "train the projection after the extractor")
+    trainable_if_unpruned: bool = _flag(False, "train the weights that could have a mask but do not")
+    init_score: str = _flag("kaiming_uniform", "how scores start; see masking/initialisation.py")
+    init_score_scale: float = _flag(1.0, "divisor of init_score=weight_magnitude_with_scale")
+    fix_attn: bool = _flag(False, "put no mask on attention projections")
+    fix_fc: bool = _flag(False, "put no mask on feed-forward weights")
+    layerwise_prune_rate: List[float] = _rates("share kept of each layer, one value per layer")
+    fc_attn_prune_rate: List[float] = _rates("shares kept of feed-forward and attention weights")
+    co_train: bool = _flag(False, "train the masked weights together with their scores")
+    ste_sigmoid: bool = _flag(False, "multiply score gradients by s(1-s), s = sigmoid(|score|)")
+    linear_st_op: str = _flag(
+        "linear_st", "one score per weight (linear_st), row (linear_st_outstr) or column (_instr)"
+    )
+    fix_mask: bool = _flag(False, "freeze the scores of every layer")
+    fix_mask_before: Optional[int] = _flag(None, "freeze the scores of layers below this one")
+    load_mask_only: bool = _flag(False, "take only masks from checkpoint.finetune_from_model")
+    load_mask_before: Optional[int] = _flag(None, "... and only those of layers below this one")
+    eval_only: bool = _flag(False, "validate once and end")
+
+
+@dataclass
+class MaskedCtcConfig(MaskFlags, Wav2Vec2CtcConfig):
+    """wav2vec_ctc's keys, S3-Router's flags, and what fairseq's other groups know."""
+
+    seed: int = II("common.seed")
+    finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
+
+
+def check_flags(cfg: MaskFlags, layers: int) -> None:
+    """Refuse what cannot work, before anything is built.
+
+    Args:
+        layers: number of transformer layers.
+
+    Raises:
+        UserError: a rate outside (0, 1], a wrong number of rates, an unknown name, or flags that
+            contradict each other.
+    """
+    check_rate("model.prune_rate", cfg.prune_rate)
+    _check_rates("model.layerwise_prune_rate", cfg.layerwise_prune_rate, layers, "one per layer")
+    _check_rates("model.fc_attn_prune_rate", cfg.fc_attn_prune_rate, 2, "feed-forward, attention")
+    check_name(cfg.init_score)
+    if cfg.linear_st_op not in GRANULARITIES:
+        raise UserError(unknown_name("model.linear_st_op", cfg.linear_st_op, list(GRANULARITIES)))
+    for key in ("fix_mask_before", "load_mask_before"):
+        value = getattr(cfg, key)
+        if value is not None and not 0 <= value <= layers:
+            raise UserError(f"model.{key}={value} is no layer of a model with {layers} layers")
+    for condition, message in _contradictions(cfg):
+        if condition:
+            raise UserError(message)
+
+
+def check_rate(key: str, rate: float) -> None:
+    """Raise UserError unless ``rate``, a share kept, lies in (0, 1]."""
+    if not 0.0 < rate <= 1.0:
+        raise UserError(f"{key} is the share kept and must lie in (0, 1], not {rate}")
+
+
+def _check_rates(key: str, rates: List[float], count: int, what: str) -> None:
+    if rates and len(rates) != count:
+        raise UserError(f"{key} needs {count} values ({what}), not {len(rates)}")
+    for rate in rates or []:
+        check_rate(key, rate)
+
+
+def _contradictions(cfg: MaskFlags) -> list:
+    unmasked = cfg.fix_attn and cfg.fix_fc
+    elsewhere = not (
+        cfg.no_prune_proj
+        and cfg.no_prune_extractor
+        and cfg.no_prune_pos
+        and cfg.no_prune_post_extract_proj
+    )
+    return [
+        (
+            unmasked and not elsewhere,
+            "model.fix_attn=true and model.fix_fc=true leave nothing to mask; drop one of them",
+        ),
+        (
+            cfg.fix_mask and cfg.fix_mask_before is not None,
+            "model.fix_mask freezes every layer's scores, model.fix_mask_before only some; use one",
+        ),
+        (
+            cfg.load_mask_before is not None and not cfg.load_mask_only,
+            "model.load_mask_before needs model.load_mask_only=true",
+        ),
+        (
+            cfg.load_mask_only and not getattr(cfg, "finetune_from_model", None),
+            "model.load_mask_only=true needs checkpoint.finetune_from_model=CHECKPOINT",
+        ),
+    ]
+
+
+def masked_roles(cfg: MaskFlags) -> Set[str]:
+    """The roles that get a mask under these flags (the CTC head is "head")."""
+    roles = set(LAYER_ROLES)
+    if cfg.fix_attn:
+        roles -= {role for role in LAYER_ROLES if role.startswith("attn.")}
+    if cfg.fix_fc:
+        roles -= {role for role in LAYER_ROLES if role.startswith("ffn.")}
+    for unmasked, role in (
+        (cfg.no_prune_proj, "head"),
+        (cfg.no_prune_extractor, "front.conv"),
+        (cfg.no_prune_pos, "pos.conv"),
+        (cfg.no_prune_post_extract_proj, "front.proj"),
+    ):
+        if not unmasked:
+            roles.add(role)
+    return roles
+
+
+def densities(cfg: MaskFlags, sites: List[Site]) -> Dict[str, float]:
+    """Share kept by site name: layerwise rates come first, then the pair, then prune_rate."""
+    by_site = {}
+    for site in sites:
+        if site.layer is None:
+            continue
+        if cfg.layerwise_prune_rate:
+            by_site[site.name] = cfg.layerwise_prune_rate[site.layer]
+        elif cfg.fc_attn_prune_rate:
+            feed_forward, attention = cfg.fc_attn_prune_rate
+            by_site[site.name] = feed_forward if site.role.startswith("ffn.") else attention
+    return by_site
+
+
+def freezes_scores(cfg: MaskFlags, site: Site) -> bool:
+    """Whether fix_mask or fix_mask_before freezes the scores of ``site``."""
+    before = cfg.fix_mask_before
+    return cfg.fix_mask or (before is not None and site.layer is not None and site.layer < before)
+
+
+def load_digest(cfg: MaskedCtcConfig) -> bytes:
+    """Names what load_mask_only takes from where: a run recognises its own checkpoints by it."""
+    text = f"{cfg.load_mask_only} {cfg.load_mask_before} {cfg.finetune_from_model}"
+    return hashlib.sha256(text.encode()).digest()

@@ -1,0 +1,95 @@
+"""`wav2vec_ctc_st`: finetune the connections of wav2vec 2.0 or data2vec for CTC (S3-Router)."""
+
+import logging
+from typing import Any, List
+
+from fairseq.models import register_model
+from torch import nn
+
+from speechprune.backbones import LAYER_ROLES
+from speechprune.backbones.base import OTHER_ROLES
+from speechprune.checkpoint import check_pretrained
+from speechprune.masking.controller import MaskController, masked_weight, original_weight
+from speechprune.masking.policies import POLICIES
+from speechprune.masking.schedule import ConstantSchedule
+from speechprune.models.masked_ctc import MaskedCtc
+from speechprune.models.settings import (
+    GRANULARITIES,
+    MaskedCtcConfig,
+    check_flags,
+    densities,
+    freezes_scores,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@register_model("wav2vec_ctc_st", dataclass=MaskedCtcConfig)
+class Wav2VecCtcSt(MaskedCtc):
+    """Learns which connections to keep; the weights stay as pretrained unless a flag frees them."""
+
+    @classmethod
+    def build_model(cls, cfg: MaskedCtcConfig, task: Any) -> "Wav2VecCtcSt":
+        """Load the pretrained weights, start the scores, then freeze: the order matters.
+
+        Raises:
+            UserError: flags or files that cannot work.
+        """
+        from_pretrained = cfg.w2v_args is None
+        if from_pretrained:
+            check_pretrained(cfg.w2v_path, cfg.normalize)
+        model = super().build_model(cfg, task)
+        check_flags(cfg, len(model.family.layers(model.backbone)))
+        sites = model.mask_sites()
+        unmasked = model.unmasked_weights()
+        model.requires_grad_(False)
+        model.mask_controller = MaskController(
+            sites,
+            POLICIES.build(
+                "s3router",
+                init_score=cfg.init_score,
+                init_score_scale=cfg.init_score_scale,
+                granularity=GRANULARITIES[cfg.linear_st_op],
+                sigmoid=cfg.ste_sigmoid,
+            ),
+            ConstantSchedule(cfg.prune_rate, densities(cfg, sites)),
+            seed=cfg.seed,
+            initialise=from_pretrained,
+        )
+        model.free_parameters(unmasked)
+        return model
+
+    def unmasked_weights(self) -> List[nn.Parameter]:
+        """The weights that could have a mask and do not."""
+        masked = {site.name for site in self.mask_sites()}
+        sites = self.family.sites(self.backbone, LAYER_ROLES + OTHER_ROLES)
+        return [getattr(s.module, s.tensor) for s in sites if s.name not in masked]
+
+    def free_parameters(self, unmasked: List[nn.Parameter]) -> None:
+        """Unfreeze what the flags name; scores are free unless a flag freezes them."""
+        cfg = self.cfg
+        freed = self.family.parameters(self.backbone, "mask_emb")
+        for flag, group in (
+            (cfg.trainable_bias, "bias"),
+            (cfg.trainable_layer_norm, "layer_norm"),
+            (cfg.trainable_pos, "pos"),
+            (cfg.trainable_post_extract_proj, "front.proj"),
+        ):
+            if flag:
+                freed += self.family.parameters(self.backbone, group)
+        if cfg.trainable_proj:
+            freed += list(self.w2v_encoder.proj.parameters())
+        elif not cfg.finetune_from_model:
+            logger.warning(
+                "model.trainable_proj=false freezes a randomly initialised CTC head: it will never "
+                "learn; most runs want model.trainable_proj=true"
+            )
+        if cfg.trainable_if_unpruned:
+            freed += unmasked
+        if cfg.co_train:
+            freed += [original_weight(site) for site in self.mask_controller.sites]
+        for parameter in freed:
+            parameter.requires_grad_(True)
+        for site in self.mask_controller.sites:
+            scores = masked_weight(site).scores
+            scores.requires_grad_(not freezes_scores(cfg, site))
