@@ -52,8 +52,8 @@ def heat_map(
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     image = axes.imshow(matrix, cmap="GnBu", vmin=vmin, vmax=vmax)
     _label(axes, labels)
-    # About 0.085 inch to the letter at 11 points.
-    axes.set_title(fill(title, int(side / 0.085)), fontsize=11, color=INK, pad=10, loc="left")
+    # About 0.08 inch to the letter at 11 points.
+    axes.set_title(fill(title, int(side / 0.08)), fontsize=11, color=INK, pad=10, loc="left")
     _write_values(axes, np.asarray(matrix, dtype=float), image)
     bar = figure.colorbar(image, cax=axes.inset_axes((1 + 0.12 / side, 0.0, 0.16 / side, 1.0)))
     bar.outline.set_visible(False)

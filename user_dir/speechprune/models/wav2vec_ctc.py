@@ -1,0 +1,27 @@
+"""fairseq's own `wav2vec_ctc`, told that recipes also list the keys of masks.
+
+One recipe serves weight and mask finetuning, so `model._name=wav2vec_ctc` must not trip over
+`model.prune_rate`. fairseq checks the keys of the models that it knows before it imports the user
+folder; the recipes therefore name :class:`ImportPlugin` under `hydra.job_logging`, the one part of
+a config that every version of hydra turns into objects before that check.
+"""
+
+import logging
+from dataclasses import dataclass
+
+from fairseq.models import MODEL_DATACLASS_REGISTRY
+from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig
+
+from speechprune.models.settings import MaskFlags
+
+
+@dataclass
+class WeightCtcConfig(MaskFlags, Wav2Vec2CtcConfig):
+    """`wav2vec_ctc`'s keys, and those of masks, which it does not read."""
+
+
+class ImportPlugin(logging.Filter):
+    """Passes every record: naming it in a logging configuration imports speechprune."""
+
+
+MODEL_DATACLASS_REGISTRY["wav2vec_ctc"] = WeightCtcConfig
