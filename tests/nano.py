@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,47 @@ def write_data2vec(path: Path, *, normalize: bool = True, layers: int = 2, seed:
     return _write_pretrained(path, settings, {**weights, "_ema": teacher}, normalize)
 
 
+def write_finetuned(
+    path: Path, pretrained: Path, data: Path, *, model: dict[str, Any] | None = None, seed: int = 0
+) -> Path:
+    """An untrained CTC model on ``pretrained``, in the file that fairseq saves while training.
+
+    Args:
+        data: a folder of :func:`write_corpus`.
+        model: settings of the model; ``_name`` is `wav2vec_ctc` unless it says otherwise.
+    """
+    from fairseq import tasks
+    from omegaconf import OmegaConf
+
+    normalize = torch.load(pretrained, weights_only=True)["cfg"]["task"]["normalize"]
+    shared = {"normalize": normalize, "data": str(data)}
+    cfg = OmegaConf.create(
+        {
+            "common": {"seed": seed, "tpu": False, "user_dir": "/user/dir/that/is/gone"},
+            "checkpoint": {"finetune_from_model": None},
+            "distributed_training": {"ddp_backend": "legacy_ddp"},
+            "optimization": {"sentence_avg": True},
+            "criterion": {"_name": "ctc", "zero_infinity": True},
+            "task": {"_name": "audio_finetuning", "labels": "ltr", **shared},
+            "model": {
+                "_name": "wav2vec_ctc",
+                "w2v_path": str(pretrained),
+                **shared,
+                **(model or {}),
+            },
+        }
+    )
+    with torch.random.fork_rng(devices=[]), redirect_stdout(io.StringIO()):
+        torch.manual_seed(seed)
+        task = tasks.setup_task(cfg.task)
+        cfg.task = task.cfg
+        built = task.build_model(cfg.model)
+        cfg.model = built.cfg
+    state = _state(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True), built.state_dict())
+    torch.save({**state, "task_state": task.state_dict()}, path)
+    return path
+
+
 def write_corpus(
     folder: Path,
     *,
@@ -130,24 +173,28 @@ def _write_pretrained(
         "max_sample_size": 250000,
         "min_sample_size": 32000,
     }
+    criterion = {"_name": "wav2vec", "infonce": True, "log_keys": ["prob_perplexity"]}
+    cfg = {"task": task, "model": settings, "criterion": criterion, "lr_scheduler": None}
+    torch.save(_state(cfg, weights), path)
+    return path
+
+
+def _state(cfg: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:
     history = {
-        "criterion_name": "Wav2vecCriterion",
+        "criterion_name": cfg["criterion"]["_name"],
         "optimizer_name": "FairseqAdam",
         "lr_scheduler_state": {"best": None},
         "num_updates": 1,
     }
-    criterion = {"_name": "wav2vec", "infonce": True, "log_keys": ["prob_perplexity"]}
-    state = {
+    return {
         "args": None,
-        "cfg": {"task": task, "model": settings, "criterion": criterion, "lr_scheduler": None},
+        "cfg": cfg,
         "model": weights,
         "criterion": None,
         "optimizer_history": [history],
         "task_state": {},
         "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
     }
-    torch.save(state, path)
-    return path
 
 
 def _sentence(generator: np.random.Generator) -> str:

@@ -207,12 +207,11 @@ def test_fairseq_trains_plain_weights_with_a_recipe_of_masks(tmp_path: Path) -> 
         "distributed_training.distributed_world_size=1",
         "dataset.num_workers=0",
         "model.mask_channel_length=4",
-        "optimization.max_update=1",
+        "optimization.max_update=2",
         f"--config-dir={CONFIG / 'finetuning'}",
         "--config-name=base_1h",
     ]
-    program = "from fairseq_cli.hydra_train import cli_main; cli_main()"
-    command = [sys.executable, "-c", program, *arguments]
+    command = [str(Path(sys.executable).with_name("fairseq-hydra-train")), *arguments]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     assert (tmp_path / "outputs" / "checkpoints" / "checkpoint_last.pt").is_file()

@@ -68,8 +68,10 @@ def _label(axes: Axes, labels: Sequence[str]) -> None:
     ticks = range(len(labels))
     longest = max((len(label) for label in labels), default=0)
     axes.set_yticks(ticks, labels, fontsize=9, color=INK)
-    slant = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if longest > 4 else {}
-    axes.set_xticks(ticks, labels, fontsize=9, color=INK, **slant)
+    axes.set_xticks(ticks, labels, fontsize=9, color=INK)
+    if longest > 4:
+        for text in axes.get_xticklabels():
+            text.set(rotation=40, ha="right", rotation_mode="anchor")
     # White lines between the cells.
     axes.set_xticks(np.arange(0.5, len(labels) - 1), minor=True)
     axes.set_yticks(np.arange(0.5, len(labels) - 1), minor=True)

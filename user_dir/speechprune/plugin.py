@@ -25,9 +25,9 @@ from fairseq.models.wav2vec import wav2vec2
 from speechprune.checkpoint import allow_known_classes
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def data2vec_audio() -> ModuleType:
-    """fairseq's `data2vec_audio` model, which is packaged as an example and registered by no import.
+    """fairseq's `data2vec_audio` model: packaged as an example, registered by no import.
 
     The file is loaded alone: its package imports torchvision.
     """

@@ -19,7 +19,7 @@ OTHER_ROLES = ("front.conv", "front.proj", "pos.conv")
 
 
 class Backbone(ABC):
-    """A model family: loading, roles, layers and hidden states. Stateless: all methods take the model."""
+    """A model family: loading, roles, layers and hidden states. It holds no model itself."""
 
     @abstractmethod
     def matches(self, model: nn.Module) -> bool:

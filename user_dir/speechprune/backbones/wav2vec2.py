@@ -1,4 +1,4 @@
-"""wav2vec 2.0 (base, large, XLS-R): fairseq's `Wav2Vec2Model`, post-norm and pre-norm, any depth."""
+"""wav2vec 2.0: base, large and XLS-R, post-norm and pre-norm, any depth."""
 
 from __future__ import annotations
 
@@ -49,10 +49,16 @@ class Wav2Vec2(Backbone):
     def _all_sites(self, model: nn.Module) -> Iterator[Site]:
         for i, block in enumerate(model.feature_extractor.conv_layers):
             yield Site(
-                f"feature_extractor.conv_layers.{i}.0.weight", "front.conv", None, block[0], "weight"
+                f"feature_extractor.conv_layers.{i}.0.weight",
+                "front.conv",
+                None,
+                block[0],
+                "weight",
             )
         if model.post_extract_proj is not None:
-            yield Site("post_extract_proj.weight", "front.proj", None, model.post_extract_proj, "weight")
+            yield Site(
+                "post_extract_proj.weight", "front.proj", None, model.post_extract_proj, "weight"
+            )
         yield from self._position_sites(model)
         for i, layer in enumerate(self.layers(model)):
             for path, role in _LAYER_MODULES.items():
@@ -84,7 +90,11 @@ class Wav2Vec2(Backbone):
         if group == "pos":
             return list(model.encoder.pos_conv.parameters())
         if group == "front.proj":
-            return [] if model.post_extract_proj is None else list(model.post_extract_proj.parameters())
+            return (
+                []
+                if model.post_extract_proj is None
+                else list(model.post_extract_proj.parameters())
+            )
         if group == "mask_emb":
             return [model.mask_emb]
         raise ValueError(f"no parameter group {group!r}")
@@ -116,7 +126,9 @@ class Wav2Vec2(Backbone):
         layers = self.layers(model)
         for index in sorted(dropped):
             if not 0 <= index < len(layers):
-                raise UserError(f"cannot drop layer {index}: the model has layers 0..{len(layers) - 1}")
+                raise UserError(
+                    f"cannot drop layer {index}: the model has layers 0..{len(layers) - 1}"
+                )
         kept = [layer for i, layer in enumerate(layers) if i not in set(dropped)]
         if not kept:
             raise UserError("cannot drop every layer: at least one must stay")

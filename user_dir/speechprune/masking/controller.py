@@ -127,13 +127,9 @@ class MaskController(nn.Module):
             self.policy.importance(original_weight(site), masked_weight(site).scores)
             for site in due
         ]
-        flipped: list[Tensor] = []
+        self._flipped = 0
         for site, mask in zip(due, self._select(due, importances, update)):
-            masked = masked_weight(site)
-            if not masked.unselected:
-                flipped.append(torch.count_nonzero(mask ^ masked.mask))
-            masked.choose(mask)
-        self._flipped = torch.stack(flipped).sum() if flipped else 0
+            self._flipped += masked_weight(site).choose(mask, original_weight(site))
         self._density = None
 
     def _is_due(self, site: Site, update: int) -> bool:
@@ -156,7 +152,12 @@ class MaskController(nn.Module):
                 raise UserError("one global ranking needs one density for all sites")
             total = sum(importance.numel() for importance in importances)
             kept = keep_count(total, densities[0])
-            result = select_top_k_global(importances, kept, self._brackets.get("global"))
+            result = select_top_k_global(
+                importances,
+                kept,
+                self._brackets.get("global"),
+                magnitude=self.policy.by_magnitude,
+            )
             self._brackets["global"] = result.bracket
             return result.masks
         counts = [
@@ -164,7 +165,7 @@ class MaskController(nn.Module):
             for importance, density in zip(importances, densities)
         ]
         brackets = [self._brackets.get(site.name) for site in due]
-        selections = select_each(importances, counts, brackets)
+        selections = select_each(importances, counts, brackets, magnitude=self.policy.by_magnitude)
         for site, selection in zip(due, selections):
             self._brackets[site.name] = selection.bracket
         return [selection.mask for selection in selections]

@@ -21,7 +21,7 @@ from speechprune.masking.policies.base import MaskPolicy
 
 
 class _StraightThrough(torch.autograd.Function):
-    """weight * mask forward; the policy's gradient to the scores, masked (or dense) to the weight."""
+    """weight * mask; backward, the policy's gradient to scores and a masked one to the weight."""
 
     @staticmethod
     def forward(
@@ -104,11 +104,26 @@ class MaskedWeight(nn.Module):
                 self._product = torch.where(self.mask, weight, 0.0)
         return _StraightThrough.apply(weight, self.scores, self.mask, self._product, self.policy)
 
-    def choose(self, mask: Tensor) -> None:
-        """Take ``mask``, bool in the shape of the scores (of the weight, without scores)."""
+    def choose(self, mask: Tensor, weight: Tensor | None = None) -> Tensor | int:
+        """Take a new mask, bool in the shape of the scores (of the weight, without scores).
+
+        Few connections flip from one update to the next: on a CPU, given the unmasked ``weight``,
+        the product is patched in those places only.
+
+        Returns:
+            How many entries flipped; 0 for the first mask.
+        """
+        flips = mask ^ self.mask
+        first, self.unselected = self.unselected, False
         self.mask = mask
-        self.unselected = False
-        self.forget_product()
+        product = self._product
+        if product is None or weight is None or mask.shape != weight.shape or mask.is_cuda:
+            self.forget_product()
+            return 0 if first else flips.count_nonzero()
+        places = flips.view(-1).nonzero().squeeze(1)
+        values = weight.detach().reshape(-1)[places].mul_(mask.view(-1)[places])
+        product.view(-1)[places] = values
+        return 0 if first else len(places)
 
     def forget_product(self) -> None:
         """The weight or the mask has changed: compute their product anew when next read."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from fairseq.logging import metrics
 from fairseq.models.wav2vec.wav2vec2_asr import Wav2VecCtc
-from torch import Tensor, nn
+from torch import nn
 
 from speechprune.backbones import Backbone, find_backbone
 from speechprune.errors import UserError
@@ -131,8 +131,10 @@ class MaskedCtc(Wav2VecCtc):
         return own
 
     def _without_foreign_masks(self, state: Dict[str, Any]) -> Dict[str, Any]:
-        """``state`` less scores and masks of tensors that have none here (S3-Router saves scores for
-        every projection, masked or not)."""
+        """``state`` less the scores and masks of tensors that have none here.
+
+        S3-Router saves scores for every projection, masked or not.
+        """
         own = {key for site in self.mask_controller.sites for key in _mask_keys(site)}
         foreign = [
             key

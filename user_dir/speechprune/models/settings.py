@@ -44,7 +44,7 @@ class MaskFlags:
     trainable_pos: bool = _flag(False, "train the convolutional positions")
     trainable_proj: bool = _flag(False, "train the CTC head")
     trainable_post_extract_proj: bool = _flag(False, "train the projection after the extractor")
-    trainable_if_unpruned: bool = _flag(False, "train the weights that could have a mask but do not")
+    trainable_if_unpruned: bool = _flag(False, "train weights that could have a mask but have none")
     init_score: str = _flag("kaiming_uniform", "how scores start; see masking/initialisation.py")
     init_score_scale: float = _flag(1.0, "divisor of init_score=weight_magnitude_with_scale")
     fix_attn: bool = _flag(False, "put no mask on attention projections")

@@ -20,6 +20,8 @@ class MaskPolicy(ABC):
 
     #: Whether the masked weights themselves are trained; frozen otherwise.
     trains_weights: ClassVar[bool] = False
+    #: Whether the absolute value of the importance ranks; it is then never materialised.
+    by_magnitude: ClassVar[bool] = False
     #: Whether a trained weight gets the gradient of the masked product (masked out) or all of it.
     dense_gradient: ClassVar[bool] = False
 

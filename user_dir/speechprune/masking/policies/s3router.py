@@ -30,6 +30,8 @@ class S3Router(MaskPolicy):
         UserError: an unknown initialisation or granularity, or a scale of zero.
     """
 
+    by_magnitude = True
+
     def __init__(
         self,
         init_score: str = "kaiming_uniform",
@@ -63,15 +65,16 @@ class S3Router(MaskPolicy):
 
     def importance(self, weight: Tensor, scores: Tensor | None) -> Tensor:
         assert scores is not None
-        return scores.abs()
+        return scores
 
     def score_gradient(self, gradient: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
         """dL/dscore = dL/dw * weight * sign(score), summed over what shares a score."""
-        product = gradient * weight
         shared = self._shared(weight.dim())
         if shared:
-            product = product.sum(dim=shared, keepdim=True)
-        product.mul_(scores.sign())
+            product = (gradient * weight).sum(dim=shared, keepdim=True).mul_(scores.sign())
+        else:
+            # One temporary only: two of this size would each be mapped afresh by the allocator.
+            product = scores.sign().mul_(weight).mul_(gradient)
         if self.sigmoid:
             gate = scores.abs().sigmoid_()
             product.mul_(gate).mul_(gate.neg_().add_(1.0))

@@ -1,0 +1,327 @@
+"""Real runs of `fairseq-hydra-train` on nano models, each in a process of its own.
+
+Most runs are forked from one process that has fairseq's training loop imported, because the import
+takes longer than the training; what runs in the fork is the console script's own entry point.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property, wraps
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+import speechprune  # noqa: F401  (allows the classes in checkpoints)
+import torch
+from nano import write_corpus, write_data2vec, write_wav2vec2
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+ROOT = Path(__file__).resolve().parent.parent
+USER_DIR = ROOT / "user_dir" / "speechprune"
+SCRIPT = Path(sys.executable).with_name("fairseq-hydra-train")
+
+#: What a CPU needs, whatever the recipe.
+ON_CPU = (
+    "common.cpu=true",
+    "common.fp16=false",
+    "distributed_training.distributed_world_size=1",
+    "dataset.num_workers=0",
+)
+#: What fits recipes to models with 32 channels and utterances of a second.
+NANO = ("model.mask_length=2", "model.mask_channel_length=4", "common.log_interval=1")
+
+#: Imported by training sooner or later. Not speechprune: training must find it by itself.
+PRELOAD = ["fairseq_cli.hydra_train", "torch._dynamo", "soundfile", "editdistance"]
+
+Prepare = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has ended: its folder, exit code (negative: the signal that ended it) and output."""
+
+    folder: Path
+    exit_code: int
+    output: str
+
+    def path(self, name: str = "last") -> Path:
+        """The file of the checkpoint called ``name``."""
+        return self.folder / "checkpoints" / f"checkpoint_{name}.pt"
+
+    def checkpoint(self, name: str = "last") -> dict[str, Any]:
+        """The whole checkpoint."""
+        return torch.load(self.path(name), weights_only=True)
+
+    def model(self, name: str = "last") -> dict[str, Tensor]:
+        """The checkpoint's model."""
+        return self.checkpoint(name)["model"]
+
+    def records(self, tag: str) -> list[dict[str, str]]:
+        """What was logged as JSON under ``tag`` (train_inner, train or valid), in order."""
+        lines = re.findall(rf"\[{tag}\]\[INFO\] - (\{{.*\}})", self.output)
+        return [json.loads(line) for line in lines]
+
+    def succeeded(self) -> Run:
+        """This run; fails with the run's output unless it exited with 0."""
+        assert self.exit_code == 0, self.output[-6000:]
+        return self
+
+
+class Lab:
+    """Nano models, a corpus, and runs on them, below one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def data(self) -> Path:
+        """Subsets ``train`` (12 utterances) and ``valid`` (4)."""
+        return write_corpus(self.folder / "data", train=12, valid=4)
+
+    @cached_property
+    def wav2vec2(self) -> Path:
+        """Post-norm, as wav2vec 2.0 base."""
+        return write_wav2vec2(self.folder / "wav2vec2.pt")
+
+    @cached_property
+    def xlsr(self) -> Path:
+        """Pre-norm with normalised input, as XLS-R."""
+        return write_wav2vec2(
+            self.folder / "xlsr.pt",
+            layer_norm_first=True,
+            extractor_mode="layer_norm",
+            normalize=True,
+        )
+
+    @cached_property
+    def data2vec(self) -> Path:
+        """data2vec audio, with normalised input."""
+        return write_data2vec(self.folder / "data2vec.pt")
+
+    def arguments(self, name: str, overrides: Iterable[str], config: str) -> list[str]:
+        """The command line of run ``name``: masks on the feed-forward weights and a trained head,
+        unless ``overrides`` say otherwise."""
+        folder, recipe = config.split("/")
+        return [
+            f"hydra.run.dir={self.folder / name}",
+            f"common.user_dir={USER_DIR}",
+            f"task.data={self.data}",
+            "dataset.train_subset=train",
+            "dataset.valid_subset=valid",
+            f"model.w2v_path={self.wav2vec2}",
+            "model.fix_attn=true",
+            "model.trainable_proj=true",
+            "dataset.max_tokens=40000",
+            "optimization.update_freq=[1]",
+            "optimization.lr=[0.01]",
+            *ON_CPU,
+            *NANO,
+            *overrides,
+            f"--config-dir={ROOT / 'config' / folder}",
+            f"--config-name={recipe}",
+        ]
+
+    def train(
+        self,
+        name: str,
+        *overrides: str,
+        updates: int = 2,
+        config: str = "finetuning/base_1h",
+        prepare: Prepare | None = None,
+    ) -> Run:
+        """Run `fairseq-hydra-train` in the folder ``name``, or go on with the run that is there.
+
+        Args:
+            overrides: hydra's, the last of equal keys counts.
+            updates: where training ends.
+            prepare: called in the new process before training; picklable.
+        """
+        overrides = (f"optimization.max_update={updates}", *overrides)
+        arguments = self.arguments(name, overrides, config)
+        return run_forked(self.folder / name, arguments, prepare)
+
+    @cached_property
+    def recipe(self) -> DictConfig:
+        """What hydra composes from `arguments`, with its interpolations."""
+        return compose(self.arguments("unused", (), "finetuning/base_1h"))
+
+    def build(self, *overrides: str) -> nn.Module:
+        """The model that `train` would train, built in this process."""
+        return build(OmegaConf.merge(self.recipe, OmegaConf.from_dotlist(list(overrides))))
+
+
+def compose(arguments: Iterable[str]) -> DictConfig:
+    """The configuration of a command line."""
+    from fairseq.dataclass.initialize import add_defaults, hydra_init
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    options = dict(a[2:].split("=", 1) for a in arguments if a.startswith("--"))
+    overrides = [a for a in arguments if not a.startswith("--")]
+    hydra_init(options["config-name"])
+    with initialize_config_dir(options["config-dir"], version_base="1.1"):
+        cfg = hydra_compose(config_name=options["config-name"], overrides=overrides)
+    add_defaults(cfg)
+    return cfg
+
+
+def setup(cfg: DictConfig) -> tuple[DictConfig, Any]:
+    """The configuration as training resolves it, and its task."""
+    from fairseq import tasks, utils
+
+    cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
+    utils.set_torch_seed(cfg.common.seed)
+    return cfg, tasks.setup_task(cfg.task)
+
+
+def build(cfg: DictConfig) -> nn.Module:
+    """The model of a configuration."""
+    cfg, task = setup(cfg)
+    return task.build_model(cfg.model)
+
+
+def run_script(folder: Path, arguments: list[str]) -> Run:
+    """Run the console script itself, as a user does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ran = subprocess.run(
+        [str(SCRIPT), *arguments],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return Run(folder, ran.returncode, ran.stdout)
+
+
+def run_forked(folder: Path, arguments: list[str], prepare: Prepare | None = None) -> Run:
+    """Run the console script's entry point in a fork of a process that imported it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    process = start(context, folder, "log", arguments, prepare)
+    process.join()
+    return ended(process, folder, "log")
+
+
+def start(context: Any, folder: Path, log: str, arguments: list[str], prepare: Prepare | None):
+    """Start a training process whose output goes to the file ``log`` in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    process = context.Process(target=_train, args=(folder, log, arguments, prepare))
+    process.start()
+    return process
+
+
+def ended(process: Any, folder: Path, log: str) -> Run:
+    """What came of a process that has ended."""
+    return Run(folder, process.exitcode, (folder / log).read_text())
+
+
+def _train(folder: Path, log: str, arguments: list[str], prepare: Prepare | None) -> None:
+    from fairseq_cli.hydra_train import cli_main
+
+    output = os.open(folder / log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    sys.argv = [str(SCRIPT), *arguments]
+    if prepare is not None:
+        prepare()
+    cli_main()
+
+
+def call_after_each_update(action: Callable[[Any], None]) -> None:
+    """Have ``action(trainer)`` called when an update is done, before anything is saved."""
+    from fairseq.trainer import Trainer
+
+    train_step = Trainer.train_step
+
+    @wraps(train_step)
+    def train_step_and_act(trainer: Any, *args: Any, **options: Any) -> Any:
+        result = train_step(trainer, *args, **options)
+        action(trainer)
+        return result
+
+    Trainer.train_step = train_step_and_act
+
+
+def kill_after_update(update: int) -> None:
+    """Prepare a run to be killed when ``update`` updates are done, before they are saved."""
+
+    def kill(trainer: Any) -> None:
+        if trainer.get_num_updates() == update:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    call_after_each_update(kill)
+
+
+def kill_while_writing(checkpoint: int) -> None:
+    """Prepare a run to be killed when half of its ``checkpoint``-th checkpoint is written."""
+    from fairseq import checkpoint_utils
+
+    write = checkpoint_utils.torch.save
+    written = []
+
+    def save(state: Any, file: Any) -> None:
+        write(state, file)
+        written.append(state)
+        if len(written) == checkpoint:
+            file.truncate(file.tell() // 2)
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpoint_utils.torch.save = save
+
+
+def masks(model: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """The masks in a state dict by weight, unpacked here from their bits: bool, (entries,)."""
+    found = {}
+    for key, bits in model.items():
+        if key.endswith("_mask"):
+            name = key[: -len("_mask")]
+            scores = model[name[: -len("weight")] + "scores"]
+            flat = np.unpackbits(bits.numpy(), count=scores.numel(), bitorder="little")
+            found[name] = flat.astype(bool)
+    return found
+
+
+def keep(entries: int, density: float) -> int:
+    """How many entries the method keeps."""
+    return entries - int((1 - density) * entries)
+
+
+def top(importance: Tensor, kept: int) -> np.ndarray:
+    """The mask of the ``kept`` largest values, the earlier first among equals: bool, (entries,)."""
+    values = importance.detach().abs().float().numpy().reshape(-1)
+    mask = np.zeros(values.size, dtype=bool)
+    mask[np.lexsort((np.arange(values.size), -values))[:kept]] = True
+    return mask
+
+
+def difference(first: Any, second: Any, path: str = "") -> list[str]:
+    """Where two nested values differ; tensors must agree in dtype and in every bit."""
+    if type(first) is not type(second):
+        return [f"{path}: {type(first).__name__} and {type(second).__name__}"]
+    if isinstance(first, Tensor):
+        same = first.dtype == second.dtype and torch.equal(first, second)
+        return [] if same else [f"{path}: tensors differ"]
+    if isinstance(first, dict):
+        if list(first) != list(second):
+            return [f"{path}: keys {sorted(set(first) ^ set(second), key=str)} or their order"]
+        return [d for key in first for d in difference(first[key], second[key], f"{path}.{key}")]
+    if isinstance(first, (list, tuple)):
+        if len(first) != len(second):
+            return [f"{path}: {len(first)} and {len(second)} items"]
+        pairs = enumerate(zip(first, second))
+        return [d for i, (a, b) in pairs for d in difference(a, b, f"{path}[{i}]")]
+    return [] if first == second else [f"{path}: {first!r} and {second!r}"]

@@ -1,0 +1,174 @@
+"""A model small enough to check by hand, with the ways in which speech models use their weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable
+
+import torch
+from speechprune.masking.controller import MaskController, masked_weight, original_weight
+from speechprune.masking.policies import MaskPolicy
+from speechprune.masking.schedule import ConstantSchedule
+from speechprune.masking.sites import Site
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+CHANNELS = 12
+SITES = (
+    ("conv.weight", "front.conv"),
+    ("attention.in_proj_weight", "attn.q"),
+    ("attention.out_proj.weight", "attn.out"),
+    ("gate.weight", "front.proj"),
+    ("fc1.weight", "ffn.in"),
+    ("fc2.weight", "ffn.out"),
+)
+
+
+class Toy(nn.Module):
+    """Audio (B, T) -> (B, T, 5).
+
+    ``attention`` and ``gate`` never call the modules whose weights they use, as fairseq's attention.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.conv = nn.Conv1d(1, CHANNELS, 3, padding=1)
+            self.attention = nn.MultiheadAttention(CHANNELS, 2, batch_first=True)
+            self.gate = nn.Linear(CHANNELS, CHANNELS)
+            self.fc1 = nn.Linear(CHANNELS, 2 * CHANNELS)
+            self.fc2 = nn.Linear(2 * CHANNELS, CHANNELS)
+            self.head = nn.Linear(CHANNELS, 5)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        x = F.gelu(self.conv(audio.unsqueeze(1))).transpose(1, 2)
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        x = x * F.linear(x, self.gate.weight, self.gate.bias).sigmoid()
+        x = x + self.fc2(F.gelu(self.fc1(x)))
+        return self.head(x)
+
+
+class MaskedToy(Toy):
+    """`Toy` with masks; only the head, the scores and what the policy trains are trainable."""
+
+    def __init__(
+        self,
+        policy: MaskPolicy,
+        density: float = 0.5,
+        *,
+        seed: int = 0,
+        weights: Callable[[Tensor], Tensor] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(seed)
+        sites = toy_sites(self)
+        with torch.no_grad():
+            for site in sites:
+                weight = getattr(site.module, site.tensor)
+                weight.copy_(weight if weights is None else weights(weight))
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+        self.head.requires_grad_(True)
+        self.mask_controller = MaskController(sites, policy, ConstantSchedule(density), **options)
+
+    @property
+    def sites(self) -> list[Site]:
+        return self.mask_controller.sites
+
+    def masks(self) -> dict[str, Tensor]:
+        """A copy of every mask, in the shape of the scores."""
+        return {site.name: masked_weight(site).mask.clone() for site in self.sites}
+
+    def scores(self) -> dict[str, Tensor]:
+        """The scores themselves, of the sites that have some."""
+        found = {site.name: masked_weight(site).scores for site in self.sites}
+        return {name: scores for name, scores in found.items() if scores is not None}
+
+    def originals(self) -> dict[str, Tensor]:
+        """A copy of every unmasked weight."""
+        return {site.name: original_weight(site).detach().clone() for site in self.sites}
+
+
+def toy_sites(model: Toy) -> list[Site]:
+    """Every tensor of a toy that can have a mask."""
+    sites = []
+    for name, role in SITES:
+        owner, _, tensor = name.rpartition(".")
+        sites.append(Site(name, role, None, model.get_submodule(owner), tensor))
+    return sites
+
+
+def toy_batch(seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Audio (3, 20) and a target (3, 20, 5)."""
+    generator = torch.Generator().manual_seed(seed)
+    audio = torch.randn(3, 20, generator=generator)
+    target = torch.randn(3, 20, 5, generator=generator)
+    return audio.to(dtype), target.to(dtype)
+
+
+def toy_loss(model: nn.Module, seed: int = 0) -> Tensor:
+    """The loss on one batch, in the model's precision."""
+    audio, target = toy_batch(seed, next(model.parameters()).dtype)
+    return F.mse_loss(model(audio).float(), target.float())
+
+
+def adam(model: nn.Module, lr: float = 0.05) -> torch.optim.Optimizer:
+    """Adam over what is trainable, fast enough to flip connections at every step."""
+    return torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=lr)
+
+
+def train_update(model: MaskedToy, optimizer: Any, update: int, micro_batches: int = 2) -> None:
+    """One update as fairseq makes it: masks, forward and backward per micro-batch; then a step."""
+    model.train()
+    optimizer.zero_grad()
+    for index in range(micro_batches):
+        model.mask_controller.set_num_updates(update)
+        toy_loss(model, micro_batches * update + index).backward()
+    optimizer.step()
+
+
+def train(model: MaskedToy, updates: int) -> MaskedToy:
+    """``model`` after some updates."""
+    optimizer = adam(model)
+    for update in range(updates):
+        train_update(model, optimizer, update)
+    return model
+
+
+@torch.no_grad()
+def output(model: nn.Module) -> Tensor:
+    """What the model makes of one batch in evaluation mode; the model stays in that mode."""
+    model.eval()
+    return model(toy_batch(99, next(model.parameters()).dtype)[0])
+
+
+def kept_of(numel: int, density: float) -> int:
+    """How many entries are kept, in the float arithmetic of S3-Router's code."""
+    return numel - int((1 - density) * numel)
+
+
+def top(importance: Tensor, count: int) -> Tensor:
+    """The mask of the largest entries by a stable sort: equal ones rank by index."""
+    order = importance.detach().flatten().float().sort(descending=True, stable=True).indices
+    mask = torch.zeros(importance.numel(), dtype=torch.bool)
+    mask[order[:count]] = True
+    return mask.view(importance.shape)
+
+
+def load_backbone(path: Path, **overrides: Any) -> nn.Module:
+    """The pretrained model of `nano.py` at ``path``, built by fairseq's own class."""
+    import speechprune  # noqa: F401
+    from fairseq.models import MODEL_DATACLASS_REGISTRY, MODEL_REGISTRY
+    from omegaconf import OmegaConf
+
+    state = torch.load(path, weights_only=True)
+    settings = {**state["cfg"]["model"], **overrides}
+    name = settings.pop("_name")
+    schema = OmegaConf.structured(MODEL_DATACLASS_REGISTRY[name])
+    model = MODEL_REGISTRY[name].build_model(OmegaConf.merge(schema, settings), None)
+    model.remove_pretraining_modules()
+    weights = {key: value for key, value in state["model"].items() if key != "_ema"}
+    found = model.load_state_dict(weights, strict=False)
+    assert not found.missing_keys, found.missing_keys
+    return model.eval()

@@ -1,0 +1,81 @@
+"""`speechprune demo`: adapt a small model in three ways and compare them."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+
+import click
+
+from speechprune.demo import Result, adapt_and_measure
+from speechprune.figures import grouped_bars
+from speechprune.manifests.synthetic import SyntheticCorpus, prepare_synthetic
+
+_COLUMNS = ("method", "WER %", "CER %", "kept %", "bytes for this task")
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Manifest folder with train, valid and test; a synthetic corpus is made without it.",
+)
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Pretrained checkpoint; the nano model that comes along without it.",
+)
+@click.option("--updates", type=click.IntRange(1), default=300, show_default=True)
+@click.option("--jobs", type=click.IntRange(1), default=None, help="Runs at a time.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.argument("overrides", nargs=-1)
+def command(
+    out: Path,
+    data: Path | None,
+    model: Path | None,
+    updates: int,
+    jobs: int | None,
+    as_json: bool,
+    overrides: tuple[str, ...],
+) -> None:
+    """Train a head alone, all weights, and a mask on the connections; print one table.
+
+    OVERRIDES are passed to every run, such as optimization.lr=[0.001].
+    """
+    model = model or Path(str(files("speechprune"))) / "assets" / "nano_wav2vec2.pt"
+    data = data or _synthetic(out / "data")
+    jobs = jobs or min(3, os.cpu_count() or 1)
+    results = adapt_and_measure(data, model, out, updates, overrides, jobs)
+    figure = out / "demo.png"
+    grouped_bars(
+        [result.title for result in results],
+        {"WER": [result.wer for result in results], "CER": [result.cer for result in results]},
+        figure,
+        title="Error rates on the test split (%)",
+    )
+    if as_json:
+        click.echo(json.dumps([asdict(result) for result in results]))
+    else:
+        _print_table(results)
+        click.echo(f"\nfigure: {figure}")
+
+
+def _synthetic(folder: Path) -> Path:
+    if not folder.exists():
+        prepare_synthetic(SyntheticCorpus(), folder)
+    return folder
+
+
+def _print_table(results: list[Result]) -> None:
+    rows = [_COLUMNS] + [
+        (r.title, f"{r.wer:.1f}", f"{r.cer:.1f}", f"{100 * r.kept:.1f}", f"{r.bytes:,}")
+        for r in results
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
+    for row in rows:
+        cells = [row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row[1:], widths[1:])]
+        click.echo("  ".join(cells))

@@ -1,0 +1,88 @@
+"""`speechprune evaluate`: error rates, density and speed of a finetuned model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from speechprune.checkpoint import load_finetuned
+from speechprune.inference import MAX_TOKENS, Evaluation, evaluate
+from speechprune.manifests.manifest import read_split
+from speechprune.scoring import ErrorCounts
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder of manifests.")
+@click.option("--subset", required=True, help="Name of the manifest, such as test-clean.")
+@click.option(
+    "--max-tokens",
+    default=MAX_TOKENS,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Audio samples per batch, padding included.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help="Utterances per batch at most; 1 keeps a base model free of padding.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(
+    checkpoint: Path,
+    data: Path,
+    subset: str,
+    max_tokens: int,
+    batch_size: int | None,
+    as_json: bool,
+) -> None:
+    """Word and character error rates of CHECKPOINT over every utterance of a subset."""
+    split = read_split(data, subset)
+    loaded = load_finetuned(checkpoint, data)
+    evaluation = evaluate(loaded, split, max_tokens=max_tokens, batch_size=batch_size)
+    source = {"checkpoint": str(checkpoint), "data": str(data), "subset": subset}
+    if as_json:
+        click.echo(json.dumps({**source, **report(evaluation)}, indent=2))
+    else:
+        click.echo(table(evaluation))
+
+
+def report(evaluation: Evaluation) -> dict[str, Any]:
+    """The measurements under the names that `--json` prints; rates are shares, not percent."""
+    return {
+        "utterances": evaluation.words.utterances,
+        "wer": evaluation.words.rate,
+        "cer": evaluation.characters.rate,
+        "words": asdict(evaluation.words),
+        "characters": asdict(evaluation.characters),
+        "parameters": evaluation.parameters,
+        "density": evaluation.density,
+        "audio_seconds": evaluation.audio_seconds,
+        "seconds_of_audio_per_second": evaluation.speed,
+        "device": evaluation.device,
+    }
+
+
+def table(evaluation: Evaluation) -> str:
+    """The measurements as lines to read."""
+    return "\n".join(
+        [
+            _error_line("WER", evaluation.words, "words"),
+            _error_line("CER", evaluation.characters, "characters"),
+            f"utterances  {evaluation.words.utterances}, {evaluation.audio_seconds:.1f} s of audio",
+            f"parameters  {evaluation.parameters:,}",
+            f"density     {evaluation.density:.4f} of the maskable weights kept",
+            f"speed       {evaluation.speed:.1f} s of audio per second on {evaluation.device}",
+        ]
+    )
+
+
+def _error_line(name: str, counts: ErrorCounts, unit: str) -> str:
+    return (
+        f"{name}         {100 * counts.rate:.2f} %  ({counts.substitutions} substitutions, "
+        f"{counts.deletions} deletions, {counts.insertions} insertions in "
+        f"{counts.reference_length} {unit})"
+    )

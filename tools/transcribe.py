@@ -1,0 +1,29 @@
+"""`speechprune transcribe`: the text of audio files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from speechprune.checkpoint import load_finetuned
+from speechprune.inference import transcribe_files
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+def command(checkpoint: Path, files: tuple[Path, ...], as_json: bool) -> None:
+    """Print the text of each of FILES, after the file's name and a tab.
+
+    FILES may have any sample rate, number of channels and format that libsndfile reads.
+    Nothing is printed if one of them cannot be read.
+    """
+    texts = transcribe_files(load_finetuned(checkpoint), files)
+    if as_json:
+        rows = [{"file": str(file), "text": text} for file, text in zip(files, texts)]
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+    else:
+        for file, text in zip(files, texts):
+            click.echo(f"{file}\t{text}")

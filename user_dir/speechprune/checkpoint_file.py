@@ -1,0 +1,161 @@
+"""Checkpoint files: read without running what is in them, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import re
+import zipfile
+from argparse import Namespace
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, Union
+
+import torch
+from fairseq.data.dictionary import Dictionary
+from omegaconf import DictConfig, ListConfig
+from omegaconf.base import ContainerMetadata, Metadata
+from omegaconf.nodes import AnyNode
+
+from speechprune.errors import UserError
+
+PathLike = Union[str, Path]
+
+#: What published fairseq checkpoints hold beside tensors and plain containers. The first two are in
+#: those of 2020, in HuBERT's and in every finetuned one; the rest in xlsr_53_56k.pt.
+KNOWN_CLASSES = [
+    Namespace,
+    Dictionary,
+    DictConfig,
+    ListConfig,
+    ContainerMetadata,
+    Metadata,
+    AnyNode,
+    (Any, "typing.Any"),
+    defaultdict,
+    dict,
+    list,
+    int,
+]
+
+
+def allow_known_classes() -> None:
+    """Let `torch.load(weights_only=True)`, the default since torch 2.6, accept KNOWN_CLASSES.
+
+    fairseq cannot resume or finetune from its own finetuned checkpoints otherwise.
+    """
+    if hasattr(torch.serialization, "add_safe_globals"):
+        torch.serialization.add_safe_globals(KNOWN_CLASSES)
+
+
+def read(path: PathLike, *, mmap: bool = False) -> dict[str, Any]:
+    """The state in a fairseq checkpoint, on the CPU, without running any code in the file.
+
+    Args:
+        mmap: leave the tensors on the disk until they are used, where the format allows it.
+
+    Raises:
+        UserError: the file is missing, empty, truncated or damaged (its checksums are verified),
+            holds classes that are not known to be safe, or is no fairseq checkpoint.
+    """
+    path = Path(path)
+    is_archive = _check_file(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_archive)
+    # A damaged pickle may fail anywhere, with any exception.
+    except Exception as error:
+        names = _unknown_classes(path, error)
+        if names:
+            raise UserError(
+                f"{path} asks for {', '.join(names)}, not known to be safe in a checkpoint; "
+                "save it again with tensors and plain containers only"
+            ) from error
+        raise UserError(_damaged(path, error)) from error
+    weights = state.get("model") if isinstance(state, dict) else None
+    if not isinstance(weights, dict) or not (state.get("cfg") or state.get("args")):
+        raise UserError(
+            f"{path} is no fairseq checkpoint: it has no `model` with its `cfg` or `args`"
+        )
+    return state
+
+
+def write(state: dict[str, Any], path: PathLike) -> None:
+    """Save ``state`` at ``path`` by way of a temporary file in the same folder.
+
+    Raises:
+        UserError: it cannot be written (no such folder, no permission, full disk); whatever was at
+            ``path`` is still there.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    # torch reports a full disk as a RuntimeError of its archive writer.
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or _first_line(error)
+        raise UserError(f"{path} cannot be written: {reason}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def digest(path: PathLike) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    checksum = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            checksum.update(block)
+    return checksum.hexdigest()
+
+
+def _check_file(path: Path) -> bool:
+    """Whether the file is a zip archive (torch 1.6 and later); raises UserError if it cannot be
+    read, or if a part of the archive does not match its checksum, which torch ignores."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist; check the path of the checkpoint")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the checkpoint file in it")
+    try:
+        with open(path, "rb") as file:
+            start = file.read(4)
+        if not start:
+            raise UserError(f"{path} is empty; copy or download it again")
+        if start != b"PK\x03\x04":
+            return False
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except PermissionError:
+        raise UserError(f"{path} cannot be read: permission denied") from None
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        raise UserError(_damaged(path, error)) from error
+    if broken is not None:
+        raise UserError(_damaged(path, f"wrong checksum of {broken}"))
+    return True
+
+
+def _unknown_classes(path: Path, error: Exception) -> list[str]:
+    """Names of the classes for which a checkpoint was refused, sorted; none if it is damaged."""
+    if not isinstance(error, pickle.UnpicklingError):
+        return []
+    if hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
+        try:
+            return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+        except (ValueError, RuntimeError):
+            pass  # not an archive: only the message tells the first name
+    return re.findall(r"GLOBAL ([\w.]+)", str(error))[:1]
+
+
+def _damaged(path: Path, reason: object) -> str:
+    return (
+        f"{path} is truncated, damaged or no PyTorch checkpoint ({_first_line(reason)}); "
+        "copy or download it again"
+    )
+
+
+def _first_line(reason: object) -> str:
+    lines = str(reason).strip().splitlines()
+    return lines[0].rstrip(".:") if lines else type(reason).__name__

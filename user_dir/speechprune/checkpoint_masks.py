@@ -1,0 +1,223 @@
+"""The masks inside finetuned checkpoints: reading them, and putting others in their place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from speechprune import __version__, checkpoint
+from speechprune.backbones import LAYER_ROLES, find_backbone
+from speechprune.backbones.base import OTHER_ROLES
+from speechprune.checkpoint import LoadedModel, PathLike
+from speechprune.errors import UserError
+from speechprune.masking.bits import pack_bits, unpack_bits
+from speechprune.masking.mask_set import MaskSet
+from speechprune.masking.masked_weight import mask_key, scores_key
+from speechprune.models.settings import MaskFlags, masked_roles
+
+_HEAD = "proj.weight"
+_DEFAULTS = vars(MaskFlags())
+
+
+def read_mask_set(path: PathLike) -> MaskSet:
+    """The masks in a mask file or a finetuned checkpoint; raises UserError if it holds none."""
+    return MaskSet.load(path) if _is_safetensors(Path(path)) else read_checkpoint_masks(path)
+
+
+def read_checkpoint_masks(path: PathLike) -> MaskSet:
+    """The masks in a finetuned checkpoint, with where they came from.
+
+    Raises UserError if the file is no checkpoint or holds no masks that fit its weights.
+    """
+    state = checkpoint.read(path, mmap=True)
+    provenance = _provenance(state, path)
+    try:
+        masks = _masks(state["model"])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    if masks:
+        return MaskSet(masks, provenance)
+    if any(key.endswith(".scores") for key in state["model"]):  # S3-Router saves no masks
+        model: Any = checkpoint.load_finetuned(path).model
+        return model.mask_controller.mask_set(provenance)
+    raise UserError(f"{path} holds no masks: it was finetuned without them, or folded")
+
+
+def apply_masks(path: PathLike, masks: MaskSet, out: PathLike) -> None:
+    """Put ``masks`` on a finetuned checkpoint, a plain `wav2vec_ctc` or one with masks.
+
+    What is at ``out`` is a `wav2vec_ctc_st` whose masks are fixed (``model.fix_mask``). It has no
+    scores, from which training would choose other masks, and no optimizer state.
+
+    Raises:
+        UserError: the checkpoint cannot be loaded, the masks are of another model, or ``out``
+            cannot be written.
+    """
+    loaded = checkpoint.load_finetuned(path)
+    flags = _fitting_flags(loaded, masks)
+    state = checkpoint.read(path)
+    provenance = {
+        **loaded.provenance,
+        "version": __version__,
+        "masks_applied_to": checkpoint.digest(path),
+        "masks": masks.provenance,
+    }
+    changes = {
+        "args": None,
+        "cfg": _with_flags(loaded.cfg, flags),
+        "model": _with_masks(state["model"], masks),
+        "last_optimizer_state": None,
+        checkpoint.PROVENANCE: provenance,
+    }
+    checkpoint.write({**state, **changes}, out)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether the file starts as safetensors do: eight bytes of length, then JSON."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; give a mask file or a checkpoint")
+    with open(path, "rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+def _masks(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The masks of a state dict by site; those of rows and columns in the shape of the weight."""
+    masks = {}
+    for key, weight in tensors.items():
+        bits = tensors.get(_sibling(key, mask_key))
+        if bits is None:
+            continue
+        scores = tensors.get(_sibling(key, scores_key), weight)
+        try:
+            masks[_site(key)] = unpack_bits(bits, scores.shape).expand(weight.shape)
+        except (UserError, RuntimeError) as error:
+            raise UserError(f"the mask of {key} is damaged: {error}") from error
+    return masks
+
+
+def _with_flags(cfg: DictConfig, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration for `wav2vec_ctc_st` with ``flags``."""
+    container: Any = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    changed: dict[str, Any] = dict(container)
+    # What `wav2vec_ctc` lacks: in training these two come from other groups of the configuration.
+    seed = (changed.get("common") or {}).get("seed", 1)
+    added = {**_DEFAULTS, "seed": seed, "finetune_from_model": None}
+    changed["model"] = {**added, **changed["model"], **flags, "_name": "wav2vec_ctc_st"}
+    return changed
+
+
+def _with_masks(tensors: Mapping[str, Tensor], masks: MaskSet) -> dict[str, Tensor]:
+    """A state dict with other masks and without the scores of theirs."""
+    changed = {key: tensor for key, tensor in tensors.items() if key != "load_digest"}
+    for site, mask in masks.items():
+        changed.pop(_sibling(_key(site), scores_key), None)
+        changed[_sibling(_key(site), mask_key)] = pack_bits(mask)
+    return changed
+
+
+def _fitting_flags(loaded: LoadedModel, masks: MaskSet) -> dict[str, Any]:
+    """The flags under which the model has exactly the sites of ``masks``, fixed as they are.
+
+    Raises UserError if there are none.
+    """
+    shapes = _maskable(loaded.model)
+    if hasattr(loaded.model, "mask_controller"):
+        chosen = {name: getattr(loaded.cfg.model, name) for name in _SITE_FLAGS}
+    else:
+        roles = {role for name, (role, _) in shapes.items() if name in masks}
+        chosen = {**_flags_of(roles), "trainable_proj": True}
+    roles = masked_roles(MaskFlags(**chosen))
+    try:
+        masks.check_fits({name: shape for name, (role, shape) in shapes.items() if role in roles})
+    except UserError as error:
+        raise UserError(f"{loaded.path} cannot take these masks: {error}") from error
+    if not masks.tally.kept:
+        raise UserError("these masks keep nothing: a model without any connection is of no use")
+    return {
+        **chosen,
+        "prune_rate": masks.density,
+        "layerwise_prune_rate": [],
+        "fc_attn_prune_rate": [],
+        "linear_st_op": "linear_st",
+        "fix_mask": True,
+        "fix_mask_before": None,
+        "load_mask_only": False,
+        "load_mask_before": None,
+    }
+
+
+def _maskable(model: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Role and shape of every tensor of a CTC model that can have a mask, by site name."""
+    backbone = model.w2v_encoder.w2v_model
+    sites = find_backbone(backbone).sites(backbone, LAYER_ROLES + OTHER_ROLES)
+    found = {s.name: (s.role, tuple(getattr(s.module, s.tensor).shape)) for s in sites}
+    return {**found, _HEAD: ("head", tuple(model.w2v_encoder.proj.weight.shape))}
+
+
+_SITE_FLAGS = (
+    "fix_attn",
+    "fix_fc",
+    "no_prune_proj",
+    "no_prune_extractor",
+    "no_prune_pos",
+    "no_prune_post_extract_proj",
+)
+
+
+def _flags_of(roles: Collection[str]) -> dict[str, bool]:
+    """The flags that put masks on ``roles``, and on the roles that share a flag with one."""
+    return {
+        "fix_attn": not any(role.startswith("attn.") for role in roles),
+        "fix_fc": not any(role.startswith("ffn.") for role in roles),
+        "no_prune_proj": "head" not in roles,
+        "no_prune_extractor": "front.conv" not in roles,
+        "no_prune_pos": "pos.conv" not in roles,
+        "no_prune_post_extract_proj": "front.proj" not in roles,
+    }
+
+
+def _provenance(state: Mapping[str, Any], path: PathLike) -> dict[str, str]:
+    """Backbone, pretrained file, the checkpoint's digest, settings that are not the default, and
+    versions."""
+    model = (state.get("cfg") or {}).get("model") or {}
+    pretrained = (model.get("w2v_args") or {}).get("model") or {}
+    settings = [
+        f"{flag}={_text(model[flag])}"
+        for flag, default in _DEFAULTS.items()
+        if flag in model and (flag == "prune_rate" or model[flag] != default)
+    ]
+    facts = {
+        "backbone": pretrained.get("_name"),
+        "pretrained": Path(str(model.get("w2v_path") or "")).name,
+        "checkpoint": f"sha256:{checkpoint.digest(path)}",
+        "settings": " ".join(settings),
+        "versions": f"speechprune={__version__} torch={version('torch')}",
+    }
+    return {key: str(fact) for key, fact in facts.items() if fact}
+
+
+def _text(value: Any) -> str:
+    """A setting as it is written on a command line."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def _key(site: str) -> str:
+    """The key of a site's weight in a checkpoint."""
+    return f"w2v_encoder.{site}" if site == _HEAD else f"w2v_encoder.w2v_model.{site}"
+
+
+def _site(key: str) -> str:
+    """The site of a weight's key in a checkpoint."""
+    return _HEAD if key == _key(_HEAD) else key[len("w2v_encoder.w2v_model.") :]
+
+
+def _sibling(key: str, name: Any) -> str:
+    """The key of the mask or scores (``name`` is mask_key or scores_key) of a weight's key."""
+    owner, _, tensor = key.rpartition(".")
+    return f"{owner}.{name(tensor)}"

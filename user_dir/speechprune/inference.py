@@ -1,0 +1,204 @@
+"""Greedy CTC transcription of files, and error rates of a corpus.
+
+Every utterance is decoded and counted: fairseq's own batching drops the shortest ones.
+
+A base model normalises its first convolution over time, padding included, so its output depends a
+little on what shares the batch, exactly as in fairseq's validation; one utterance per batch is free
+of that. Models with ``extractor_mode=layer_norm`` (large, XLS-R, data2vec) hardly depend on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from speechprune.checkpoint import LoadedModel
+from speechprune.errors import UserError
+from speechprune.manifests.manifest import Split
+from speechprune.masking.controller import masked_weight
+from speechprune.scoring import ErrorCounts, count_character_errors, count_word_errors
+
+#: Audio samples per batch, padding included: 80 seconds.
+MAX_TOKENS = 1280000
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well and how fast a model transcribes a corpus.
+
+    Attributes:
+        words, characters: errors over all utterances.
+        parameters: tensor entries that inference reads, masked ones included, scores excluded.
+        density: share of the maskable weights that is kept.
+        audio_seconds: length of the corpus.
+        seconds: time spent in the model and in decoding, without reading files.
+        device: "cpu" or "cuda".
+    """
+
+    words: ErrorCounts
+    characters: ErrorCounts
+    parameters: int
+    density: float
+    audio_seconds: float
+    seconds: float
+    device: str
+
+    @property
+    def speed(self) -> float:
+        """Seconds of audio transcribed per second."""
+        return self.audio_seconds / self.seconds
+
+
+def evaluate(
+    loaded: LoadedModel,
+    split: Split,
+    *,
+    max_tokens: int = MAX_TOKENS,
+    batch_size: int | None = None,
+) -> Evaluation:
+    """Transcribe every utterance of ``split`` and compare it with its text.
+
+    Args:
+        max_tokens: audio samples per batch, padding included; a longer utterance goes alone.
+        batch_size: at most this many utterances per batch; None for no such limit.
+
+    Raises:
+        UserError: audio is missing, unreadable, or not at the model's sample rate.
+    """
+    split.check_audio()
+    device = _device()
+    model = loaded.model.to(device)
+    rate = int(loaded.cfg.task.get("sample_rate") or 16000)
+    utterances = split.utterances
+    texts: dict[int, str] = {}
+    seconds = 0.0
+    for batch in batches([u.frames for u in utterances], max_tokens, batch_size):
+        audio = [read_audio(split.root / utterances[i].path, rate) for i in batch]
+        start = perf_counter()
+        texts.update(zip(batch, transcribe(loaded, audio)))
+        seconds += perf_counter() - start
+    words, characters = ErrorCounts(), ErrorCounts()
+    for index, utterance in enumerate(utterances):
+        words += count_word_errors(utterance.text, texts[index])
+        characters += count_character_errors(utterance.text, texts[index])
+    audio_seconds = sum(u.frames for u in utterances) / rate
+    parameters = count_parameters(model)
+    density = loaded.density
+    return Evaluation(words, characters, parameters, density, audio_seconds, seconds, device.type)
+
+
+def transcribe_files(loaded: LoadedModel, paths: Sequence[Path]) -> list[str]:
+    """The text of each file, whatever its sample rate and number of channels.
+
+    Raises:
+        UserError: a file is missing or is not readable audio; checked before any is transcribed.
+    """
+    for path in paths:
+        _open(path).close()
+    loaded.model.to(_device())
+    rate = int(loaded.cfg.task.get("sample_rate") or 16000)
+    texts = []
+    for path in paths:
+        texts += transcribe(loaded, [read_audio(path, rate)])
+    return texts
+
+
+def transcribe(loaded: LoadedModel, audio: Sequence[np.ndarray]) -> list[str]:
+    """Greedy CTC transcripts of one batch.
+
+    Args:
+        audio: float32 recordings of shape (samples,) at the model's sample rate; one that is too
+            short for a single frame has no text.
+    """
+    encoder = loaded.model.w2v_encoder.w2v_model
+    lengths = torch.tensor([len(samples) for samples in audio])
+    heard = (encoder._get_feat_extract_output_lengths(lengths) > 0).nonzero().flatten().tolist()
+    texts = [""] * len(audio)
+    if heard:
+        emissions = _emissions(loaded, [torch.from_numpy(audio[i]) for i in heard])
+        for index, text in zip(heard, _decode(loaded, emissions)):
+            texts[index] = text
+    return texts
+
+
+def read_audio(path: Path, rate: int) -> np.ndarray:
+    """A recording as float32 (samples,) at ``rate``; channels are averaged.
+
+    Raises:
+        UserError: the file is missing or is not readable audio.
+    """
+    with _open(path) as file:
+        try:
+            samples = file.read(dtype="float32", always_2d=True).mean(axis=1)
+        except soundfile.LibsndfileError as error:
+            raise UserError(f"{path} is damaged audio: {error.error_string}") from error
+        return soxr.resample(samples, file.samplerate, rate) if len(samples) else samples
+
+
+def batches(
+    frames: Sequence[int], max_tokens: int, batch_size: int | None = None
+) -> Iterator[list[int]]:
+    """Indices of utterances, longest first, in batches within both limits; each index once."""
+    batch: list[int] = []
+    for index in sorted(range(len(frames)), key=lambda i: -frames[i]):
+        longest = frames[batch[0]] if batch else frames[index]
+        if batch and (len(batch) == batch_size or longest * (len(batch) + 1) > max_tokens):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Parameters that inference reads: masks leave the count alone, scores are not counted."""
+    controller = getattr(model, "mask_controller", None)
+    scores = [masked_weight(site).scores for site in controller.sites] if controller else []
+    count = sum(parameter.numel() for parameter in model.parameters())
+    return count - sum(score.numel() for score in scores if score is not None)
+
+
+@torch.inference_mode()
+def _emissions(loaded: LoadedModel, audio: list[Tensor]) -> Tensor:
+    """CTC scores of a batch, (T, B, symbols); frames of padding emit blanks."""
+    device = next(loaded.model.parameters()).device
+    if loaded.cfg.task.get("normalize"):
+        audio = [F.layer_norm(samples, samples.shape) for samples in audio]
+    lengths = torch.tensor([len(samples) for samples in audio])
+    source = pad_sequence(audio, batch_first=True).to(device)
+    padding_mask = (torch.arange(source.shape[1]) >= lengths[:, None]).to(device)
+    output = loaded.model(source=source, padding_mask=padding_mask)
+    return loaded.model.get_logits(output)
+
+
+def _decode(loaded: LoadedModel, emissions: Tensor) -> Iterator[str]:
+    """Best symbol of each frame, repetitions and blanks removed, letters joined to words."""
+    dictionary = loaded.dictionary
+    silent = {dictionary.index(loaded.task.blank_symbol), dictionary.pad(), dictionary.eos()}
+    for frames in emissions.argmax(dim=-1).T.cpu():
+        numbers = frames.unique_consecutive().tolist()
+        letters = "".join(dictionary[n] for n in numbers if n not in silent)
+        yield " ".join(letters.replace("|", " ").split())
+
+
+def _open(path: Path) -> soundfile.SoundFile:
+    if not path.is_file():
+        raise UserError(f"{path} is not a file; check the path of the audio")
+    try:
+        return soundfile.SoundFile(path)
+    except soundfile.LibsndfileError as error:
+        raise UserError(f"{path} is not readable audio: {error.error_string}") from error
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
