@@ -13,7 +13,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from pathlib import Path
@@ -48,7 +49,7 @@ Prepare = Callable[[], None]
 
 @dataclass(frozen=True)
 class Run:
-    """A run that has ended: its folder, exit code (negative: the signal that ended it) and output."""
+    """A run that has ended: its folder, exit code (minus the signal that killed it) and output."""
 
     folder: Path
     exit_code: int
@@ -206,24 +207,50 @@ def run_script(folder: Path, arguments: list[str]) -> Run:
 
 def run_forked(folder: Path, arguments: list[str], prepare: Prepare | None = None) -> Run:
     """Run the console script's entry point in a fork of a process that imported it."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    process = start(context, folder, "log", arguments, prepare)
-    process.join()
-    return ended(process, folder, "log")
+    (run,) = run_together(folder, [arguments], [prepare])
+    return run
 
 
-def start(context: Any, folder: Path, log: str, arguments: list[str], prepare: Prepare | None):
-    """Start a training process whose output goes to the file ``log`` in ``folder``."""
+def run_together(
+    folder: Path,
+    commands: list[list[str]],
+    prepares: list[Prepare | None],
+    hash_seeds: list[int] | None = None,
+) -> list[Run]:
+    """Run several command lines at a time in one folder, as the ranks of a distributed run.
+
+    Args:
+        prepares: what to call first in each process.
+        hash_seeds: PYTHONHASHSEED of each process; they are not forked then but started anew.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    process = context.Process(target=_train, args=(folder, log, arguments, prepare))
-    process.start()
-    return process
+    context: Any = multiprocessing.get_context("spawn" if hash_seeds else "forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    processes = []
+    for rank, (arguments, prepare) in enumerate(zip(commands, prepares)):
+        task = (folder, f"log-{rank}", arguments, prepare)
+        processes.append(context.Process(target=_train, args=task))
+        with _hash_seed(hash_seeds[rank] if hash_seeds else None):
+            processes[-1].start()
+    runs = []
+    for rank, process in enumerate(processes):
+        process.join()
+        runs.append(Run(folder, process.exitcode, (folder / f"log-{rank}").read_text()))
+    return runs
 
 
-def ended(process: Any, folder: Path, log: str) -> Run:
-    """What came of a process that has ended."""
-    return Run(folder, process.exitcode, (folder / log).read_text())
+@contextmanager
+def _hash_seed(seed: int | None) -> Iterator[None]:
+    before = os.environ.get("PYTHONHASHSEED")
+    if seed is not None:
+        os.environ["PYTHONHASHSEED"] = str(seed)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("PYTHONHASHSEED", None)
+        else:
+            os.environ["PYTHONHASHSEED"] = before
 
 
 def _train(folder: Path, log: str, arguments: list[str], prepare: Prepare | None) -> None:
@@ -281,6 +308,16 @@ def kill_while_writing(checkpoint: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     checkpoint_utils.torch.save = save
+
+
+def save_own_model(path: Path, update: int) -> None:
+    """Prepare a run to save this process's model and a hash, for fairseq saves rank 0's only."""
+
+    def save(trainer: Any) -> None:
+        if trainer.get_num_updates() == update:
+            torch.save({"model": trainer.get_model().state_dict(), "hash": hash("mask")}, path)
+
+    call_after_each_update(save)
 
 
 def masks(model: dict[str, Tensor]) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from argparse import Namespace
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,8 @@ def write_finetuned(
     from fairseq import tasks
     from omegaconf import OmegaConf
 
-    normalize = torch.load(pretrained, weights_only=True)["cfg"]["task"]["normalize"]
+    state = torch.load(pretrained, weights_only=True)
+    normalize = state["cfg"]["task"]["normalize"] if state.get("cfg") else state["args"].normalize
     shared = {"normalize": normalize, "data": str(data)}
     cfg = OmegaConf.create(
         {
@@ -108,6 +110,28 @@ def write_finetuned(
     state = _state(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True), built.state_dict())
     torch.save({**state, "task_state": task.state_dict()}, path)
     return path
+
+
+def rewrite_as_of_2020(path: Path) -> Path:
+    """Turn a checkpoint into the layout of 2020: no archive, and one flat namespace `args`."""
+    state = torch.load(path, weights_only=True)
+    cfg = state.pop("cfg")
+    pretrained = cfg["model"].get("w2v_args")
+    state["args"] = _flat_namespace(cfg)
+    if pretrained is not None:
+        state["args"].w2v_args = _flat_namespace(pretrained)
+        state["args"].task = "audio_pretraining"
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    return path
+
+
+def _flat_namespace(cfg: dict[str, Any]) -> Namespace:
+    flat: dict[str, Any] = {}
+    for section in cfg.values():
+        flat.update({k: v for k, v in (section or {}).items() if k != "_name"})
+    names = {"task": "task", "model": "arch", "criterion": "criterion"}
+    flat.update({key: cfg[section]["_name"] for section, key in names.items() if cfg.get(section)})
+    return Namespace(**flat)
 
 
 def write_corpus(

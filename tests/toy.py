@@ -62,14 +62,17 @@ class MaskedToy(Toy):
         **options: Any,
     ) -> None:
         super().__init__(seed)
-        sites = toy_sites(self)
         with torch.no_grad():
-            for site in sites:
-                weight = getattr(site.module, site.tensor)
+            for name, _ in SITES:
+                weight = self.get_parameter(name)
                 weight.copy_(weight if weights is None else weights(weight))
-        for parameter in self.parameters():
-            parameter.requires_grad_(False)
+        self.requires_grad_(False)
         self.head.requires_grad_(True)
+        self.put_masks(policy, density, **options)
+
+    def put_masks(self, policy: MaskPolicy, density: float, **options: Any) -> None:
+        """Mask every site; ``options`` are those of the controller."""
+        sites = options.pop("sites", None) or toy_sites(self)
         self.mask_controller = MaskController(sites, policy, ConstantSchedule(density), **options)
 
     @property
@@ -113,12 +116,28 @@ def toy_loss(model: nn.Module, seed: int = 0) -> Tensor:
     return F.mse_loss(model(audio).float(), target.float())
 
 
-def adam(model: nn.Module, lr: float = 0.05) -> torch.optim.Optimizer:
-    """Adam over what is trainable, fast enough to flip connections at every step."""
-    return torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=lr)
+class SignDescent:
+    """Steps of one length, against the sign of the gradient: connections flip at every update.
+
+    `torch.optim` would import torch's compiler, which takes longer than these tests.
+    """
+
+    def __init__(self, model: nn.Module, lr: float = 0.05) -> None:
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.lr = lr
+
+    def zero_grad(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for parameter in self.parameters:
+            if parameter.grad is not None:
+                parameter.sub_(self.lr * parameter.grad.sign())
 
 
-def train_update(model: MaskedToy, optimizer: Any, update: int, micro_batches: int = 2) -> None:
+def train_update(model: MaskedToy, optimizer: SignDescent, update: int, micro_batches: int = 2) -> None:
     """One update as fairseq makes it: masks, forward and backward per micro-batch; then a step."""
     model.train()
     optimizer.zero_grad()
@@ -130,7 +149,7 @@ def train_update(model: MaskedToy, optimizer: Any, update: int, micro_batches: i
 
 def train(model: MaskedToy, updates: int) -> MaskedToy:
     """``model`` after some updates."""
-    optimizer = adam(model)
+    optimizer = SignDescent(model)
     for update in range(updates):
         train_update(model, optimizer, update)
     return model

@@ -1,43 +1,119 @@
-"""`speechprune`: one command per file of this folder."""
+"""`speechprune`: one group of commands, found by walking this folder."""
 
 from __future__ import annotations
 
+import ast
+import errno
 import importlib
 import pkgutil
-import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import click
-
-from speechprune import __version__, tools
+from speechprune import __version__
 from speechprune.errors import UserError
+from speechprune.registry import unknown_name
+
+_PACKAGE = "speechprune.tools"
+_INTERRUPTED = 130
+
+
+class Failure(click.ClickException):
+    """What a command could not do: one line on stderr and an exit status."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(" ".join(message.split()))
+        self.exit_code = exit_code
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"speechprune: error: {self.message}", file=file, err=file is None)
 
 
 class Commands(click.Group):
-    """Finds each command in the module of its name, and imports only the one that is asked for."""
+    """Each module of this folder that is not this one: `a_b.py` is the command `a-b`.
 
-    def list_commands(self, context: click.Context) -> list[str]:
-        names = (module.name for module in pkgutil.iter_modules(tools.__path__))
-        return sorted(name.replace("_", "-") for name in names if name != "main")
+    A module is imported when its command runs; for the list of commands only its docstring is read.
+    """
 
-    def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name not in self.list_commands(context):
-            return None
-        return importlib.import_module(f"speechprune.tools.{name.replace('-', '_')}").command
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, sorted."""
+        folder = importlib.import_module(_PACKAGE).__path__
+        modules = [module.name for module in pkgutil.iter_modules(folder)]
+        return sorted(
+            name.replace("_", "-") for name in modules if name[0] != "_" and name != "main"
+        )
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        """The command; raises UserError, with the nearest name, if there is none."""
+        names = self.list_commands(ctx)
+        if cmd_name not in names:
+            raise UserError(unknown_name("command", cmd_name, names))
+        return importlib.import_module(_module(cmd_name)).command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _summary(name)) for name in self.list_commands(ctx)])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; whatever its user can mend ends in one line."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            where = error.ctx.command_path if error.ctx else ctx.command_path
+            message = f"{error.format_message()} See `{where} --help`."
+            raise Failure(message, error.exit_code) from error
+        except UserError as error:
+            raise Failure(str(error)) from error
+        except KeyboardInterrupt as error:
+            raise Failure("interrupted", _INTERRUPTED) from error
+        except Exception as error:
+            message = _storage_failure(error)
+            if message is None:
+                raise
+            raise Failure(message) from error
 
 
-@click.command(cls=Commands)
-@click.version_option(__version__)
-def speechprune() -> None:
-    """Choose which connections of a speech model to keep."""
+def _module(command: str) -> str:
+    return f"{_PACKAGE}.{command.replace('-', '_')}"
+
+
+def _summary(command: str) -> str:
+    """What a module's docstring says after "`speechprune name`: "."""
+    spec = find_spec(_module(command))
+    assert spec is not None and spec.origin is not None
+    docstring = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
+    return docstring.partition("\n")[0].partition(": ")[2]
+
+
+def _storage_failure(error: BaseException) -> str | None:
+    """One line if a full disk or a refused file is behind `error`, else None.
+
+    A library that fails to write often raises an error of its own while it closes the file, and the
+    reason is only in the context of that error.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT):
+            return (
+                f"no space left to write {link.filename or 'the output'}; free some and run again"
+            )
+        if isinstance(link, PermissionError) and link.filename:
+            return f"no permission to use {link.filename}; change its mode or name another place"
+        link = link.__cause__ or link.__context__
+    return None
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="speechprune")
+def commands() -> None:
+    """Choose which connections of a speech model to keep, inside fairseq's training loop."""
 
 
 def main() -> None:
-    """Run a command; a user's mistake is one line on standard error and exit status 1."""
-    try:
-        speechprune()
-    except UserError as error:
-        sys.stderr.write(f"speechprune: error: {error}\n")
-        sys.exit(1)
+    """The console script `speechprune`."""
+    commands(prog_name="speechprune")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Any
 from fairseq import checkpoint_utils, tasks
 from fairseq.criterions.ctc import CtcCriterionConfig
 from fairseq.data.dictionary import Dictionary
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import MODEL_REGISTRY
 from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig
 from fairseq.tasks import FairseqTask
@@ -108,9 +109,7 @@ def load_finetuned(path: PathLike, data: PathLike | None = None) -> LoadedModel:
         UserError: the file cannot be read, is no finetuned CTC model, or its dictionary is nowhere.
     """
     path = Path(path)
-    if not _is_finetuned(read(path, mmap=True)):
-        raise UserError(f"{path} is no finetuned CTC model; finetune a pretrained one first")
-    state = checkpoint_utils.load_checkpoint_to_cpu(str(path))
+    state = _read_finetuned(path)
     cfg = state["cfg"]
     _modernise(cfg, path)
     dictionary = _find_dictionary(state, cfg, path, data)
@@ -183,6 +182,21 @@ def _settings(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str,
         sections = (state["args"], state["args"])
     task, model = (vars(s) if isinstance(s, Namespace) else s or {} for s in sections)
     return task, model
+
+
+def _read_finetuned(path: Path) -> dict[str, Any]:
+    """The state of a finetuned checkpoint, its configuration in today's form."""
+    state = read(path, mmap=True)
+    if not _is_finetuned(state):
+        raise UserError(f"{path} is no finetuned CTC model; finetune a pretrained one first")
+    pretrained = getattr(state.get("args"), "w2v_args", None)
+    if pretrained is None:
+        return checkpoint_utils.load_checkpoint_to_cpu(str(path))
+    # fairseq cannot convert a namespace within a namespace: convert the inner one by itself.
+    state = checkpoint_utils.load_checkpoint_to_cpu(str(path), {"w2v_args": None})
+    with open_dict(state["cfg"]):
+        state["cfg"].model.w2v_args = convert_namespace_to_omegaconf(pretrained)
+    return state
 
 
 def _modernise(cfg: DictConfig, path: Path) -> None:

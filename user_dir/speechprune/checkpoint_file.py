@@ -113,8 +113,11 @@ def digest(path: PathLike) -> str:
 
 
 def _check_file(path: Path) -> bool:
-    """Whether the file is a zip archive (torch 1.6 and later); raises UserError if it cannot be
-    read, or if a part of the archive does not match its checksum, which torch ignores."""
+    """Whether the file is a zip archive, as torch 1.6 and later write.
+
+    Raises UserError if it cannot be read, or if a part of the archive does not match its checksum,
+    which torch does not verify.
+    """
     if not path.exists():
         raise UserError(f"{path} does not exist; check the path of the checkpoint")
     if path.is_dir():
@@ -122,15 +125,17 @@ def _check_file(path: Path) -> bool:
     try:
         with open(path, "rb") as file:
             start = file.read(4)
-        if not start:
-            raise UserError(f"{path} is empty; copy or download it again")
-        if start != b"PK\x03\x04":
-            return False
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    if not start:
+        raise UserError(f"{path} is empty; copy or download it again")
+    if start != b"PK\x03\x04":
+        return False
+    try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
-    except PermissionError:
-        raise UserError(f"{path} cannot be read: permission denied") from None
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+    # The directory of a damaged archive may say anything.
+    except Exception as error:
         raise UserError(_damaged(path, error)) from error
     if broken is not None:
         raise UserError(_damaged(path, f"wrong checksum of {broken}"))

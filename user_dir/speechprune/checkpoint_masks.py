@@ -36,24 +36,24 @@ def read_checkpoint_masks(path: PathLike) -> MaskSet:
     Raises UserError if the file is no checkpoint or holds no masks that fit its weights.
     """
     state = checkpoint.read(path, mmap=True)
-    provenance = _provenance(state, path)
     try:
         masks = _masks(state["model"])
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     if masks:
-        return MaskSet(masks, provenance)
-    if any(key.endswith(".scores") for key in state["model"]):  # S3-Router saves no masks
+        return MaskSet(masks, _provenance(state, path))
+    if any(key.endswith(".scores") for key in state["model"]):
+        # S3-Router saves scores alone: the model knows what they choose.
         model: Any = checkpoint.load_finetuned(path).model
-        return model.mask_controller.mask_set(provenance)
+        return model.mask_controller.mask_set(_provenance(state, path))
     raise UserError(f"{path} holds no masks: it was finetuned without them, or folded")
 
 
 def apply_masks(path: PathLike, masks: MaskSet, out: PathLike) -> None:
     """Put ``masks`` on a finetuned checkpoint, a plain `wav2vec_ctc` or one with masks.
 
-    What is at ``out`` is a `wav2vec_ctc_st` whose masks are fixed (``model.fix_mask``). It has no
-    scores, from which training would choose other masks, and no optimizer state.
+    What is at ``out`` is a `wav2vec_ctc_st` with ``model.fix_mask``: it has no scores, from which
+    other masks would be chosen, and no optimizer state.
 
     Raises:
         UserError: the checkpoint cannot be loaded, the masks are of another model, or ``out``
@@ -81,7 +81,7 @@ def apply_masks(path: PathLike, masks: MaskSet, out: PathLike) -> None:
 def _is_safetensors(path: Path) -> bool:
     """Whether the file starts as safetensors do: eight bytes of length, then JSON."""
     if not path.is_file():
-        raise UserError(f"{path} does not exist; give a mask file or a checkpoint")
+        return False
     with open(path, "rb") as file:
         return file.read(9)[8:] == b"{"
 
@@ -185,7 +185,7 @@ def _flags_of(roles: Collection[str]) -> dict[str, bool]:
 def _provenance(state: Mapping[str, Any], path: PathLike) -> dict[str, str]:
     """Backbone, pretrained file, the checkpoint's digest, settings that are not the default, and
     versions."""
-    model = (state.get("cfg") or {}).get("model") or {}
+    model = state["cfg"]["model"]
     pretrained = (model.get("w2v_args") or {}).get("model") or {}
     settings = [
         f"{flag}={_text(model[flag])}"

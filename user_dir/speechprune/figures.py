@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -40,6 +41,8 @@ def heat_map(
     Raises ValueError if labels and matrix differ in size, and UserError if the file cannot be
     written.
     """
+    # fairseq logs at DEBUG, at which matplotlib tells of each font that it looks at.
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -81,9 +84,12 @@ def _label(axes: Axes, labels: Sequence[str]) -> None:
 
 
 def _write_values(axes: Axes, matrix: np.ndarray, image: AxesImage) -> None:
+    digits = 2 if image.norm.vmax - image.norm.vmin >= 0.2 else 3
     for (row, column), value in np.ndenumerate(matrix):
         if np.isnan(value):
             continue
         red, green, blue, _ = image.cmap(image.norm(value))
         color = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.55 else INK
-        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=color)
+        axes.text(
+            column, row, f"{value:.{digits}f}", ha="center", va="center", fontsize=8, color=color
+        )

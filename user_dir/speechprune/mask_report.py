@@ -1,100 +1,179 @@
-"""What there is to say about masks, as values for JSON and as text."""
+"""What there is to say about masks: as plain values, as text, and as a figure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Union
 
+import numpy as np
+
+from speechprune.figures import heat_map
+from speechprune.masking.bits import Tally
 from speechprune.masking.mask_set import MaskSet, layer_of, role_of
-from speechprune.masking.overlap import Overlap, overlap, overlaps, pairwise
+from speechprune.masking.overlap import Overlap, overlaps, pairwise
 
-MEASURES = ("iou", "cosine")
+#: What a heat map can show, and how it is called.
+MEASURES = {"iou": "IOU", "cosine": "cosine"}
 
 
 def describe(masks: MaskSet) -> dict[str, Any]:
-    """Sizes, densities (shares kept) per layer, role and site, and provenance of a mask set."""
-    layers = {str(n): t for n, t in masks.tallies(layer_of).items() if n is not None}
+    """Sizes, provenance, and density (share kept) of all, of each layer, role and site."""
     return {
         "sites": len(masks),
         "weights": masks.tally.total,
         "kept": masks.tally.kept,
         "density": masks.density,
         "bytes": masks.nbytes,
-        "layers": {layer: tally.density for layer, tally in layers.items()},
+        "layers": {str(n): t.density for n, t in masks.tallies(layer_of).items() if n is not None},
         "roles": {role: tally.density for role, tally in masks.tallies(role_of).items()},
         "densities": {site: tally.density for site, tally in masks.tallies(str).items()},
         "provenance": masks.provenance,
     }
 
 
-def describe_text(name: str, masks: MaskSet) -> str:
-    """The same as `describe` as lines: a table of densities, layers by roles."""
+def describe_in_words(masks: MaskSet) -> str:
+    """The same as `describe`, with a table of densities."""
     tally = masks.tally
     lines = [
-        name,
-        f"  {len(masks)} sites, {tally.total:,} weights, {tally.kept:,} kept: "
-        f"density {tally.density:.4f}, {masks.nbytes:,} bytes of masks",
+        f"{len(masks)} masks of {tally.total:,} weights, {tally.kept:,} kept (density "
+        f"{tally.density:.4f}), {masks.nbytes:,} bytes at one bit per weight",
         "",
-        *_indented(_density_table(masks)),
+        *_align(_density_table(masks)),
     ]
     if masks.provenance:
-        width = max(map(len, masks.provenance))
-        lines.append("")
-        lines += [f"  {key:<{width}}  {value}" for key, value in masks.provenance.items()]
+        facts = [[key, value] for key, value in masks.provenance.items()]
+        lines += ["", *_align(facts, left=2)]
     return "\n".join(lines)
 
 
-def _density_table(masks: MaskSet) -> list[str]:
-    """Rows are layers, then the sites outside them; columns are roles."""
-    layers = masks.tallies(layer_of)
+def _density_table(masks: MaskSet) -> list[list[str]]:
+    """Rows are the layers and what is outside them, columns the roles within a layer."""
     cells = masks.tallies(lambda site: (layer_of(site), role_of(site)))
-    roles = [role for role in masks.tallies(role_of) if any((n, role) in cells for n in layers if n is not None)]
-    rows = [["density", *roles, "all"]]
-    for layer in (n for n in layers if n is not None):
-        found = [cells.get((layer, role)) for role in roles]
-        row = [f"{tally.density:.4f}" if tally else "" for tally in found]
-        rows.append([f"layer {layer}", *row, f"{layers[layer].density:.4f}"])
-    for (layer, role), tally in cells.items():
-        if layer is None:
-            rows.append([role, *[""] * len(roles), f"{tally.density:.4f}"])
-    totals = masks.tallies(role_of)
-    rows.append(["all", *(f"{totals[role].density:.4f}" for role in roles), f"{masks.density:.4f}"])
-    return aligned(rows)
+    layers = masks.tallies(layer_of)
+    outside = {role: tally for (layer, role), tally in cells.items() if layer is None}
+    roles = {r: tally for r, tally in masks.tallies(role_of).items() if r not in outside}
+    table = [["density", *roles, "all"]]
+    for layer, total in layers.items():
+        if layer is not None:
+            row = [_density(cells[layer, r]) if (layer, r) in cells else "" for r in roles]
+            table.append([f"layer {layer}", *row, _density(total)])
+    for role, tally in outside.items():
+        table.append([role, *[""] * len(roles), _density(tally)])
+    table.append(["all", *map(_density, roles.values()), _density(masks.tally)])
+    return table
 
 
-def compare(names: Sequence[str], mask_sets: Sequence[MaskSet]) -> dict[str, Any]:
-    """Every pair's IOU and cosine beside those of random masks; per layer and role for two.
+@dataclass(frozen=True)
+class Comparison:
+    """Masks of one model, compared pair by pair.
 
-    Raises UserError if the masks are not of one model.
+    Attributes:
+        names: what to call each mask set.
+        mask_sets: two or more.
+        table: the overlap of row and column, as `pairwise` gives it.
     """
-    report: dict[str, Any] = {
-        "masks": [{"name": n, "density": m.density} for n, m in zip(names, mask_sets)],
-        "pairs": [
-            {"first": names[i], "second": names[j], **_values(found)}
-            for i, j, found in _pairs(mask_sets)
-        ],
+
+    names: tuple[str, ...]
+    mask_sets: tuple[MaskSet, ...]
+    table: list[list[Overlap]]
+
+    @classmethod
+    def of(cls, names: Sequence[str], mask_sets: Sequence[MaskSet]) -> Comparison:
+        """Compare; raises UserError if the masks are not of one model."""
+        return cls(tuple(names), tuple(mask_sets), pairwise(mask_sets))
+
+    def pairs(self) -> Iterator[tuple[str, str, Overlap]]:
+        """Names and overlap of every two mask sets."""
+        for row, first in enumerate(self.names):
+            for column in range(row + 1, len(self.names)):
+                yield first, self.names[column], self.table[row][column]
+
+    def describe(self) -> dict[str, Any]:
+        """IOU and cosine of each pair beside those of random masks; of two, also by part."""
+        report: dict[str, Any] = {
+            "masks": [
+                {"name": name, "density": masks.density}
+                for name, masks in zip(self.names, self.mask_sets)
+            ],
+            "pairs": [
+                {"first": first, "second": second, **_values(found)}
+                for first, second, found in self.pairs()
+            ],
+        }
+        if len(self.mask_sets) == 2:
+            for group, key in (("layers", layer_of), ("roles", role_of), ("sites", str)):
+                parts = overlaps(*self.mask_sets, key)
+                report[group] = {str(k): _values(v) for k, v in parts.items() if k is not None}
+        return report
+
+    def describe_in_words(self) -> str:
+        """The same as `describe`, as tables; without single sites."""
+        densities = [[n, f"{m.density:.4f}"] for n, m in zip(self.names, self.mask_sets)]
+        table = [["", "IOU", "by chance", "cosine", "by chance"]]
+        if len(self.mask_sets) == 2:
+            for key, title in ((layer_of, "layer {}"), (role_of, "{}")):
+                for part, found in overlaps(*self.mask_sets, key).items():
+                    if part is not None:
+                        table.append([title.format(part), *_cells(found)])
+            table.append(["all", *_cells(self.table[0][1])])
+        else:
+            for first, second, found in self.pairs():
+                table.append([f"{first}, {second}", *_cells(found)])
+        return "\n".join([*_align([["", "density"], *densities]), "", *_align(table)])
+
+    def draw(self, path: Union[str, Path], measure: str) -> None:
+        """Save a heat map of a measure (a key of MEASURES); colours start at chance.
+
+        Raises UserError if the file cannot be written.
+        """
+        matrix = np.array([[getattr(o, measure) for o in row] for row in self.table])
+        floors = [getattr(found, f"{measure}_by_chance") for _, _, found in self.pairs()]
+        low, high = f"{min(floors):.2f}", f"{max(floors):.2f}"
+        chance = low if low == high else f"{low} to {high}"
+        title = f"{MEASURES[measure]} of masks (by chance {chance})"
+        lowest = min(*floors, matrix.min())
+        heat_map(matrix, self.names, path, title, vmin=lowest if lowest < 1.0 else 0.0, vmax=1.0)
+
+
+def short_names(paths: Sequence[Union[str, Path]]) -> list[str]:
+    """What tells paths apart: without the folders, file names and endings that all share."""
+    parts = [Path(path).resolve().with_suffix("").parts for path in paths]
+    if len(set(parts)) < len(parts):
+        return [str(path) for path in paths]
+    while min(map(len, parts)) > 1 and len({names[0] for names in parts}) == 1:
+        parts = [names[1:] for names in parts]
+    while min(map(len, parts)) > 1 and len({names[-1] for names in parts}) == 1:
+        parts = [names[:-1] for names in parts]
+    return ["/".join(names) for names in parts]
+
+
+def _values(found: Overlap) -> dict[str, float]:
+    return {
+        "iou": found.iou,
+        "iou_by_chance": found.iou_by_chance,
+        "cosine": found.cosine,
+        "cosine_by_chance": found.cosine_by_chance,
     }
-    if len(mask_sets) == 2:
-        for group, key in (("layers", layer_of), ("roles", role_of), ("sites", str)):
-            parts = overlaps(mask_sets[0], mask_sets[1], key)
-            report[group] = {str(k): _values(v) for k, v in parts.items() if k is not None}
-    return report
 
 
-def compare_text(names: Sequence[str], mask_sets: Sequence[MaskSet]) -> str:
-    """The same as `compare` as a table."""
-    head = ["IOU", "by chance", "cosine", "by chance"]
-    if len(mask_sets) == 2:
-        first, second = mask_sets
-        rows = [[f"{names[0]} and {names[1]}", *head]]
-        for title, key in (("layer {}", layer_of), ("{}", role_of)):
-            for group, found in overlaps(first, second, key).items():
-                if group is not None:
-                    rows.append([title.format(group), *_cells(found)])
-        rows.append(["all", *_cells(overlap(first, second))])
-    else:
-        rows = [["masks", *head]]
-        for i, j, found in _pairs(mask_sets):
-            rows.append([f"{names[i]} and {names[j]}", *_cells(found)])
-    densities = [[name, f"{masks.density:.4f}"] for name, masks in zip(names, mask_sets)]
-    return "\n".join([*aligned([["density", ""], *densities]), "", *aligned(rows)])
+def _cells(found: Overlap) -> list[str]:
+    return [f"{value:.4f}" for value in _values(found).values()]
+
+
+def _density(tally: Tally) -> str:
+    return f"{tally.density:.4f}"
+
+
+def _align(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Lines of a table; the first ``left`` columns are flush left, the others flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = []
+    for row in rows:
+        cells = [
+            text.ljust(width) if index < left else text.rjust(width)
+            for index, (text, width) in enumerate(zip(row, widths))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines

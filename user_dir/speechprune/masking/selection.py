@@ -15,15 +15,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from speechprune.errors import UserError
 
+#: A numpy array, or a scalar of its dtype.
+Array = Any
+
 #: Values per pass; with the flags beside them they stay in a core's cache.
-_CHUNK = 1 << 19
+_CHUNK = 1 << 16
 #: Values in the sample from which a bracket is estimated.
 _SAMPLE = 1 << 14
 #: The next bracket is made to hold one value in this many.
@@ -109,12 +115,13 @@ def select_each(
     if any(importance.device.type != "cpu" for importance in importances):
         masks = _select_batched(importances, counts, magnitude)
         return [Selection(mask, None) for mask in masks]
-    buffers = _Buffers(importances, magnitude)
-    selections = []
-    for importance, k, bracket in zip(importances, counts, brackets):
-        (mask,), following = _Search([importance], buffers).run(k, bracket)
-        selections.append(Selection(mask, following))
-    return selections
+
+    def select(importance: Tensor, k: int, bracket: Bracket | None) -> Selection:
+        (mask,), following = _Search([importance], magnitude).run(k, bracket)
+        return Selection(mask, following)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        return list(threads.map(select, importances, counts, brackets))
 
 
 def select_top_k_global(
@@ -130,9 +137,7 @@ def select_top_k_global(
     """
     _check(sum(importance.numel() for importance in importances), k)
     if all(importance.device.type == "cpu" for importance in importances):
-        return GlobalSelection(
-            *_Search(importances, _Buffers(importances, magnitude)).run(k, bracket)
-        )
+        return GlobalSelection(*_Search(importances, magnitude).run(k, bracket))
     flat = torch.cat([importance.detach().reshape(-1) for importance in importances])
     (mask,) = _select_batched([flat], [k], magnitude)
     parts = mask.split([importance.numel() for importance in importances])
@@ -170,40 +175,10 @@ def _refuse_nan(found: Tensor | bool) -> None:
         raise FloatingPointError("cannot choose a mask: an importance is NaN")
 
 
-def _kth_largest(values: Tensor, k: int) -> float:
-    """The k-th largest of a 1-D tensor, NaN counting as the largest."""
-    return float(values.kthvalue(values.numel() - k + 1).values)
-
-
-class _Buffers:
-    """What one pass over a chunk needs, allocated once for all tensors of a call.
-
-    Comparisons write 0.0 and 1.0, because torch vectorises them that way and not into bools.
-
-    Attributes:
-        values: importances in the dtype they are compared in, float32 for the half precisions.
-        flags: of the same dtype.
-        below, inside: bool; ``inside`` is padded to whole 8-byte words.
-    """
-
-    def __init__(self, tensors: Sequence[Tensor], magnitude: bool) -> None:
-        half = (torch.float16, torch.bfloat16)
-        dtypes = {torch.float32 if t.dtype in half else t.dtype for t in tensors}
-        if len(dtypes) > 1 or not all(dtype.is_floating_point for dtype in dtypes):
-            raise TypeError(f"importances share one floating-point dtype, not {dtypes}")
-        self.magnitude = magnitude
-        self.dtype = dtypes.pop() if dtypes else torch.float32
-        size = min(_CHUNK, max((t.numel() for t in tensors), default=0) + 7 & ~7)
-        self.values = torch.empty(size, dtype=self.dtype)
-        self.flags = torch.empty(size, dtype=self.dtype)
-        self.below = torch.empty(size, dtype=torch.bool)
-        self.inside = torch.empty(size, dtype=torch.bool)
-
-    def key(self, chunk: Tensor, out: Tensor | None = None) -> Tensor:
-        """What ``chunk`` is ranked by, in ``values`` unless ``out`` is given."""
-        if out is None:
-            out = self.values[: chunk.numel()]
-        return torch.abs(chunk, out=out) if self.magnitude else out.copy_(chunk)
+def _kth_largest(values: Array, k: int) -> Array:
+    """The k-th largest of a 1-D array, NaN counting as the largest."""
+    rank = len(values) - k
+    return np.partition(values, rank)[rank]
 
 
 @dataclass
@@ -211,26 +186,33 @@ class _Scan:
     """What one pass found: how much lies above the bracket and inside it, and where.
 
     Attributes:
-        places: per chunk, int64 indices of what is inside; None in a chunk with too many.
+        places: per chunk, the indices of what is inside; None in a chunk with too many.
     """
 
-    low: float
-    high: float
+    low: Array
+    high: Array
     above: int
     inside: int
-    places: list[Tensor | None]
+    places: list[Array | None]
 
 
 class _Search:
-    """Exact selection over the flattened tensors, on the processor."""
+    """Exact selection over flattened tensors, on the processor.
 
-    def __init__(self, tensors: Sequence[Tensor], buffers: _Buffers) -> None:
-        self.buffers = buffers
+    In numpy, because torch does not vectorise comparisons that give bools, and because numpy lets
+    Python's threads run a tensor each.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], magnitude: bool) -> None:
+        half = (torch.float16, torch.bfloat16)
+        self.magnitude = magnitude
         self.masks = [torch.empty(tensor.shape, dtype=torch.bool) for tensor in tensors]
-        self.flat = [tensor.detach().reshape(-1) for tensor in tensors]
-        self.numel = sum(flat.numel() for flat in self.flat)
-        self.chunks = [c for flat in self.flat for c in flat.split(_CHUNK) if c.numel()]
-        self.parts = [m for mask in self.masks for m in mask.view(-1).split(_CHUNK) if m.numel()]
+        flat = [t.detach().float() if t.dtype in half else t.detach() for t in tensors]
+        self.flat = [tensor.reshape(-1).numpy() for tensor in flat]
+        self.numel = sum(len(values) for values in self.flat)
+        self.dtype = self.flat[0].dtype
+        self.chunks = [chunk for values in self.flat for chunk in _split(values)]
+        self.parts = [part for mask in self.masks for part in _split(mask.view(-1).numpy())]
 
     def run(self, k: int, bracket: Bracket | None) -> tuple[list[Tensor], Bracket | None]:
         """The masks, and the bracket for the next time."""
@@ -238,107 +220,95 @@ class _Search:
             return [mask.fill_(False) for mask in self.masks], bracket
         scan = next(s for s in self._scans(k, bracket) if s.above < k <= s.above + s.inside)
         values = self._gather(scan)
-        _refuse_nan(values.isnan().any())
+        _refuse_nan(bool(np.isnan(values).any()))
         threshold = _kth_largest(values, k - scan.above)
         if any(places is None for places in scan.places):
             self._keep_dense(threshold, k)
         else:
             self._keep_sparse(scan, values, threshold, k)
-        return self.masks, _following(scan, threshold, self.numel)
+        return self.masks, _following(scan, float(threshold), self.numel)
+
+    def _key(self, chunk: Array, out: Array | None = None) -> Array:
+        """What ``chunk`` is ranked by."""
+        return np.abs(chunk, out=out) if self.magnitude else chunk
 
     def _scans(self, k: int, bracket: Bracket | None) -> Iterator[_Scan]:
         """Passes with ever safer brackets; the last holds everything."""
         if bracket is not None:
-            limits = torch.tensor([bracket.low, bracket.high], dtype=self.buffers.dtype)
-            low, high = limits.tolist()
+            with np.errstate(over="ignore"):
+                low, high = self.dtype.type(bracket.low), self.dtype.type(bracket.high)
             if low <= high:
                 yield self._scan(low, high)
         yield self._scan(*self._estimate(k))
-        yield self._scan(-math.inf, math.inf)
+        yield self._scan(self.dtype.type(-np.inf), self.dtype.type(np.inf))
 
-    def _estimate(self, k: int) -> tuple[float, float]:
+    def _estimate(self, k: int) -> tuple[Array, Array]:
         """A bracket from a sample: four standard deviations of the sampled rank either way."""
         stride = max(1, self.numel // _SAMPLE) | 1  # odd: not in step with rows of a round width
-        sampled = torch.cat([flat[::stride] for flat in self.flat])
-        sample = self.buffers.key(sampled, torch.empty(sampled.numel(), dtype=self.buffers.dtype))
-        count, share = sample.numel(), k / self.numel
+        sample = self._key(np.concatenate([values[::stride] for values in self.flat]))
+        count, share = len(sample), k / self.numel
         spread = 4 * math.sqrt(count * share * (1 - share)) + 4
         first, last = math.floor(count * share - spread), math.ceil(count * share + spread)
-        low = -math.inf if last > count else _kth_largest(sample, last)
-        high = math.inf if first < 1 else _kth_largest(sample, first)
+        low = self.dtype.type(-np.inf) if last > count else _kth_largest(sample, last)
+        high = self.dtype.type(np.inf) if first < 1 else _kth_largest(sample, first)
         return low, high
 
-    def _scan(self, low: float, high: float) -> _Scan:
+    def _scan(self, low: Array, high: Array) -> _Scan:
         """Mark what is above ``high`` in the masks, and find what is in [low, high].
 
         NaN is neither above nor below, hence always inside, where it is noticed.
         """
         scan = _Scan(low, high, 0, 0, [])
+        size = min(_CHUNK, self.numel)
+        buffer, below = np.empty(size, self.dtype), np.empty(size, bool)
         for chunk, mask in zip(self.chunks, self.parts):
-            size = chunk.numel()
-            values = self.buffers.key(chunk)
-            flags = torch.gt(values, high, out=self.buffers.flags[:size])
-            mask.copy_(flags)
-            scan.above += int(flags.sum())  # exact: a chunk is far smaller than 2 ** 24
-            below = self.buffers.below[:size].copy_(values.lt_(low))
-            torch.eq(mask, below, out=self.buffers.inside[:size])
-            places = self._inside(size)
-            inside = self.buffers.inside[:size].count_nonzero() if places is None else len(places)
-            scan.inside += int(inside)
-            scan.places.append(places)
+            size = len(chunk)
+            values = self._key(chunk, buffer[:size])
+            np.greater(values, high, out=mask)
+            inside = np.less(values, low, out=below[:size])
+            np.equal(mask, inside, out=inside)
+            count = int(np.count_nonzero(inside))
+            scan.above += int(np.count_nonzero(mask))
+            scan.inside += count
+            scan.places.append(np.flatnonzero(inside) if count * _SPARSE <= size else None)
         return scan
 
-    def _inside(self, size: int) -> Tensor | None:
-        """Indices of the True among the first ``size`` entries of ``inside``; None if many.
-
-        Looks at eight flags at a time, since nearly all are False.
-        """
-        padded = size + 7 & ~7
-        self.buffers.inside[size:padded] = False
-        words = self.buffers.inside[:padded].view(torch.int64)
-        filled = words.nonzero().squeeze(1)
-        if len(filled) > max(size // _SPARSE, 8):
-            return None
-        found = words.index_select(0, filled).view(torch.bool).nonzero().squeeze(1)
-        return filled.mul_(8).index_select(0, found >> 3).add_(found & 7)
-
-    def _gather(self, scan: _Scan) -> Tensor:
+    def _gather(self, scan: _Scan) -> Array:
         """The values inside the bracket, in flat order."""
         gathered = []
         for chunk, places in zip(self.chunks, scan.places):
             if places is None:
-                values = self.buffers.key(chunk)
-                outside = (values > scan.high).logical_or_(values < scan.low)
-                gathered.append(values.masked_select(outside.logical_not_()))
+                values = self._key(chunk)
+                gathered.append(values[(values > scan.high) == (values < scan.low)])
             else:
-                found = chunk.index_select(0, places)
-                gathered.append(
-                    self.buffers.key(found, torch.empty(len(found), dtype=self.buffers.dtype))
-                )
-        return torch.cat(gathered)
+                gathered.append(self._key(chunk[places]))
+        return np.concatenate(gathered)
 
-    def _keep_sparse(self, scan: _Scan, values: Tensor, threshold: float, k: int) -> None:
+    def _keep_sparse(self, scan: _Scan, values: Array, threshold: Array, k: int) -> None:
         """Add what is kept of the values inside the bracket to the masks."""
         keep = values > threshold
-        ties = (values == threshold).nonzero().squeeze(1)
-        keep[ties[: k - scan.above - int(keep.count_nonzero())]] = True
-        places = [p for p in scan.places if p is not None]
-        for mask, where, kept in zip(self.parts, places, keep.split([len(p) for p in places])):
-            mask.scatter_(0, where, kept)
+        ties = np.flatnonzero(values == threshold)
+        keep[ties[: k - scan.above - int(np.count_nonzero(keep))]] = True
+        start = 0
+        for mask, places in zip(self.parts, scan.places):
+            assert places is not None
+            mask[places] = keep[start : start + len(places)]
+            start += len(places)
 
-    def _keep_dense(self, threshold: float, k: int) -> None:
+    def _keep_dense(self, threshold: Array, k: int) -> None:
         """Write the masks anew: all above the threshold, then ties from the first on."""
         room = k - self._scan(threshold, threshold).above
         for chunk, mask in zip(self.chunks, self.parts):
-            if room == 0:
-                break
-            ties = self.buffers.key(chunk) == threshold
-            count = int(ties.count_nonzero())
+            ties = self._key(chunk) == threshold
+            count = int(np.count_nonzero(ties))
             if count > room:
-                last = int(ties.nonzero()[room - 1]) + 1
-                ties[last:] = False
+                ties[np.flatnonzero(ties)[room] :] = False
             mask |= ties
             room -= min(room, count)
+
+
+def _split(flat: Array) -> list[Array]:
+    return [flat[start : start + _CHUNK] for start in range(0, len(flat), _CHUNK)]
 
 
 def _following(scan: _Scan, threshold: float, numel: int) -> Bracket:

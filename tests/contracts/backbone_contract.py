@@ -1,0 +1,250 @@
+"""What every backbone promises, as functions over a nano model of its family: see `CONTRACT`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Callable
+
+import pytest
+import torch
+from nano import SAMPLE_RATE
+from speechprune.backbones import LAYER_ROLES, Backbone
+from speechprune.backbones.base import OTHER_ROLES
+from speechprune.errors import UserError
+from speechprune.masking.controller import MaskController, masked_weight, original_weight
+from speechprune.masking.policies import POLICIES
+from speechprune.masking.schedule import ConstantSchedule
+from speechprune.masking.sites import Site
+from torch import Tensor, nn
+
+ROLES = (*LAYER_ROLES, *OTHER_ROLES)
+GROUPS = ("bias", "layer_norm", "pos", "front.proj", "mask_emb")
+#: Samples that the nano extractor turns into an even and into an odd number of frames.
+LENGTHS = (SAMPLE_RATE // 2, SAMPLE_RATE // 2 + 320)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A backbone and a builder of nano models of its family.
+
+    Attributes:
+        final_norm: whether the encoder ends in a layer norm (pre-norm), which hidden states precede.
+        ignores_padding: whether an utterance's states are the same alone and padded in a batch.
+    """
+
+    name: str
+    backbone: Backbone
+    build: Callable[..., nn.Module]
+    final_norm: bool
+    ignores_padding: bool
+
+    def __str__(self) -> str:
+        return self.name
+
+    def masked(self, density: float) -> tuple[nn.Module, MaskController]:
+        """A nano model with a mask on every site, and its controller."""
+        model = self.build()
+        sites = self.backbone.sites(model, ROLES)
+        controller = MaskController(sites, POLICIES.build("s3router"), ConstantSchedule(density))
+        controller.eval()
+        return model, controller
+
+
+def audio(batch: int = 2, samples: int = LENGTHS[0]) -> Tensor:
+    return torch.randn(batch, samples, generator=torch.Generator().manual_seed(samples))
+
+
+@torch.no_grad()
+def output(model: nn.Module, source: Tensor) -> Tensor:
+    """What finetuning reads of the model, (B, T, C)."""
+    return model.extract_features(source, None, mask=False)["x"]
+
+
+def sites_name_each_tensor_once(family: Family) -> None:
+    model = family.build()
+    sites = family.backbone.sites(model, ROLES)
+    tensors = dict(model.named_parameters())
+    names = [site.name for site in sites]
+    assert len(set(names)) == len(names)
+    for site in sites:
+        tensor = getattr(site.module, site.tensor)
+        assert tensors[site.name] is tensor, site.name
+        assert tensor.dim() >= 2
+    assert len({id(tensors[name]) for name in names}) == len(names)
+    assert {site.role for site in sites} == set(ROLES)
+    layers = family.backbone.layers(model)
+    for index in range(len(layers)):
+        roles = [site.role for site in sites if site.layer == index]
+        assert sorted(roles) == sorted(LAYER_ROLES)
+    assert {site.role for site in sites if site.layer is None} == set(OTHER_ROLES)
+    for role in ROLES:
+        chosen = family.backbone.sites(model, [role])
+        assert [s.name for s in chosen] == [s.name for s in sites if s.role == role]
+
+
+def layers_own_their_sites(family: Family) -> None:
+    """A site's layer is the one that its module lives in."""
+    model = family.build()
+    layers = family.backbone.layers(model)
+    for site in family.backbone.sites(model, ROLES):
+        owners = [i for i, layer in enumerate(layers) if site.module in set(layer.modules())]
+        assert owners == ([] if site.layer is None else [site.layer]), site.name
+
+
+def every_site_is_live(family: Family) -> None:
+    """Removing any site's connections changes the output: no mask is put where nobody reads."""
+    model, controller = family.masked(1.0)
+    source = audio()
+    expected = output(model, source)
+    assert torch.equal(output(model, source), expected)
+    assert torch.equal(output(family.build(), source), expected)
+    for site in controller.sites:
+        masked, weight = masked_weight(site), original_weight(site)
+        masked.choose(removed_mask(site, weight), weight)
+        assert not torch.equal(output(model, source), expected), site.name
+        masked.choose(torch.ones_like(masked.mask), weight)
+        assert torch.equal(output(model, source), expected), site.name
+
+
+def removed_mask(site: Site, weight: Tensor) -> Tensor:
+    """Nothing kept; half, where weight norm would divide by the norm of what is kept."""
+    mask = torch.zeros(weight.shape, dtype=torch.bool)
+    if hasattr(site.module, "weight_v"):
+        mask.view(-1)[::2] = True
+    return mask
+
+
+def every_site_learns(family: Family) -> None:
+    """Scores of every site get gradient in training, and weights read the masks there too."""
+    model, controller = family.masked(0.7)
+    model.train()
+    controller.train().set_num_updates(0)
+    model.extract_features(audio(), None, mask=False)["x"].square().mean().backward()
+    for site in controller.sites:
+        gradient = masked_weight(site).scores.grad
+        assert gradient is not None and gradient.isfinite().all(), site.name
+        assert gradient.any(), site.name
+
+
+def folding_leaves_the_plain_model(family: Family) -> None:
+    """Keys, and what a plain model makes of them, are those of a model that never had masks."""
+    model, controller = family.masked(0.6)
+    source = audio()
+    controller.settle()
+    expected = output(model, source)
+    masked_keys = set(model.state_dict())
+    controller.fold()
+    plain = family.build()
+    assert set(model.state_dict()) == set(plain.state_dict()) < masked_keys
+    assert torch.equal(output(model, source), expected)
+    plain.load_state_dict(model.state_dict())
+    assert torch.equal(output(plain, source), expected)
+
+
+def hidden_states_are_those_of_the_layers(family: Family) -> None:
+    """L + 1 states: each the input of its layer, the last one what the encoder returns."""
+    model = family.build(layers=3)
+    layers = family.backbone.layers(model)
+    frame_counts = set()
+    for samples in LENGTHS:
+        source = audio(samples=samples)
+        with torch.no_grad():
+            states, padding = family.backbone.hidden_states(model, source, None)
+        expected = output(model, source)
+        assert len(states) == len(layers) + 1 == 4
+        assert all(state.shape == expected.shape for state in states)
+        assert padding.shape == expected.shape[:2] and padding.dtype == torch.bool
+        assert not padding.any()
+        last = model.encoder.layer_norm(states[-1]) if family.final_norm else states[-1]
+        assert torch.equal(last, expected)
+        frame_counts.add(expected.shape[1] % 2)
+        if expected.shape[1] % 2 == 0:  # an odd number of frames would be padded
+            for layer, entering, leaving in zip(layers, states, states[1:]):
+                with torch.no_grad():
+                    out = layer(entering.transpose(0, 1))[0].transpose(0, 1)
+                torch.testing.assert_close(out, leaving)
+    assert frame_counts == {0, 1}
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in layers)
+
+
+def padding_is_told_and_ignored(family: Family) -> None:
+    """The frames' padding mask counts frames as the utterance alone does; states agree if they can."""
+    model = family.build()
+    for shorter in (LENGTHS[0] - 2000, LENGTHS[0] - 2320):
+        source = audio()
+        source[1, shorter:] = 0.0
+        padding_mask = torch.zeros(source.shape, dtype=torch.bool)
+        padding_mask[1, shorter:] = True
+        with torch.no_grad():
+            together, padding = family.backbone.hidden_states(model, source, padding_mask)
+            alone, unpadded = family.backbone.hidden_states(model, source[1:, :shorter], None)
+        frames = unpadded.shape[1]
+        assert padding.shape == together[0].shape[:2]
+        assert (~padding).sum(1).tolist() == [together[0].shape[1], frames]
+        assert not padding[1, :frames].any()
+        for state, own in zip(together, alone):
+            agree = torch.allclose(state[1:, :frames], own, atol=1e-5)
+            assert agree == family.ignores_padding
+
+
+def dropping_layers_keeps_the_prefix(family: Family) -> None:
+    source = audio()
+    whole = family.build(layers=3)
+    with torch.no_grad():
+        states, _ = family.backbone.hidden_states(whole, source, None)
+    for dropped in ([2], [1], [0], [1, 2], (2, 0)):
+        model = family.build(layers=3)
+        kept = [l for i, l in enumerate(family.backbone.layers(model)) if i not in dropped]
+        family.backbone.drop_layers(model, dropped)
+        assert list(family.backbone.layers(model)) == kept
+        with torch.no_grad():
+            short, _ = family.backbone.hidden_states(model, source, None)
+        assert len(short) == len(kept) + 1
+        for index in range(min(dropped) + 1):
+            assert torch.equal(short[index], states[index])
+        assert not torch.equal(short[-1], states[-1])
+        layers = {site.layer for site in family.backbone.sites(model, LAYER_ROLES)}
+        assert layers == set(range(len(kept)))
+
+
+def impossible_layers_are_refused(family: Family) -> None:
+    model = family.build(layers=2)
+    before = list(family.backbone.layers(model))
+    for dropped in ([2], [-1], [0, 7], [0, 1]):
+        with pytest.raises(UserError, match="layer") as refused:
+            family.backbone.drop_layers(model, dropped)
+        assert "\n" not in str(refused.value)
+        assert list(family.backbone.layers(model)) == before
+
+
+def groups_hold_parameters_of_the_model(family: Family) -> None:
+    """Groups are disjoint, without duplicates, and no bias group holds a weight."""
+    model = family.build()
+    names = {id(p): name for name, p in model.named_parameters()}
+    seen: set[int] = set()
+    for group in GROUPS:
+        parameters = [id(p) for p in family.backbone.parameters(model, group)]
+        assert parameters and len(set(parameters)) == len(parameters)
+        assert set(parameters) <= set(names), group
+        assert not seen & set(parameters), group
+        seen |= set(parameters)
+    biases = [names[id(p)] for p in family.backbone.parameters(model, "bias")]
+    sites = [s.name for s in family.backbone.sites(model, LAYER_ROLES)]
+    assert biases == [name.replace(".weight", ".bias") for name in sites]
+    with pytest.raises(ValueError):
+        family.backbone.parameters(model, "no such group")
+
+
+CONTRACT: Sequence[Callable[[Family], None]] = (
+    sites_name_each_tensor_once,
+    layers_own_their_sites,
+    every_site_is_live,
+    every_site_learns,
+    folding_leaves_the_plain_model,
+    hidden_states_are_those_of_the_layers,
+    padding_is_told_and_ignored,
+    dropping_layers_keeps_the_prefix,
+    impossible_layers_are_refused,
+    groups_hold_parameters_of_the_model,
+)

@@ -1,0 +1,70 @@
+"""The contract of backbones, for a nano model of every registered family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+from backbone_contract import CONTRACT, Family
+from nano import write_data2vec, write_wav2vec2
+from speechprune.backbones import BACKBONES, find_backbone
+from speechprune.errors import UserError
+from torch import nn
+from toy import load_backbone
+
+#: What is built for each family, by name, and what is known of it.
+#: base: its group norm sees padding. data2vec: its positions come from a stack of convolutions,
+#: whose later ones see what the earlier ones made of the padding.
+FAMILIES = {
+    "base": ("wav2vec2", write_wav2vec2, False, False),
+    "base_layer_norm": (
+        "wav2vec2",
+        partial(write_wav2vec2, extractor_mode="layer_norm"),
+        False,
+        True,
+    ),
+    "xlsr": (
+        "wav2vec2",
+        partial(write_wav2vec2, layer_norm_first=True, extractor_mode="layer_norm", normalize=True),
+        True,
+        True,
+    ),
+    "data2vec": ("data2vec_audio", write_data2vec, False, False),
+}
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
+    backbone, write, final_norm, ignores_padding = FAMILIES[request.param]
+    folder = tmp_path_factory.mktemp(request.param)
+    written: dict[int, Path] = {}
+
+    def build(layers: int = 2) -> nn.Module:
+        if layers not in written:
+            written[layers] = write(folder / f"{layers}.pt", layers=layers)
+        return load_backbone(written[layers])
+
+    return Family(request.param, BACKBONES.build(backbone), build, final_norm, ignores_padding)
+
+
+@pytest.mark.parametrize("promise", CONTRACT, ids=lambda promise: promise.__name__)
+def test_backbone(family: Family, promise: Callable[[Family], None]) -> None:
+    promise(family)
+
+
+def test_every_registered_family_is_tested() -> None:
+    assert {backbone for backbone, *_ in FAMILIES.values()} == set(BACKBONES.names())
+
+
+def test_a_model_is_known_by_its_own_family_alone(family: Family) -> None:
+    model = family.build()
+    assert type(find_backbone(model)) is type(family.backbone)
+    knowing = [name for name in BACKBONES.names() if BACKBONES.build(name).matches(model)]
+    assert knowing == [FAMILIES[family.name][0]]
+
+
+def test_an_unknown_model_is_refused() -> None:
+    with pytest.raises(UserError, match="Linear.*wav2vec2"):
+        find_backbone(nn.Linear(2, 2))

@@ -1,0 +1,96 @@
+"""The contract of mask policies, for every registered one and for one that was never seen before."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Callable
+
+import pytest
+import speechprune.masking.policies as policies
+from policy_contract import CONTRACT, Case, digest, digests_elsewhere
+from speechprune.masking.policies import POLICIES
+
+#: Options that change what a policy does, beside its defaults.
+VARIANTS = {
+    "s3router": [
+        {"init_score": "weight_rank"},
+        {"granularity": "row", "sigmoid": True},
+        {"granularity": "column"},
+    ],
+}
+CASES = [Case(name, options) for name in POLICIES.names() for options in ({}, *VARIANTS.get(name, []))]
+
+MOVEMENT = '''
+import torch
+from speechprune.masking.policies.base import POLICIES, MaskPolicy
+
+
+@POLICIES.register("fresh_movement")
+class Movement(MaskPolicy):
+    trains_weights = True
+
+    def init_scores(self, weight, density, generator):
+        return torch.zeros_like(weight)
+
+    def score_shape(self, shape):
+        return shape
+
+    def importance(self, weight, scores):
+        return scores
+
+    def score_gradient(self, gradient, weight, scores):
+        return gradient * weight
+'''
+
+MAGNITUDE = '''
+from speechprune.masking.policies.base import POLICIES, MaskPolicy
+
+
+@POLICIES.register("fresh_magnitude")
+class Magnitude(MaskPolicy):
+    trains_weights = dense_gradient = True
+
+    def importance(self, weight, scores):
+        return weight.abs()
+'''
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("promise", CONTRACT, ids=lambda promise: promise.__name__)
+def test_registered_policy(case: Case, promise: Callable[[Case], None]) -> None:
+    promise(case)
+
+
+def test_masks_are_equal_across_processes_and_hash_seeds() -> None:
+    here = [digest(case) for case in CASES]
+    assert len(set(here)) == len(CASES)
+    assert digests_elsewhere(CASES, (0, 4242)) == [here, here]
+
+
+@pytest.fixture(scope="module")
+def new_policies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Case]]:
+    """Two policies of some ten lines, each a file dropped into a folder of policies."""
+    folder = tmp_path_factory.mktemp("policies")
+    (folder / "fresh_movement.py").write_text(MOVEMENT, encoding="utf-8")
+    (folder / "fresh_magnitude.py").write_text(MAGNITUDE, encoding="utf-8")
+    parts, path = dict(POLICIES._parts), list(policies.__path__)
+    POLICIES._walked = False
+    yield [Case(name, folder=str(folder)) for name in ("fresh_movement", "fresh_magnitude")]
+    POLICIES._parts, policies.__path__[:] = parts, path
+    for name in ("fresh_movement", "fresh_magnitude"):
+        sys.modules.pop(f"{policies.__name__}.{name}", None)
+
+
+@pytest.mark.parametrize("promise", CONTRACT, ids=lambda promise: promise.__name__)
+def test_policy_dropped_into_the_folder(
+    new_policies: list[Case], promise: Callable[[Case], None]
+) -> None:
+    for case in new_policies:
+        promise(case)
+
+
+def test_new_policies_are_equal_across_processes(new_policies: list[Case]) -> None:
+    here = [digest(case) for case in new_policies]
+    assert digests_elsewhere(new_policies, (7,)) == [here]

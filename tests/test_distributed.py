@@ -1,0 +1,100 @@
+"""Two gloo processes choose equal masks, and train as one process with twice the micro-batches."""
+
+from __future__ import annotations
+
+import socket
+from functools import partial
+
+import pytest
+import torch
+from loop import Lab, Run, difference, keep, masks, run_together, save_own_model
+
+UPDATES = 3
+QUIET = (
+    "model.apply_mask=false",
+    "model.layerdrop=0",
+    "model.dropout=0",
+    "model.attention_dropout=0",
+    "model.activation_dropout=0",
+)
+NOISY = ("model.layerdrop=0.3", "model.mask_prob=0.5", "model.fix_attn=false")
+CONFIG = "finetuning/base_1h"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(tmp_path_factory.mktemp("distributed"))
+
+
+def two_ranks(lab: Lab, name: str, *overrides: str, hash_seeds: list[int] | None = None):
+    """Train ``name`` in two processes; their runs and what each saved of its own."""
+    address = f"tcp://localhost:{free_port()}"
+    common = (
+        f"optimization.max_update={UPDATES}",
+        "distributed_training.distributed_world_size=2",
+        f"distributed_training.distributed_init_method={address}",
+        "distributed_training.distributed_no_spawn=true",
+        "distributed_training.distributed_backend=gloo",
+        "distributed_training.ddp_backend=legacy_ddp",
+        *overrides,
+    )
+    commands = [
+        lab.arguments(name, (*common, f"distributed_training.distributed_rank={rank}"), CONFIG)
+        for rank in range(2)
+    ]
+    files = [lab.folder / f"{name}-{rank}.pt" for rank in range(2)]
+    prepares = [partial(save_own_model, file, UPDATES) for file in files]
+    runs = run_together(lab.folder / name, commands, prepares, hash_seeds)
+    for run in runs:
+        run.succeeded()
+    return runs, [torch.load(file, weights_only=True) for file in files]
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("localhost", 0))
+        return listening.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def together(lab: Lab) -> tuple[list[Run], list[dict]]:
+    return two_ranks(lab, "together", *QUIET)
+
+
+def test_masks_and_scores_are_equal_on_both_ranks_whatever_their_hash_seeds(lab: Lab) -> None:
+    runs, (first, second) = two_ranks(lab, "noisy", *NOISY, hash_seeds=[1, 2])
+    assert first["hash"] != second["hash"]
+    found = masks(first["model"])
+    assert len(found) == 12
+    for name, mask in found.items():
+        assert mask.sum() == keep(mask.size, 0.9), name
+    assert difference(first["model"], second["model"]) == []
+    assert difference(first["model"], runs[0].model()) == []
+    moved = [record["flipped"] for record in runs[0].records("train_inner")]
+    assert any(float(count) > 0 for count in moved)
+
+
+def test_ranks_stay_equal_without_noise(together) -> None:
+    _, (first, second) = together
+    assert difference(first["model"], second["model"]) == []
+
+
+def test_two_ranks_train_as_one_with_two_micro_batches(lab: Lab, together) -> None:
+    """Each rank takes every other batch, as `update_freq=[2]` does."""
+    runs, _ = together
+    alone = lab.train("alone", *QUIET, "optimization.update_freq=[2]", updates=UPDATES).succeeded()
+    losses = [[r["loss"] for r in run.records("train_inner")] for run in (runs[0], alone)]
+    assert losses[0] == losses[1]
+    one, two = alone.model(), runs[0].model()
+    assert list(one) == list(two)
+    for name, mask in masks(one).items():
+        assert (mask == masks(two)[name]).all(), name
+        scores = name[: -len("weight")] + "scores"
+        torch.testing.assert_close(one[scores], two[scores], rtol=0, atol=1e-5)
+
+
+def test_only_the_first_rank_writes_checkpoints(together) -> None:
+    runs, _ = together
+    files = sorted(path.name for path in (runs[0].folder / "checkpoints").iterdir())
+    assert files == ["checkpoint_best.pt", "checkpoint_last.pt"]
+    assert "Saving checkpoint" in runs[0].output and "Saving checkpoint" not in runs[1].output

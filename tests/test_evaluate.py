@@ -1,0 +1,158 @@
+"""`speechprune evaluate`: fairseq's error counts, every utterance, whatever the batches."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from click.testing import CliRunner
+from fairseq.criterions.ctc import CtcCriterion, CtcCriterionConfig
+from nano import write_corpus, write_finetuned, write_wav2vec2
+from speechprune.checkpoint import LoadedModel, fold, load_finetuned
+from speechprune.errors import UserError
+from speechprune.inference import batches, evaluate, read_audio, transcribe
+from speechprune.manifests.manifest import read_split
+from speechprune.tools.evaluate import command
+
+PRE_NORM = {"layer_norm_first": True, "extractor_mode": "layer_norm", "normalize": True}
+MASKS = {"_name": "wav2vec_ctc_st", "prune_rate": 0.3, "trainable_proj": True}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("data"), train=1, valid=7)
+
+
+def write_model(folder: Path, data: Path, model: dict[str, Any], **shape: Any) -> Path:
+    source = write_wav2vec2(folder / "pretrained.pt", **shape)
+    return write_finetuned(folder / "finetuned.pt", source, data, model=model)
+
+
+def fairseq_word_counts(loaded: LoadedModel, data: Path) -> tuple[int, int]:
+    """Word errors and words of `valid` as fairseq's criterion counts them, in one batch."""
+    task = loaded.task
+    task.cfg.data = str(data)
+    task.load_dataset("valid")
+    dataset = task.dataset("valid")
+    sample = dataset.collater([dataset[i] for i in range(len(dataset))])
+    config = CtcCriterionConfig(zero_infinity=True, sentence_avg=True, post_process="letter")
+    with torch.no_grad():
+        log = CtcCriterion(config, task).eval()(loaded.model.eval(), sample)[2]
+    return log["wv_errors"], log["w_total"]
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(command, [str(a) for a in arguments], catch_exceptions=True)
+
+
+@pytest.mark.parametrize("shape", [{}, PRE_NORM], ids=["base", "pre_norm"])
+def test_errors_are_those_that_fairseq_counts(
+    tmp_path: Path, data: Path, shape: dict[str, Any]
+) -> None:
+    path = write_model(tmp_path, data, {}, **shape)
+    counts = evaluate(load_finetuned(path), read_split(data, "valid")).words
+    errors, words = fairseq_word_counts(load_finetuned(path), data)
+    assert (counts.errors, counts.reference_length) == (errors, words)
+    assert counts.utterances == 7
+    assert counts.substitutions > 0
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 1}, {"batch_size": 3}, {"max_tokens": 1}])
+def test_batches_leave_a_layer_normed_extractor_alone(
+    tmp_path: Path, data: Path, options: dict[str, int]
+) -> None:
+    loaded = load_finetuned(write_model(tmp_path, data, {}, **PRE_NORM))
+    split = read_split(data, "valid")
+    together, apart = evaluate(loaded, split), evaluate(loaded, split, **options)
+    assert (together.words, together.characters) == (apart.words, apart.characters)
+
+
+def test_batches_hold_every_utterance_once_within_both_limits() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        frames = generator.integers(1, 100, size=generator.integers(1, 30)).tolist()
+        size = int(generator.integers(1, 6))
+        tokens = int(generator.integers(1, 300))
+        found = list(batches(frames, tokens, size))
+        assert sorted(i for batch in found for i in batch) == list(range(len(frames)))
+        for batch in found:
+            assert len(batch) == 1 or max(frames[i] for i in batch) * len(batch) <= tokens
+            assert len(batch) <= size
+
+
+def test_an_utterance_without_a_frame_has_no_text(tmp_path: Path, data: Path) -> None:
+    loaded = load_finetuned(write_model(tmp_path, data, {}))
+    long = read_audio(data / "audio" / "valid-0.wav", 16000)
+    alone = transcribe(loaded, [long])
+    assert transcribe(loaded, [long[:100], long, long[:0]]) == ["", *alone, ""]
+
+
+def test_masked_and_folded_models_report_the_same_network(tmp_path: Path, data: Path) -> None:
+    path = write_model(tmp_path, data, MASKS)
+    fold(path, tmp_path / "folded.pt")
+    found = []
+    for checkpoint in (path, tmp_path / "folded.pt"):
+        ran = run(checkpoint, "--data", data, "--subset", "valid", "--json")
+        assert ran.exit_code == 0, ran.output
+        found.append(json.loads(ran.stdout))
+    for report in found:
+        assert report.pop("seconds_of_audio_per_second") > 0
+        report.pop("checkpoint")
+    masked, folded = found
+    assert masked == folded
+    assert masked["density"] == pytest.approx(0.3, abs=1e-3)
+    plain = load_finetuned(tmp_path / "folded.pt").model
+    assert masked["parameters"] == sum(p.numel() for p in plain.parameters())
+    frames = [u.frames for u in read_split(data, "valid").utterances]
+    assert masked["audio_seconds"] == pytest.approx(sum(frames) / 16000)
+    words = masked["words"]
+    errors = words["substitutions"] + words["deletions"] + words["insertions"]
+    assert masked["wer"] == errors / words["reference_length"]
+
+
+def test_table_shows_what_json_says(tmp_path: Path, data: Path) -> None:
+    path = write_model(tmp_path, data, {})
+    arguments = [path, "--data", data, "--subset", "valid", "--batch-size", 1]
+    shown, printed = (run(*arguments, *flag).stdout for flag in ([], ["--json"]))
+    found = json.loads(printed)
+    assert f"WER         {100 * found['wer']:.2f} %" in shown
+    assert f"{found['words']['deletions']} deletions" in shown
+    assert f"{found['parameters']:,}" in shown
+    assert "density     1.0000" in shown
+
+
+def test_bad_corpora_get_one_line(tmp_path: Path, data: Path) -> None:
+    path = write_model(tmp_path, data, {})
+    broken = write_corpus(tmp_path / "broken", train=2, valid=2)
+    (broken / "audio" / "valid-1.wav").unlink()
+    soundfile.write(broken / "audio" / "train-0.wav", np.zeros(8000), 8000)
+    short = write_corpus(tmp_path / "short", train=2, valid=2)
+    (short / "valid.ltr").write_text("A |\n")
+    for folder, subset, named in (
+        (data, "no-such-subset", "no-such-subset"),
+        (tmp_path / "no-such-folder", "valid", "no-such-folder"),
+        (broken, "valid", "valid-1.wav"),
+        (broken, "train", "8000"),
+        (short, "valid", "valid.ltr"),
+    ):
+        ran = run(path, "--data", folder, "--subset", subset)
+        assert isinstance(ran.exception, UserError), (folder, ran.exception)
+        assert named in str(ran.exception)
+        assert "\n" not in str(ran.exception)
+        assert ran.stdout == ""
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_cuda_device_is_used(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_finetuned(write_model(tmp_path, data, MASKS, **PRE_NORM))
+    split = read_split(data, "valid")
+    found = evaluate(loaded, split)
+    assert found.device == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert abs(evaluate(loaded, split).characters.errors - found.characters.errors) <= 3

@@ -1,0 +1,99 @@
+"""`speechprune transcribe`: any rate, channels and format; nothing half printed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+from click.testing import CliRunner
+from nano import write_corpus, write_finetuned, write_wav2vec2
+from speechprune.checkpoint import load_finetuned
+from speechprune.errors import UserError
+from speechprune.inference import _decode, read_audio, transcribe
+from speechprune.tools.transcribe import command
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("data"), train=2, valid=1)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    source = write_wav2vec2(folder / "pretrained.pt", extractor_mode="layer_norm", normalize=True)
+    return write_finetuned(folder / "finetuned.pt", source, data)
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(command, [str(a) for a in arguments])
+
+
+def test_prints_each_file_and_its_text(checkpoint: Path, data: Path) -> None:
+    files = [data / "audio" / "train-1.wav", data / "audio" / "train-0.wav"]
+    loaded = load_finetuned(checkpoint)
+    texts = [transcribe(loaded, [read_audio(file, 16000)])[0] for file in files]
+    assert all(texts)
+    ran = run(checkpoint, *files)
+    assert ran.exit_code == 0
+    assert ran.stdout == "".join(f"{f}\t{t}\n" for f, t in zip(files, texts))
+    rows = json.loads(run(checkpoint, "--json", *files).stdout)
+    assert rows == [{"file": str(f), "text": t} for f, t in zip(files, texts)]
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg"])
+def test_other_rates_channels_and_formats_are_brought_to_the_models(
+    tmp_path: Path, data: Path, name: str
+) -> None:
+    mono = read_audio(data / "audio" / "train-0.wav", 16000)
+    higher = soxr.resample(mono, 16000, 44100)
+    noise = np.random.default_rng(0).normal(0, 0.05, len(higher)).astype(np.float32)
+    stereo = np.stack([higher + noise, higher - noise], axis=1)
+    soundfile.write(tmp_path / name, stereo, 44100)
+    samples = read_audio(tmp_path / name, 16000)
+    assert samples.dtype == np.float32
+    assert abs(len(samples) - len(mono)) <= 2
+    inner = slice(200, min(len(mono), len(samples)) - 200)
+    lossy = name.endswith("ogg")
+    assert np.corrcoef(samples[inner], mono[inner])[0, 1] > (0.9 if lossy else 0.9999)
+
+
+def test_loudness_does_not_matter_to_a_normalising_model(checkpoint: Path, data: Path) -> None:
+    loaded = load_finetuned(checkpoint)
+    samples = read_audio(data / "audio" / "train-0.wav", 16000)
+    assert transcribe(loaded, [samples]) == transcribe(loaded, [0.1 * samples])
+
+
+def test_greedy_decoding_collapses_then_drops_blanks(checkpoint: Path) -> None:
+    loaded = load_finetuned(checkpoint)
+    symbols = ["<s>", "A", "A", "<s>", "A", "|", "|", "B", "<pad>", "</s>", "C", "|", "<s>"]
+    numbers = torch.tensor([loaded.dictionary.index(symbol) for symbol in symbols])
+    emissions = torch.nn.functional.one_hot(numbers, len(loaded.dictionary)).unsqueeze(1)
+    assert list(_decode(loaded, emissions)) == ["AA BC"]
+
+
+def test_an_unreadable_file_stops_everything_with_one_line(
+    checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
+    good = data / "audio" / "train-0.wav"
+    (tmp_path / "text.wav").write_text("no audio")
+    for bad in (tmp_path / "text.wav", tmp_path / "missing.wav", tmp_path):
+        ran = run(checkpoint, good, bad)
+        assert ran.exit_code != 0
+        assert ran.stdout == ""
+        assert isinstance(ran.exception, UserError)
+        assert str(bad) in str(ran.exception)
+        assert "\n" not in str(ran.exception)
+
+
+def test_real_speech_of_another_rate_and_format(checkpoint: Path, shared_data: Path) -> None:
+    (file,) = (shared_data / "commonvoice").glob("*.mp3")
+    ran = run(checkpoint, file)
+    assert ran.exit_code == 0
+    assert ran.stdout.startswith(f"{file}\t")

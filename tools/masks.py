@@ -1,0 +1,109 @@
+"""`speechprune masks`: look at the masks of finetuned checkpoints, move and compare them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Optional
+
+import click
+from speechprune.errors import UserError
+from speechprune.mask_report import (
+    MEASURES,
+    Comparison,
+    describe,
+    describe_in_words,
+    short_names,
+)
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.group("masks")
+def command() -> None:
+    """Inspect, export, apply, compare and fold masks."""
+
+
+@command.command()
+@click.argument("masks", metavar="MASKS", type=_PATH)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with every site.")
+def stats(masks: Path, as_json: bool) -> None:
+    """Show densities, size and provenance of MASKS, a mask file or a checkpoint."""
+    from speechprune.checkpoint_masks import read_mask_set
+
+    mask_set = read_mask_set(masks)
+    click.echo(json.dumps(describe(mask_set)) if as_json else describe_in_words(mask_set))
+
+
+@command.command()
+@click.argument("checkpoint", type=_PATH)
+@click.argument("out", type=_PATH)
+def export(checkpoint: Path, out: Path) -> None:
+    """Write the masks of CHECKPOINT to OUT, a safetensors file of one bit per weight."""
+    from speechprune.checkpoint_masks import read_checkpoint_masks
+
+    _keep_apart(out, checkpoint)
+    mask_set = read_checkpoint_masks(checkpoint)
+    mask_set.save(out)
+    click.echo(f"{out}: {len(mask_set)} masks, density {mask_set.density:.4f}")
+
+
+@command.command()
+@click.argument("checkpoint", type=_PATH)
+@click.argument("masks", metavar="MASKS", type=_PATH)
+@click.argument("out", type=_PATH)
+def apply(checkpoint: Path, masks: Path, out: Path) -> None:
+    """Put MASKS, a mask file or a checkpoint, on CHECKPOINT and write OUT.
+
+    CHECKPOINT is a finetuned model, with masks or without. OUT has no scores: to finetune it
+    further with these masks, set model.fix_mask=true.
+    """
+    from speechprune.checkpoint_masks import apply_masks, read_mask_set
+
+    _keep_apart(out, checkpoint, masks)
+    mask_set = read_mask_set(masks)
+    apply_masks(checkpoint, mask_set, out)
+    click.echo(f"{out}: {len(mask_set)} masks, density {mask_set.density:.4f}")
+
+
+@command.command()
+@click.argument("masks", metavar="MASKS MASKS...", nargs=-1, type=_PATH)
+@click.option("--heat-map", type=_PATH, metavar="PNG", help="Draw all pairs.")
+@click.option(
+    "--measure", type=click.Choice(list(MEASURES)), default="iou", help="What the heat map shows."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def compare(masks: tuple[Path, ...], heat_map: Optional[Path], measure: str, as_json: bool) -> None:
+    """Compare two or more MASKS, mask files or checkpoints of one model.
+
+    IOU is kept in both / kept in either, cosine that of the masks as 0/1 vectors; beside each
+    stands what random masks of the same densities would give.
+    """
+    from speechprune.checkpoint_masks import read_mask_set
+
+    if len(masks) < 2:
+        raise click.UsageError("Give at least two mask files or checkpoints.")
+    if heat_map is not None:
+        _keep_apart(heat_map, *masks)
+    comparison = Comparison.of(short_names(masks), [read_mask_set(path) for path in masks])
+    if heat_map is not None:
+        comparison.draw(heat_map, measure)
+    click.echo(json.dumps(comparison.describe()) if as_json else comparison.describe_in_words())
+
+
+@command.command()
+@click.argument("checkpoint", type=_PATH)
+@click.argument("out", type=_PATH)
+def fold(checkpoint: Path, out: Path) -> None:
+    """Bake the masks of CHECKPOINT in: plain fairseq loads OUT, with equal logits."""
+    from speechprune.checkpoint import fold as fold_masks
+
+    _keep_apart(out, checkpoint)
+    fold_masks(checkpoint, out)
+    click.echo(f"{out}: a plain wav2vec_ctc checkpoint")
+
+
+def _keep_apart(out: Path, *sources: Path) -> None:
+    """Refuse to overwrite what is read."""
+    if out.resolve() in [source.resolve() for source in sources]:
+        raise UserError(f"{out} would be overwritten; give another file to write to")
