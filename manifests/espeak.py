@@ -79,11 +79,20 @@ def synthesize(text: str, voice: Voice) -> np.ndarray:
         library.espeak_SetSynthCallback(callback)
         name = f"{voice.language}+{voice.variant}"
         if library.espeak_SetVoiceByName(name.encode("utf-8")) != 0:
-            raise UserError(f"espeak-ng has no voice {name!r}; see `speechprune.manifests.synthetic`")
+            raise UserError(
+                f"espeak-ng has no voice {name!r}; see `speechprune.manifests.synthetic`"
+            )
         library.espeak_SetParameter(_RATE, voice.rate, 0)
         library.espeak_SetParameter(_PITCH, voice.pitch, 0)
         library.espeak_Synth(
-            ctypes.c_char_p(encoded), ctypes.c_size_t(len(encoded)), 0, 1, 0, _CHARACTERS_UTF8, None, None
+            ctypes.c_char_p(encoded),
+            ctypes.c_size_t(len(encoded)),
+            0,
+            1,
+            0,
+            _CHARACTERS_UTF8,
+            None,
+            None,
         )
     return np.frombuffer(b"".join(chunks), dtype=np.int16)
 
@@ -110,7 +119,10 @@ def _pristine_library() -> Iterator[ctypes.CDLL]:
         # espeak-ng cuts longer paths silently, in a buffer of 160 bytes.
         if len(os.fsencode(data)) > _LONGEST_DATA_PATH:
             raise UserError(f"espeak-ng cannot use a path this long, install elsewhere: {data}")
-        if library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(data), _DO_NOT_EXIT) != NATIVE_RATE:
+        if (
+            library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(data), _DO_NOT_EXIT)
+            != NATIVE_RATE
+        ):
             raise UserError(f"espeak-ng did not start with the voice data in {data}")
         yield library
     finally:

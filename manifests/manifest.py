@@ -42,7 +42,9 @@ class Utterance:
         if self.frames <= 0:
             raise UserError(f"utterance {self.path} has no samples")
         if self.text != " ".join(self.text.split()) or not self.text:
-            raise UserError(f"utterance {self.path}: text {self.text!r} is not words parted by spaces")
+            raise UserError(
+                f"utterance {self.path}: text {self.text!r} is not words parted by spaces"
+            )
 
     @property
     def letters(self) -> str:
@@ -90,14 +92,19 @@ def read_split(folder: Path, name: str) -> Split:
     for number, (row, spelled) in enumerate(zip(rows[1:], letters), start=2):
         path, tab, frames = row.partition("\t")
         if not tab or not frames.isdigit():
-            raise UserError(f"{folder / name}.tsv line {number}: expected `path<TAB>frames`, got {row!r}")
+            raise UserError(
+                f"{folder / name}.tsv line {number}: expected `path<TAB>frames`, got {row!r}"
+            )
         text = " ".join(spelled.replace(" ", "").replace("|", " ").split())
         utterances.append(Utterance(path, int(frames), text))
     return Split(name, Path(rows[0]), tuple(utterances))
 
 
 def write_manifest(
-    folder: Path, root: Path, splits: Mapping[str, Sequence[Utterance]], provenance: Mapping[str, Any]
+    folder: Path,
+    root: Path,
+    splits: Mapping[str, Sequence[Utterance]],
+    provenance: Mapping[str, Any],
 ) -> None:
     """Write the text files of a manifest folder whose audio is, or will be, under `root`.
 
@@ -138,7 +145,9 @@ def replacing(folder: Path, overwrite: bool = False) -> Iterator[Path]:
     if folder.exists() and not overwrite:
         raise UserError(f"{folder} exists; choose another folder or add --overwrite")
     if folder.exists() and not (folder / PROVENANCE).is_file():
-        raise UserError(f"{folder} is not a prepared corpus (no {PROVENANCE}), so it is not replaced")
+        raise UserError(
+            f"{folder} is not a prepared corpus (no {PROVENANCE}), so it is not replaced"
+        )
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     outgoing = folder.with_name(f".{folder.name}.replaced-{os.getpid()}")
     partial.mkdir(parents=True)
@@ -164,7 +173,9 @@ def _check_file(path: Path, frames: int, max_frames: int | None) -> None:
     if info.frames != frames:
         raise UserError(f"{path} has {info.frames} samples, its manifest says {frames}")
     if max_frames is not None and frames > max_frames:
-        raise UserError(f"{path} has {frames} samples, over dataset.max_tokens={max_frames}; raise it")
+        raise UserError(
+            f"{path} has {frames} samples, over dataset.max_tokens={max_frames}; raise it"
+        )
 
 
 def _lines(path: Path) -> list[str]:
@@ -177,4 +188,5 @@ def _lines(path: Path) -> list[str]:
 
 
 def _write(path: Path, lines: Sequence[str]) -> None:
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8", newline="\n")
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(line + "\n" for line in lines)

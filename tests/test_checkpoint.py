@@ -27,11 +27,13 @@ from nano import (
     write_wav2vec2,
 )
 from omegaconf import OmegaConf
+
 from speechprune.checkpoint import (
     check_pretrained,
     digest,
     fold,
     load_finetuned,
+    load_pretrained,
     read,
     write,
 )
@@ -193,6 +195,19 @@ def test_pretrained_must_be_pretrained(pretrained: Path, data: Path, layout: str
 def test_pretrained_must_hold_a_speech_encoder(pretrained: Path) -> None:
     rewrite(pretrained, lambda state: state["model"].pop("mask_emb"))
     assert "no pretrained speech encoder" in refusal(check_pretrained, pretrained, False)
+
+
+@pytest.mark.parametrize("name", ["wav2vec2", "data2vec_audio"])
+def test_pretrained_encoder_is_that_of_the_file(tmp_path: Path, name: str) -> None:
+    path = (write_data2vec if name == "data2vec_audio" else write_wav2vec2)(tmp_path / "nano.pt")
+    encoder = load_pretrained(path, name, {"encoder_layerdrop": 0.25})
+    assert encoder.cfg.encoder_layerdrop == 0.25
+    saved = read(path)["model"]
+    assert all(torch.equal(value, saved[key]) for key, value in encoder.state_dict().items())
+    assert "encoder.layers.1.fc2.weight" in encoder.state_dict()
+    assert name in refusal(load_pretrained, path, "hubert", {})
+    rewrite(path, lambda state: state["model"].pop("layer_norm.weight"))
+    assert "layer_norm.weight" in refusal(load_pretrained, path, name, {})
 
 
 def test_a_model_of_2020_can_be_finetuned(pretrained: Path, data: Path) -> None:

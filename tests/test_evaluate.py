@@ -13,6 +13,7 @@ import torch
 from click.testing import CliRunner
 from fairseq.criterions.ctc import CtcCriterion, CtcCriterionConfig
 from nano import write_corpus, write_finetuned, write_wav2vec2
+
 from speechprune.checkpoint import LoadedModel, fold, load_finetuned
 from speechprune.errors import UserError
 from speechprune.inference import batches, evaluate, read_audio, transcribe

@@ -7,6 +7,7 @@ import struct
 
 import numpy as np
 import pytest
+
 from speechprune.errors import UserError
 from speechprune.figures import heat_map
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
+
 from speechprune.errors import UserError
 from speechprune.masking import bits
 from speechprune.masking.mask_set import MaskSet, layer_of, pack_bits, role_of, unpack_bits

@@ -9,6 +9,7 @@ import statistics
 import numpy as np
 import pytest
 import torch
+
 from speechprune.errors import UserError
 from speechprune.masking.mask_set import MaskSet, layer_of, role_of
 from speechprune.masking.overlap import overlap, overlaps, pairwise

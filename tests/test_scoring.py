@@ -7,6 +7,7 @@ from functools import cache
 
 import jiwer
 import pytest
+
 from speechprune.scoring import (
     ErrorCounts,
     count_character_errors,

@@ -13,6 +13,7 @@ import soxr
 import torch
 from click.testing import CliRunner
 from nano import write_corpus, write_finetuned, write_wav2vec2
+
 from speechprune.checkpoint import load_finetuned
 from speechprune.errors import UserError
 from speechprune.inference import _decode, read_audio, transcribe

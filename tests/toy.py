@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, Callable
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from speechprune.masking.controller import MaskController, masked_weight, original_weight
 from speechprune.masking.policies import MaskPolicy
 from speechprune.masking.schedule import ConstantSchedule
 from speechprune.masking.sites import Site
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 CHANNELS = 12
 SITES = (
@@ -177,9 +178,10 @@ def top(importance: Tensor, count: int) -> Tensor:
 
 def load_backbone(path: Path, **overrides: Any) -> nn.Module:
     """The pretrained model of `nano.py` at ``path``, built by fairseq's own class."""
-    import speechprune  # noqa: F401
     from fairseq.models import MODEL_DATACLASS_REGISTRY, MODEL_REGISTRY
     from omegaconf import OmegaConf
+
+    import speechprune  # noqa: F401
 
     state = torch.load(path, weights_only=True)
     settings = {**state["cfg"]["model"], **overrides}

@@ -12,7 +12,7 @@ import click
 
 from speechprune.demo import Result, adapt_and_measure
 from speechprune.figures import grouped_bars
-from speechprune.manifests.synthetic import SyntheticCorpus, prepare_synthetic
+from speechprune.manifests.synthetic import SyntheticSpeech, make_synthetic
 
 _COLUMNS = ("method", "WER %", "CER %", "kept %", "bytes for this task")
 
@@ -52,7 +52,7 @@ def command(
     results = adapt_and_measure(data, model, out, updates, overrides, jobs)
     figure = out / "demo.png"
     grouped_bars(
-        [result.title for result in results],
+        [f"{result.title}\n{result.bytes:,} bytes" for result in results],
         {"WER": [result.wer for result in results], "CER": [result.cer for result in results]},
         figure,
         title="Error rates on the test split (%)",
@@ -66,7 +66,7 @@ def command(
 
 def _synthetic(folder: Path) -> Path:
     if not folder.exists():
-        prepare_synthetic(SyntheticCorpus(), folder)
+        make_synthetic(folder, SyntheticSpeech(), workers=os.cpu_count() or 1)
     return folder
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from speechprune.checkpoint import load_finetuned
 from speechprune.inference import MAX_TOKENS, Evaluation, evaluate
+from speechprune.manifests.check import check_split
 from speechprune.manifests.manifest import read_split
 from speechprune.scoring import ErrorCounts
 
@@ -40,6 +42,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Word and character error rates of CHECKPOINT over every utterance of a subset."""
+    check_split(data, subset, labels=None)
     split = read_split(data, subset)
     loaded = load_finetuned(checkpoint, data)
     evaluation = evaluate(loaded, split, max_tokens=max_tokens, batch_size=batch_size)

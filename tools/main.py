@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ast
-import errno
 import importlib
+import logging
 import pkgutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import click
+
 from speechprune import __version__
 from speechprune.errors import UserError
+from speechprune.failures import user_message
 from speechprune.registry import unknown_name
 
 _PACKAGE = "speechprune.tools"
@@ -64,12 +66,10 @@ class Commands(click.Group):
             where = error.ctx.command_path if error.ctx else ctx.command_path
             message = f"{error.format_message()} See `{where} --help`."
             raise Failure(message, error.exit_code) from error
-        except UserError as error:
-            raise Failure(str(error)) from error
         except KeyboardInterrupt as error:
             raise Failure("interrupted", _INTERRUPTED) from error
         except Exception as error:
-            message = _storage_failure(error)
+            message = user_message(error)
             if message is None:
                 raise
             raise Failure(message) from error
@@ -87,24 +87,6 @@ def _summary(command: str) -> str:
     return docstring.partition("\n")[0].partition(": ")[2]
 
 
-def _storage_failure(error: BaseException) -> str | None:
-    """One line if a full disk or a refused file is behind `error`, else None.
-
-    A library that fails to write often raises an error of its own while it closes the file, and the
-    reason is only in the context of that error.
-    """
-    link: BaseException | None = error
-    while link is not None:
-        if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT):
-            return (
-                f"no space left to write {link.filename or 'the output'}; free some and run again"
-            )
-        if isinstance(link, PermissionError) and link.filename:
-            return f"no permission to use {link.filename}; change its mode or name another place"
-        link = link.__cause__ or link.__context__
-    return None
-
-
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="speechprune")
 def commands() -> None:
@@ -113,6 +95,8 @@ def commands() -> None:
 
 def main() -> None:
     """The console script `speechprune`."""
+    # Importing fairseq shows the debug messages of every library.
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, force=True)
     commands(prog_name="speechprune")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Optional
 
 import click
+
 from speechprune.errors import UserError
 from speechprune.mask_report import (
     MEASURES,

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import click
+
 from speechprune.checkpoint import load_finetuned
 from speechprune.inference import transcribe_files
 

@@ -9,6 +9,8 @@ from typing import Callable
 import pytest
 import torch
 from nano import SAMPLE_RATE
+from torch import Tensor, nn
+
 from speechprune.backbones import LAYER_ROLES, Backbone
 from speechprune.backbones.base import OTHER_ROLES
 from speechprune.errors import UserError
@@ -16,7 +18,6 @@ from speechprune.masking.controller import MaskController, masked_weight, origin
 from speechprune.masking.policies import POLICIES
 from speechprune.masking.schedule import ConstantSchedule
 from speechprune.masking.sites import Site
-from torch import Tensor, nn
 
 ROLES = (*LAYER_ROLES, *OTHER_ROLES)
 GROUPS = ("bias", "layer_norm", "pos", "front.proj", "mask_emb")

@@ -13,10 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Callable
 
-import speechprune.masking.policies as policies
 import torch
-from speechprune.masking.controller import masked_weight, original_weight
-from speechprune.masking.policies import POLICIES, MaskPolicy
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from toy import (
@@ -32,6 +29,10 @@ from toy import (
     train,
     train_update,
 )
+
+import speechprune.masking.policies as policies
+from speechprune.masking.controller import masked_weight, original_weight
+from speechprune.masking.policies import POLICIES, MaskPolicy
 
 TESTS = Path(__file__).resolve().parent.parent
 DENSITIES = (0.9, 0.5, 0.13, 1.0)

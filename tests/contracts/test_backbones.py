@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from backbone_contract import CONTRACT, Family
 from nano import write_data2vec, write_wav2vec2
-from speechprune.backbones import BACKBONES, find_backbone
-from speechprune.errors import UserError
 from torch import nn
 from toy import load_backbone
+
+from speechprune.backbones import BACKBONES, find_backbone
+from speechprune.errors import UserError
 
 #: What is built for each family, by name, and what is known of it.
 #: base: its group norm sees padding. data2vec: its positions come from a stack of convolutions,

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
-import speechprune.masking.policies as policies
 from policy_contract import CONTRACT, Case, digest, digests_elsewhere
+
+import speechprune.masking.policies as policies
 from speechprune.masking.policies import POLICIES
 
 #: Options that change what a policy does, beside its defaults.

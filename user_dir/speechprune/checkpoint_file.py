@@ -32,7 +32,8 @@ KNOWN_CLASSES = [
     ContainerMetadata,
     Metadata,
     AnyNode,
-    (Any, "typing.Any"),
+    # Before Python 3.10 it did not know its own name.
+    Any if hasattr(Any, "__qualname__") else (Any, "typing.Any"),
     defaultdict,
     dict,
     list,

@@ -16,6 +16,7 @@ from speechprune.backbones import LAYER_ROLES, find_backbone
 from speechprune.backbones.base import OTHER_ROLES
 from speechprune.checkpoint import LoadedModel, PathLike
 from speechprune.errors import UserError
+from speechprune.finetuned import PROVENANCE
 from speechprune.masking.bits import pack_bits, unpack_bits
 from speechprune.masking.mask_set import MaskSet
 from speechprune.masking.masked_weight import mask_key, scores_key
@@ -73,7 +74,7 @@ def apply_masks(path: PathLike, masks: MaskSet, out: PathLike) -> None:
         "cfg": _with_flags(loaded.cfg, flags),
         "model": _with_masks(state["model"], masks),
         "last_optimizer_state": None,
-        checkpoint.PROVENANCE: provenance,
+        PROVENANCE: provenance,
     }
     checkpoint.write({**state, **changes}, out)
 

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from speechprune.checkpoint import read
+from speechprune.checkpoint import load_finetuned, read
 from speechprune.errors import UserError
 from speechprune.files import write_atomically
 from speechprune.inference import evaluate
+from speechprune.manifests.manifest import read_split
 
 _PROGRESS = re.compile(r'"num_updates": "(\d+)"')
 
@@ -139,19 +140,19 @@ def _updates_done(folder: Path) -> int:
 
 def _measure(method: Method, data: Path, out: Path) -> Result:
     checkpoint = out / "checkpoints" / "checkpoint_best.pt"
-    report = evaluate(checkpoint, data, "test")
+    report = evaluate(load_finetuned(checkpoint, data), read_split(data, "test"))
     return Result(
         name=method.name,
         title=method.title,
-        wer=report.wer.rate * 100,
-        cer=report.cer.rate * 100,
+        wer=report.words.rate * 100,
+        cer=report.characters.rate * 100,
         kept=report.density,
         bytes=_task_bytes(method, read(checkpoint)["model"]),
     )
 
 
 def _task_bytes(method: Method, state: dict) -> int:
-    """Bytes that this task adds: all weights, or a head, or a head and one bit per masked weight."""
+    """Bytes this task adds: all weights, or a head, or a head and one bit per masked weight."""
     if method.name == "weights":
         own = list(state)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from textwrap import fill
@@ -15,10 +15,12 @@ from speechprune.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
 INK = "#1f2933"
 CELL = 0.62  # inch
+SHADES = ("#2c7fb8", "#7fcdbb", "#edf8b1")
 
 
 def heat_map(
@@ -41,18 +43,11 @@ def heat_map(
     Raises ValueError if labels and matrix differ in size, and UserError if the file cannot be
     written.
     """
-    # fairseq logs at DEBUG, at which matplotlib tells of each font that it looks at.
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     count = len(labels)
     if np.shape(matrix) != (count, count):
         raise ValueError(f"{count} labels for a matrix of shape {np.shape(matrix)}")
     side = max(2.4, CELL * count)
-    figure = Figure(figsize=(side, side))
-    FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    figure, axes = _figure((side, side))
     image = axes.imshow(matrix, cmap="GnBu", vmin=vmin, vmax=vmax)
     _label(axes, labels)
     # About 0.08 inch to the letter at 11 points.
@@ -61,8 +56,60 @@ def heat_map(
     bar = figure.colorbar(image, cax=axes.inset_axes((1 + 0.12 / side, 0.0, 0.16 / side, 1.0)))
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, length=0, colors=INK)
+    _save(figure, path)
+
+
+def grouped_bars(
+    groups: Sequence[str],
+    series: Mapping[str, Sequence[float]],
+    path: Union[str, Path],
+    title: str = "",
+) -> None:
+    """Draw bars side by side within each group as a PNG, each with its value above it.
+
+    Args:
+        groups: G names along the horizontal axis; a line break starts a second line.
+        series: name to G values of 0 or more.
+        path: the PNG file; written atomically.
+
+    Raises ValueError if a series has another length, and UserError if the file cannot be written.
+    """
+    figure, axes = _figure((1.2 + 1.6 * len(groups), 3.2))
+    width = 0.8 / len(series)
+    places = np.arange(len(groups))
+    for index, (name, values) in enumerate(series.items()):
+        if len(values) != len(groups):
+            raise ValueError(f"{len(values)} values of {name!r} for {len(groups)} groups")
+        shifted = places + (index - (len(series) - 1) / 2) * width
+        bars = axes.bar(
+            shifted, values, width * 0.94, label=name, color=SHADES[index % len(SHADES)]
+        )
+        axes.bar_label(bars, fmt="%.1f", fontsize=8, color=INK, padding=2)
+    axes.set_xticks(places, groups, fontsize=9, color=INK)
+    axes.tick_params(length=0, labelsize=9, colors=INK)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.set_yticks([])
+    axes.margins(y=0.15)
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK, ncols=len(series))
+    axes.set_title(title, fontsize=11, color=INK, pad=10, loc="left")
+    _save(figure, path)
+
+
+def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
+    """A figure of ``size`` inches filled by its axes, free of pyplot's global state."""
+    # fairseq logs at DEBUG, at which matplotlib tells of each font that it looks at.
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size)
+    FigureCanvasAgg(figure)
+    return figure, figure.add_axes((0.0, 0.0, 1.0, 1.0))
+
+
+def _save(figure: Figure, path: Union[str, Path]) -> None:
     buffer = BytesIO()
-    # The map has a fixed size; labels of any length make the picture larger, never the map smaller.
+    # The axes have a fixed size; labels of any length make the picture larger, never them smaller.
     figure.savefig(buffer, format="png", dpi=200, bbox_inches="tight", pad_inches=0.15)
     write_atomically(path, buffer.getvalue())
 

@@ -73,9 +73,8 @@ def evaluate(
         batch_size: at most this many utterances per batch; None for no such limit.
 
     Raises:
-        UserError: audio is missing, unreadable, or not at the model's sample rate.
+        UserError: audio is missing or unreadable; `check_split` tells before a model is loaded.
     """
-    split.check_audio()
     device = _device()
     model = loaded.model.to(device)
     rate = int(loaded.cfg.task.get("sample_rate") or 16000)

@@ -4,51 +4,36 @@ Pure functions: a mask depends on the importances and the count alone, so it is 
 device, rank and dtype. Ties go to the lower flat index (over many tensors: the earlier tensor
 first), -0.0 equals 0.0, +inf is an importance like any other, and NaN raises FloatingPointError.
 
-On a processor the k-th largest value is looked for in a `Bracket`, a narrow interval that the last
-selection leaves for the next: one pass counts what lies above it and gathers the few values inside,
-and only those are ordered. Thresholds move little between training updates, so the bracket nearly
-always holds; where it does not, a sample of the tensor gives another. Where launches cost more than
-passes (CUDA), tensors of one size are selected together, with one synchronisation for all.
+On a processor the work is done by `bracket_search`; on an accelerator, where launches cost more
+than passes, tensors of one size are selected together, with one synchronisation for all.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from speechprune.errors import UserError
+from speechprune.masking.bracket_search import Bracket, BracketSearch
 
-#: A numpy array, or a scalar of its dtype.
-Array = Any
+__all__ = [
+    "Bracket",
+    "GlobalSelection",
+    "Selection",
+    "keep_count",
+    "select_each",
+    "select_n_of_m",
+    "select_top_k",
+    "select_top_k_global",
+]
 
-#: Values per pass; with the flags beside them they stay in a core's cache.
-_CHUNK = 1 << 16
-#: Values in the sample from which a bracket is estimated.
-_SAMPLE = 1 << 14
-#: The next bracket is made to hold one value in this many.
-_INSIDE = 256
-#: Where more than one value in this many is inside the bracket, gathering them does not pay.
-_SPARSE = 16
 #: Values selected together on an accelerator; bounds the temporary memory.
 _BATCH = 1 << 24
-
-
-@dataclass(frozen=True)
-class Bracket:
-    """An interval [low, high] likely to hold the threshold of the next selection.
-
-    It only saves time: any bracket, or none, gives the same mask.
-    """
-
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -91,8 +76,8 @@ def select_top_k(
     Args:
         importance: floating point, any shape, strides and device.
         k: entries to keep, 0 to numel.
-        bracket: from the last selection.
-        magnitude: rank by the absolute value instead, which is then never materialised.
+        bracket: from the last selection; any bracket, or none, gives the same mask.
+        magnitude: rank by the absolute value, which is then never materialised.
 
     Raises:
         FloatingPointError: an entry is NaN.
@@ -109,19 +94,29 @@ def select_each(
 ) -> list[Selection]:
     """`select_top_k` for each tensor; faster together, and on an accelerator much faster."""
     for importance, k in zip(importances, counts):
-        _check(importance.numel(), k)
-    if brackets is None:
-        brackets = [None] * len(importances)
-    if any(importance.device.type != "cpu" for importance in importances):
-        masks = _select_batched(importances, counts, magnitude)
-        return [Selection(mask, None) for mask in masks]
+        _check([importance], k)
+    if not _all_on_processor(importances):
+        kept = _select_batched(importances, counts, magnitude)
+        return [Selection(mask, None) for mask in kept]
+    masks = [torch.empty(i.shape, dtype=torch.bool) for i in importances]
+    following = list(brackets or [None] * len(masks))
+    workers = max(1, min(torch.get_num_threads(), len(masks)))
 
-    def select(importance: Tensor, k: int, bracket: Bracket | None) -> Selection:
-        (mask,), following = _Search([importance], magnitude).run(k, bracket)
-        return Selection(mask, following)
+    def select_share(worker: int) -> None:
+        searches: dict[np.dtype, BracketSearch] = {}
+        for i in range(worker, len(masks), workers):
+            values, mask = _comparable(importances[i]), masks[i].view(-1).numpy()
+            if values.dtype not in searches:
+                searches[values.dtype] = BracketSearch(values.dtype, magnitude)
+            search = searches[values.dtype]
+            following[i] = search.fill([values], [mask], counts[i], following[i])
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        return list(threads.map(select, importances, counts, brackets))
+    if workers == 1:
+        select_share(0)
+    else:
+        with ThreadPoolExecutor(workers) as threads:
+            list(threads.map(select_share, range(workers)))
+    return [Selection(mask, bracket) for mask, bracket in zip(masks, following)]
 
 
 def select_top_k_global(
@@ -131,17 +126,21 @@ def select_top_k_global(
     *,
     magnitude: bool = False,
 ) -> GlobalSelection:
-    """The masks of the ``k`` largest entries of all tensors together; see `select_top_k`.
+    """The masks of the ``k`` largest entries of all tensors, of one dtype, together.
 
-    Equal to selecting from the concatenation of the flattened tensors, which share one dtype.
+    Equal to `select_top_k` on the concatenation of the flattened tensors.
     """
-    _check(sum(importance.numel() for importance in importances), k)
-    if all(importance.device.type == "cpu" for importance in importances):
-        return GlobalSelection(*_Search(importances, magnitude).run(k, bracket))
-    flat = torch.cat([importance.detach().reshape(-1) for importance in importances])
-    (mask,) = _select_batched([flat], [k], magnitude)
-    parts = mask.split([importance.numel() for importance in importances])
-    return GlobalSelection([part.view(i.shape) for part, i in zip(parts, importances)], None)
+    _check(importances, k)
+    if not _all_on_processor(importances):
+        joined = torch.cat([importance.detach().reshape(-1) for importance in importances])
+        (mask,) = _select_batched([joined], [k], magnitude)
+        parts = mask.split([importance.numel() for importance in importances])
+        return GlobalSelection([part.view(i.shape) for part, i in zip(parts, importances)], None)
+    masks = [torch.empty(i.shape, dtype=torch.bool) for i in importances]
+    values = [_comparable(importance) for importance in importances]
+    flat = [mask.view(-1).numpy() for mask in masks]
+    following = BracketSearch(values[0].dtype, magnitude).fill(values, flat, k, bracket)
+    return GlobalSelection(masks, following)
 
 
 def select_n_of_m(importance: Tensor, n: int, m: int) -> Tensor:
@@ -165,159 +164,29 @@ def select_n_of_m(importance: Tensor, n: int, m: int) -> Tensor:
     return mask.scatter_(-1, best, True).flatten(-2)
 
 
-def _check(numel: int, k: int) -> None:
+def _check(importances: Sequence[Tensor], k: int) -> None:
+    numel = sum(importance.numel() for importance in importances)
     if not 0 <= k <= numel:
         raise ValueError(f"cannot keep {k} of {numel} entries")
+    dtypes = {importance.dtype for importance in importances}
+    if len(dtypes) != 1 or not all(dtype.is_floating_point for dtype in dtypes):
+        raise TypeError(f"importances ranked together share one float dtype, not {dtypes}")
 
 
-def _refuse_nan(found: Tensor | bool) -> None:
+def _refuse_nan(found: Tensor) -> None:
     if found:
         raise FloatingPointError("cannot choose a mask: an importance is NaN")
 
 
-def _kth_largest(values: Array, k: int) -> Array:
-    """The k-th largest of a 1-D array, NaN counting as the largest."""
-    rank = len(values) - k
-    return np.partition(values, rank)[rank]
+def _all_on_processor(tensors: Sequence[Tensor]) -> bool:
+    return all(tensor.device.type == "cpu" for tensor in tensors)
 
 
-@dataclass
-class _Scan:
-    """What one pass found: how much lies above the bracket and inside it, and where.
-
-    Attributes:
-        places: per chunk, the indices of what is inside; None in a chunk with too many.
-    """
-
-    low: Array
-    high: Array
-    above: int
-    inside: int
-    places: list[Array | None]
-
-
-class _Search:
-    """Exact selection over flattened tensors, on the processor.
-
-    In numpy, because torch does not vectorise comparisons that give bools, and because numpy lets
-    Python's threads run a tensor each.
-    """
-
-    def __init__(self, tensors: Sequence[Tensor], magnitude: bool) -> None:
-        half = (torch.float16, torch.bfloat16)
-        self.magnitude = magnitude
-        self.masks = [torch.empty(tensor.shape, dtype=torch.bool) for tensor in tensors]
-        flat = [t.detach().float() if t.dtype in half else t.detach() for t in tensors]
-        self.flat = [tensor.reshape(-1).numpy() for tensor in flat]
-        self.numel = sum(len(values) for values in self.flat)
-        self.dtype = self.flat[0].dtype
-        self.chunks = [chunk for values in self.flat for chunk in _split(values)]
-        self.parts = [part for mask in self.masks for part in _split(mask.view(-1).numpy())]
-
-    def run(self, k: int, bracket: Bracket | None) -> tuple[list[Tensor], Bracket | None]:
-        """The masks, and the bracket for the next time."""
-        if k == 0:
-            return [mask.fill_(False) for mask in self.masks], bracket
-        scan = next(s for s in self._scans(k, bracket) if s.above < k <= s.above + s.inside)
-        values = self._gather(scan)
-        _refuse_nan(bool(np.isnan(values).any()))
-        threshold = _kth_largest(values, k - scan.above)
-        if any(places is None for places in scan.places):
-            self._keep_dense(threshold, k)
-        else:
-            self._keep_sparse(scan, values, threshold, k)
-        return self.masks, _following(scan, float(threshold), self.numel)
-
-    def _key(self, chunk: Array, out: Array | None = None) -> Array:
-        """What ``chunk`` is ranked by."""
-        return np.abs(chunk, out=out) if self.magnitude else chunk
-
-    def _scans(self, k: int, bracket: Bracket | None) -> Iterator[_Scan]:
-        """Passes with ever safer brackets; the last holds everything."""
-        if bracket is not None:
-            with np.errstate(over="ignore"):
-                low, high = self.dtype.type(bracket.low), self.dtype.type(bracket.high)
-            if low <= high:
-                yield self._scan(low, high)
-        yield self._scan(*self._estimate(k))
-        yield self._scan(self.dtype.type(-np.inf), self.dtype.type(np.inf))
-
-    def _estimate(self, k: int) -> tuple[Array, Array]:
-        """A bracket from a sample: four standard deviations of the sampled rank either way."""
-        stride = max(1, self.numel // _SAMPLE) | 1  # odd: not in step with rows of a round width
-        sample = self._key(np.concatenate([values[::stride] for values in self.flat]))
-        count, share = len(sample), k / self.numel
-        spread = 4 * math.sqrt(count * share * (1 - share)) + 4
-        first, last = math.floor(count * share - spread), math.ceil(count * share + spread)
-        low = self.dtype.type(-np.inf) if last > count else _kth_largest(sample, last)
-        high = self.dtype.type(np.inf) if first < 1 else _kth_largest(sample, first)
-        return low, high
-
-    def _scan(self, low: Array, high: Array) -> _Scan:
-        """Mark what is above ``high`` in the masks, and find what is in [low, high].
-
-        NaN is neither above nor below, hence always inside, where it is noticed.
-        """
-        scan = _Scan(low, high, 0, 0, [])
-        size = min(_CHUNK, self.numel)
-        buffer, below = np.empty(size, self.dtype), np.empty(size, bool)
-        for chunk, mask in zip(self.chunks, self.parts):
-            size = len(chunk)
-            values = self._key(chunk, buffer[:size])
-            np.greater(values, high, out=mask)
-            inside = np.less(values, low, out=below[:size])
-            np.equal(mask, inside, out=inside)
-            count = int(np.count_nonzero(inside))
-            scan.above += int(np.count_nonzero(mask))
-            scan.inside += count
-            scan.places.append(np.flatnonzero(inside) if count * _SPARSE <= size else None)
-        return scan
-
-    def _gather(self, scan: _Scan) -> Array:
-        """The values inside the bracket, in flat order."""
-        gathered = []
-        for chunk, places in zip(self.chunks, scan.places):
-            if places is None:
-                values = self._key(chunk)
-                gathered.append(values[(values > scan.high) == (values < scan.low)])
-            else:
-                gathered.append(self._key(chunk[places]))
-        return np.concatenate(gathered)
-
-    def _keep_sparse(self, scan: _Scan, values: Array, threshold: Array, k: int) -> None:
-        """Add what is kept of the values inside the bracket to the masks."""
-        keep = values > threshold
-        ties = np.flatnonzero(values == threshold)
-        keep[ties[: k - scan.above - int(np.count_nonzero(keep))]] = True
-        start = 0
-        for mask, places in zip(self.parts, scan.places):
-            assert places is not None
-            mask[places] = keep[start : start + len(places)]
-            start += len(places)
-
-    def _keep_dense(self, threshold: Array, k: int) -> None:
-        """Write the masks anew: all above the threshold, then ties from the first on."""
-        room = k - self._scan(threshold, threshold).above
-        for chunk, mask in zip(self.chunks, self.parts):
-            ties = self._key(chunk) == threshold
-            count = int(np.count_nonzero(ties))
-            if count > room:
-                ties[np.flatnonzero(ties)[room] :] = False
-            mask |= ties
-            room -= min(room, count)
-
-
-def _split(flat: Array) -> list[Array]:
-    return [flat[start : start + _CHUNK] for start in range(0, len(flat), _CHUNK)]
-
-
-def _following(scan: _Scan, threshold: float, numel: int) -> Bracket:
-    """A bracket about ``threshold`` that would hold one value in `_INSIDE` of those just seen."""
-    share = max(numel / _INSIDE, 1.0) / scan.inside
-    reach = (scan.high - scan.low) / 2 * min(share, 4.0)
-    if not math.isfinite(reach):
-        reach = 0.0
-    return Bracket(threshold - reach, threshold + reach)
+def _comparable(importance: Tensor) -> np.ndarray:
+    """Flat and contiguous, with half precision widened, which is exact."""
+    half = importance.dtype in (torch.float16, torch.bfloat16)
+    widened = importance.detach().to(torch.float32 if half else importance.dtype)
+    return widened.reshape(-1).numpy()
 
 
 def _select_batched(
@@ -331,13 +200,12 @@ def _select_batched(
     masks: dict[int, Tensor] = {}
     damaged = []
     for (numel, k, _, _), indices in alike.items():
-        height = max(1, _BATCH // max(numel, 1))
+        height = max(1, _BATCH // max(1, numel))
         for start in range(0, len(indices), height):
             batch = indices[start : start + height]
             rows = torch.stack([importances[index].detach().reshape(-1) for index in batch])
-            rows = rows.abs_() if magnitude else rows
-            kept, nan = _select_rows(rows, k)
-            damaged.append(nan.cpu() if len(alike) == 0 else nan)
+            kept, nan = _select_rows(rows.abs_() if magnitude else rows, k)
+            damaged.append(nan.to(importances[0].device))
             for index, mask in zip(batch, kept):
                 masks[index] = mask.view(importances[index].shape)
     _refuse_nan(torch.stack(damaged).any())
@@ -345,7 +213,7 @@ def _select_batched(
 
 
 def _select_rows(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Top k of each row without waiting for the device.
+    """Top k of each row, without waiting for the device.
 
     Args:
         rows: (R, N).
@@ -354,8 +222,8 @@ def _select_rows(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
         the masks (R, N), and whether any entry is NaN, a bool scalar on the device.
     """
     numel = rows.shape[1]
-    if k == 0 or numel == 0:
-        return torch.zeros_like(rows, dtype=torch.bool), rows.isnan().any()
+    if k == 0:
+        return torch.zeros_like(rows, dtype=torch.bool), rows.new_zeros((), dtype=torch.bool)
     if k <= numel // 2:
         threshold = rows.topk(k, sorted=False).values.amin(1, keepdim=True)
     else:

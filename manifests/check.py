@@ -1,0 +1,186 @@
+"""Is a manifest folder fit to train on? Found out before a model is built, told in one line."""
+
+from __future__ import annotations
+
+import io
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import soundfile
+from tqdm import tqdm
+
+from speechprune.errors import UserError
+
+#: What fairseq's dictionaries hold without listing it.
+SPECIAL_SYMBOLS = ("<s>", "<pad>", "</s>", "<unk>")
+
+# Opening headers waits for the disk, not for the processor.
+_THREADS = 16
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """What a split holds.
+
+    Attributes:
+        utterances: number of recordings.
+        frames: audio samples of all recordings together.
+        longest: samples of the longest recording.
+        unknown: label symbols, repetitions counted, that the dictionary lacks.
+    """
+
+    utterances: int
+    frames: int
+    longest: int
+    unknown: int
+
+
+def check_split(
+    folder: str | Path,
+    split: str,
+    labels: str | None = "ltr",
+    *,
+    dictionary_folder: str | Path | None = None,
+    sample_rate: int = 16000,
+    max_tokens: int | None = None,
+    closed: bool = True,
+) -> SplitSummary:
+    """Compare ``split.tsv``, its labels, its dictionary and the header of every recording.
+
+    Args:
+        labels: ending of the label file, ``split.labels``; None for a split without labels.
+        dictionary_folder: where ``dict.labels.txt`` is; ``folder`` by default.
+        sample_rate: what every recording must have, in Hz.
+        max_tokens: most samples that fit in a batch.
+        closed: refuse symbols that the dictionary lacks, instead of counting them.
+
+    Raises:
+        UserError: a file is missing or malformed, a recording is missing, unreadable, or not as
+            the manifest says, or the split is empty.
+    """
+    folder = Path(folder).absolute()
+    manifest = folder / f"{split}.tsv"
+    root, rows = _read_manifest(manifest)
+    _check_lengths(root, rows, max_tokens)
+    unknown = 0
+    if labels is not None:
+        lines = _lines(folder / f"{split}.{labels}")
+        if len(lines) != len(rows):
+            raise UserError(
+                f"{folder / split}.{labels} has {len(lines)} lines for {len(rows)} recordings in "
+                f"{manifest.name}; prepare both again"
+            )
+        dictionary = Path(dictionary_folder or folder) / f"dict.{labels}.txt"
+        unknown = _count_unknown(folder / f"{split}.{labels}", lines, dictionary, closed)
+    _check_recordings(root, rows, sample_rate, manifest)
+    frames = [frames for _, frames in rows]
+    return SplitSummary(len(rows), sum(frames), max(frames), unknown)
+
+
+def _read_manifest(path: Path) -> tuple[Path, list[tuple[str, int]]]:
+    """The folder of the audio, and (path below it, samples) of each recording."""
+    if not path.parent.is_dir():
+        raise UserError(f"no folder {path.parent}; correct task.data, or prepare the corpus first")
+    if not path.is_file():
+        found = ", ".join(sorted(file.stem for file in path.parent.glob("*.tsv"))) or "none"
+        raise UserError(f"{path} is missing; splits in its folder: {found}")
+    lines = _lines(path)
+    if len(lines) < 2:
+        raise UserError(f"{path} lists no recording; prepare the corpus again")
+    rows = []
+    for number, line in enumerate(lines[1:], start=2):
+        name, _, frames = line.strip().partition("\t")
+        if not frames.isdigit() or int(frames) == 0:
+            raise UserError(f"{path} line {number}: expected `path<TAB>samples`, got {line!r}")
+        rows.append((name, int(frames)))
+    return Path(lines[0].strip()), rows
+
+
+def _check_lengths(root: Path, rows: list[tuple[str, int]], max_tokens: int | None) -> None:
+    name, frames = max(rows, key=lambda row: row[1])
+    if max_tokens is not None and frames > max_tokens:
+        raise UserError(
+            f"{root / name} has {frames} samples, more than dataset.max_tokens={max_tokens}; "
+            "raise it, or leave the recording out"
+        )
+
+
+def _count_unknown(path: Path, lines: list[str], dictionary: Path, closed: bool) -> int:
+    """How many symbols of the label file ``path`` its dictionary lacks."""
+    known = _read_dictionary(dictionary)
+    unknown = 0
+    for number, line in enumerate(lines, start=1):
+        strange = [symbol for symbol in line.split() if symbol not in known]
+        if strange and closed:
+            raise UserError(
+                f"{path} line {number}: symbol {strange[0]!r} is not in {dictionary}; "
+                "make the dictionary from these labels"
+            )
+        unknown += len(strange)
+    return unknown
+
+
+def _read_dictionary(path: Path) -> set[str]:
+    known = set(SPECIAL_SYMBOLS)
+    for number, line in enumerate(_lines(path), start=1):
+        symbol, _, count = line.replace(" #fairseq:overwrite", "").rpartition(" ")
+        if not symbol or not count.isdigit():
+            raise UserError(f"{path} line {number}: expected `symbol count`, got {line!r}")
+        known.add(symbol)
+    return known
+
+
+def _check_recordings(
+    root: Path, rows: list[tuple[str, int]], sample_rate: int, manifest: Path
+) -> None:
+    if not root.is_dir():
+        raise UserError(f"{manifest} line 1: no folder {str(root)!r}; prepare the corpus again")
+    with ThreadPoolExecutor(_THREADS) as pool:
+        problems = pool.map(lambda row: _problem(root / row[0], row[1], sample_rate), rows)
+        title = f"checking {manifest.name}"
+        for problem in tqdm(problems, title, len(rows), leave=False, disable=None):
+            if problem is not None:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise UserError(problem)
+
+
+def _problem(path: Path, frames: int, sample_rate: int) -> str | None:
+    """What is wrong with a recording, in one line."""
+    try:
+        info = soundfile.info(_source(path))
+    except FileNotFoundError:
+        return f"{path} is missing; correct the manifest, or bring the recording back"
+    except soundfile.LibsndfileError as error:
+        return f"{path} is not readable audio: {error.error_string}"
+    if info.samplerate != sample_rate:
+        return f"{path} has a sample rate of {info.samplerate} Hz; resample it to {sample_rate} Hz"
+    if info.frames != frames:
+        return f"{path} has {info.frames} samples, but its manifest says {frames}"
+    return None
+
+
+def _source(path: Path) -> Any:
+    """What soundfile opens: the path, or the bytes that ``archive.zip:offset:size`` stands for."""
+    stored = re.fullmatch(r"(.+\.zip):(\d+):(\d+)", str(path))
+    if stored is None:
+        if not path.is_file():
+            raise FileNotFoundError(path)
+        return str(path)
+    archive, offset, size = stored.groups()
+    with open(archive, "rb") as file:
+        file.seek(int(offset))
+        return io.BytesIO(file.read(int(size)))
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines as fairseq counts them: parted by line feeds only, whatever Unicode says."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return [line.rstrip("\n") for line in file]
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; prepare the corpus again") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text; convert it") from None

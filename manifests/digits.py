@@ -1,0 +1,199 @@
+"""Strings of spoken digits, cut together from real recordings of single ones.
+
+The archive is the Free Spoken Digit Dataset's (Jakobovski and contributors, CC BY-SA 4.0): 8 kHz
+mono FLAC named `fsdd/{digit}_{speaker}_{index}.flac`, where indices 0 to 4 are the test recordings.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+from collections import defaultdict
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Callable, Iterable, Iterator, Mapping
+
+import numpy as np
+import soundfile
+import soxr
+
+from speechprune.errors import UserError
+from speechprune.manifests.manifest import (
+    AUDIO,
+    SAMPLE_RATE,
+    Utterance,
+    replacing,
+    write_audio,
+    write_manifest,
+)
+
+WORDS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
+
+_MEMBER = re.compile(r"(?:.*/)?(\d)_([a-z]+)_(\d+)\.flac")
+_SPLITS = ("train", "valid", "test")
+_TEST_INDICES = range(0, 5)
+_VALID_INDICES = range(5, 10)
+_LARGEST_RECORDING = 1 << 20  # bytes; the largest of the archive has 19 thousand
+
+Progress = Callable[[Iterable[Utterance], int], Iterable[Utterance]]
+
+
+@dataclass(frozen=True)
+class DigitStrings:
+    """Settings of a corpus of digit strings.
+
+    Attributes:
+        sizes: utterances per split; a recording serves one split only.
+        digits: fewest and most digits per utterance, all by one speaker.
+        silence: shortest and longest pause between two digits, in seconds.
+        seed: which digits, speakers, recordings and pauses.
+    """
+
+    sizes: Mapping[str, int] = field(
+        default_factory=lambda: {"train": 1000, "valid": 60, "test": 200}
+    )
+    digits: tuple[int, int] = (1, 5)
+    silence: tuple[float, float] = (0.05, 0.25)
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        for name, size in self.sizes.items():
+            if name not in _SPLITS or size < 1:
+                raise UserError(f"split {name!r} of {size} utterances; use {_SPLITS}, at least 1")
+        if not self.sizes:
+            raise UserError("a corpus of digits needs a split")
+        if not 1 <= self.digits[0] <= self.digits[1]:
+            raise UserError(f"digits per utterance {self.digits} are not a range from 1 upwards")
+        if self.seed < 0:
+            raise UserError(f"seed {self.seed} is negative; choose 0 or more")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One spoken digit: `samples` float32 (T,) at the archive's rate, 8 kHz."""
+
+    digit: int
+    speaker: str
+    index: int
+    samples: np.ndarray
+
+    @property
+    def split(self) -> str:
+        """The one split that may use it."""
+        if self.index in _TEST_INDICES:
+            return "test"
+        return "valid" if self.index in _VALID_INDICES else "train"
+
+
+def read_recordings(archive: Path) -> tuple[list[Recording], int]:
+    """All recordings of the archive, sorted, and their sample rate in Hz.
+
+    Members are decoded in memory and never written under their own names. Raises UserError for
+    an archive that is missing or damaged, or holds no digits or several sample rates.
+    """
+    try:
+        with tarfile.open(archive) as tar:
+            decoded = [found for member in tar if (found := _decode(tar, member)) is not None]
+    except FileNotFoundError:
+        raise UserError(
+            f"{archive} is missing; it should be the archive of spoken digits"
+        ) from None
+    except (tarfile.TarError, EOFError, soundfile.LibsndfileError) as error:
+        raise UserError(
+            f"{archive} is not a readable archive of FLAC recordings: {error}"
+        ) from error
+    rates = sorted({rate for _, rate in decoded})
+    if len(rates) != 1:
+        raise UserError(f"{archive} should hold recordings of one sample rate; found {rates} Hz")
+    recordings = [recording for recording, _ in decoded]
+    return sorted(recordings, key=lambda r: (r.digit, r.speaker, r.index)), rates[0]
+
+
+def prepare_digits(
+    archive: Path,
+    settings: DigitStrings,
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    progress: Progress = lambda utterances, total: utterances,
+) -> None:
+    """Cut digit strings together into the manifest folder `folder`, labelled by number words.
+
+    `progress` wraps the stream of finished utterances. Raises UserError as `read_recordings` and
+    `manifest.replacing` do, or if a split has no recording of a digit.
+    """
+    recordings, rate = read_recordings(archive)
+    takes = _takes(recordings)
+    with replacing(folder, overwrite) as partial:
+        stream = _strings(settings, takes, rate, partial / AUDIO)
+        finished = list(progress(stream, sum(settings.sizes.values())))
+        splits = {
+            name: [u for u in finished if u.path.startswith(f"{name}/")] for name in settings.sizes
+        }
+        provenance = {
+            "corpus": "Free Spoken Digit Dataset, strings",
+            "archive": archive.name,
+            "settings": asdict(settings),
+        }
+        write_manifest(partial, folder.absolute() / AUDIO, splits, provenance)
+
+
+# Samples by split, speaker and digit.
+_Takes = Mapping[str, Mapping[str, Mapping[int, list[np.ndarray]]]]
+
+
+def _takes(recordings: list[Recording]) -> _Takes:
+    takes: dict = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    for recording in recordings:
+        takes[recording.split][recording.speaker][recording.digit].append(recording.samples)
+    return takes
+
+
+def _strings(settings: DigitStrings, takes: _Takes, rate: int, folder: Path) -> Iterator[Utterance]:
+    for name, size in settings.sizes.items():
+        speakers = sorted(takes[name])
+        for speaker in speakers:
+            if len(takes[name][speaker]) < len(WORDS):
+                raise UserError(f"the archive lacks {name} recordings of a digit by {speaker}")
+        if not speakers:
+            raise UserError(f"the archive has no recordings for the {name} split")
+        for index in range(size):
+            random = np.random.default_rng((settings.seed, _SPLITS.index(name), index))
+            speaker = speakers[random.integers(len(speakers))]
+            digits, samples = _one_string(settings, takes[name][speaker], rate, random)
+            path = f"{name}/{index:06d}-{speaker}.flac"
+            frames = write_audio(folder / path, soxr.resample(samples, rate, SAMPLE_RATE))
+            yield Utterance(path, frames, " ".join(WORDS[digit] for digit in digits))
+
+
+def _one_string(
+    settings: DigitStrings,
+    takes: Mapping[int, list[np.ndarray]],
+    rate: int,
+    random: np.random.Generator,
+) -> tuple[list[int], np.ndarray]:
+    """Digits and their samples (T,) at `rate`, with a pause before each and at the end."""
+    count = random.integers(settings.digits[0], settings.digits[1], endpoint=True)
+    digits = [int(digit) for digit in random.integers(len(WORDS), size=count)]
+    pieces = []
+    for digit in digits:
+        pieces += [_pause(settings, rate, random), takes[digit][random.integers(len(takes[digit]))]]
+    return digits, np.concatenate([*pieces, _pause(settings, rate, random)])
+
+
+def _pause(settings: DigitStrings, rate: int, random: np.random.Generator) -> np.ndarray:
+    return np.zeros(int(random.uniform(*settings.silence) * rate), dtype=np.float32)
+
+
+def _decode(tar: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[Recording, int] | None:
+    """The recording in `member` and its rate; None for whatever is not a recording."""
+    named = _MEMBER.fullmatch(member.name)
+    if named is None or not member.isfile() or member.size > _LARGEST_RECORDING:
+        return None
+    stream = tar.extractfile(member)
+    if stream is None:
+        return None
+    samples, rate = soundfile.read(io.BytesIO(stream.read()), dtype="float32")
+    digit, speaker, index = named.groups()
+    return Recording(int(digit), speaker, int(index), samples), rate

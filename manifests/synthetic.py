@@ -1,0 +1,194 @@
+"""Seeded corpora of synthetic speech: short sentences in several languages and many voices.
+
+A corpus is a function of its settings: utterance `i` of a split is drawn from
+`numpy.random.default_rng((seed, split, i))`, so neither the number of workers nor the size of
+another split changes it.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Callable, Iterable, Iterator, Mapping
+
+import numpy as np
+
+from speechprune.errors import UserError
+from speechprune.manifests.espeak import Voice, speak
+from speechprune.manifests.manifest import (
+    AUDIO,
+    Utterance,
+    replacing,
+    write_audio,
+    write_manifest,
+)
+from speechprune.manifests.vocabulary import LANGUAGES, words
+
+VARIANTS = (
+    *("f1", "f2", "f3", "f4", "f5", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8"),
+    *("Andrea", "Annie", "Jacky", "Mario", "Michael", "aunty", "belinda", "boris", "ed"),
+    *("grandma", "grandpa", "gustave", "ian", "john", "linda", "max", "norbert", "paul"),
+    *("quincy", "rob", "steph", "victor", "zac"),
+)
+"""Timbres that sound like people. Left out, besides robots and whispers, are "Reed" and "caleb":
+their noise comes from memory that espeak-ng does not initialise, so they never repeat."""
+
+_SPLITS = ("train", "valid", "test")
+_SHARE_FOR_TRAINING = 0.7
+
+Progress = Callable[[Iterable[Utterance], int], Iterable[Utterance]]
+
+
+@dataclass(frozen=True)
+class SyntheticCorpus:
+    """Settings of a synthetic corpus.
+
+    Attributes:
+        languages: codes from `vocabulary.LANGUAGES`, drawn with equal chance.
+        sizes: utterances per split (train, valid, test); the voices of the splits are disjoint.
+        vocabulary: words per language to draw from, the first of its list; None for all.
+        sentence: fewest and most words per utterance.
+        rate: slowest and fastest speech, words per minute.
+        pitch: lowest and highest pitch, 0 to 99.
+        noise: quietest and loudest background, in dB relative to the speech, drawn uniformly;
+            None for clean speech.
+        seed: corpora with different seeds share nothing but their words and voices.
+    """
+
+    languages: tuple[str, ...] = ("en",)
+    sizes: Mapping[str, int] = field(
+        default_factory=lambda: {"train": 600, "valid": 60, "test": 100}
+    )
+    vocabulary: int | None = None
+    sentence: tuple[int, int] = (2, 5)
+    rate: tuple[int, int] = (150, 220)
+    pitch: tuple[int, int] = (30, 70)
+    noise: tuple[float, float] | None = None
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        for code in self.languages:
+            if code not in LANGUAGES:
+                raise UserError(f"unknown language {code!r}; known: {', '.join(LANGUAGES)}")
+        for name, size in self.sizes.items():
+            if name not in _SPLITS or size < 1:
+                raise UserError(
+                    f"split {name!r} of {size} utterances; sizes are for {_SPLITS}, at least 1"
+                )
+        if not self.languages or not self.sizes:
+            raise UserError("a synthetic corpus needs a language and a split")
+        if self.vocabulary is not None and self.vocabulary < 2:
+            raise UserError(
+                f"a vocabulary of {self.vocabulary} words is too small; ask for 2 or more"
+            )
+        if self.seed < 0:
+            raise UserError(f"seed {self.seed} is negative; choose 0 or more")
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One utterance to speak: file `path`, `text` in lower case, `voice`, and noise in dB."""
+
+    path: str
+    text: str
+    voice: Voice
+    noise: float | None
+    seed: tuple[int, ...]
+
+
+def plan(settings: SyntheticCorpus) -> dict[str, list[Sentence]]:
+    """What will be said by whom, per split; no audio is made."""
+    voices = _voices_per_split(settings)
+    return {
+        name: [_draw(settings, name, voices[name], index) for index in range(size)]
+        for name, size in settings.sizes.items()
+    }
+
+
+def prepare_synthetic(
+    settings: SyntheticCorpus,
+    folder: Path,
+    *,
+    workers: int = 1,
+    overwrite: bool = False,
+    progress: Progress = lambda utterances, total: utterances,
+) -> None:
+    """Speak a corpus into the manifest folder `folder`.
+
+    The files are the same for any number of `workers`. `progress` wraps the stream of finished
+    utterances. Raises UserError as `manifest.replacing` does.
+    """
+    planned = plan(settings)
+    with replacing(folder, overwrite) as partial_folder:
+        sentences = [sentence for split in planned.values() for sentence in split]
+        render = partial(_render, partial_folder / AUDIO)
+        finished = iter(progress(_spread(render, sentences, workers), len(sentences)))
+        splits = {name: [next(finished) for _ in split] for name, split in planned.items()}
+        list(finished)  # lets a progress bar end
+        provenance = {"corpus": "synthetic, espeak-ng", "settings": asdict(settings)}
+        write_manifest(partial_folder, folder.absolute() / AUDIO, splits, provenance)
+
+
+def _voices_per_split(settings: SyntheticCorpus) -> dict[str, list[str]]:
+    """Shuffle the variants and deal them out: most to training, the rest to the other splits."""
+    order = np.random.default_rng((settings.seed, len(_SPLITS))).permutation(len(VARIANTS))
+    shuffled = [VARIANTS[i] for i in order]
+    held_out = [name for name in _SPLITS if name in settings.sizes and name != "train"]
+    if not held_out or "train" not in settings.sizes:
+        groups = np.array_split(shuffled, max(1, len(settings.sizes)))
+        return {name: list(map(str, group)) for name, group in zip(settings.sizes, groups)}
+    cut = int(_SHARE_FOR_TRAINING * len(shuffled))
+    groups = np.array_split(shuffled[cut:], len(held_out))
+    dealt = {name: list(map(str, group)) for name, group in zip(held_out, groups)}
+    return {"train": shuffled[:cut], **dealt}
+
+
+def _draw(settings: SyntheticCorpus, split: str, variants: list[str], index: int) -> Sentence:
+    seed = (settings.seed, _SPLITS.index(split), index)
+    random = np.random.default_rng(seed)
+    language = settings.languages[random.integers(len(settings.languages))]
+    vocabulary = words(language)[: settings.vocabulary]
+    length = random.integers(settings.sentence[0], settings.sentence[1], endpoint=True)
+    text = " ".join(vocabulary[i] for i in random.integers(len(vocabulary), size=length))
+    voice = Voice(
+        LANGUAGES[language],
+        variants[random.integers(len(variants))],
+        int(random.integers(*settings.rate, endpoint=True)),
+        int(random.integers(*settings.pitch, endpoint=True)),
+    )
+    noise = None if settings.noise is None else float(random.uniform(*settings.noise))
+    return Sentence(f"{split}/{index:06d}.flac", text, voice, noise, seed)
+
+
+def _spread(
+    render: Callable[[Sentence], Utterance], sentences: list[Sentence], workers: int
+) -> Iterator[Utterance]:
+    """Render in order, in this process or in several."""
+    if workers <= 1:
+        yield from map(render, sentences)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        yield from pool.map(render, sentences, chunksize=16)
+
+
+def _render(folder: Path, sentence: Sentence) -> Utterance:
+    samples = speak(sentence.text, sentence.voice)
+    if sentence.noise is not None:
+        samples = _add_noise(samples, sentence.noise, np.random.default_rng((*sentence.seed, 1)))
+    frames = write_audio(folder / sentence.path, samples)
+    return Utterance(sentence.path, frames, sentence.text.upper())
+
+
+def _add_noise(samples: np.ndarray, level: float, random: np.random.Generator) -> np.ndarray:
+    """Add noise of `level` dB relative to the speech (T,), with a random spectral slope.
+
+    The slope, amplitude falling with frequency to a power of 0 (white) to 1, is that of rooms
+    and recorders.
+    """
+    spectrum = np.fft.rfft(random.standard_normal(len(samples)))
+    spectrum /= np.maximum(np.arange(len(spectrum)), 1.0) ** random.uniform(0.0, 1.0)
+    noise = np.fft.irfft(spectrum, len(samples))
+    loudness = np.sqrt(np.mean(samples**2) / np.mean(noise**2)) * 10.0 ** (level / 20.0)
+    return (samples + loudness * noise).astype(np.float32).clip(-1.0, 1.0)

@@ -1,0 +1,352 @@
+"""fp32 training of `wav2vec_ctc_st` by fairseq's trainer, against S3-Router written out by hand.
+
+The reference shares no code with the package: a stock `wav2vec_ctc` whose weights are set to
+weight * mask before each update, masks by a stable sort, and its own CTC loss, gradient and Adam.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import speechprune  # noqa: F401
+import torch
+from nano import write_corpus, write_data2vec, write_wav2vec2
+from omegaconf import DictConfig, OmegaConf
+from speechprune.masking.controller import masked_weight, original_weight
+from torch import Tensor, nn
+from torch.nn import functional as F
+from toy import kept_of, top
+
+CONFIG = Path(__file__).resolve().parent.parent / "config" / "finetuning"
+UPDATES = 6
+SEED = 1  # of the new CTC head
+MICRO_BATCHES = 2
+LEARNING_RATE = 0.01
+#: Larger than usual: Adam would turn the rounding of the smallest gradients into whole steps.
+EPSILON = 1e-3
+HEAD = ("w2v_encoder.proj.weight", "w2v_encoder.proj.bias")
+DETERMINISTIC = [
+    *(f"model.{name}=0.0" for name in ("dropout", "attention_dropout", "activation_dropout")),
+    "model.layerdrop=0.0",
+    "model.mask_prob=0.0",
+    "model.mask_channel_prob=0.0",
+]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Flags of one run, and what they mean for the method."""
+
+    flags: list[str]
+    roles: tuple[str, ...] = ("fc1", "fc2")
+    rates: dict[str, float] = field(default_factory=lambda: {"": 0.9})
+    shared: str = "nothing"  # what shares one score: nothing, the row or the column
+    sigmoid: bool = False
+    train_weights: bool = False
+    pretrained: str = "base"
+
+    def rate(self, name: str) -> float:
+        """The share kept of the weight ``name``: that of the first part of it that is listed."""
+        return next(rate for part, rate in self.rates.items() if part in name)
+
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
+EXPERIMENTS = {
+    "ffn": Experiment(["fix_attn=true", "prune_rate=0.9", "init_score=weight_rank"]),
+    "everything": Experiment(
+        ["fix_attn=false", "prune_rate=0.3", "init_score=weight_magnitude_with_scale"],
+        roles=(*ATTENTION, "fc1", "fc2"),
+        rates={"": 0.3},
+    ),
+    "front": Experiment(
+        [
+            "fix_fc=true",
+            "no_prune_post_extract_proj=false",
+            "prune_rate=0.5",
+            "fc_attn_prune_rate=[0.2,0.6]",
+        ],
+        roles=(*ATTENTION, "post_extract_proj"),
+        rates={"layers": 0.6, "": 0.5},
+    ),
+    "rows": Experiment(
+        ["fix_attn=false", "prune_rate=0.7", "linear_st_op=linear_st_outstr"],
+        roles=(*ATTENTION, "fc1", "fc2"),
+        rates={"": 0.7},
+        shared="row",
+    ),
+    "columns": Experiment(
+        ["fix_attn=true", "linear_st_op=linear_st_instr", "layerwise_prune_rate=[0.4,0.8]"],
+        rates={"layers.0": 0.4, "layers.1": 0.8},
+        shared="column",
+    ),
+    "sigmoid": Experiment(
+        ["fix_attn=false", "prune_rate=0.5", "ste_sigmoid=true"],
+        roles=(*ATTENTION, "fc1", "fc2"),
+        rates={"": 0.5},
+        sigmoid=True,
+    ),
+    "co_train": Experiment(
+        ["fix_attn=true", "prune_rate=0.8", "co_train=true"], rates={"": 0.8}, train_weights=True
+    ),
+    "recomputed": Experiment(
+        ["fix_attn=false", "prune_rate=0.6", "checkpoint_activations=true"],
+        roles=(*ATTENTION, "fc1", "fc2"),
+        rates={"": 0.6},
+    ),
+    "xlsr": Experiment(
+        ["fix_attn=false", "prune_rate=0.9"],
+        roles=(*ATTENTION, "fc1", "fc2"),
+        pretrained="xlsr",
+    ),
+    "data2vec": Experiment(["fix_attn=true", "prune_rate=0.9"], pretrained="data2vec"),
+}
+
+
+class Reference:
+    """S3-Router by hand.
+
+    Args:
+        model: a stock `wav2vec_ctc`.
+        scores: how the scores start, by name of the weight.
+    """
+
+    def __init__(self, model: nn.Module, experiment: Experiment, scores: dict[str, Tensor]) -> None:
+        self.model = model
+        self.experiment = experiment
+        self.weights = {name: self.parameter(name).detach().clone() for name in scores}
+        self.scores = {name: tensor.clone() for name, tensor in scores.items()}
+        self.masks: dict[str, Tensor] = {}
+        self.moments: dict[str, tuple[Tensor, Tensor]] = {}
+        self.updates = 0
+
+    def parameter(self, name: str) -> nn.Parameter:
+        return self.model.get_parameter(name)
+
+    def choose_masks(self) -> None:
+        """mask = top share of |scores| per tensor; the model computes with weight * mask."""
+        for name, scores in self.scores.items():
+            count = kept_of(scores.numel(), self.experiment.rate(name))
+            self.masks[name] = top(scores.abs(), count)
+            self.parameter(name).data = self.weights[name] * self.masks[name].float()
+
+    def update(self, batches: list[dict[str, Any]], lr: float) -> None:
+        """One update: gradients summed over the micro-batches, divided by the utterances."""
+        self.choose_masks()
+        gradients: dict[str, Tensor] = {}
+        for batch in batches:
+            self.model.zero_grad()
+            self.loss(batch).backward()
+            for name, gradient in self.gradients().items():
+                gradients[name] = gradients.get(name, 0.0) + gradient
+        utterances = sum(len(batch["target_lengths"]) for batch in batches)
+        self.updates += 1
+        for name, gradient in gradients.items():
+            self.adam(name, gradient / utterances, lr)
+
+    def gradients(self) -> dict[str, Tensor]:
+        """What one backward pass gives to all that is trained."""
+        found = {name: self.parameter(name).grad for name in HEAD}
+        for name, mask in self.masks.items():
+            gradient = self.parameter(name).grad
+            found[f"{name} scores"] = self.score_gradient(name, gradient)
+            if self.experiment.train_weights:
+                found[f"{name} weight"] = gradient * mask.float()
+        return found
+
+    def trained(self, name: str) -> Tensor:
+        """The tensor that a gradient belongs to."""
+        name, _, part = name.partition(" ")
+        if not part:
+            return self.parameter(name).data
+        return self.scores[name] if part == "scores" else self.weights[name]
+
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        """CTC with blank 0, summed over the batch."""
+        out = self.model(**batch["net_input"])
+        logits, padding = out["encoder_out"], out["padding_mask"]
+        frames = torch.full((logits.shape[1],), logits.shape[0])
+        if padding is not None:
+            frames = (~padding).sum(1)
+        log_probabilities = logits.log_softmax(-1)
+        total = logits.new_zeros(())
+        for index, length in enumerate(batch["target_lengths"].tolist()):
+            total = total + F.ctc_loss(
+                log_probabilities[:, index],
+                batch["target"][index, :length],
+                frames[index],
+                torch.tensor(length),
+                reduction="sum",
+                zero_infinity=True,
+            )
+        return total
+
+    def score_gradient(self, name: str, gradient: Tensor) -> Tensor:
+        """dL/dscores = dL/dw * weight * sign(scores), times s(1 - s) with a sigmoid."""
+        scores = self.scores[name]
+        product = gradient * self.weights[name]
+        if self.experiment.shared == "row":
+            product = product.sum(1, keepdim=True)
+        if self.experiment.shared == "column":
+            product = product.sum(0, keepdim=True)
+        change = product * scores.sign()
+        if self.experiment.sigmoid:
+            gate = 1 / (1 + (-scores.abs()).exp())
+            change = change * gate * (1 - gate)
+        return change
+
+    def adam(self, name: str, gradient: Tensor, lr: float) -> None:
+        """Adam (0.9, 0.98) with epsilon added before the bias correction, as fairseq does."""
+        tensor = self.trained(name)
+        first, second = self.moments.get(name, (torch.zeros_like(tensor),) * 2)
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.98 * second + 0.02 * gradient**2
+        self.moments[name] = first, second
+        correction = math.sqrt(1 - 0.98**self.updates) / (1 - 0.9**self.updates)
+        tensor -= lr * correction * first / (second.sqrt() + EPSILON)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus, and a pretrained model of each kind."""
+    folder = tmp_path_factory.mktemp("reference")
+    write_corpus(folder / "data", train=6, valid=1)
+    write_wav2vec2(folder / "base.pt")
+    write_wav2vec2(
+        folder / "xlsr.pt", layer_norm_first=True, extractor_mode="layer_norm", normalize=True
+    )
+    write_data2vec(folder / "data2vec.pt")
+    for path in folder.glob("*.pt"):
+        name_every_setting(path)
+    return folder
+
+
+def name_every_setting(path: Path) -> None:
+    """fairseq overrides only settings that a checkpoint names, as real ones do: dropout's above all."""
+    from fairseq.models import MODEL_DATACLASS_REGISTRY
+
+    state = torch.load(path, weights_only=True)
+    settings = state["cfg"]["model"]
+    schema = OmegaConf.structured(MODEL_DATACLASS_REGISTRY[settings["_name"]])
+    defaults = OmegaConf.to_container(schema, enum_to_str=True)
+    state["cfg"]["model"] = {**defaults, **settings}
+    torch.save(state, path)
+
+
+def compose(lab: Path, experiment: Experiment) -> DictConfig:
+    """The config of a run on a CPU, through hydra as fairseq's command does it."""
+    from fairseq.dataclass.initialize import add_defaults, hydra_init
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    normalize = str(experiment.pretrained != "base").lower()
+    overrides = [
+        f"task.data={lab / 'data'}",
+        f"task.normalize={normalize}",
+        f"model.w2v_path={lab / experiment.pretrained}.pt",
+        "common.cpu=true",
+        "common.fp16=false",
+        "distributed_training.distributed_world_size=1",
+        f"optimization.update_freq=[{MICRO_BATCHES}]",
+        f"optimization.max_update={UPDATES}",
+        f"optimization.lr=[{LEARNING_RATE}]",
+        f"optimizer.adam_eps={EPSILON}",
+        "model.trainable_proj=true",
+        *DETERMINISTIC,
+        *(f"model.{flag}" for flag in experiment.flags),
+    ]
+    hydra_init("base_1h")
+    with initialize_config_dir(str(CONFIG), version_base="1.1"):
+        cfg = hydra_compose(config_name="base_1h", overrides=overrides)
+    add_defaults(cfg)
+    return cfg
+
+
+def micro_batches(task: Any, update: int) -> list[dict[str, Any]]:
+    """Two batches of three utterances of different lengths, in another order at each update."""
+    dataset = task.dataset("train")
+    order = [(update + index * (1 + update % 2 * 4)) % 6 for index in range(6)]
+    return [dataset.collater([dataset[index] for index in order[i : i + 3]]) for i in (0, 3)]
+
+
+@pytest.mark.parametrize("name", sorted(EXPERIMENTS))
+def test_training_follows_the_reference(lab: Path, name: str) -> None:
+    experiment = EXPERIMENTS[name]
+    trainer, task, reference = start(lab, experiment)
+    sites = {f"w2v_encoder.w2v_model.{s.name}": s for s in trainer.model.mask_controller.sites}
+    assert sorted(sites) == sorted(expected_sites(reference.model, experiment))
+    flips = 0
+    for update in range(UPDATES):
+        batches = micro_batches(task, update)
+        lr = trainer.lr_step_update()
+        before = {key: mask.clone() for key, mask in reference.masks.items()}
+        trainer.train_step(copy.deepcopy(batches))
+        reference.update(batches, lr)
+        for key, site in sites.items():
+            masked = masked_weight(site)
+            assert torch.equal(masked.mask, reference.masks[key]), (update, key)
+            assert_close(masked.scores, reference.scores[key], (update, key))
+            assert_close(original_weight(site), reference.weights[key], (update, key))
+            if before:
+                flips += int((before[key] ^ reference.masks[key]).sum())
+        for key in HEAD:
+            found = trainer.model.get_parameter(key)
+            assert_close(found, reference.parameter(key), (update, key))
+    assert flips > 10 * (UPDATES - 1)
+    validated_network_is_the_next_one(trainer, reference, batches[0])
+
+
+def validated_network_is_the_next_one(
+    trainer: Any, reference: Reference, batch: dict[str, Any]
+) -> None:
+    """After the last update, evaluation computes with the masks of the scores as they now are."""
+    reference.choose_masks()
+    models = trainer.model.eval(), reference.model.eval()
+    with torch.no_grad():
+        ours, theirs = (model(**batch["net_input"])["encoder_out"] for model in models)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def expected_sites(model: nn.Module, experiment: Experiment) -> list[str]:
+    """Names of the weights that the flags put a mask on, found in the stock model."""
+    names = [name for name, _ in model.named_parameters() if "pos_conv" not in name]
+    return [n for n in names if n.split(".")[-2] in experiment.roles and n.endswith(".weight")]
+
+
+def start(lab: Path, experiment: Experiment) -> tuple[Any, Any, Reference]:
+    """fairseq's trainer on our model, its task, and the reference started from the same values."""
+    from fairseq import tasks
+    from fairseq.models.wav2vec.wav2vec2_asr import Wav2VecCtc
+    from fairseq.trainer import Trainer
+
+    cfg = compose(lab, experiment)
+    task = tasks.setup_task(cfg.task)
+    task.load_dataset("train")
+    torch.manual_seed(SEED)
+    stock_cfg = copy.deepcopy(cfg.model)
+    model = task.build_model(cfg.model)
+    trainer = Trainer(cfg, task, model, task.build_criterion(cfg.criterion))
+    trainer.lr_step_begin_epoch(1)
+
+    stock = Wav2VecCtc.build_model(stock_cfg, task)
+    state = model.state_dict()
+    scores = {
+        key[: -len("scores")] + "weight": value.clone()
+        for key, value in state.items()
+        if key.endswith(".scores")
+    }
+    plain = {key: value.clone() for key, value in state.items() if key in stock.state_dict()}
+    assert plain.keys() == stock.state_dict().keys()
+    stock.load_state_dict(plain)
+    return trainer, task, Reference(stock.train(), experiment, scores)
+
+
+def assert_close(found: Tensor, expected: Tensor, where: Any) -> None:
+    """Equal but for the rounding of fp32 in sums."""
+    torch.testing.assert_close(
+        found.detach(), expected.detach(), rtol=1e-4, atol=2e-5, msg=lambda text: f"{where}: {text}"
+    )

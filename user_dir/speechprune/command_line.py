@@ -1,0 +1,224 @@
+"""fairseq-hydra-train's arguments, completed and checked before hydra sees them."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from fairseq.dataclass.configs import FairseqConfig
+from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_DATACLASS_REGISTRY, MODEL_REGISTRY
+from fairseq.registry import REGISTRIES
+from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
+from fairseq.utils import import_user_module
+from hydra._internal.utils import get_args_parser
+from hydra.conf import JobConf
+from omegaconf import OmegaConf
+
+import speechprune
+from speechprune import tools
+from speechprune.errors import UserError
+from speechprune.registry import unknown_name
+
+#: Keys of files and folders. A run changes its folder, which would break relative paths.
+PATHS = (
+    "checkpoint.finetune_from_model",
+    "checkpoint.restore_file",
+    "common.user_dir",
+    "model.w2v_path",
+    "task.data",
+    "task.target_dictionary",
+)
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """Arguments in an order that hydra's parser accepts, and what is read from them."""
+
+    arguments: list[str]
+    config_name: str
+    sweeps: bool
+
+
+def complete(arguments: Sequence[str]) -> CommandLine:
+    """Fill in the plugin and the recipe's folder, make paths absolute, and check every key.
+
+    Args:
+        arguments: hydra overrides and options in any order.
+
+    Raises:
+        UserError: a malformed argument, or an unknown recipe, model or key.
+    """
+    parsed, options = _parse(arguments)
+    overrides = [_with_absolute_path(override) for override in parsed.overrides]
+    given = {key_of(override): value_of(override) for override in overrides}
+    if "common.user_dir" in given:
+        import_user_module(argparse.Namespace(user_dir=_unquoted(given["common.user_dir"])))
+    else:
+        plugin = str(Path(speechprune.__file__).parent)
+        overrides.append(f"common.user_dir={_quoted(plugin)}")
+    # The folder of each run is where its checkpoints go; older hydras have no choice, and no key.
+    if "hydra.job.chdir" not in given and "chdir" in {field.name for field in fields(JobConf)}:
+        overrides.append("hydra.job.chdir=true")
+    if parsed.config_name is None:
+        raise UserError(f"name a recipe with --config-name: {', '.join(_recipes())}")
+    folder, name = parsed.config_dir, parsed.config_name
+    if folder is None and parsed.config_path is None:
+        recipe = find_recipe(name)
+        folder, name = str(recipe.parent), recipe.stem
+    if folder is not None:
+        options += ["--config-dir", folder]
+        check_keys(given, _read(Path(folder, f"{name}.yaml")))
+    sweeps = parsed.multirun or given.get("hydra.mode", "").upper() == "MULTIRUN"
+    return CommandLine([*overrides, *options, "--config-name", name], name, sweeps)
+
+
+def find_recipe(name: str) -> Path:
+    """The YAML called ``name`` or ``folder/name`` below speechprune's config folder.
+
+    Raises UserError, with the nearest name, if there is none, or more than one.
+    """
+    recipes = _recipes()
+    found = [full for full in recipes if name in (full, full.rpartition("/")[2])]
+    if not found:
+        short = {full.rpartition("/")[2] for full in recipes}
+        raise UserError(unknown_name("recipe", name, sorted({*recipes, *short})))
+    if len(found) > 1:
+        raise UserError(f"recipe {name!r} is ambiguous; choose one of {', '.join(found)}")
+    return recipes[found[0]]
+
+
+def check_keys(given: Mapping[str, str], recipe: Mapping[str, Any]) -> None:
+    """Refuse overrides of keys that do not exist, and unknown models, tasks and the like.
+
+    Args:
+        given: values of overrides by key ("model.prune_rate").
+        recipe: the YAML that they override.
+
+    Raises:
+        UserError: with the nearest name.
+    """
+    for key in given:
+        group, _, rest = key.partition(".")
+        if not rest or group not in FairseqConfig.__dataclass_fields__:
+            continue
+        section = recipe.get(group) or {}
+        if not isinstance(section, Mapping):
+            continue
+        names = _choices(given.get(f"{group}._name", str(section.get("_name", ""))))
+        known = _known_keys(group, names)
+        if known is not None and rest.split(".")[0] not in {*known, *section, "_name"}:
+            candidates = [f"{group}.{name}" for name in sorted({*known, *section})]
+            raise UserError(unknown_name("key", key, candidates))
+
+
+def key_of(override: str) -> str:
+    """The key of a hydra override: "model.w2v_path" of "+model.w2v_path=x.pt"."""
+    return override.lstrip("+~").partition("=")[0].partition("@")[0].strip()
+
+
+def value_of(override: str) -> str:
+    """The text after the equals sign."""
+    return override.partition("=")[2]
+
+
+def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Hydra's options as it understands them, and their words without the overrides."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> None:
+        raise UserError(f"{message}; see `speechprune train --help`")
+
+    parser.error = refuse  # type: ignore[method-assign, assignment]
+    # Hydra's own call refuses overrides on both sides of an option.
+    parsed = parser.parse_intermixed_args(list(arguments))
+    overrides = list(parsed.overrides)
+    options = []
+    for word in arguments:
+        if overrides and word == overrides[0]:
+            overrides.pop(0)
+        else:
+            options.append(word)
+    return parsed, options
+
+
+def _known_keys(group: str, names: Sequence[str]) -> set[str] | None:
+    """Keys of a config group; None where they cannot be known."""
+    declared = FairseqConfig.__dataclass_fields__[group].type
+    if is_dataclass(declared):
+        return {field.name for field in fields(declared)}
+    typed, untyped = _registered(group)
+    known: set[str] = set()
+    for name in names:
+        if name not in typed:
+            if name not in untyped and group == "model":
+                candidates = [n for n in sorted(typed) if n.startswith("wav2vec_ctc")]
+                raise UserError(unknown_name("model", name, candidates))
+            return None
+        known.update(field.name for field in fields(typed[name]))
+    return known if names else None
+
+
+def _registered(group: str) -> tuple[Mapping[str, type], set[str]]:
+    """Dataclasses of a group by name, and names that have none."""
+    if group == "model":
+        architectures = {
+            name: MODEL_DATACLASS_REGISTRY[model]
+            for name, model in ARCH_MODEL_NAME_REGISTRY.items()
+            if model in MODEL_DATACLASS_REGISTRY
+        }
+        return {**architectures, **MODEL_DATACLASS_REGISTRY}, set(MODEL_REGISTRY)
+    if group == "task":
+        return TASK_DATACLASS_REGISTRY, set(TASK_REGISTRY)
+    return REGISTRIES.get(group, {}).get("dataclass_registry", {}), set()
+
+
+def _choices(value: str) -> list[str]:
+    """The names in a value, which in a sweep may be several: "a,b" or "choice(a,b)"."""
+    return [] if "$" in value else [n for n in re.findall(r"[\w-]+", value) if n != "choice"]
+
+
+def _recipes() -> dict[str, Path]:
+    """Our YAMLs by "folder/name", sorted."""
+    # The configs lie beside the commands, in a checkout as in an installed package.
+    root = Path(tools.__file__).parent.parent / "config"
+    return {f"{file.parent.name}/{file.stem}": file for file in sorted(root.glob("*/*.yaml"))}
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """The YAML as it is written; empty where there is none, which hydra reports itself."""
+    if not path.is_file():
+        return {}
+    content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    return content if isinstance(content, Mapping) else {}
+
+
+def _with_absolute_path(override: str) -> str:
+    """``override`` with a path that exists here made absolute."""
+    key, equals, value = override.partition("=")
+    if key_of(override) not in PATHS or not equals:
+        return override
+    choices = [value] if value[:1] in ("'", '"') else value.split(",")
+    paths = [Path(_unquoted(choice)).expanduser() for choice in choices]
+    made = [
+        _quoted(str(path.absolute())) if _unquoted(choice) and path.exists() else choice
+        for path, choice in zip(paths, choices)
+    ]
+    return f"{key}={','.join(made)}"
+
+
+def _unquoted(value: str) -> str:
+    quote = value[:1]
+    if quote in ("'", '"') and value.endswith(quote) and len(value) > 1:
+        return value[1:-1].replace(f"\\{quote}", quote)
+    return value
+
+
+def _quoted(value: str) -> str:
+    """``value`` as hydra's grammar takes it."""
+    if re.fullmatch(r"[A-Za-z0-9_./-]+", value):
+        return value
+    return "'" + value.replace("'", "\\'") + "'"

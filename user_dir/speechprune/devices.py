@@ -1,0 +1,156 @@
+"""What this machine can hold: processes, and the number formats of its devices."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from omegaconf import DictConfig
+
+from speechprune.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+WORLD_SIZE = "distributed_training.distributed_world_size"
+UPDATE_FREQ = "optimization.update_freq"
+_LAUNCHER_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK")
+_THIS_MACHINE = ("localhost", "127.", "[::1]")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where processes go: ``places`` GPUs, or cores if there is none to use."""
+
+    gpus: bool
+    places: int
+
+    @property
+    def described(self) -> str:
+        """ "1 GPU", "2 cores"."""
+        unit = "GPU" if self.gpus else "core"
+        return f"{self.places} {unit}{'' if self.places == 1 else 's'}"
+
+
+def find_machine(cpu: bool) -> Machine:
+    """This machine, without its GPUs if ``cpu``."""
+    gpus = 0 if cpu else torch.cuda.device_count()
+    if gpus:
+        return Machine(True, gpus)
+    affinity = getattr(os, "sched_getaffinity", None)
+    return Machine(False, len(affinity(0)) if affinity else os.cpu_count() or 1)
+
+
+def fit(cfg: DictConfig, given: Collection[str], machine: Machine) -> int | None:
+    """Change ``cfg`` to what the machine can run, and say what was changed in the log.
+
+    A recipe asks for the processes that its authors had: fewer of them do more micro-batches, so
+    that a batch stays what it was. What the user asked for (``given``) is done or refused.
+
+    Args:
+        cfg: all groups of a fairseq config.
+        given: keys that the user set.
+
+    Returns:
+        Number of processes to start; None if this process belongs to another launcher's job
+        (torchrun, Slurm, several machines), which fairseq then joins by itself.
+
+    Raises:
+        UserError: more processes than places, or half precision on a CPU.
+    """
+    _fit_precision(cfg, given, machine)
+    if not machine.gpus:
+        _use_cpu(cfg)
+    if is_launched_elsewhere(cfg, machine):
+        return None
+    world = int(cfg.distributed_training.distributed_world_size)
+    processes = world
+    if world > machine.places and WORLD_SIZE in given:
+        raise UserError(_refusal(cfg, world, machine))
+    if WORLD_SIZE not in given:
+        processes = _processes_for(cfg, world, 1 if not machine.gpus else machine.places)
+    if processes != world:
+        _keep_batch(cfg, given, world, processes, machine)
+    cfg.distributed_training.distributed_world_size = processes
+    if processes == 1:
+        # With an address, fairseq would spawn as many processes as there are GPUs: none on a CPU.
+        cfg.distributed_training.distributed_init_method = None
+    return processes
+
+
+def is_launched_elsewhere(cfg: DictConfig, machine: Machine) -> bool:
+    """Whether another launcher has started, or another machine shares, this job."""
+    settings = cfg.distributed_training
+    if settings.distributed_no_spawn or settings.pipeline_model_parallel or cfg.common.tpu:
+        return True
+    if all(name in os.environ for name in _LAUNCHER_VARIABLES):
+        return True
+    if max(int(os.environ.get(n, 1)) for n in ("SLURM_NNODES", "SLURM_NTASKS")) > 1:
+        return True
+    host = (settings.distributed_init_method or "tcp://localhost").partition("://")[2]
+    too_many = settings.distributed_world_size > machine.places
+    return machine.gpus and too_many and not host.startswith(_THIS_MACHINE)
+
+
+def _fit_precision(cfg: DictConfig, given: Collection[str], machine: Machine) -> None:
+    if machine.gpus or not cfg.common.fp16:
+        return
+    if "common.fp16" in given:
+        raise UserError(
+            "common.fp16=true needs a GPU; on a CPU use common.bf16=true with common.fp16=false, "
+            "or common.fp16=false for full precision"
+        )
+    cfg.common.fp16 = False
+    precision = "bf16" if cfg.common.bf16 else "full precision"
+    logger.info(f"no GPU: training in {precision} instead of the recipe's fp16")
+
+
+def _use_cpu(cfg: DictConfig) -> None:
+    cfg.common.cpu = True
+    cfg.distributed_training.distributed_backend = "gloo"
+    # The only one that runs without a GPU; the masks need it as well, for unused parameters.
+    cfg.distributed_training.ddp_backend = "legacy_ddp"
+
+
+def _processes_for(cfg: DictConfig, world: int, places: int) -> int:
+    """The most processes that can share the recipe's batch evenly."""
+    frequencies = cfg.optimization.update_freq
+    return max(
+        count
+        for count in range(1, min(world, places) + 1)
+        if all(world * frequency % count == 0 for frequency in frequencies)
+    )
+
+
+def _keep_batch(
+    cfg: DictConfig, given: Collection[str], world: int, processes: int, machine: Machine
+) -> None:
+    if UPDATE_FREQ not in given:
+        raised = [world * f // processes for f in cfg.optimization.update_freq]
+        cfg.optimization.update_freq = raised
+        outcome = "the batch stays the same"
+    else:
+        outcome = (
+            f"with the update_freq that was given, a batch is {processes}/{world} of the recipe's"
+        )
+    here = machine.described if machine.gpus else "no GPU"
+    logger.info(
+        f"the recipe is for {world} GPUs, this machine has {here}: training with "
+        f"{WORLD_SIZE}={processes} {UPDATE_FREQ}={_listed(cfg.optimization.update_freq)}; {outcome}"
+    )
+
+
+def _refusal(cfg: DictConfig, world: int, machine: Machine) -> str:
+    """Why ``world`` processes are refused, and what has the same batch here."""
+    raised = [math.ceil(world * f / machine.places) for f in cfg.optimization.update_freq]
+    return (
+        f"{WORLD_SIZE}={world}, but this machine has {machine.described}; use "
+        f"{WORLD_SIZE}={machine.places} {UPDATE_FREQ}={_listed(raised)}"
+    )
+
+
+def _listed(values: Collection[int]) -> str:
+    return "[" + ",".join(str(value) for value in values) + "]"

@@ -1,0 +1,101 @@
+"""The nano wav2vec 2.0 that comes along: pretrained on synthetic speech, and how it was."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+
+from speechprune.checkpoint_file import read, write
+from speechprune.errors import UserError
+from speechprune.manifests.synthetic import Progress, SyntheticCorpus, prepare_synthetic
+
+ASSET = Path(str(files("speechprune"))) / "assets" / "nano_wav2vec2.pt"
+
+CORPUS = SyntheticCorpus(
+    languages=("en", "de", "es", "it", "id", "sw"),
+    sizes={"train": 4000, "valid": 60},
+    sentence=(3, 6),
+    rate=(130, 240),
+    pitch=(15, 85),
+    noise=(-45.0, -10.0),
+    seed=101,
+)
+"""Nearly two hours of speech; its labels are not used."""
+
+# Needed to learn the encoder, and of no use to what is built on it.
+_PRETRAINING_ONLY = ("quantizer.", "project_q.", "final_proj.", "target_glu.")
+
+
+def pretrain_nano(
+    out: Path,
+    folder: Path,
+    *,
+    overrides: tuple[str, ...] = (),
+    workers: int = 1,
+    progress: Progress = lambda utterances, total: utterances,
+) -> None:
+    """Speak the corpus, pretrain by `config/pretraining/nano.yaml`, and export to `out`.
+
+    Args:
+        out: the checkpoint to write.
+        folder: where the corpus and the run are kept; what is there already is used.
+        overrides: more overrides for fairseq-hydra-train.
+
+    Raises:
+        UserError: training failed; its log is named.
+    """
+    corpus, run = folder / "corpus", folder / "run"
+    if not corpus.exists():
+        prepare_synthetic(CORPUS, corpus, workers=workers, progress=progress)
+    log = folder / "train.log"
+    command = [sys.executable, "-m", "fairseq_cli.hydra_train"]
+    command += [f"hydra.run.dir={run.absolute()}", f"task.data={corpus.absolute()}", *overrides]
+    command += ["--config-dir", str(files("speechprune.config") / "pretraining")]
+    command += ["--config-name", "nano"]
+    with log.open("w", encoding="utf-8") as stream:
+        code = subprocess.run(command, stdout=stream, stderr=stream, env=_one_thread()).returncode
+    if code:
+        raise UserError(f"pretraining failed; see {log}")
+    export_encoder(run / "checkpoints" / "checkpoint_best.pt", out)
+
+
+def export_encoder(checkpoint: Path, out: Path) -> None:
+    """Write the encoder of a pretraining checkpoint: half precision, nothing else, no paths.
+
+    Parameters are float16 in the file; loading copies them into float32 parameters. Raises
+    UserError if `checkpoint` cannot be read or `out` cannot be written.
+    """
+    state = read(checkpoint)
+    model = {
+        name: tensor.half() if torch.is_floating_point(tensor) else tensor
+        for name, tensor in state["model"].items()
+        if not name.startswith(_PRETRAINING_ONLY)
+    }
+    updates = state["optimizer_history"][-1]["num_updates"]
+    settings = {
+        # The criterion and the scheduler are cleared by fairseq's loaders, which need the keys.
+        **{"criterion": None, "lr_scheduler": None},
+        "task": {**state["cfg"]["task"], "data": "."},
+        "model": state["cfg"]["model"],
+    }
+    history = {"num_updates": updates, "optimizer_name": None, "lr_scheduler_state": None}
+    write(
+        {
+            "args": None,
+            "cfg": settings,
+            "model": model,
+            "optimizer_history": [history],
+            "extra_state": {"train_iterator": {"epoch": 1}},
+        },
+        out,
+    )
+
+
+def _one_thread() -> dict[str, str]:
+    # Sums in a fixed order: the recipe's result does not depend on the number of cores.
+    return {**os.environ, "OMP_NUM_THREADS": "1"}

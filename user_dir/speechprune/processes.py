@@ -1,0 +1,182 @@
+"""One process per rank, on one machine: all end together, whichever ends first."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import connection, get_context, parent_process
+from multiprocessing.process import BaseProcess
+from signal import SIG_IGN, SIGINT, Signals, signal
+from typing import Any
+
+from speechprune.errors import UserError
+from speechprune.failures import user_message
+
+logger = logging.getLogger(__name__)
+
+#: What a rank runs: called with its rank, then the arguments that all ranks share; picklable.
+RankFunction = Callable[..., Any]
+
+_SECONDS_TO_END = 5.0
+_LONGEST_TRACEBACK = 20000
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What a rank sends when it ends: a value, or why there is none."""
+
+    value: Any = None
+    message: str | None = None
+    traceback: str | None = None
+
+
+@dataclass(frozen=True)
+class _Rank:
+    number: int
+    process: BaseProcess
+    reports: connection.Connection
+
+    def report(self) -> _Report:
+        """What the ended process sent; empty if it was killed."""
+        try:
+            return self.reports.recv() if self.reports.poll() else _Report()
+        except EOFError:
+            return _Report()
+
+
+def run_ranks(
+    function: RankFunction, count: int, *shared: Any, environment: Mapping[str, str]
+) -> Any:
+    """Run ``function(rank, *shared)`` in ``count`` new processes.
+
+    Args:
+        environment: variables that the processes have besides this process's own.
+
+    Returns:
+        What rank 0 returned.
+
+    Raises:
+        UserError: a rank failed; the others have been ended.
+    """
+    context = get_context("spawn")
+    ranks = []
+    try:
+        for number in range(count):
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=_rank, args=(sender, function, number, *shared))
+            with set_environment(environment):
+                process.start()
+            sender.close()
+            ranks.append(_Rank(number, process, receiver))
+        failed = _first_failed(ranks)
+        if failed:
+            raise UserError(_explained(failed))
+        return ranks[0].report().value
+    finally:
+        _end(ranks)
+
+
+def address_of(init_method: str | None) -> str:
+    """Where ranks meet: ``init_method``, or a free port of this machine.
+
+    Raises UserError if the port of ``init_method`` is taken.
+    """
+    wanted = 0
+    if init_method is not None:
+        port = init_method.rpartition(":")[2]
+        if not init_method.startswith("tcp://") or not port.isdigit():
+            return init_method
+        wanted = int(port)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("localhost", wanted))
+        except OSError as error:
+            raise UserError(
+                f"port {wanted} is not free; drop distributed_training.distributed_init_method to "
+                "have a free one chosen"
+            ) from error
+        return init_method or f"tcp://localhost:{probe.getsockname()[1]}"
+
+
+def _rank(sender: connection.Connection, function: RankFunction, number: int, *shared: Any) -> None:
+    """The whole life of a rank. Ctrl-C reaches every process; the parent answers for all."""
+    signal(SIGINT, SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        sender.send(_Report(value=function(number, *shared)))
+    except BaseException as error:
+        text = traceback.format_exc()[-_LONGEST_TRACEBACK:]
+        sender.send(_Report(message=user_message(error), traceback=text))
+        raise SystemExit(1) from None
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def _first_failed(ranks: Sequence[_Rank]) -> list[_Rank]:
+    """Wait until all have ended well, or until some have failed: those."""
+    running = {rank.process.sentinel: rank for rank in ranks}
+    while running:
+        ended = [running.pop(sentinel) for sentinel in connection.wait(list(running))]
+        for rank in ended:
+            rank.process.join()
+        failed = [rank for rank in ended if rank.process.exitcode]
+        if failed:
+            return failed
+    return []
+
+
+def _explained(failed: Sequence[_Rank]) -> str:
+    """Why training ended: a rank that was killed or told its reason comes before one that only
+    noticed that it was left alone."""
+    for rank in failed:
+        code = rank.process.exitcode
+        if code is not None and code < 0:
+            name = Signals(-code).name
+            return f"the process of rank {rank.number} was ended by {name} (out of memory?)"
+    reports = {rank.number: rank.report() for rank in failed}
+    for report in reports.values():
+        if report.message is not None:
+            return report.message
+    number, report = next(iter(reports.items()))
+    trace = report.traceback or "no report"
+    logger.error(f"rank {number}: {trace}")
+    last = trace.strip().rpartition("\n")[2]
+    return f"the process of rank {number} failed: {last}; its traceback is above"
+
+
+@contextmanager
+def set_environment(environment: Mapping[str, str]) -> Iterator[None]:
+    """Have these variables for a while."""
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _end(ranks: Sequence[_Rank]) -> None:
+    for rank in ranks:
+        rank.process.terminate()
+    for rank in ranks:
+        rank.process.join(_SECONDS_TO_END)
+        if rank.process.is_alive():
+            rank.process.kill()
+            rank.process.join()
+        rank.reports.close()
