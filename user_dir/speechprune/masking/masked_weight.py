@@ -182,6 +182,8 @@ def _to_plain_keys(
 ) -> None:
     for tensor, masked in masked_tensors(module).items():
         inside = _parametrized_key(prefix, tensor)
+        if inside + "original" not in state:
+            continue  # done already: the module was masked, folded and masked again
         state[prefix + tensor] = state.pop(inside + "original")
         state[prefix + mask_key(tensor)] = pack_bits(state.pop(inside + "0.mask"))
         if masked.scores is not None:

@@ -1,8 +1,9 @@
 """`wav2vec_ctc_st`: finetune the connections of wav2vec 2.0 or data2vec for CTC (S3-Router)."""
 
 import logging
-from typing import Any, List
+from typing import Any, List, Tuple
 
+import torch
 from fairseq.models import register_model
 from torch import nn
 
@@ -57,6 +58,14 @@ class Wav2VecCtcSt(MaskedCtc):
             initialise=from_pretrained,
         )
         model.free_parameters(unmasked)
+        if cfg.checkpoint_activations:
+            for layer in model.family.layers(model.backbone):
+                layer.register_forward_pre_hook(_require_gradient)
+        if from_pretrained and not cfg.trainable_proj and not cfg.finetune_from_model:
+            logger.warning(
+                "model.trainable_proj=false freezes a randomly initialised CTC head: it will never "
+                "learn; most runs want model.trainable_proj=true"
+            )
         return model
 
     def unmasked_weights(self) -> List[nn.Parameter]:
@@ -79,11 +88,6 @@ class Wav2VecCtcSt(MaskedCtc):
                 freed += self.family.parameters(self.backbone, group)
         if cfg.trainable_proj:
             freed += list(self.w2v_encoder.proj.parameters())
-        elif not cfg.finetune_from_model:
-            logger.warning(
-                "model.trainable_proj=false freezes a randomly initialised CTC head: it will never "
-                "learn; most runs want model.trainable_proj=true"
-            )
         if cfg.trainable_if_unpruned:
             freed += unmasked
         if cfg.co_train:
@@ -93,3 +97,16 @@ class Wav2VecCtcSt(MaskedCtc):
         for site in self.mask_controller.sites:
             scores = masked_weight(site).scores
             scores.requires_grad_(not freezes_scores(cfg, site))
+
+
+def _require_gradient(layer: nn.Module, args: Tuple[Any, ...]) -> Tuple[Any, ...]:
+    """Make a layer's input part of the backward pass.
+
+    fairseq recomputes a layer there only if its input requires gradient. With everything before it
+    frozen the input does not, and the scores would silently get no gradient at all. Every layer
+    needs this, since layerdrop may skip the first.
+    """
+    states = args[0]
+    if torch.is_grad_enabled() and not states.requires_grad:
+        states = states.detach().requires_grad_()
+    return (states, *args[1:])
