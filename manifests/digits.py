@@ -100,9 +100,8 @@ def read_recordings(archive: Path) -> tuple[list[Recording], int]:
             f"{archive} is missing; it should be the archive of spoken digits"
         ) from None
     except (tarfile.TarError, EOFError, soundfile.LibsndfileError) as error:
-        raise UserError(
-            f"{archive} is not a readable archive of FLAC recordings: {error}"
-        ) from error
+        reason = str(error).partition("\n")[0].rstrip(".:")
+        raise UserError(f"{archive} is not an archive of FLAC recordings: {reason}") from error
     rates = sorted({rate for _, rate in decoded})
     if len(rates) != 1:
         raise UserError(f"{archive} should hold recordings of one sample rate; found {rates} Hz")
@@ -110,10 +109,10 @@ def read_recordings(archive: Path) -> tuple[list[Recording], int]:
     return sorted(recordings, key=lambda r: (r.digit, r.speaker, r.index)), rates[0]
 
 
-def prepare_digits(
+def make_digits(
+    folder: Path,
     archive: Path,
     settings: DigitStrings,
-    folder: Path,
     *,
     overwrite: bool = False,
     progress: Progress = lambda utterances, total: utterances,

@@ -78,10 +78,10 @@ def synthesize(text: str, voice: Voice) -> np.ndarray:
     with _one_at_a_time, _pristine_library() as library:
         library.espeak_SetSynthCallback(callback)
         name = f"{voice.language}+{voice.variant}"
-        if library.espeak_SetVoiceByName(name.encode("utf-8")) != 0:
-            raise UserError(
-                f"espeak-ng has no voice {name!r}; see `speechprune.manifests.synthetic`"
-            )
+        # espeak-ng itself passes over a variant that it does not have.
+        known = voice.variant in os.listdir(Path(espeakng_loader.get_data_path(), "voices", "!v"))
+        if not known or library.espeak_SetVoiceByName(name.encode("utf-8")) != 0:
+            raise UserError(f"espeak-ng has no voice {name!r}; a voice is LANGUAGE+VARIANT")
         library.espeak_SetParameter(_RATE, voice.rate, 0)
         library.espeak_SetParameter(_PITCH, voice.pitch, 0)
         library.espeak_Synth(
@@ -107,8 +107,8 @@ def speak(text: str, voice: Voice) -> np.ndarray:
 def _pristine_library() -> Iterator[ctypes.CDLL]:
     """Load espeak-ng, and unload it afterwards.
 
-    Pitch flutter, roughness and noise live in static variables that neither `espeak_Terminate`
-    nor `espeak_ng_SetRandSeed` resets, so that what was spoken before would change what is spoken
+    Pitch flutter and phases live in static variables that neither `espeak_Terminate` nor
+    `espeak_ng_SetRandSeed` resets, so that what was spoken before would change what is spoken
     next. A library loaded afresh (half a millisecond) has no past.
     """
     path = espeakng_loader.get_library_path()
@@ -124,6 +124,8 @@ def _pristine_library() -> Iterator[ctypes.CDLL]:
             != NATIVE_RATE
         ):
             raise UserError(f"espeak-ng did not start with the voice data in {data}")
+        # Breath noise would otherwise be seeded with the time.
+        library.espeak_ng_SetRandSeed(ctypes.c_long(1))
         yield library
     finally:
         library.espeak_Terminate()

@@ -35,17 +35,6 @@ class Utterance:
     frames: int
     text: str
 
-    def __post_init__(self) -> None:
-        path = PurePosixPath(self.path)
-        if path.is_absolute() or ".." in path.parts or "\t" in self.path or "\n" in self.path:
-            raise UserError(f"utterance path {self.path!r} is not a plain relative path")
-        if self.frames <= 0:
-            raise UserError(f"utterance {self.path} has no samples")
-        if self.text != " ".join(self.text.split()) or not self.text:
-            raise UserError(
-                f"utterance {self.path}: text {self.text!r} is not words parted by spaces"
-            )
-
     @property
     def letters(self) -> str:
         """The text as fairseq wants it: "NO YES" becomes "N O | Y E S |"."""
@@ -65,15 +54,6 @@ class Split:
         """Length of the audio at `SAMPLE_RATE`."""
         return sum(u.frames for u in self.utterances) / SAMPLE_RATE
 
-    def check_audio(self, max_frames: int | None = None) -> None:
-        """Open every file's header and compare it with the manifest.
-
-        Raises UserError for a missing or unreadable file, a sample rate other than 16 kHz, a
-        length other than the manifest's, or an utterance of more than `max_frames` samples.
-        """
-        for utterance in self.utterances:
-            _check_file(self.root / utterance.path, utterance.frames, max_frames)
-
 
 def read_split(folder: Path, name: str) -> Split:
     """Read split `name` of a manifest folder.
@@ -86,7 +66,8 @@ def read_split(folder: Path, name: str) -> Split:
     letters = _lines(folder / f"{name}.ltr")
     if len(letters) != len(rows) - 1:
         raise UserError(
-            f"{folder / name}.ltr has {len(letters)} lines for {len(rows) - 1} recordings in {name}.tsv"
+            f"{folder / name}.ltr has {len(letters)} lines, but {name}.tsv lists {len(rows) - 1} "
+            "recordings; prepare the corpus again"
         )
     utterances = []
     for number, (row, spelled) in enumerate(zip(rows[1:], letters), start=2):
@@ -109,18 +90,20 @@ def write_manifest(
     """Write the text files of a manifest folder whose audio is, or will be, under `root`.
 
     Utterances are sorted by path; the dictionary covers the letters of every split. Call it
-    within `replacing`, which makes the whole folder appear at once.
+    within `replacing`, which makes the whole folder appear at once. Raises UserError for a path
+    that leaves `root`, or an utterance without samples or words.
     """
     counts: Counter[str] = Counter()
     summary = {}
     for name, unsorted in splits.items():
         split = Split(name, root, tuple(sorted(unsorted, key=lambda u: u.path)))
+        for utterance in split.utterances:
+            _check(utterance)
+            counts.update(utterance.letters.split())
         rows = [f"{u.path}\t{u.frames}" for u in split.utterances]
         _write(folder / f"{name}.tsv", [str(root), *rows])
         _write(folder / f"{name}.ltr", [u.letters for u in split.utterances])
         _write(folder / f"{name}.wrd", [u.text for u in split.utterances])
-        for utterance in split.utterances:
-            counts.update(utterance.letters.split())
         summary[name] = {"utterances": len(rows), "seconds": round(split.seconds, 3)}
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     _write(folder / "dict.ltr.txt", [f"{symbol} {count}" for symbol, count in ranked])
@@ -129,9 +112,15 @@ def write_manifest(
 
 
 def write_audio(path: Path, samples: np.ndarray) -> int:
-    """Write float samples (T,) in [-1, 1] as 16-bit FLAC at 16 kHz; returns T."""
+    """Write float samples (T,) in [-1, 1] as 16-bit FLAC at 16 kHz; returns T.
+
+    Raises UserError if it cannot be written, as on a full disk.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    try:
+        soundfile.write(path, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    except soundfile.LibsndfileError as error:
+        raise UserError(f"{path} cannot be written: {error.error_string}") from error
     return len(samples)
 
 
@@ -149,32 +138,39 @@ def replacing(folder: Path, overwrite: bool = False) -> Iterator[Path]:
             f"{folder} is not a prepared corpus (no {PROVENANCE}), so it is not replaced"
         )
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    outgoing = folder.with_name(f".{folder.name}.replaced-{os.getpid()}")
     partial.mkdir(parents=True)
     try:
         yield partial
-        if folder.exists():
-            os.replace(folder, outgoing)
-        os.replace(partial, folder)
+        _swap(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(outgoing, ignore_errors=True)
 
 
-def _check_file(path: Path, frames: int, max_frames: int | None) -> None:
-    if not path.is_file():
-        raise UserError(f"{path} is listed in the manifest but missing; prepare the corpus again")
+def _swap(partial: Path, folder: Path) -> None:
+    """Put `partial` in the place of `folder`, which stays where it was if that fails."""
+    outgoing = folder.with_name(f".{folder.name}.replaced-{os.getpid()}")
+    if not folder.exists():
+        os.replace(partial, folder)
+        return
+    os.replace(folder, outgoing)
     try:
-        info = soundfile.info(str(path))
-    except soundfile.LibsndfileError as error:
-        raise UserError(f"{path} is not readable audio: {error.error_string}") from error
-    if info.samplerate != SAMPLE_RATE:
-        raise UserError(f"{path} has {info.samplerate} Hz; resample it to {SAMPLE_RATE} Hz")
-    if info.frames != frames:
-        raise UserError(f"{path} has {info.frames} samples, its manifest says {frames}")
-    if max_frames is not None and frames > max_frames:
+        os.replace(partial, folder)
+    except OSError:
+        os.replace(outgoing, folder)
+        raise
+    shutil.rmtree(outgoing, ignore_errors=True)
+
+
+def _check(utterance: Utterance) -> None:
+    path = PurePosixPath(utterance.path)
+    if path.is_absolute() or ".." in path.parts or {"\t", "\n"} & set(utterance.path):
+        raise UserError(f"utterance path {utterance.path!r} is not a plain relative path")
+    if utterance.frames <= 0:
+        raise UserError(f"utterance {utterance.path} has no samples")
+    plain = " ".join(utterance.text.replace("|", " ").split())
+    if not plain or utterance.text != plain:
         raise UserError(
-            f"{path} has {frames} samples, over dataset.max_tokens={max_frames}; raise it"
+            f"utterance {utterance.path}: text {utterance.text!r} is not words parted by spaces"
         )
 
 

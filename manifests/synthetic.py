@@ -32,8 +32,8 @@ VARIANTS = (
     *("grandma", "grandpa", "gustave", "ian", "john", "linda", "max", "norbert", "paul"),
     *("quincy", "rob", "steph", "victor", "zac"),
 )
-"""Timbres that sound like people. Left out, besides robots and whispers, are "Reed" and "caleb":
-their noise comes from memory that espeak-ng does not initialise, so they never repeat."""
+"""Timbres that sound like people. Left out, besides robots and whispers, are "Reed" and "caleb",
+whose samples differ from one process to the next."""
 
 _SPLITS = ("train", "valid", "test")
 _SHARE_FOR_TRAINING = 0.7
@@ -42,7 +42,7 @@ Progress = Callable[[Iterable[Utterance], int], Iterable[Utterance]]
 
 
 @dataclass(frozen=True)
-class SyntheticCorpus:
+class SyntheticSpeech:
     """Settings of a synthetic corpus.
 
     Attributes:
@@ -80,11 +80,20 @@ class SyntheticCorpus:
         if not self.languages or not self.sizes:
             raise UserError("a synthetic corpus needs a language and a split")
         if self.vocabulary is not None and self.vocabulary < 2:
-            raise UserError(
-                f"a vocabulary of {self.vocabulary} words is too small; ask for 2 or more"
-            )
+            raise UserError(f"a vocabulary of {self.vocabulary} words is too small; 2 or more")
         if self.seed < 0:
             raise UserError(f"seed {self.seed} is negative; choose 0 or more")
+        self._check_ranges()
+
+    def _check_ranges(self) -> None:
+        ranges = {name: getattr(self, name) for name in ("sentence", "rate", "pitch", "noise")}
+        for name, ends in ranges.items():
+            if ends is not None and not ends[0] <= ends[1]:
+                raise UserError(f"{name} runs from {ends[0]} to {ends[1]}; put the smaller first")
+        if self.sentence[0] < 1:
+            raise UserError("an utterance needs at least one word")
+        for rate, pitch in zip(self.rate, self.pitch):
+            Voice("", "", rate, pitch)
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,7 @@ class Sentence:
     seed: tuple[int, ...]
 
 
-def plan(settings: SyntheticCorpus) -> dict[str, list[Sentence]]:
+def plan(settings: SyntheticSpeech) -> dict[str, list[Sentence]]:
     """What will be said by whom, per split; no audio is made."""
     voices = _voices_per_split(settings)
     return {
@@ -107,9 +116,9 @@ def plan(settings: SyntheticCorpus) -> dict[str, list[Sentence]]:
     }
 
 
-def prepare_synthetic(
-    settings: SyntheticCorpus,
+def make_synthetic(
     folder: Path,
+    settings: SyntheticSpeech,
     *,
     workers: int = 1,
     overwrite: bool = False,
@@ -131,7 +140,7 @@ def prepare_synthetic(
         write_manifest(partial_folder, folder.absolute() / AUDIO, splits, provenance)
 
 
-def _voices_per_split(settings: SyntheticCorpus) -> dict[str, list[str]]:
+def _voices_per_split(settings: SyntheticSpeech) -> dict[str, list[str]]:
     """Shuffle the variants and deal them out: most to training, the rest to the other splits."""
     order = np.random.default_rng((settings.seed, len(_SPLITS))).permutation(len(VARIANTS))
     shuffled = [VARIANTS[i] for i in order]
@@ -145,7 +154,7 @@ def _voices_per_split(settings: SyntheticCorpus) -> dict[str, list[str]]:
     return {"train": shuffled[:cut], **dealt}
 
 
-def _draw(settings: SyntheticCorpus, split: str, variants: list[str], index: int) -> Sentence:
+def _draw(settings: SyntheticSpeech, split: str, variants: list[str], index: int) -> Sentence:
     seed = (settings.seed, _SPLITS.index(split), index)
     random = np.random.default_rng(seed)
     language = settings.languages[random.integers(len(settings.languages))]

@@ -10,17 +10,15 @@ import json
 import multiprocessing
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, wraps
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Callable
 
-import numpy as np
 import torch
 from nano import write_corpus, write_data2vec, write_wav2vec2
 from omegaconf import DictConfig, OmegaConf
@@ -157,7 +155,11 @@ class Lab:
     @cached_property
     def recipe(self) -> DictConfig:
         """What hydra composes from `arguments`, with its interpolations."""
-        return compose(self.arguments("unused", (), "finetuning/base_1h"))
+        return self.compose()
+
+    def compose(self, *overrides: str) -> DictConfig:
+        """What hydra composes from `arguments` with ``overrides``."""
+        return compose(self.arguments("unused", overrides, "finetuning/base_1h"))
 
     def build(self, *overrides: str) -> nn.Module:
         """The model that `train` would train, built in this process."""
@@ -279,100 +281,3 @@ def _train(folder: Path, log: str, arguments: list[str], prepare: Prepare | None
     if prepare is not None:
         prepare()
     cli_main()
-
-
-def call_after_each_update(action: Callable[[Any], None]) -> None:
-    """Have ``action(trainer)`` called when an update is done, before anything is saved."""
-    from fairseq.trainer import Trainer
-
-    train_step = Trainer.train_step
-
-    @wraps(train_step)
-    def train_step_and_act(trainer: Any, *args: Any, **options: Any) -> Any:
-        result = train_step(trainer, *args, **options)
-        action(trainer)
-        return result
-
-    Trainer.train_step = train_step_and_act
-
-
-def kill_after_update(update: int) -> None:
-    """Prepare a run to be killed when ``update`` updates are done, before they are saved."""
-
-    def kill(trainer: Any) -> None:
-        if trainer.get_num_updates() == update:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    call_after_each_update(kill)
-
-
-def kill_while_writing(checkpoint: int) -> None:
-    """Prepare a run to be killed when half of its ``checkpoint``-th checkpoint is written."""
-    from fairseq import checkpoint_utils
-
-    write = checkpoint_utils.torch.save
-    written = []
-
-    def save(state: Any, file: Any) -> None:
-        write(state, file)
-        written.append(state)
-        if len(written) == checkpoint:
-            file.truncate(file.tell() // 2)
-            file.flush()
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    checkpoint_utils.torch.save = save
-
-
-def save_own_model(path: Path, update: int) -> None:
-    """Prepare a run to save this process's model and a hash, for fairseq saves rank 0's only."""
-
-    def save(trainer: Any) -> None:
-        if trainer.get_num_updates() == update:
-            torch.save({"model": trainer.get_model().state_dict(), "hash": hash("mask")}, path)
-
-    call_after_each_update(save)
-
-
-def masks(model: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    """The masks in a state dict by weight, unpacked here from their bits: bool, (entries,)."""
-    found = {}
-    for key, bits in model.items():
-        if key.endswith("_mask"):
-            name = key[: -len("_mask")]
-            scores = model[name[: -len("weight")] + "scores"]
-            flat = np.unpackbits(bits.numpy(), count=scores.numel(), bitorder="little")
-            found[name] = flat.astype(bool)
-    return found
-
-
-def keep(entries: int, density: float) -> int:
-    """How many entries the method keeps."""
-    return entries - int((1 - density) * entries)
-
-
-def top(importance: Tensor, kept: int) -> np.ndarray:
-    """The mask of the ``kept`` largest values, the earlier first among equals: bool, (entries,)."""
-    values = importance.detach().abs().float().numpy().reshape(-1)
-    mask = np.zeros(values.size, dtype=bool)
-    mask[np.lexsort((np.arange(values.size), -values))[:kept]] = True
-    return mask
-
-
-def difference(first: Any, second: Any, path: str = "") -> list[str]:
-    """Where two nested values differ; tensors must agree in dtype and in every bit."""
-    if type(first) is not type(second):
-        return [f"{path}: {type(first).__name__} and {type(second).__name__}"]
-    if isinstance(first, Tensor):
-        same = first.dtype == second.dtype and torch.equal(first, second)
-        return [] if same else [f"{path}: tensors differ"]
-    if isinstance(first, dict):
-        if list(first) != list(second):
-            return [f"{path}: keys {sorted(set(first) ^ set(second), key=str)} or their order"]
-        return [d for key in first for d in difference(first[key], second[key], f"{path}.{key}")]
-    if isinstance(first, (list, tuple)):
-        if len(first) != len(second):
-            return [f"{path}: {len(first)} and {len(second)} items"]
-        pairs = enumerate(zip(first, second))
-        return [d for i, (a, b) in pairs for d in difference(a, b, f"{path}[{i}]")]
-    return [] if first == second else [f"{path}: {first!r} and {second!r}"]

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from loop import NANO, ON_CPU, ROOT, USER_DIR, Lab, Run, keep, masks, run_script, top
+from loop import NANO, ON_CPU, ROOT, USER_DIR, Lab, Run, run_script
 from nano import LETTERS
+from states import keep, masks, top
 from test_configs import COMMANDS
 
 ENCODER = "w2v_encoder.w2v_model."

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 from functools import partial
 
 import pytest
 import torch
-from loop import Lab, Run, difference, keep, masks, run_together, save_own_model
+from loop import Lab, Run, run_together
+from mishaps import save_own_model
+from states import difference, keep, masks
 
 UPDATES = 3
 QUIET = (
@@ -18,6 +21,7 @@ QUIET = (
     "model.activation_dropout=0",
 )
 NOISY = ("model.layerdrop=0.3", "model.mask_prob=0.5", "model.fix_attn=false")
+KEPT = ("checkpoint.save_interval_updates=1", "checkpoint.keep_interval_updates=-1")
 CONFIG = "finetuning/base_1h"
 
 
@@ -57,12 +61,18 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
+def noisy(lab: Lab) -> tuple[list[Run], list[dict]]:
+    """Processes with hash seeds of their own and a checkpoint for each update."""
+    return two_ranks(lab, "noisy", *NOISY, *KEPT, hash_seeds=[1, 2])
+
+
+@pytest.fixture(scope="module")
 def together(lab: Lab) -> tuple[list[Run], list[dict]]:
     return two_ranks(lab, "together", *QUIET)
 
 
-def test_masks_and_scores_are_equal_on_both_ranks_whatever_their_hash_seeds(lab: Lab) -> None:
-    runs, (first, second) = two_ranks(lab, "noisy", *NOISY, hash_seeds=[1, 2])
+def test_masks_and_scores_are_equal_on_both_ranks_whatever_their_hash_seeds(noisy) -> None:
+    runs, (first, second) = noisy
     assert first["hash"] != second["hash"]
     found = masks(first["model"])
     assert len(found) == 12
@@ -72,6 +82,16 @@ def test_masks_and_scores_are_equal_on_both_ranks_whatever_their_hash_seeds(lab:
     assert difference(first["model"], runs[0].model()) == []
     moved = [record["flipped"] for record in runs[0].records("train_inner")]
     assert any(float(count) > 0 for count in moved)
+
+
+def test_two_ranks_resume_as_if_never_stopped(lab: Lab, noisy) -> None:
+    (whole, _), _ = noisy
+    checkpoints = lab.folder / "resumed" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    shutil.copy(whole.path("1_1"), checkpoints / "checkpoint_last.pt")
+    (resumed, _), _ = two_ranks(lab, "resumed", *NOISY, *KEPT)
+    assert resumed.records("train_inner")[0]["num_updates"] == "2"
+    assert difference(resumed.model(), whole.model()) == []
 
 
 def test_ranks_stay_equal_without_noise(together) -> None:

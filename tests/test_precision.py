@@ -10,7 +10,8 @@ from functools import partial
 
 import pytest
 import torch
-from loop import Lab, Run, difference, keep, masks, top
+from loop import Lab, Run
+from states import difference, keep, masks, top
 from torch import Tensor, nn
 
 from speechprune.masking.selection import keep_count, select_each

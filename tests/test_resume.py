@@ -6,7 +6,10 @@ import signal
 from functools import partial
 
 import pytest
-from loop import Lab, Prepare, Run, difference, kill_after_update, kill_while_writing, masks
+import torch
+from loop import Lab, Prepare, Run
+from mishaps import kill_after_update, spoil_checkpoint
+from states import difference, masks
 
 #: Everything that draws random numbers is on; five updates are an epoch.
 NOISY = (
@@ -18,7 +21,7 @@ NOISY = (
 )
 #: Nothing is validated or saved before the end.
 QUIET = (*NOISY, "checkpoint.save_interval_updates=0", "dataset.validate_interval_updates=0")
-KINDS = {"frozen": (), "co_train": ("model.co_train=true", "model.trainable_layer_norm=true")}
+KINDS = ("frozen", "co_train", "data2vec")
 UPDATES = 9
 UPDATES_IN_EPOCH = 5
 
@@ -28,14 +31,33 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(tmp_path_factory.mktemp("resume"))
 
 
+def settings(lab: Lab, kind: str) -> tuple[str, ...]:
+    """What sets one kind of run apart."""
+    return {
+        "frozen": (),
+        "co_train": ("model.co_train=true", "model.trainable_layer_norm=true"),
+        "data2vec": (
+            f"model.w2v_path={lab.data2vec}",
+            "task.normalize=true",
+            "model.checkpoint_activations=true",
+        ),
+    }[kind]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def whole(lab: Lab, kind: str) -> Run:
+    """A run of ``kind`` that was never interrupted."""
+    return lab.train(kind, *QUIET, *settings(lab, kind), updates=UPDATES).succeeded()
+
+
 @pytest.fixture(scope="module")
 def frozen(lab: Lab) -> Run:
-    return lab.train("frozen", *QUIET, updates=UPDATES).succeeded()
-
-
-@pytest.fixture(scope="module")
-def co_train(lab: Lab) -> Run:
-    return lab.train("co_train", *QUIET, *KINDS["co_train"], updates=UPDATES).succeeded()
+    return lab.train("frozen-too", *QUIET, updates=UPDATES).succeeded()
 
 
 def killed_and_resumed(lab: Lab, name: str, prepare: Prepare, *overrides: str) -> Run:
@@ -75,15 +97,13 @@ def test_noise_matters(lab: Lab, frozen: Run) -> None:
     assert all((~mask).any() for mask in masks(frozen.model()).values())
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_killed_in_the_middle_of_an_epoch(lab: Lab, kind: str, request) -> None:
-    whole = request.getfixturevalue(kind)
+def test_killed_in_the_middle_of_an_epoch(lab: Lab, kind: str, whole: Run) -> None:
     resumed = killed_and_resumed(
         lab,
         f"{kind}-middle",
         partial(kill_after_update, 4),
         "checkpoint.save_interval_updates=3",
-        *KINDS[kind],
+        *settings(lab, kind),
     )
     assert resumed_at(resumed) == 3
     assert_ends_equal(resumed, whole)
@@ -104,7 +124,8 @@ def test_killed_after_an_epoch(lab: Lab, frozen: Run) -> None:
 def test_killed_while_writing_a_checkpoint_and_again(lab: Lab, frozen: Run) -> None:
     """A half-written file is not the one that the next run reads."""
     options = (*NOISY, "checkpoint.save_interval_updates=2")
-    for found, prepare in ((0, partial(kill_while_writing, 2)), (2, partial(kill_after_update, 7))):
+    half = partial(spoil_checkpoint, 2, "write", kill=True)
+    for found, prepare in ((0, half), (2, partial(kill_after_update, 7))):
         run = lab.train("twice", *options, updates=UPDATES, prepare=prepare)
         assert run.exit_code == -signal.SIGKILL
         assert resumed_at(run) == found
@@ -113,13 +134,27 @@ def test_killed_while_writing_a_checkpoint_and_again(lab: Lab, frozen: Run) -> N
     assert_ends_equal(resumed, frozen)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_validating_and_saving_changes_nothing(lab: Lab, kind: str, request) -> None:
-    whole = request.getfixturevalue(kind)
+@pytest.mark.parametrize("kill", [True, False], ids=["killed", "full-disk"])
+@pytest.mark.parametrize("step", ["write", "copy"])
+def test_the_previous_checkpoint_survives(lab: Lab, step: str, kill: bool) -> None:
+    run = lab.train(
+        f"{step}-{kill}",
+        "checkpoint.save_interval_updates=1",
+        updates=3,
+        prepare=partial(spoil_checkpoint, 2, step, kill),
+    )
+    assert run.exit_code == (-signal.SIGKILL if kill else 1)
+    assert kill or "No space left on device" in run.output
+    assert run.checkpoint()["optimizer_history"][-1]["num_updates"] == 1
+    for path in run.path().parent.glob("*.pt"):
+        torch.load(path, weights_only=True)
+
+
+def test_validating_and_saving_changes_nothing(lab: Lab, kind: str, whole: Run) -> None:
     often = lab.train(
         f"{kind}-often",
         *NOISY,
-        *KINDS[kind],
+        *settings(lab, kind),
         "checkpoint.save_interval_updates=1",
         "dataset.validate_interval_updates=1",
         updates=UPDATES,

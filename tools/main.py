@@ -6,6 +6,7 @@ import ast
 import importlib
 import logging
 import pkgutil
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,8 @@ def commands() -> None:
 
 def main() -> None:
     """The console script `speechprune`."""
+    # What newer libraries think of fairseq's code is nothing that a user could mend.
+    warnings.filterwarnings("ignore", category=FutureWarning)
     # Importing fairseq shows the debug messages of every library.
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, force=True)
     commands(prog_name="speechprune")

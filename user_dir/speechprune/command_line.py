@@ -6,6 +6,7 @@ import argparse
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +102,14 @@ def check_keys(given: Mapping[str, str], recipe: Mapping[str, Any]) -> None:
     Raises:
         UserError: with the nearest name.
     """
+    groups = {*FairseqConfig.__dataclass_fields__, *recipe, "hydra"}
     for key in given:
         group, _, rest = key.partition(".")
+        if rest and group not in groups:
+            raise UserError(unknown_name("config group", group, sorted(groups - {"_name"})))
+        section = recipe.get(group) or {}
         if not rest or group not in FairseqConfig.__dataclass_fields__:
             continue
-        section = recipe.get(group) or {}
         if not isinstance(section, Mapping):
             continue
         names = _choices(given.get(f"{group}._name", str(section.get("_name", ""))))
@@ -146,34 +150,40 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _known_keys(group: str, names: Sequence[str]) -> set[str] | None:
-    """Keys of a config group; None where they cannot be known."""
+    """Keys of a config group; None where they cannot be known.
+
+    Raises UserError for the name of a model, task or the like that does not exist.
+    """
     declared = FairseqConfig.__dataclass_fields__[group].type
     if is_dataclass(declared):
         return {field.name for field in fields(declared)}
-    typed, untyped = _registered(group)
+    typed, all_names = _registered(group)
     known: set[str] = set()
     for name in names:
+        if name not in all_names:
+            near = get_close_matches(name, sorted(all_names), n=1)
+            candidates = near or [n for n in sorted(all_names) if n.startswith("wav2vec_ctc")]
+            raise UserError(unknown_name(group, name, candidates or sorted(all_names)))
         if name not in typed:
-            if name not in untyped and group == "model":
-                candidates = [n for n in sorted(typed) if n.startswith("wav2vec_ctc")]
-                raise UserError(unknown_name("model", name, candidates))
             return None
         known.update(field.name for field in fields(typed[name]))
     return known if names else None
 
 
 def _registered(group: str) -> tuple[Mapping[str, type], set[str]]:
-    """Dataclasses of a group by name, and names that have none."""
+    """Dataclasses of a group by name, and all names, with a dataclass or not."""
     if group == "model":
         architectures = {
             name: MODEL_DATACLASS_REGISTRY[model]
             for name, model in ARCH_MODEL_NAME_REGISTRY.items()
             if model in MODEL_DATACLASS_REGISTRY
         }
-        return {**architectures, **MODEL_DATACLASS_REGISTRY}, set(MODEL_REGISTRY)
+        typed = {**architectures, **MODEL_DATACLASS_REGISTRY}
+        return typed, {*typed, *MODEL_REGISTRY}
     if group == "task":
-        return TASK_DATACLASS_REGISTRY, set(TASK_REGISTRY)
-    return REGISTRIES.get(group, {}).get("dataclass_registry", {}), set()
+        return TASK_DATACLASS_REGISTRY, {*TASK_DATACLASS_REGISTRY, *TASK_REGISTRY}
+    parts = REGISTRIES.get(group, {"dataclass_registry": {}, "registry": {}})
+    return parts["dataclass_registry"], {*parts["dataclass_registry"], *parts["registry"]}
 
 
 def _choices(value: str) -> list[str]:

@@ -1,31 +1,51 @@
-"""Failures that lie outside the program, told in one line."""
+"""Errors that are not the program's own mistakes, told in one line."""
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 
 from speechprune.errors import UserError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LONGEST_REASON = 200
+
+
+def user_message(error: BaseException) -> str | None:
+    """The line that a user is told about ``error``; None if it is the program's own mistake.
+
+    Libraries raise errors of their own while they handle one, fairseq on every checkpoint that does
+    not load: the reason may only be in the context.
+    """
+    for link in _chain(error):
+        if isinstance(link, UserError):
+            return str(link)
+    return storage_failure(error) or _loading_failure(error)
 
 
 def storage_failure(error: BaseException) -> str | None:
-    """One line if a full disk or a refused file is behind ``error``, else None.
-
-    A library that fails to write often raises an error of its own while it closes the file, and the
-    reason is only in the context of that error.
-    """
-    link: BaseException | None = error
-    while link is not None:
+    """One line if a full disk or a refused file is behind ``error``, else None."""
+    for link in _chain(error):
         if isinstance(link, OSError) and link.errno in _FULL:
             what = link.filename or "the output"
             return f"{what} cannot be written: {link.strerror}; free some space and run again"
         if isinstance(link, PermissionError) and link.filename:
             return f"no permission to use {link.filename}; change its mode or name another place"
-        link = link.__cause__ or link.__context__
     return None
 
 
-def user_message(error: BaseException) -> str | None:
-    """The line that a user is told about ``error``; None if it is the program's own mistake."""
-    return str(error) if isinstance(error, UserError) else storage_failure(error)
+def _loading_failure(error: BaseException) -> str | None:
+    """One line if fairseq found a checkpoint's tensors to be another model's, else None."""
+    message = str(error)
+    if not message.startswith("Cannot load model parameters from checkpoint"):
+        return None
+    details = str(error.__context__ or "").strip().splitlines()
+    reason = details[-1].strip() if details else "no reason given"
+    return f"{message.rstrip('.')}: {reason[:_LONGEST_REASON]}"
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or link.__context__

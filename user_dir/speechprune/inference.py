@@ -30,6 +30,8 @@ from speechprune.scoring import ErrorCounts, count_character_errors, count_word_
 
 #: Audio samples per batch, padding included: 80 seconds.
 MAX_TOKENS = 1280000
+#: Stands for fairseq's `<unk>` in transcripts: one character, since it is one error.
+UNKNOWN = "\u2047"
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,8 @@ def _decode(loaded: LoadedModel, emissions: Tensor) -> Iterator[str]:
     silent = {dictionary.index(loaded.task.blank_symbol), dictionary.pad(), dictionary.eos()}
     for frames in emissions.argmax(dim=-1).T.cpu():
         numbers = frames.unique_consecutive().tolist()
-        letters = "".join(dictionary[n] for n in numbers if n not in silent)
+        symbols = (UNKNOWN if n == dictionary.unk() else dictionary[n] for n in numbers)
+        letters = "".join(s for n, s in zip(numbers, symbols) if n not in silent)
         yield " ".join(letters.replace("|", " ").split())
 
 

@@ -12,11 +12,11 @@ import torch
 
 from speechprune.checkpoint_file import read, write
 from speechprune.errors import UserError
-from speechprune.manifests.synthetic import Progress, SyntheticCorpus, prepare_synthetic
+from speechprune.manifests.synthetic import Progress, SyntheticSpeech, make_synthetic
 
 ASSET = Path(str(files("speechprune"))) / "assets" / "nano_wav2vec2.pt"
 
-CORPUS = SyntheticCorpus(
+CORPUS = SyntheticSpeech(
     languages=("en", "de", "es", "it", "id", "sw"),
     sizes={"train": 4000, "valid": 60},
     sentence=(3, 6),
@@ -39,7 +39,7 @@ def pretrain_nano(
     workers: int = 1,
     progress: Progress = lambda utterances, total: utterances,
 ) -> None:
-    """Speak the corpus, pretrain by `config/pretraining/nano.yaml`, and export to `out`.
+    """Speak the corpus, pretrain by `config/pretraining/wav2vec2_nano.yaml`, and export to `out`.
 
     Args:
         out: the checkpoint to write.
@@ -51,12 +51,11 @@ def pretrain_nano(
     """
     corpus, run = folder / "corpus", folder / "run"
     if not corpus.exists():
-        prepare_synthetic(CORPUS, corpus, workers=workers, progress=progress)
+        make_synthetic(corpus, CORPUS, workers=workers, progress=progress)
     log = folder / "train.log"
-    command = [sys.executable, "-m", "fairseq_cli.hydra_train"]
-    command += [f"hydra.run.dir={run.absolute()}", f"task.data={corpus.absolute()}", *overrides]
-    command += ["--config-dir", str(files("speechprune.config") / "pretraining")]
-    command += ["--config-name", "nano"]
+    command = [sys.executable, "-m", "speechprune.tools.main", "train"]
+    command += ["--config-name", "pretraining/wav2vec2_nano", f"hydra.run.dir={run.absolute()}"]
+    command += [f"task.data={corpus.absolute()}", *overrides]
     with log.open("w", encoding="utf-8") as stream:
         code = subprocess.run(command, stdout=stream, stderr=stream, env=_one_thread()).returncode
     if code:

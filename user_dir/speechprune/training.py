@@ -8,12 +8,13 @@ import os
 import sys
 import warnings
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from inspect import signature
 from types import ModuleType
 from typing import Any
 
 import hydra
+import torch
 from fairseq import checkpoint_utils
 from fairseq.dataclass.initialize import add_defaults, hydra_init
 from fairseq.dataclass.utils import omegaconf_no_object_check
@@ -28,11 +29,13 @@ from speechprune.command_line import CommandLine, complete, key_of
 from speechprune.devices import Machine, find_machine, fit
 from speechprune.errors import UserError
 from speechprune.failures import storage_failure
-from speechprune.manifests.check import SplitSummary, check_split
 from speechprune.plugin import validate_only
+from speechprune.preflight import check_checkpoints, check_data
 from speechprune.processes import address_of, run_ranks, set_environment
 
 logger = logging.getLogger(__name__)
+
+_OF_OBJECTS = ("object_type", "reference_type")
 
 
 def train(arguments: Sequence[str]) -> list[float]:
@@ -87,46 +90,19 @@ def run(cfg: DictConfig, given: Collection[str]) -> float:
     machine = find_machine(cfg.common.cpu)
     processes = fit(cfg, given, machine)
     check_data(cfg)
-    value = _train_guarded(cfg, processes, machine)
+    check_checkpoints(cfg)
+    try:
+        value = _train_in(cfg, processes, machine)
+    except Exception as error:
+        if not cfg.common.suppress_crashes:
+            raise
+        logger.error(f"crashed: {error}")
+        value = None
     metric = cfg.checkpoint.best_checkpoint_metric
     if value is None:
         return -math.inf if cfg.checkpoint.maximize_best_checkpoint_metric else math.inf
-    logger.info(f"best {metric} on {cfg.dataset.valid_subset}: {value:g}")
+    logger.info(f"best {metric} on {cfg.dataset.valid_subset.split(',')[0]}: {value:g}")
     return value
-
-
-def check_data(cfg: DictConfig) -> list[SplitSummary]:
-    """Check what the run will read: the training split, then each validation split.
-
-    Raises:
-        UserError: as `check_split`.
-    """
-    task, dataset = cfg.task, cfg.dataset
-    if task._name != "audio_finetuning" or task.get("multi_corpus_keys"):
-        return []
-    limits = [(dataset.train_subset, dataset.max_tokens)]
-    if not dataset.disable_validation:
-        limits += [(name, dataset.max_tokens_valid) for name in dataset.valid_subset.split(",")]
-    summaries = []
-    for name, max_tokens in limits:
-        summary = check_split(
-            task.data,
-            name,
-            task.labels,
-            dictionary_folder=task.get("target_dictionary"),
-            sample_rate=task.sample_rate,
-            max_tokens=max_tokens,
-            closed=name == dataset.train_subset,
-        )
-        if summary.unknown:
-            logger.warning(f"{name}: {summary.unknown} label symbols are not in the dictionary")
-        summaries.append(summary)
-    if dataset.required_batch_size_multiple != 1:
-        logger.warning(
-            "dataset.required_batch_size_multiple is not 1: fairseq drops the shortest utterances, "
-            "of validation too"
-        )
-    return summaries
 
 
 def train_rank(rank: int | None, settings: dict[str, Any], address: str | None) -> float | None:
@@ -146,7 +122,12 @@ def train_rank(rank: int | None, settings: dict[str, Any], address: str | None) 
     validate_only(loop)
     cfg = _config(settings)
     _forget_last_run(loop)
-    with _measured(loop) as values:
+    with ExitStack() as stack:
+        if cfg.common.profile:
+            stack.enter_context(torch.cuda.profiler.profile())
+            stack.enter_context(torch.autograd.profiler.emit_nvtx())
+        stack.enter_context(_telling_full_disks(cfg.checkpoint.save_dir))
+        values = stack.enter_context(_measured(loop))
         if rank is None:
             distributed.call_main(cfg, loop.main)
         else:
@@ -218,21 +199,8 @@ def _config(settings: dict[str, Any]) -> DictConfig:
     return cfg
 
 
-def _train_guarded(cfg: DictConfig, processes: int | None, machine: Machine) -> float | None:
-    """Train, and tell a full disk apart from a mistake of the program."""
-    try:
-        return _train_in(cfg, processes, machine)
-    except Exception as error:
-        if cfg.common.suppress_crashes:
-            logger.error(f"Crashed! {error}")
-            return None
-        message = storage_failure(error)
-        if message is None:
-            raise
-        raise UserError(f"{message} (checkpoint.save_dir={cfg.checkpoint.save_dir})") from error
-
-
 def _train_in(cfg: DictConfig, processes: int | None, machine: Machine) -> float | None:
+    """Train in this process or in new ones; None if there was no validation."""
     settings = _settings(cfg)
     if processes is None or processes == 1:
         return train_rank(None, settings, None)
@@ -274,10 +242,27 @@ def _measured(loop: ModuleType) -> Iterator[list[float]]:
         loop.validate = validate  # type: ignore[attr-defined]
 
 
+@contextmanager
+def _telling_full_disks(folder: str) -> Iterator[None]:
+    """Turn failures to write into a UserError that names the folder of the checkpoints."""
+    # fairseq logs the traceback of a failed save, and then raises the error.
+    logging.getLogger("fairseq.checkpoint_utils").addFilter(_is_no_traceback)
+    try:
+        yield
+    except Exception as error:
+        message = storage_failure(error)
+        if message is None:
+            raise
+        raise UserError(f"{message} (checkpoint.save_dir is {os.path.abspath(folder)})") from error
+
+
+def _is_no_traceback(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Traceback")
+
+
 def _first_lines(error: Exception) -> str:
-    """A hydra or omegaconf error and its cause, less the lines about their objects."""
+    """A hydra or omegaconf error and its cause, less what they say of their objects."""
     chain = [error] if error.__cause__ is None else [error, error.__cause__]
-    lines = [line.strip() for link in chain for line in str(link).splitlines()]
-    return "; ".join(
-        line for line in lines if line and not line.startswith(("object_type", "reference_type"))
-    )
+    lines = [line.strip().rstrip(".") for link in chain for line in str(link).splitlines()]
+    kept = [line for line in lines if line and not line.startswith(_OF_OBJECTS)]
+    return "; ".join(dict.fromkeys(kept))

@@ -1,0 +1,338 @@
+"""MaskController: when masks are chosen, at which density, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from toy import (
+    MaskedToy,
+    SignDescent,
+    Toy,
+    kept_of,
+    output,
+    top,
+    toy_batch,
+    toy_loss,
+    toy_sites,
+    train,
+    train_update,
+)
+
+from speechprune.errors import UserError
+from speechprune.masking.controller import MaskController, masked_weight, original_weight
+from speechprune.masking.policies import POLICIES, MaskPolicy
+from speechprune.masking.schedule import ConstantSchedule, Schedule
+from speechprune.masking.sites import Site
+
+
+class Falling(Schedule):
+    """A tenth less at each update, down to a half."""
+
+    def density(self, site: Site, update: int) -> float:
+        return max(0.5, 1.0 - 0.1 * update)
+
+
+class Magnitude(MaskPolicy):
+    """Keeps the largest weights: no scores."""
+
+    trains_weights = True
+
+    def importance(self, weight: Tensor, scores: Tensor | None) -> Tensor:
+        return weight.abs()
+
+
+class FrozenMagnitude(Magnitude):
+    trains_weights = False
+
+
+def s3router(**options: Any) -> MaskPolicy:
+    return POLICIES.build("s3router", **options)
+
+
+def densities(model: MaskedToy) -> dict[str, float]:
+    return {name: mask.float().mean().item() for name, mask in model.masks().items()}
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        ({"scope": "layer"}, "scope 'layer'"),
+        ({"every": 0}, "every"),
+        ({"every": -3}, "every"),
+    ],
+)
+def test_impossible_options_are_refused_in_one_line(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as refused:
+        MaskedToy(s3router(), **options)
+    assert "\n" not in str(refused.value)
+
+
+def test_nothing_to_mask_is_refused() -> None:
+    with pytest.raises(UserError, match="nothing to mask"):
+        MaskController([], s3router(), ConstantSchedule(0.5))
+
+
+@pytest.mark.parametrize("density", [0.0, -0.1, 1.01, float("nan")])
+def test_a_density_that_is_no_share_is_refused(density: float) -> None:
+    with pytest.raises(UserError, match=r"\(0, 1\]"):
+        ConstantSchedule(density)
+    with pytest.raises(UserError, match=r"\(0, 1\]"):
+        ConstantSchedule(0.5, {"fc1.weight": density})
+
+
+@pytest.mark.parametrize("scope", ["site", "global"])
+def test_an_importance_that_is_no_number_stops_the_run(scope: str) -> None:
+    model = MaskedToy(s3router(), scope=scope)
+    with torch.no_grad():
+        model.scores()["fc1.weight"][3, 4] = torch.nan
+    with pytest.raises(FloatingPointError):
+        model.mask_controller.set_num_updates(0)
+
+
+@pytest.mark.parametrize("scope", ["site", "global"])
+def test_ties_go_to_the_lower_index_and_the_earlier_site(scope: str) -> None:
+    model = MaskedToy(s3router(init_score="one"), 0.3, scope=scope)
+    model.mask_controller.set_num_updates(0)
+    masks = [mask.flatten() for mask in model.masks().values()]
+    for mask in [torch.cat(masks)] if scope == "global" else masks:
+        kept = mask.nonzero().flatten().tolist()
+        assert kept == list(range(kept_of(mask.numel(), 0.3)))
+
+
+def test_global_ranking_compares_sites() -> None:
+    """The kept are the largest of all; sites share the density unequally."""
+    model = MaskedToy(s3router(init_score="weight_magnitude_with_scale"), 0.4, scope="global")
+    model.mask_controller.set_num_updates(0)
+    weights = torch.cat([weight.flatten() for weight in model.originals().values()])
+    masks = torch.cat([mask.flatten() for mask in model.masks().values()])
+    assert torch.equal(masks, top(weights.abs(), kept_of(weights.numel(), 0.4)))
+    assert len(set(densities(model).values())) > 1
+
+
+def test_sites_have_densities_of_their_own() -> None:
+    model = MaskedToy(s3router())
+    model.mask_controller.fold()
+    model.mask_controller = MaskController(
+        toy_sites(model), s3router(), ConstantSchedule(0.5, {"fc1.weight": 0.25, "fc2.weight": 1.0})
+    )
+    model.eval()
+    counts = {name: int(mask.sum()) for name, mask in model.masks().items()}
+    assert counts["fc1.weight"] == 288 * 0.25
+    assert counts["fc2.weight"] == 288
+    assert counts["gate.weight"] == 144 * 0.5
+
+
+def test_one_global_ranking_needs_one_density() -> None:
+    schedule = ConstantSchedule(0.5, {"fc1.weight": 0.25})
+    controller = MaskController(toy_sites(Toy()), s3router(), schedule, scope="global")
+    with pytest.raises(UserError, match="one density"):
+        controller.set_num_updates(0)
+
+
+@pytest.mark.parametrize("policy", [s3router(), Magnitude(), FrozenMagnitude()])
+def test_density_follows_the_schedule(policy: MaskPolicy) -> None:
+    """At each update, and in evaluation, where it is that of the update to come."""
+    model = MaskedToy(policy)
+    model.mask_controller.schedule = Falling()
+    optimizer = SignDescent(model)
+    for update in range(7):
+        model.train()
+        model.mask_controller.set_num_updates(update)
+        assert_density(model, max(0.5, 1.0 - 0.1 * update))
+        train_update(model, optimizer, update)
+        model.eval()
+        assert_density(model, max(0.5, 0.9 - 0.1 * update))
+
+
+def assert_density(model: MaskedToy, density: float) -> None:
+    for name, mask in model.masks().items():
+        assert int(mask.sum()) == kept_of(mask.numel(), density), name
+
+
+def test_stats_tell_density_and_flips() -> None:
+    model = MaskedToy(s3router(), 0.3)
+    controller, optimizer = model.mask_controller, SignDescent(model)
+    controller.set_num_updates(0)
+    assert int(controller.stats()["flipped"]) == 0
+    for update in range(3):
+        before = model.masks()
+        train_update(model, optimizer, update)
+        controller.set_num_updates(update + 1)
+        after = model.masks()
+        flips = sum(int((before[name] ^ after[name]).sum()) for name in after)
+        assert flips > 0
+        kept = sum(int(mask.sum()) for mask in after.values())
+        entries = sum(mask.numel() for mask in after.values())
+        stats = controller.stats()
+        assert int(stats["flipped"]) == flips
+        assert stats["density"] == pytest.approx(kept / entries, abs=1e-12)
+
+
+def test_density_of_shared_scores_counts_weights() -> None:
+    model = MaskedToy(s3router(granularity="row"), 0.3)
+    model.eval()
+    kept = sum(int(mask.sum()) for mask in model.mask_controller.mask_set().values())
+    entries = sum(weight.numel() for weight in model.originals().values())
+    assert model.mask_controller.stats()["density"] == pytest.approx(kept / entries, abs=1e-12)
+
+
+def test_mask_set_has_the_shape_of_the_weights_and_its_provenance() -> None:
+    for granularity in ("weight", "row", "column"):
+        model = MaskedToy(s3router(granularity=granularity), 0.3)
+        model.eval()
+        found = model.mask_controller.mask_set({"backbone": "toy"})
+        assert found.provenance == {"backbone": "toy"}
+        assert found.shapes == {name: tuple(w.shape) for name, w in model.originals().items()}
+        for name, mask in model.masks().items():
+            assert torch.equal(found[name], mask.expand(found[name].shape)), name
+
+
+def test_modes_of_the_model_reach_the_controller_and_its_state_does_not_grow() -> None:
+    model = MaskedToy(s3router())
+    assert model.mask_controller.training
+    assert model.eval().mask_controller.training is False
+    assert model.train().mask_controller.training
+    assert not any("mask_controller" in key for key in model.state_dict())
+    assert not list(model.mask_controller.parameters())
+
+
+def test_evaluation_before_any_update_is_sparse() -> None:
+    model = MaskedToy(s3router(), 0.2)
+    model.eval()
+    assert_density(model, 0.2)
+
+
+def test_evaluating_twice_changes_nothing() -> None:
+    model = train(MaskedToy(s3router(), 0.4), 2)
+    model.eval()
+    first = model.masks()
+    with torch.no_grad():
+        model.scores()["fc1.weight"].neg_().add_(1.0)
+    model.train()
+    model.eval()
+    assert all(torch.equal(mask, first[name]) for name, mask in model.masks().items())
+
+
+def test_validation_between_updates_does_not_change_training() -> None:
+    """Settling early chooses what the next update would have chosen: runs end bit-equal."""
+    ends = []
+    for validates in (False, True):
+        model = MaskedToy(s3router(), 0.4)
+        optimizer = SignDescent(model)
+        for update in range(5):
+            train_update(model, optimizer, update)
+            if validates and update % 2:
+                output(model)
+        ends.append({name: value.clone() for name, value in model.eval().state_dict().items()})
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("stop", [2, 3])
+def test_a_resumed_run_ends_bit_equal(every: int, stop: int) -> None:
+    model = MaskedToy(s3router(), 0.4, every=every)
+    optimizer = SignDescent(model)
+    for update in range(6):
+        if update == stop:
+            model.mask_controller.settle()
+            state = {key: value.clone() for key, value in model.state_dict().items()}
+        train_update(model, optimizer, update)
+    resumed = MaskedToy(s3router(), 0.4, every=every, seed=8, initialise=False)
+    resumed.load_state_dict(state)
+    resumed.mask_controller.loaded()
+    optimizer = SignDescent(resumed)
+    for update in range(stop, 6):
+        train_update(resumed, optimizer, update)
+    resumed.eval(), model.eval()
+    expected = model.state_dict()
+    for name, value in resumed.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_a_smaller_update_number_is_another_update() -> None:
+    """fairseq repeats an update whose gradients overflowed, also after a validation."""
+    model = MaskedToy(s3router(), 0.4)
+    train_update(model, SignDescent(model), 5)
+    model.eval().train()
+    model.mask_controller.set_num_updates(5)
+    for name, scores in model.scores().items():
+        assert torch.equal(model.masks()[name], top(scores.abs(), kept_of(scores.numel(), 0.4)))
+
+
+@pytest.mark.parametrize("scope", ["site", "global"])
+def test_frozen_scores_keep_their_masks_and_the_density(scope: str) -> None:
+    model = MaskedToy(s3router(), 0.4, scope=scope)
+    model.scores()["fc1.weight"].requires_grad_(False)
+    with torch.no_grad():
+        model.scores()["fc1.weight"].mul_(3.0)
+    model.mask_controller.set_num_updates(0)
+    before = model.masks()
+    train(model, 4).eval()
+    after = model.masks()
+    assert torch.equal(after["fc1.weight"], before["fc1.weight"])
+    assert not torch.equal(after["fc2.weight"], before["fc2.weight"])
+    kept, entries = (sum(f(m) for m in after.values()) for f in (lambda m: int(m.sum()), torch.numel))
+    assert kept == (kept_of(entries, 0.4) if scope == "global" else sum_of_parts(after, 0.4))
+
+
+def sum_of_parts(masks: dict[str, Tensor], density: float) -> int:
+    return sum(kept_of(mask.numel(), density) for mask in masks.values())
+
+
+def test_weights_trained_beside_scores_are_read_as_they_are_now() -> None:
+    """co_train: each update computes with the weights of the last step, and their gradient is
+    masked."""
+    model = MaskedToy(s3router(), 0.4)
+    for site in model.sites:
+        original_weight(site).requires_grad_(True)
+    optimizer = SignDescent(model)
+    before = model.originals()
+    for update in range(3):
+        train_update(model, optimizer, update)
+        model.mask_controller.set_num_updates(update + 1)
+        for site in model.sites:
+            expected = original_weight(site) * masked_weight(site).mask
+            assert torch.equal(getattr(site.module, site.tensor), expected), site.name
+    for site in model.sites:
+        assert not torch.equal(original_weight(site), before[site.name])
+        gradient = original_weight(site).grad
+        assert gradient.any()
+    model.zero_grad()
+    toy_loss(model).backward()
+    for site in model.sites:
+        assert not original_weight(site).grad[~masked_weight(site).mask].any()
+
+
+def test_seeds_make_scores() -> None:
+    first, same, other = (
+        MaskController(toy_sites(Toy()), s3router(), ConstantSchedule(0.5), seed=seed)
+        for seed in (1, 1, 2)
+    )
+    for one, two, three in zip(first.sites, same.sites, other.sites):
+        scores = masked_weight(one).scores
+        assert torch.equal(scores, masked_weight(two).scores), one.name
+        assert not torch.equal(scores, masked_weight(three).scores), one.name
+
+
+def test_building_masks_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    MaskController(toy_sites(Toy()), s3router(), ConstantSchedule(0.5)).set_num_updates(0)
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_a_folded_model_can_go_through_the_loop() -> None:
+    model = train(MaskedToy(s3router(), 0.4), 1)
+    expected = output(model)
+    controller = model.mask_controller
+    controller.fold()
+    controller.set_num_updates(3)
+    controller.settle()
+    assert controller.penalty() is None
+    assert torch.equal(output(model), expected)
+    assert isinstance(model.fc1.weight, nn.Parameter)
+    assert model(toy_batch()[0]).shape == (3, 20, 5)

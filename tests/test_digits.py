@@ -1,0 +1,162 @@
+"""Digit strings: every recording in its own split, labels that say what is heard."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from speechprune.errors import UserError
+from speechprune.manifests.digits import WORDS, DigitStrings, make_digits, read_recordings
+from speechprune.manifests.manifest import read_split
+
+SPEAKERS = ("ann", "bob")
+INDICES = range(12)
+SMALL = DigitStrings(sizes={"train": 12, "valid": 8, "test": 8}, seed=3)
+
+
+def level(digit: int, speaker: str, index: int) -> int:
+    """The constant sample value, of 16 bits, that stands for one recording."""
+    return 400 + 100 * (digit + 10 * (SPEAKERS.index(speaker) + len(SPEAKERS) * index))
+
+
+def flac(samples: np.ndarray, rate: int = 8000) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples.astype(np.int16), rate, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def archive_of(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+@pytest.fixture(scope="module")
+def members() -> dict[str, bytes]:
+    """Recordings that are told apart by their sample value alone."""
+    return {
+        f"fsdd/{digit}_{speaker}_{index}.flac": flac(np.full(800, level(digit, speaker, index)))
+        for digit in range(10)
+        for speaker in SPEAKERS
+        for index in INDICES
+    }
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory, members: dict[str, bytes]) -> Path:
+    return archive_of(tmp_path_factory.mktemp("fsdd") / "digits.tar", members)
+
+
+def heard(path: Path) -> list[tuple[int, str, int]]:
+    """The recordings (digit, speaker, index) in an utterance, found by their sample values."""
+    samples, rate = soundfile.read(path, dtype="int16")
+    assert rate == 16000
+    names = {level(d, s, i): (d, s, i) for d in range(10) for s in SPEAKERS for i in INDICES}
+    rounded = np.round(samples / 100.0).astype(int) * 100
+    runs = [(value, len(list(run))) for value, run in groupby(rounded.tolist())]
+    # 0.1 s at 16 kHz, less the ringing of the resampler at both ends.
+    return [names[value] for value, length in runs if value and length > 1000]
+
+
+def test_labels_speakers_and_splits_are_those_of_the_recordings(
+    tmp_path: Path, archive: Path
+) -> None:
+    make_digits(tmp_path / "corpus", archive, SMALL)
+    allowed = {"test": range(0, 5), "valid": range(5, 10), "train": range(10, 12)}
+    lengths = set()
+    for name, indices in allowed.items():
+        split = read_split(tmp_path / "corpus", name)
+        assert len(split.utterances) == SMALL.sizes[name]
+        for utterance in split.utterances:
+            found = heard(split.root / utterance.path)
+            assert utterance.text == " ".join(WORDS[digit] for digit, _, _ in found)
+            assert len({speaker for _, speaker, _ in found}) == 1
+            assert all(index in indices for _, _, index in found)
+            lengths.add(len(found))
+    assert lengths == {1, 2, 3, 4, 5}
+
+
+def test_pauses_part_the_digits(tmp_path: Path, archive: Path) -> None:
+    settings = DigitStrings(sizes={"train": 4}, digits=(3, 3), silence=(0.2, 0.2))
+    make_digits(tmp_path / "corpus", archive, settings)
+    for utterance in read_split(tmp_path / "corpus", "train").utterances:
+        assert utterance.frames / 16000 == pytest.approx(3 * 0.1 + 4 * 0.2, abs=1e-3)
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path: Path, archive: Path) -> None:
+    make_digits(tmp_path / "a", archive, SMALL)
+    make_digits(tmp_path / "b", archive, SMALL)
+    make_digits(tmp_path / "c", archive, DigitStrings(sizes=SMALL.sizes, seed=4))
+    audio = {
+        name: [path.read_bytes() for path in sorted((tmp_path / name).rglob("*.flac"))]
+        for name in "abc"
+    }
+    assert audio["a"] == audio["b"]
+    assert audio["a"] != audio["c"]
+
+
+def test_real_digits(tmp_path: Path, shared_data: Path) -> None:
+    archive = shared_data / "fsdd" / "fsdd-5speakers.tar"
+    recordings, rate = read_recordings(archive)
+    assert (len(recordings), rate) == (2500, 8000)
+    assert sum(recording.split == "test" for recording in recordings) == 10 * 5 * 5
+    make_digits(tmp_path / "corpus", archive, SMALL)
+    split = read_split(tmp_path / "corpus", "test")
+    for utterance in split.utterances:
+        samples, rate = soundfile.read(split.root / utterance.path)
+        assert (rate, len(samples)) == (16000, utterance.frames)
+        digits = len(utterance.text.split())
+        assert 0.2 * digits < len(samples) / rate < 2.0 * digits + 0.5
+        assert np.abs(samples).max() > 0.01
+
+
+def test_hostile_members_are_passed_over(tmp_path: Path, members: dict[str, bytes]) -> None:
+    names = {"../0_eve_11.flac": flac(np.zeros(8)), "fsdd/0_ann_99.flac/../../x": b"x"}
+    path = archive_of(tmp_path / "hostile.tar", {**members, **names})
+    with tarfile.open(path, "a") as tar:
+        link = tarfile.TarInfo("fsdd/0_mal_0.flac")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
+        tar.addfile(link)
+    recordings, _ = read_recordings(path)
+    assert "mal" not in {recording.speaker for recording in recordings}
+    assert sorted(os.listdir(tmp_path)) == ["hostile.tar"]
+
+
+def test_bad_archives_are_refused(tmp_path: Path, archive: Path, members: dict[str, bytes]) -> None:
+    content = archive.read_bytes()
+    bad = {"truncated": content[: len(content) // 2], "empty": b"", "text": b"no archive" * 100}
+    for name, damaged in bad.items():
+        (tmp_path / name).write_bytes(damaged)
+    archive_of(tmp_path / "rates", {**members, "fsdd/0_ann_50.flac": flac(np.zeros(9), 16000)})
+    archive_of(tmp_path / "lacking", {k: v for k, v in members.items() if "/7_bob_" not in k})
+    archive_of(tmp_path / "noise", {"fsdd/0_ann_1.flac": b"not audio"})
+    for name in ("truncated", "empty", "text", "rates", "lacking", "noise", "missing"):
+        with pytest.raises(UserError) as caught:
+            make_digits(tmp_path / "corpus", tmp_path / name, SMALL)
+        assert "\n" not in str(caught.value), name
+    assert not list(tmp_path.glob("*corpus*"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sizes": {"dev": 3}},
+        {"sizes": {"train": 0}},
+        {"sizes": {}},
+        {"digits": (0, 2)},
+        {"seed": -1},
+    ],
+)
+def test_bad_settings_are_refused(settings: dict) -> None:
+    with pytest.raises(UserError):
+        DigitStrings(**settings)

@@ -1,0 +1,79 @@
+"""What would stop a run later on, found before anything is built."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from fairseq.data.data_utils import raise_if_valid_subsets_unintentionally_ignored
+from omegaconf import DictConfig
+
+from speechprune.checkpoint import check_pretrained, read
+from speechprune.errors import UserError
+from speechprune.manifests.check import SplitSummary, check_split
+
+logger = logging.getLogger(__name__)
+
+_LAST = "checkpoint_last.pt"
+
+
+def check_data(cfg: DictConfig) -> list[SplitSummary]:
+    """Check what the run will read: the training split, then each validation split.
+
+    Args:
+        cfg: all groups of a fairseq config.
+
+    Raises:
+        UserError: as `check_split`.
+    """
+    task, dataset = cfg.task, cfg.dataset
+    if task._name != "audio_finetuning" or task.get("multi_corpus_keys"):
+        return []
+    try:
+        raise_if_valid_subsets_unintentionally_ignored(cfg)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if dataset.required_batch_size_multiple != 1:
+        logger.warning(
+            "fairseq drops the shortest utterances, of validation too; set "
+            "dataset.required_batch_size_multiple=1 to keep them"
+        )
+    summaries = [_check_split(cfg, dataset.train_subset, dataset.max_tokens, closed=True)]
+    if not dataset.disable_validation:
+        for name in dataset.valid_subset.split(","):
+            summaries.append(_check_split(cfg, name, dataset.max_tokens_valid, closed=False))
+    return summaries
+
+
+def check_checkpoints(cfg: DictConfig) -> None:
+    """Check the pretrained model, and the checkpoint that the run will go on from.
+
+    Raises:
+        UserError: a file is missing or damaged, or is not what it is used for.
+    """
+    model, settings = cfg.model, cfg.checkpoint
+    if model.get("w2v_path") and not model.get("w2v_args"):
+        check_pretrained(model.w2v_path, cfg.task.normalize)
+    last = Path(settings.save_dir, _LAST)
+    start = last if settings.restore_file == _LAST else Path(settings.restore_file)
+    if start.exists():
+        read(start, mmap=True)
+    elif settings.finetune_from_model:
+        read(settings.finetune_from_model, mmap=True)
+
+
+def _check_split(
+    cfg: DictConfig, name: str, max_tokens: int | None, *, closed: bool
+) -> SplitSummary:
+    summary = check_split(
+        cfg.task.data,
+        name,
+        cfg.task.labels,
+        dictionary_folder=cfg.task.get("target_dictionary"),
+        sample_rate=cfg.task.sample_rate,
+        max_tokens=max_tokens,
+        closed=closed,
+    )
+    if summary.unknown:
+        logger.warning(f"{name}: {summary.unknown} label symbols are not in the dictionary")
+    return summary
