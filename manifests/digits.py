@@ -103,8 +103,10 @@ def read_recordings(archive: Path) -> tuple[list[Recording], int]:
         reason = str(error).partition("\n")[0].rstrip(".:")
         raise UserError(f"{archive} is not an archive of FLAC recordings: {reason}") from error
     rates = sorted({rate for _, rate in decoded})
-    if len(rates) != 1:
-        raise UserError(f"{archive} should hold recordings of one sample rate; found {rates} Hz")
+    if not rates:
+        raise UserError(f"{archive} holds no recording named fsdd/DIGIT_SPEAKER_INDEX.flac")
+    if len(rates) > 1:
+        raise UserError(f"{archive} holds recordings of several sample rates, {rates} Hz; use one")
     recordings = [recording for recording, _ in decoded]
     return sorted(recordings, key=lambda r: (r.digit, r.speaker, r.index)), rates[0]
 

@@ -83,7 +83,9 @@ def test_no_file_of_the_core_names_fairseq_in_an_import() -> None:
     """Not even inside a function, where the test above would not see it."""
     for module in core_modules():
         path = PACKAGE.parent.joinpath(*module.split("."))
-        file = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
+        file = (
+            path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
+        )
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
         imports = [line for line in lines if line.startswith(("import ", "from "))]
         assert not [line for line in imports if line.split()[1].split(".")[0] == "fairseq"], module

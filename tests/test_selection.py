@@ -13,6 +13,7 @@ from speechprune.masking import bracket_search
 from speechprune.masking.selection import (
     Bracket,
     _select_batched,
+    flipped_places,
     keep_count,
     select_each,
     select_n_of_m,
@@ -228,6 +229,16 @@ def test_cuda_and_processor_agree(dtype: torch.dtype) -> None:
     theirs_all = select_top_k_global([tensor.cuda() for tensor in tensors], k, magnitude=True)
     for mask, other in zip(ours.masks, theirs_all.masks):
         assert torch.equal(mask, other.cpu())
+
+
+@pytest.mark.parametrize("shape", [(0,), (5,), (8,), (31, 9), (64, 100)])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 1.0])
+def test_flipped_places_are_where_masks_differ(shape: tuple[int, ...], share: float) -> None:
+    generator = torch.Generator().manual_seed(8)
+    before = torch.rand(shape, generator=generator) < 0.7
+    after = before ^ (torch.rand(shape, generator=generator) < share)
+    places = flipped_places(before, after)
+    assert torch.equal(places, (before ^ after).flatten().nonzero().squeeze(1))
 
 
 @pytest.mark.parametrize(("n", "m"), [(1, 4), (2, 4), (4, 4), (1, 1), (3, 8)])

@@ -28,7 +28,7 @@ SITES = (
 class Toy(nn.Module):
     """Audio (B, T) -> (B, T, 5).
 
-    ``attention`` and ``gate`` never call the modules whose weights they use, as fairseq's attention.
+    Like fairseq's attention, ``attention`` and the gate use weights of modules that nobody calls.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -138,7 +138,9 @@ class SignDescent:
                 parameter.sub_(self.lr * parameter.grad.sign())
 
 
-def train_update(model: MaskedToy, optimizer: SignDescent, update: int, micro_batches: int = 2) -> None:
+def train_update(
+    model: MaskedToy, optimizer: SignDescent, update: int, micro_batches: int = 2
+) -> None:
     """One update as fairseq makes it: masks, forward and backward per micro-batch; then a step."""
     model.train()
     optimizer.zero_grad()

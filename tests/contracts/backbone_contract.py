@@ -30,7 +30,7 @@ class Family:
     """A backbone and a builder of nano models of its family.
 
     Attributes:
-        final_norm: whether the encoder ends in a layer norm (pre-norm), which hidden states precede.
+        final_norm: whether a layer norm follows the last hidden state (pre-norm).
         ignores_padding: whether an utterance's states are the same alone and padded in a batch.
     """
 
@@ -170,7 +170,7 @@ def hidden_states_are_those_of_the_layers(family: Family) -> None:
 
 
 def padding_is_told_and_ignored(family: Family) -> None:
-    """The frames' padding mask counts frames as the utterance alone does; states agree if they can."""
+    """Frames are counted as for the utterance alone; states agree where the family allows it."""
     model = family.build()
     for shorter in (LENGTHS[0] - 2000, LENGTHS[0] - 2320):
         source = audio()
@@ -196,7 +196,7 @@ def dropping_layers_keeps_the_prefix(family: Family) -> None:
         states, _ = family.backbone.hidden_states(whole, source, None)
     for dropped in ([2], [1], [0], [1, 2], (2, 0)):
         model = family.build(layers=3)
-        kept = [l for i, l in enumerate(family.backbone.layers(model)) if i not in dropped]
+        kept = [x for i, x in enumerate(family.backbone.layers(model)) if i not in dropped]
         family.backbone.drop_layers(model, dropped)
         assert list(family.backbone.layers(model)) == kept
         with torch.no_grad():

@@ -1,18 +1,20 @@
-"""The contract of mask policies, for every registered one and for one that was never seen before."""
+"""The contract of mask policies, for every registered one and for one never seen before."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Callable
 
 import pytest
-from policy_contract import CONTRACT, Case, digest, digests_elsewhere
+from mask_promises import MASK_PROMISES
+from policy_case import Case, digest, digests_elsewhere
+from training_promises import TRAINING_PROMISES
 
 import speechprune.masking.policies as policies
 from speechprune.masking.policies import POLICIES
 
+CONTRACT = (*MASK_PROMISES, *TRAINING_PROMISES)
 #: Options that change what a policy does, beside its defaults.
 VARIANTS = {
     "s3router": [
@@ -21,9 +23,11 @@ VARIANTS = {
         {"granularity": "column"},
     ],
 }
-CASES = [Case(name, options) for name in POLICIES.names() for options in ({}, *VARIANTS.get(name, []))]
+CASES = [
+    Case(name, options) for name in POLICIES.names() for options in ({}, *VARIANTS.get(name, []))
+]
 
-MOVEMENT = '''
+MOVEMENT = """
 import torch
 from speechprune.masking.policies.base import POLICIES, MaskPolicy
 
@@ -43,9 +47,9 @@ class Movement(MaskPolicy):
 
     def score_gradient(self, gradient, weight, scores):
         return gradient * weight
-'''
+"""
 
-MAGNITUDE = '''
+MAGNITUDE = """
 from speechprune.masking.policies.base import POLICIES, MaskPolicy
 
 
@@ -55,7 +59,7 @@ class Magnitude(MaskPolicy):
 
     def importance(self, weight, scores):
         return weight.abs()
-'''
+"""
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

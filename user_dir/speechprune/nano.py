@@ -23,6 +23,7 @@ CORPUS = SyntheticSpeech(
     rate=(130, 240),
     pitch=(15, 85),
     noise=(-45.0, -10.0),
+    narrowband=0.5,
     seed=101,
 )
 """Nearly two hours of speech; its labels are not used."""
@@ -60,7 +61,7 @@ def pretrain_nano(
         code = subprocess.run(command, stdout=stream, stderr=stream, env=_one_thread()).returncode
     if code:
         raise UserError(f"pretraining failed; see {log}")
-    export_encoder(run / "checkpoints" / "checkpoint_best.pt", out)
+    export_encoder(run / "checkpoints" / "checkpoint_last.pt", out)
 
 
 def export_encoder(checkpoint: Path, out: Path) -> None:

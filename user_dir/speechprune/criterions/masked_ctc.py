@@ -33,12 +33,14 @@ class MaskedCtcCriterion(CtcCriterion):
         self, model: Any, sample: Dict[str, Any], reduce: bool = True, **kwargs: Any
     ) -> Tuple[torch.Tensor, int, Dict[str, Any]]:
         loss, sample_size, logging_output = super().forward(model, sample, reduce, **kwargs)
-        penalty = model.mask_controller.penalty()
+        controller = getattr(model, "mask_controller", None)
+        penalty = None if controller is None else controller.penalty()
         if penalty is not None:
             penalty = penalty * sample_size
             loss = loss + self.penalty_weight * penalty
+        density = 1.0 if controller is None else controller.stats()["density"]
         logging_output["penalty"] = 0.0 if penalty is None else utils.item(penalty.data)
-        logging_output["density"] = model.mask_controller.stats()["density"] * sample_size
+        logging_output["density"] = density * sample_size
         return loss, sample_size, logging_output
 
     @staticmethod

@@ -184,7 +184,7 @@ class MaskController(nn.Module):
             mask, entries = masked_weight(site).mask, original_weight(site).numel()
             kept += mask.count_nonzero().item() / mask.numel() * entries
             total += entries
-        return kept / total
+        return kept / total if self.sites else 1.0
 
     def mask_set(self, provenance: Mapping[str, str] | None = None) -> MaskSet:
         """The masks as a value, each in the full shape of its weight."""

@@ -25,6 +25,7 @@ __all__ = [
     "Bracket",
     "GlobalSelection",
     "Selection",
+    "flipped_places",
     "keep_count",
     "select_each",
     "select_n_of_m",
@@ -162,6 +163,19 @@ def select_n_of_m(importance: Tensor, n: int, m: int) -> Tensor:
     best = groups.sort(dim=-1, descending=True, stable=True).indices[..., :n]
     mask = torch.zeros(groups.shape, dtype=torch.bool, device=importance.device)
     return mask.scatter_(-1, best, True).flatten(-2)
+
+
+def flipped_places(before: Tensor, after: Tensor) -> Tensor:
+    """Flat indices (int64, ascending) of the entries in which two masks on a processor differ.
+
+    Few do from one update to the next, so eight entries are compared at a time.
+    """
+    old, new = before.reshape(-1).numpy(), after.reshape(-1).numpy()
+    whole = len(old) & ~7
+    words = np.flatnonzero(old[:whole].view(np.uint64) != new[:whole].view(np.uint64))
+    near = (words[:, None] * 8 + np.arange(8)).reshape(-1)
+    near = np.concatenate([near, np.arange(whole, len(old))])
+    return torch.from_numpy(near[old[near] != new[near]])
 
 
 def _check(importances: Sequence[Tensor], k: int) -> None:

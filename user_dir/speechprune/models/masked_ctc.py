@@ -103,6 +103,7 @@ class MaskedCtc(Wav2VecCtc):
         state = self._without_foreign_masks(state)
         result = super().load_state_dict(state, *args, **kwargs)
         self.mask_controller.loaded()
+        self._update = None
         return result
 
     def _wrote(self, state: Dict[str, Any]) -> bool:

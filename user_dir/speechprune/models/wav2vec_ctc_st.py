@@ -61,11 +61,8 @@ class Wav2VecCtcSt(MaskedCtc):
         if cfg.checkpoint_activations:
             for layer in model.family.layers(model.backbone):
                 layer.register_forward_pre_hook(_require_gradient)
-        if from_pretrained and not cfg.trainable_proj and not cfg.finetune_from_model:
-            logger.warning(
-                "model.trainable_proj=false freezes a randomly initialised CTC head: it will never "
-                "learn; most runs want model.trainable_proj=true"
-            )
+        if from_pretrained:
+            _warn_of_what_cannot_learn(cfg)
         return model
 
     def unmasked_weights(self) -> List[nn.Parameter]:
@@ -97,6 +94,20 @@ class Wav2VecCtcSt(MaskedCtc):
         for site in self.mask_controller.sites:
             scores = masked_weight(site).scores
             scores.requires_grad_(not freezes_scores(cfg, site))
+
+
+def _warn_of_what_cannot_learn(cfg: MaskedCtcConfig) -> None:
+    head_is_random = cfg.load_mask_only or not cfg.finetune_from_model
+    if head_is_random and not cfg.trainable_proj:
+        logger.warning(
+            "model.trainable_proj=false freezes a randomly initialised CTC head: it will never "
+            "learn; most runs want model.trainable_proj=true"
+        )
+    if not cfg.no_prune_extractor and cfg.feature_grad_mult <= 0:
+        logger.warning(
+            "model.no_prune_extractor=false masks the extractor, but model.feature_grad_mult=0 "
+            "leaves its scores without gradient: its mask stays the first one"
+        )
 
 
 def _require_gradient(layer: nn.Module, args: Tuple[Any, ...]) -> Tuple[Any, ...]:

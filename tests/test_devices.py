@@ -1,0 +1,93 @@
+"""Recipes fitted to machines: what was asked for is done or refused, the rest adapted."""
+
+from __future__ import annotations
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from speechprune.devices import Machine, fit
+from speechprune.errors import UserError
+
+CPU, ONE_GPU, THREE_GPUS = Machine(False, 2), Machine(True, 1), Machine(True, 3)
+WORLD = "distributed_training.distributed_world_size"
+
+
+def config(world: int, *, fp16: bool = True, init_method: str | None = None) -> DictConfig:
+    """What `fit` reads of a config."""
+    return OmegaConf.create(
+        {
+            "common": {"cpu": False, "fp16": fp16, "bf16": False, "tpu": False},
+            "optimization": {"update_freq": [4, 6]},
+            "distributed_training": {
+                "distributed_world_size": world,
+                "distributed_init_method": init_method,
+                "distributed_no_spawn": False,
+                "distributed_backend": "nccl",
+                "pipeline_model_parallel": False,
+                "ddp_backend": "pytorch_ddp",
+            },
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("world", "given", "machine", "processes", "frequencies"),
+    [
+        (2, (), CPU, 1, [8, 12]),
+        (2, (WORLD,), CPU, 2, [4, 6]),
+        (2, (), ONE_GPU, 1, [8, 12]),
+        (2, ("optimization.update_freq",), ONE_GPU, 1, [4, 6]),
+        (2, (), THREE_GPUS, 2, [4, 6]),
+        (8, (), THREE_GPUS, 2, [16, 24]),  # 3 do not divide 8 x 4
+        (6, (), THREE_GPUS, 3, [8, 12]),
+        (3, (WORLD,), THREE_GPUS, 3, [4, 6]),
+    ],
+)
+def test_a_recipe_for_more_devices_keeps_its_batch(
+    world, given, machine, processes, frequencies
+) -> None:
+    cfg = config(world)
+    assert fit(cfg, given, machine) == processes
+    assert cfg.distributed_training.distributed_world_size == processes
+    assert list(cfg.optimization.update_freq) == frequencies
+    if not given:
+        assert processes * frequencies[0] == world * 4
+    assert cfg.common.cpu is not machine.gpus
+
+
+@pytest.mark.parametrize(("world", "machine"), [(2, ONE_GPU), (3, CPU)])
+def test_more_processes_than_places_are_refused_if_they_were_asked_for(world, machine) -> None:
+    with pytest.raises(UserError) as error:
+        fit(config(world, fp16=False, init_method="tcp://localhost:15460"), (WORLD,), machine)
+    assert f"{WORLD}={world}, but this machine has {machine.described}" in str(error.value)
+    expected = {ONE_GPU: "=1 optimization.update_freq=[8,12]", CPU: "=2 optimization.update_freq="}
+    assert f"use {WORLD}{expected[machine]}" in str(error.value)
+
+
+def test_one_process_gets_no_address_or_fairseq_would_start_none() -> None:
+    cfg = config(1, init_method="tcp://localhost:15460")
+    assert fit(cfg, (), CPU) == 1
+    assert cfg.distributed_training.distributed_init_method is None
+
+
+def test_other_launchers_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    far = config(16, init_method="tcp://node-0:15460")
+    assert fit(far, (WORLD,), THREE_GPUS) is None
+    assert far.distributed_training.distributed_world_size == 16
+    joined = config(2)
+    joined.distributed_training.distributed_no_spawn = True
+    assert fit(joined, (WORLD,), CPU) is None
+    for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK"):
+        monkeypatch.setenv(name, "1")
+    assert fit(config(2), (), ONE_GPU) is None
+
+
+def test_half_precision_on_a_cpu_is_dropped_or_refused() -> None:
+    cfg = config(1)
+    fit(cfg, (), CPU)
+    assert not cfg.common.fp16
+    with pytest.raises(UserError, match="common.fp16=true needs a GPU; .*common.bf16=true"):
+        fit(config(1), ("common.fp16",), CPU)
+    cfg = config(1)
+    fit(cfg, (), ONE_GPU)
+    assert cfg.common.fp16
