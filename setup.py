@@ -7,7 +7,7 @@ from setuptools import setup
 ROOT = Path(__file__).parent
 PLUGIN = ROOT / "user_dir" / "speechprune"
 
-# One package out of several folders: `common.user_dir` must point at a folder named like the package.
+# One package out of several folders: fairseq imports `common.user_dir` by its folder's name.
 FOLDERS = {
     "speechprune": "user_dir/speechprune",
     "speechprune.manifests": "manifests",
@@ -18,14 +18,15 @@ FOLDERS = {
 
 def packages() -> list:
     """Every folder of the plugin that holds Python, and the three folders beside it."""
-    found = {".".join(("speechprune", *p.parent.relative_to(PLUGIN).parts)) for p in PLUGIN.rglob("*.py")}
+    folders = sorted({file.parent.relative_to(PLUGIN) for file in PLUGIN.rglob("*.py")})
+    found = {".".join(("speechprune", *folder.parts)) for folder in folders}
     return sorted(found | set(FOLDERS))
 
 
 setup(
     name="speechprune",
     version="0.1.0",
-    description="Choose which connections of a speech model to keep, inside fairseq's training loop",
+    description="Choose which connections of a speech model to keep, in fairseq's own loop",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",

@@ -44,7 +44,7 @@ Progress = Callable[[Iterable[Utterance], int], Iterable[Utterance]]
 
 @dataclass(frozen=True)
 class SyntheticSpeech:
-    """Settings of a synthetic corpus.
+    """Settings of a synthetic corpus; the default is a quarter of an hour, learnt in minutes.
 
     Attributes:
         languages: codes from `vocabulary.LANGUAGES`, drawn with equal chance.
@@ -61,10 +61,10 @@ class SyntheticSpeech:
 
     languages: tuple[str, ...] = ("en",)
     sizes: Mapping[str, int] = field(
-        default_factory=lambda: {"train": 600, "valid": 60, "test": 100}
+        default_factory=lambda: {"train": 900, "valid": 40, "test": 80}
     )
-    vocabulary: int | None = None
-    sentence: tuple[int, int] = (2, 5)
+    vocabulary: int | None = 40
+    sentence: tuple[int, int] = (2, 4)
     rate: tuple[int, int] = (150, 220)
     pitch: tuple[int, int] = (30, 70)
     noise: tuple[float, float] | None = None

@@ -46,23 +46,17 @@ def arguments(lab: Lab, name: str, *more: str) -> list[str]:
     ]
 
 
-def start(folder: Path, words: list[str]) -> subprocess.Popen:
+def run_script(folder: Path, words: list[str]) -> Run:
     """The command as a user starts it, in ``folder``."""
-    return subprocess.Popen(
+    ran = subprocess.run(
         [sys.executable, "-m", "speechprune.tools.main", *words],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,
     )
-
-
-def run_script(folder: Path, words: list[str]) -> Run:
-    process = start(folder, words)
-    output, _ = process.communicate()
-    return Run(folder, process.returncode, output)
+    return Run(folder, ran.returncode, ran.stdout)
 
 
 def run_forked(folder: Path, words: list[str], prepare=None) -> Run:

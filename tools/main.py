@@ -65,8 +65,8 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except click.UsageError as error:
             where = error.ctx.command_path if error.ctx else ctx.command_path
-            message = f"{error.format_message()} See `{where} --help`."
-            raise Failure(message, error.exit_code) from error
+            advice = f"See `{where} --help`."
+            raise Failure(f"{error.format_message()} {advice}", error.exit_code) from error
         except KeyboardInterrupt as error:
             raise Failure("interrupted", _INTERRUPTED) from error
         except Exception as error:

@@ -46,7 +46,7 @@ def command() -> None:
 
 
 @command.command()
-@_shared(train=1200, valid=60, test=120)
+@_shared(train=900, valid=40, test=80)
 @click.option(
     "--language",
     "languages",
@@ -55,7 +55,7 @@ def command() -> None:
     default=("en",),
     help="May be repeated.",
 )
-@click.option("--vocabulary", type=click.IntRange(2), help="Words per language; all without it.")
+@click.option("--vocabulary", type=click.IntRange(2), default=40, help="Words per language.")
 @click.option("--workers", type=_AT_LEAST_1, default=1, help="Processes; the result is the same.")
 def synthetic(
     out: Path,
@@ -65,7 +65,7 @@ def synthetic(
     seed: int,
     overwrite: bool,
     languages: tuple[str, ...],
-    vocabulary: int | None,
+    vocabulary: int,
     workers: int,
 ) -> None:
     """Short sentences spoken by espeak-ng in many voices; the voices of the splits differ."""

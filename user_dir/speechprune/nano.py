@@ -19,6 +19,7 @@ ASSET = Path(str(files("speechprune"))) / "assets" / "nano_wav2vec2.pt"
 CORPUS = SyntheticSpeech(
     languages=("en", "de", "es", "it", "id", "sw"),
     sizes={"train": 4000, "valid": 60},
+    vocabulary=None,
     sentence=(3, 6),
     rate=(130, 240),
     pitch=(15, 85),
