@@ -1,16 +1,19 @@
 # `make demo` and `make test` set everything up themselves: Python 3.11 or 3.12, pip and a C++ compiler are enough.
-PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+PYTHON ?= $(shell for python in python3 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null \
+	&& echo $$python && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint
+.PHONY: setup demo nano test lint
 
 setup: $(STAMP)
 
 # fairseq-fixed is built against the torch and numpy that are already there: an isolated build
 # would fetch the newest CUDA torch only to throw it away.
 $(STAMP): setup.py constraints.txt
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or 3.12 found; name one with PYTHON=..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt torch numpy cython setuptools wheel
 	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
@@ -18,6 +21,10 @@ $(STAMP): setup.py constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/speechprune demo
+
+# The model in user_dir/speechprune/assets, from nothing: about 40 minutes on one core.
+nano: $(STAMP)
+	$(BIN)/speechprune pretrain-nano --out user_dir/speechprune/assets/nano_wav2vec2.pt
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
