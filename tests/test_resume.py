@@ -50,14 +50,16 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def whole(lab: Lab, kind: str) -> Run:
-    """A run of ``kind`` that was never interrupted."""
-    return lab.train(kind, *QUIET, *settings(lab, kind), updates=UPDATES).succeeded()
+def frozen(lab: Lab) -> Run:
+    return lab.train("frozen", *QUIET, updates=UPDATES).succeeded()
 
 
 @pytest.fixture(scope="module")
-def frozen(lab: Lab) -> Run:
-    return lab.train("frozen-too", *QUIET, updates=UPDATES).succeeded()
+def whole(lab: Lab, kind: str, frozen: Run) -> Run:
+    """A run of ``kind`` that was never interrupted."""
+    if kind == "frozen":
+        return frozen
+    return lab.train(kind, *QUIET, *settings(lab, kind), updates=UPDATES).succeeded()
 
 
 def killed_and_resumed(lab: Lab, name: str, prepare: Prepare, *overrides: str) -> Run:
@@ -150,6 +152,7 @@ def test_the_previous_checkpoint_survives(lab: Lab, step: str, kill: bool) -> No
         torch.load(path, weights_only=True)
 
 
+@pytest.mark.parametrize("kind", ["frozen", "co_train"], indirect=True)
 def test_validating_and_saving_changes_nothing(lab: Lab, kind: str, whole: Run) -> None:
     often = lab.train(
         f"{kind}-often",

@@ -14,6 +14,11 @@ from speechprune.demo import Result, adapt_and_measure
 from speechprune.figures import grouped_bars
 from speechprune.manifests.synthetic import SyntheticSpeech, make_synthetic
 
+#: Half an hour of short English sentences from 40 words.
+CORPUS = SyntheticSpeech(
+    sizes={"train": 800, "valid": 40, "test": 100}, vocabulary=40, sentence=(2, 4)
+)
+
 _COLUMNS = ("method", "WER %", "CER %", "kept %", "bytes for this task")
 
 
@@ -29,7 +34,7 @@ _COLUMNS = ("method", "WER %", "CER %", "kept %", "bytes for this task")
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Pretrained checkpoint; the nano model that comes along without it.",
 )
-@click.option("--updates", type=click.IntRange(1), default=300, show_default=True)
+@click.option("--updates", type=click.IntRange(1), default=400, show_default=True)
 @click.option("--jobs", type=click.IntRange(1), default=None, help="Runs at a time.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.argument("overrides", nargs=-1)
@@ -66,7 +71,7 @@ def command(
 
 def _synthetic(folder: Path) -> Path:
     if not folder.exists():
-        make_synthetic(folder, SyntheticSpeech(), workers=os.cpu_count() or 1)
+        make_synthetic(folder, CORPUS, workers=os.cpu_count() or 1)
     return folder
 
 

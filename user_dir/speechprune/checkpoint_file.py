@@ -14,6 +14,7 @@ from typing import Any, Union
 
 import torch
 from fairseq.data.dictionary import Dictionary
+from fairseq.distributed.utils import _TensorPlaceholder
 from omegaconf import DictConfig, ListConfig
 from omegaconf.base import ContainerMetadata, Metadata
 from omegaconf.nodes import AnyNode
@@ -23,7 +24,8 @@ from speechprune.errors import UserError
 PathLike = Union[str, Path]
 
 #: What published fairseq checkpoints hold beside tensors and plain containers. The first two are in
-#: those of 2020, in HuBERT's and in every finetuned one; the rest in xlsr_53_56k.pt.
+#: those of 2020, in HuBERT's and in every finetuned one; the next in xlsr_53_56k.pt. The last is how
+#: fairseq's first process sends a checkpoint to the others.
 KNOWN_CLASSES = [
     Namespace,
     Dictionary,
@@ -38,6 +40,7 @@ KNOWN_CLASSES = [
     dict,
     list,
     int,
+    _TensorPlaceholder,
 ]
 
 

@@ -33,22 +33,31 @@ class Method:
     overrides: tuple[str, ...]
 
 
+#: Each at the learning rate that suits it: scores move in other steps than weights.
 METHODS = (
     Method(
         "head",
         "head alone",
-        ("model._name=wav2vec_ctc", "model.freeze_finetune_updates=1000000"),
+        (
+            "model._name=wav2vec_ctc",
+            "model.freeze_finetune_updates=1000000",
+            "optimization.lr=[0.002]",
+        ),
     ),
-    Method("weights", "weights finetuned", ("model._name=wav2vec_ctc",)),
+    Method(
+        "weights",
+        "weights finetuned",
+        ("model._name=wav2vec_ctc", "optimization.lr=[0.002]"),
+    ),
     Method(
         "masks",
         "connections finetuned",
         (
             "model._name=wav2vec_ctc_st",
-            "model.prune_rate=0.9",
-            "model.fix_attn=true",
+            "model.prune_rate=0.7",
             "model.trainable_proj=true",
             "model.init_score=weight_rank",
+            "optimization.lr=[0.01]",
         ),
     ),
 )

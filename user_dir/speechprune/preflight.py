@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from fairseq.data.data_utils import raise_if_valid_subsets_unintentionally_ignored
 from omegaconf import DictConfig
@@ -27,7 +28,7 @@ def check_data(cfg: DictConfig) -> list[SplitSummary]:
         UserError: as `check_split`.
     """
     task, dataset = cfg.task, cfg.dataset
-    if task._name != "audio_finetuning" or task.get("multi_corpus_keys"):
+    if task._name != "audio_finetuning" or _value(task, "multi_corpus_keys"):
         return []
     try:
         raise_if_valid_subsets_unintentionally_ignored(cfg)
@@ -52,7 +53,7 @@ def check_checkpoints(cfg: DictConfig) -> None:
         UserError: a file is missing or damaged, or is not what it is used for.
     """
     model, settings = cfg.model, cfg.checkpoint
-    if model.get("w2v_path") and not model.get("w2v_args"):
+    if _value(model, "w2v_path") and not _value(model, "w2v_args"):
         check_pretrained(model.w2v_path, cfg.task.normalize)
     last = Path(settings.save_dir, _LAST)
     start = last if settings.restore_file == _LAST else Path(settings.restore_file)
@@ -69,7 +70,7 @@ def _check_split(
         cfg.task.data,
         name,
         cfg.task.labels,
-        dictionary_folder=cfg.task.get("target_dictionary"),
+        dictionary_folder=_value(cfg.task, "target_dictionary"),
         sample_rate=cfg.task.sample_rate,
         max_tokens=max_tokens,
         closed=closed,
@@ -77,3 +78,8 @@ def _check_split(
     if summary.unknown:
         logger.warning(f"{name}: {summary.unknown} label symbols are not in the dictionary")
     return summary
+
+
+def _value(section: DictConfig, key: str) -> Any:
+    """The value of a key that other tasks and models lack; `get` of older omegaconfs raises."""
+    return section[key] if key in section else None
