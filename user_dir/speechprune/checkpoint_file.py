@@ -23,9 +23,9 @@ from speechprune.errors import UserError
 
 PathLike = Union[str, Path]
 
-#: What published fairseq checkpoints hold beside tensors and plain containers. The first two are in
-#: those of 2020, in HuBERT's and in every finetuned one; the next in xlsr_53_56k.pt. The last is how
-#: fairseq's first process sends a checkpoint to the others.
+#: What fairseq checkpoints hold beside tensors and plain containers. The first two are in those of
+#: 2020, in HuBERT's and in every finetuned one; the next in xlsr_53_56k.pt; the last is in what
+#: fairseq's first process sends of a checkpoint to the others.
 KNOWN_CLASSES = [
     Namespace,
     Dictionary,

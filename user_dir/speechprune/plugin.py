@@ -90,7 +90,7 @@ def validate_only(train_module: ModuleType) -> None:
 
     @functools.wraps(train)
     def train_or_validate(cfg: Any, trainer: Any, task: Any, epoch_itr: Any) -> Any:
-        if not cfg.model.get("eval_only", False):
+        if not getattr(cfg.model, "eval_only", False):
             return train(cfg, trainer, task, epoch_itr)
         subsets = cfg.dataset.valid_subset.split(",")
         losses = train_module.validate(cfg, trainer, task, epoch_itr, subsets)
