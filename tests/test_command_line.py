@@ -8,8 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 
 import speechprune
-from speechprune.command_line import complete
 from speechprune.errors import UserError
+from speechprune.training.command_line import complete
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from speechprune.devices import Machine, fit
 from speechprune.errors import UserError
+from speechprune.training.devices import Machine, fit
 
 CPU, ONE_GPU, THREE_GPUS = Machine(False, 2), Machine(True, 1), Machine(True, 3)
 WORLD = "distributed_training.distributed_world_size"

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from speechprune import processes
 from speechprune.errors import UserError
-from speechprune.processes import address_of, run_ranks
+from speechprune.training import processes
+from speechprune.training.processes import address_of, run_ranks
 
 FOREVER = 600
 fork = multiprocessing.get_context("fork")

@@ -15,8 +15,8 @@ import click
 
 from speechprune import __version__
 from speechprune.errors import UserError
-from speechprune.failures import user_message
 from speechprune.registry import unknown_name
+from speechprune.training.failures import user_message
 
 _PACKAGE = "speechprune.tools"
 _INTERRUPTED = 130

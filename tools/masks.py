@@ -30,7 +30,7 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every site.")
 def stats(masks: Path, as_json: bool) -> None:
     """Show densities, size and provenance of MASKS, a mask file or a checkpoint."""
-    from speechprune.checkpoint_masks import read_mask_set
+    from speechprune.checkpoint.masks import read_mask_set
 
     mask_set = read_mask_set(masks)
     click.echo(json.dumps(describe(mask_set)) if as_json else describe_in_words(mask_set))
@@ -41,7 +41,7 @@ def stats(masks: Path, as_json: bool) -> None:
 @click.argument("out", type=_PATH)
 def export(checkpoint: Path, out: Path) -> None:
     """Write the masks of CHECKPOINT to OUT, a safetensors file of one bit per weight."""
-    from speechprune.checkpoint_masks import read_checkpoint_masks
+    from speechprune.checkpoint.masks import read_checkpoint_masks
 
     _keep_apart(out, checkpoint)
     mask_set = read_checkpoint_masks(checkpoint)
@@ -59,7 +59,7 @@ def apply(checkpoint: Path, masks: Path, out: Path) -> None:
     CHECKPOINT is a finetuned model, with masks or without. OUT has no scores: to finetune it
     further with these masks, set model.fix_mask=true.
     """
-    from speechprune.checkpoint_masks import apply_masks, read_mask_set
+    from speechprune.checkpoint.masks import apply_masks, read_mask_set
 
     _keep_apart(out, checkpoint, masks)
     mask_set = read_mask_set(masks)
@@ -80,7 +80,7 @@ def compare(masks: tuple[Path, ...], heat_map: Optional[Path], measure: str, as_
     IOU is kept in both / kept in either, cosine that of the masks as 0/1 vectors; beside each
     stands what random masks of the same densities would give.
     """
-    from speechprune.checkpoint_masks import read_mask_set
+    from speechprune.checkpoint.masks import read_mask_set
 
     if len(masks) < 2:
         raise click.UsageError("Give at least two mask files or checkpoints.")

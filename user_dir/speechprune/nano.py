@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from speechprune.checkpoint_file import read, write
+from speechprune.checkpoint.file import read, write
 from speechprune.errors import UserError
 from speechprune.manifests.synthetic import Progress, SyntheticSpeech, make_synthetic
 

@@ -10,7 +10,10 @@ from speechprune.backbones.wav2vec2 import Wav2Vec2
 
 @BACKBONES.register("data2vec_audio")
 class Data2VecAudio(Wav2Vec2):
-    """fairseq's `Data2VecAudioModel`, which lives outside the fairseq package."""
+    """fairseq's `Data2VecAudioModel`, which lives outside the fairseq package.
+
+    Its stacked positional convolutions see padding: analyse it unpadded.
+    """
 
     fairseq_name = "data2vec_audio"
 

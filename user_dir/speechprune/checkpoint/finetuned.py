@@ -15,7 +15,7 @@ from fairseq.tasks import FairseqTask
 from omegaconf import DictConfig, open_dict
 from torch import nn
 
-from speechprune.checkpoint_file import PathLike, read
+from speechprune.checkpoint.file import PathLike, read
 from speechprune.errors import UserError
 
 #: Where a checkpoint of ours keeps what fairseq has no place for.
@@ -32,7 +32,7 @@ class LoadedModel:
         task: fairseq's audio_finetuning task.
         dictionary: of the outputs.
         cfg: the checkpoint's configuration, as built.
-        provenance: what :func:`speechprune.folding.fold` noted in the checkpoint; empty for others.
+        provenance: what :func:`speechprune.checkpoint.fold` noted; empty for other checkpoints.
     """
 
     path: Path

@@ -12,10 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from speechprune import __version__
-from speechprune.checkpoint_file import PathLike, digest, read, write
+from speechprune.checkpoint.file import PathLike, digest, read, write
+from speechprune.checkpoint.finetuned import PROVENANCE, LoadedModel, load_finetuned
 from speechprune.errors import UserError
 from speechprune.files import write_atomically
-from speechprune.finetuned import PROVENANCE, LoadedModel, load_finetuned
 
 
 def fold(path: PathLike, out: PathLike) -> None:

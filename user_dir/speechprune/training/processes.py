@@ -16,7 +16,7 @@ from signal import SIG_IGN, SIGINT, Signals, signal
 from typing import Any
 
 from speechprune.errors import UserError
-from speechprune.failures import user_message
+from speechprune.training.failures import user_message
 
 logger = logging.getLogger(__name__)
 

@@ -25,13 +25,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from speechprune.command_line import CommandLine, complete, key_of
-from speechprune.devices import Machine, find_machine, fit
 from speechprune.errors import UserError
-from speechprune.failures import storage_failure
 from speechprune.plugin import validate_only
-from speechprune.preflight import check_checkpoints, check_data
-from speechprune.processes import address_of, run_ranks, set_environment
+from speechprune.training.command_line import CommandLine, complete, key_of
+from speechprune.training.devices import Machine, find_machine, fit
+from speechprune.training.failures import storage_failure
+from speechprune.training.preflight import check_checkpoints, check_data
+from speechprune.training.processes import address_of, run_ranks, set_environment
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from speechprune import __version__, checkpoint
 from speechprune.backbones import LAYER_ROLES, find_backbone
 from speechprune.backbones.base import OTHER_ROLES
 from speechprune.checkpoint import LoadedModel, PathLike
+from speechprune.checkpoint.finetuned import PROVENANCE
 from speechprune.errors import UserError
-from speechprune.finetuned import PROVENANCE
 from speechprune.masking.bits import pack_bits, unpack_bits
 from speechprune.masking.mask_set import MaskSet
 from speechprune.masking.masked_weight import mask_key, scores_key

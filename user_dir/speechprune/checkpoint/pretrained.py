@@ -1,8 +1,4 @@
-"""fairseq checkpoints of speech models: this module is where the rest of the package finds them.
-
-Files are read and written by :mod:`speechprune.checkpoint_file`; finetuned models are built by
-:mod:`speechprune.finetuned` and folded by :mod:`speechprune.folding`. Pretrained ones are here.
-"""
+"""Pretrained models: refusing what is none, and loading their encoder."""
 
 from __future__ import annotations
 
@@ -14,23 +10,9 @@ from fairseq import checkpoint_utils, tasks
 from omegaconf import open_dict
 from torch import nn
 
-from speechprune.checkpoint_file import PathLike, allow_known_classes, digest, read, write
+from speechprune.checkpoint.file import PathLike, read
+from speechprune.checkpoint.finetuned import is_finetuned
 from speechprune.errors import UserError
-from speechprune.finetuned import LoadedModel, is_finetuned, load_finetuned
-from speechprune.folding import fold
-
-__all__ = [
-    "LoadedModel",
-    "PathLike",
-    "allow_known_classes",
-    "check_pretrained",
-    "digest",
-    "fold",
-    "load_finetuned",
-    "load_pretrained",
-    "read",
-    "write",
-]
 
 
 def check_pretrained(path: PathLike, normalize: bool) -> None:
