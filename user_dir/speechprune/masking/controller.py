@@ -99,8 +99,8 @@ class MaskController(nn.Module):
         """
         if self._stepping and self._update is not None:
             self._refresh(self._update + 1)
-        elif any(masked_weight(site).unselected for site in self.sites):
-            self._refresh(self._update or 0)
+        else:
+            self._choose([site for site in self.sites if masked_weight(site).unselected])
         self._stepping = False
 
     def loaded(self) -> None:
@@ -115,20 +115,21 @@ class MaskController(nn.Module):
             self.settle()
         return super().train(mode)
 
-    @torch.no_grad()
     def _refresh(self, update: int) -> None:
         self._update = update
+        self._flipped = 0
         self._forget_trained_products()
-        due = [site for site in self.sites if self._is_due(site, update)]
+        self._choose([site for site in self.sites if self._is_due(site, update)])
+
+    @torch.no_grad()
+    def _choose(self, due: list[Site]) -> None:
         if not due:
-            self._flipped = 0
             return
         importances = [
             self.policy.importance(original_weight(site), masked_weight(site).scores)
             for site in due
         ]
-        self._flipped = 0
-        for site, mask in zip(due, self._select(due, importances, update)):
+        for site, mask in zip(due, self._select(due, importances, self._update or 0)):
             self._flipped += masked_weight(site).choose(mask, original_weight(site))
         self._density = None
 
@@ -137,8 +138,11 @@ class MaskController(nn.Module):
         masked = masked_weight(site)
         if masked.unselected:
             return True
+        if update % self.every:
+            return False
         moves = original_weight(site) if masked.scores is None else masked.scores
-        return moves.requires_grad and update % self.every == 0
+        last = self.schedule.density(site, max(update - self.every, 0))
+        return moves.requires_grad or self.schedule.density(site, update) != last
 
     def _forget_trained_products(self) -> None:
         for site in self.sites:
@@ -150,8 +154,7 @@ class MaskController(nn.Module):
         if self.scope == "global":
             if len(set(densities)) > 1:
                 raise UserError("one global ranking needs one density for all sites")
-            total = sum(importance.numel() for importance in importances)
-            kept = keep_count(total, densities[0])
+            kept = self._global_count(due, densities[0])
             result = select_top_k_global(
                 importances,
                 kept,
@@ -169,6 +172,16 @@ class MaskController(nn.Module):
         for site, selection in zip(due, selections):
             self._brackets[site.name] = selection.bracket
         return [selection.mask for selection in selections]
+
+    def _global_count(self, due: list[Site], density: float) -> int:
+        """How many entries of the due sites to keep, when the masks of the others stay."""
+        masks = {site.name: masked_weight(site).mask for site in self.sites}
+        room = sum(masks[site.name].numel() for site in due)
+        kept = keep_count(sum(mask.numel() for mask in masks.values()), density)
+        for site in due:
+            del masks[site.name]
+        kept -= sum(int(mask.count_nonzero()) for mask in masks.values())
+        return min(max(kept, 0), room)
 
     def stats(self) -> dict[str, float | Tensor]:
         """``density``, kept over all masked entries, and ``flipped``, the connections that the

@@ -51,6 +51,11 @@ def _kaiming_uniform(start: Start) -> Tensor:
     return start.uniform(-bound, bound)
 
 
+#: Relative gap between the smallest score kept at first and the largest removed: wide enough for
+#: bfloat16 to keep them apart.
+_GAP = 2.0**-6
+
+
 def _weight_rank(start: Start) -> Tensor:
     """kaiming_uniform values dealt out so that the rank of |score| is the rank of |weight|.
 
@@ -59,6 +64,7 @@ def _weight_rank(start: Start) -> Tensor:
     """
     values = _kaiming_uniform(start).flatten()
     values = values[values.abs().argsort(descending=True, stable=True)]
+    values[keep_count(values.numel(), start.density) :] *= 1.0 - _GAP
     scores = torch.empty_like(values)
     scores[start.norm.flatten().argsort(descending=True, stable=True)] = values
     return scores.view_as(start.norm)

@@ -121,8 +121,8 @@ class MaskedWeight(nn.Module):
             self.forget_product()
             return 0 if first else flips.count_nonzero()
         places = flips.view(-1).nonzero().squeeze(1)
-        values = weight.detach().reshape(-1)[places].mul_(mask.view(-1)[places])
-        product.view(-1)[places] = values
+        values = weight.detach().reshape(-1)[places]
+        product.view(-1)[places] = torch.where(mask.view(-1)[places], values, 0.0)
         return 0 if first else len(places)
 
     def forget_product(self) -> None:
