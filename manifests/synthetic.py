@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
-import soxr
 
 from speechprune.errors import UserError
-from speechprune.manifests.espeak import SAMPLE_RATE, Voice, speak
+from speechprune.manifests.espeak import Voice, speak
 from speechprune.manifests.manifest import (
     AUDIO,
     Utterance,
@@ -55,7 +54,6 @@ class SyntheticSpeech:
         pitch: lowest and highest pitch, 0 to 99.
         noise: quietest and loudest background, in dB relative to the speech, drawn uniformly;
             None for clean speech.
-        narrowband: share of the utterances, 0 to 1, recorded as by a telephone, up to 4 kHz.
         seed: corpora with different seeds share nothing but their words and voices.
     """
 
@@ -68,7 +66,6 @@ class SyntheticSpeech:
     rate: tuple[int, int] = (150, 220)
     pitch: tuple[int, int] = (30, 70)
     noise: tuple[float, float] | None = None
-    narrowband: float = 0.0
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -84,8 +81,6 @@ class SyntheticSpeech:
             raise UserError("a synthetic corpus needs a language and a split")
         if self.vocabulary is not None and self.vocabulary < 2:
             raise UserError(f"a vocabulary of {self.vocabulary} words is too small; 2 or more")
-        if not 0.0 <= self.narrowband <= 1.0:
-            raise UserError(f"narrowband {self.narrowband} is no share; choose 0 to 1")
         if self.seed < 0:
             raise UserError(f"seed {self.seed} is negative; choose 0 or more")
         self._check_ranges()
@@ -103,14 +98,13 @@ class SyntheticSpeech:
 
 @dataclass(frozen=True)
 class Sentence:
-    """One utterance to speak: file `path`, `text` in lower case, `voice`, and the recording's
-    quality: `noise` in dB relative to the speech, `narrowband` if it ends at 4 kHz."""
+    """One utterance to speak: file `path`, `text` in lower case, `voice`, and `noise` in dB
+    relative to the speech."""
 
     path: str
     text: str
     voice: Voice
     noise: float | None
-    narrowband: bool
     seed: tuple[int, ...]
 
 
@@ -175,8 +169,7 @@ def _draw(settings: SyntheticSpeech, split: str, variants: list[str], index: int
         int(random.integers(*settings.pitch, endpoint=True)),
     )
     noise = None if settings.noise is None else float(random.uniform(*settings.noise))
-    narrowband = bool(random.random() < settings.narrowband)
-    return Sentence(f"{split}/{index:06d}.flac", text, voice, noise, narrowband, seed)
+    return Sentence(f"{split}/{index:06d}.flac", text, voice, noise, seed)
 
 
 def _spread(
@@ -194,8 +187,6 @@ def _render(folder: Path, sentence: Sentence) -> Utterance:
     samples = speak(sentence.text, sentence.voice)
     if sentence.noise is not None:
         samples = _add_noise(samples, sentence.noise, np.random.default_rng((*sentence.seed, 1)))
-    if sentence.narrowband:
-        samples = soxr.resample(soxr.resample(samples, SAMPLE_RATE, 8000), 8000, SAMPLE_RATE)
     frames = write_audio(folder / sentence.path, samples.clip(-1.0, 1.0))
     return Utterance(sentence.path, frames, sentence.text.upper())
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 from fairseq import checkpoint_utils
-from loop import masks as masks_in
 from mask_files import ENCODER, MASKED, Files, run, succeed
 from nano import write_data2vec, write_finetuned
+from states import masks as masks_in
 from torch import Tensor
 
 from speechprune.checkpoint import load_finetuned, read, write

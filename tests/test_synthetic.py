@@ -180,22 +180,9 @@ def test_noise_has_the_level_that_was_asked_for(tmp_path: Path) -> None:
         assert 10 * np.log10(ratio) == pytest.approx(-20.0, abs=0.1)
 
 
-def test_narrowband_speech_ends_at_4_khz(tmp_path: Path) -> None:
-    settings = SyntheticSpeech(sizes={"train": 12}, noise=(-20.0, -20.0), narrowband=0.5)
-    make_synthetic(tmp_path / "corpus", settings)
-    sentences = plan(settings)["train"]
-    assert 0 < sum(sentence.narrowband for sentence in sentences) < 12
-    for sentence in sentences:
-        samples, _ = soundfile.read(tmp_path / "corpus" / "audio" / sentence.path)
-        power = np.abs(np.fft.rfft(samples)) ** 2
-        above = power[int(len(power) * 4.1 / 8) :].sum() / power.sum()
-        assert (above < 1e-5) == sentence.narrowband
-
-
 @pytest.mark.parametrize(
     "settings",
     [
-        {"narrowband": 1.5},
         {"languages": ("tlh",)},
         {"languages": ()},
         {"sizes": {"dev": 3}},

@@ -34,7 +34,7 @@ _COLUMNS = ("method", "WER %", "CER %", "kept %", "bytes for this task")
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Pretrained checkpoint; the nano model that comes along without it.",
 )
-@click.option("--updates", type=click.IntRange(1), default=400, show_default=True)
+@click.option("--updates", type=click.IntRange(1), default=300, show_default=True)
 @click.option("--jobs", type=click.IntRange(1), default=None, help="Runs at a time.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.argument("overrides", nargs=-1)

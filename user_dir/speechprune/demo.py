@@ -41,7 +41,7 @@ METHODS = (
         (
             "model._name=wav2vec_ctc",
             "model.freeze_finetune_updates=1000000",
-            "optimization.lr=[0.002]",
+            "optimization.lr=[0.005]",
         ),
     ),
     Method(

@@ -24,7 +24,6 @@ CORPUS = SyntheticSpeech(
     rate=(130, 240),
     pitch=(15, 85),
     noise=(-45.0, -10.0),
-    narrowband=0.5,
     seed=101,
 )
 """Nearly two hours of speech; its labels are not used."""

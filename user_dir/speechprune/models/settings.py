@@ -1,6 +1,7 @@
 """S3-Router's flags: what they are called, and what they mean for sites and parameters."""
 
 import hashlib
+import os
 from dataclasses import dataclass, field
 from typing import Dict, List, Optional, Set
 
@@ -177,5 +178,6 @@ def freezes_scores(cfg: MaskFlags, site: Site) -> bool:
 
 def load_digest(cfg: MaskedCtcConfig) -> bytes:
     """Names what load_mask_only takes from where: a run recognises its own checkpoints by it."""
-    text = f"{cfg.load_mask_only} {cfg.load_mask_before} {cfg.finetune_from_model}"
+    source = os.path.realpath(cfg.finetune_from_model or "")
+    text = f"{cfg.load_mask_only} {cfg.load_mask_before} {source}"
     return hashlib.sha256(text.encode()).digest()
