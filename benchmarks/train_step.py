@@ -181,7 +181,7 @@ class Worker:
         self.connection.send("step")
         try:
             step, self.peak_memory = self.connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             raise click.ClickException(f"the process that measures {self.variant!r} died") from None
         if is_warm:
             self.steps.append(step)
