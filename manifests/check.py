@@ -13,6 +13,7 @@ import soundfile
 from tqdm import tqdm
 
 from speechprune.errors import UserError
+from speechprune.manifests.manifest import read_lines
 
 #: What fairseq's dictionaries hold without listing it.
 SPECIAL_SYMBOLS = ("<s>", "<pad>", "</s>", "<unk>")
@@ -67,7 +68,7 @@ def check_split(
     _check_lengths(root, rows, max_tokens)
     unknown = 0
     if labels is not None:
-        lines = _lines(folder / f"{split}.{labels}")
+        lines = read_lines(folder / f"{split}.{labels}")
         if len(lines) != len(rows):
             raise UserError(
                 f"{folder / split}.{labels} has {len(lines)} lines for {len(rows)} recordings in "
@@ -87,7 +88,7 @@ def _read_manifest(path: Path) -> tuple[Path, list[tuple[str, int]]]:
     if not path.is_file():
         found = ", ".join(sorted(file.stem for file in path.parent.glob("*.tsv"))) or "none"
         raise UserError(f"{path} is missing; splits in its folder: {found}")
-    lines = _lines(path)
+    lines = read_lines(path)
     if len(lines) < 2:
         raise UserError(f"{path} lists no recording; prepare the corpus again")
     rows = []
@@ -125,7 +126,7 @@ def _count_unknown(path: Path, lines: list[str], dictionary: Path, closed: bool)
 
 def _read_dictionary(path: Path) -> set[str]:
     known = set(SPECIAL_SYMBOLS)
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         symbol, _, count = line.replace(" #fairseq:overwrite", "").rpartition(" ")
         if not symbol or not count.isdigit():
             raise UserError(f"{path} line {number}: expected `symbol count`, got {line!r}")
@@ -173,14 +174,3 @@ def _source(path: Path) -> Any:
     with open(archive, "rb") as file:
         file.seek(int(offset))
         return io.BytesIO(file.read(int(size)))
-
-
-def _lines(path: Path) -> list[str]:
-    """Lines as fairseq counts them: parted by line feeds only, whatever Unicode says."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return [line.rstrip("\n") for line in file]
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; prepare the corpus again") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text; convert it") from None

@@ -60,10 +60,10 @@ def read_split(folder: Path, name: str) -> Split:
 
     Raises UserError if a file is missing, malformed, or the line counts differ.
     """
-    rows = _lines(folder / f"{name}.tsv")
+    rows = read_lines(folder / f"{name}.tsv")
     if len(rows) < 2:
         raise UserError(f"{folder / name}.tsv lists no audio; prepare the corpus again")
-    letters = _lines(folder / f"{name}.ltr")
+    letters = read_lines(folder / f"{name}.ltr")
     if len(letters) != len(rows) - 1:
         raise UserError(
             f"{folder / name}.ltr has {len(letters)} lines, but {name}.tsv lists {len(rows) - 1} "
@@ -79,6 +79,20 @@ def read_split(folder: Path, name: str) -> Split:
         text = " ".join(spelled.replace(" ", "").replace("|", " ").split())
         utterances.append(Utterance(path, int(frames), text))
     return Split(name, Path(rows[0]), tuple(utterances))
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines as fairseq counts them: parted by line feeds only, whatever Unicode says.
+
+    Raises UserError if the file is missing or no UTF-8 text.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            return [line.rstrip("\n") for line in file]
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; prepare the corpus again") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text; convert it") from None
 
 
 def write_manifest(
@@ -172,15 +186,6 @@ def _check(utterance: Utterance) -> None:
         raise UserError(
             f"utterance {utterance.path}: text {utterance.text!r} is not words parted by spaces"
         )
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; is its folder a prepared corpus?") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text") from None
 
 
 def _write(path: Path, lines: Sequence[str]) -> None:

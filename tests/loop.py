@@ -91,24 +91,22 @@ class Lab:
     @cached_property
     def wav2vec2(self) -> Path:
         """Post-norm, as wav2vec 2.0 base."""
-        return _complete(write_wav2vec2(self.folder / "wav2vec2.pt"))
+        return write_wav2vec2(self.folder / "wav2vec2.pt")
 
     @cached_property
     def xlsr(self) -> Path:
         """Pre-norm with normalised input, as XLS-R."""
-        return _complete(
-            write_wav2vec2(
-                self.folder / "xlsr.pt",
-                layer_norm_first=True,
-                extractor_mode="layer_norm",
-                normalize=True,
-            )
+        return write_wav2vec2(
+            self.folder / "xlsr.pt",
+            layer_norm_first=True,
+            extractor_mode="layer_norm",
+            normalize=True,
         )
 
     @cached_property
     def data2vec(self) -> Path:
         """data2vec audio, with normalised input."""
-        return _complete(write_data2vec(self.folder / "data2vec.pt"))
+        return write_data2vec(self.folder / "data2vec.pt")
 
     def arguments(self, name: str, overrides: Iterable[str], config: str) -> list[str]:
         """The command line of run ``name``: masks on the feed-forward weights and a trained head,
@@ -164,17 +162,6 @@ class Lab:
     def build(self, *overrides: str) -> nn.Module:
         """The model that `train` would train, built in this process."""
         return build(OmegaConf.merge(self.recipe, OmegaConf.from_dotlist(list(overrides))))
-
-
-def _complete(path: Path) -> Path:
-    """Give the checkpoint at ``path`` every key of its model: fairseq overrides no others."""
-    from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config
-
-    state = torch.load(path, weights_only=True)
-    every = OmegaConf.to_container(OmegaConf.structured(Wav2Vec2Config), enum_to_str=True)
-    state["cfg"]["model"] = {**every, **state["cfg"]["model"]}
-    torch.save(state, path)
-    return path
 
 
 def compose(arguments: Iterable[str]) -> DictConfig:

@@ -185,6 +185,13 @@ def _build(model_class: type, settings: dict[str, Any], seed: int) -> torch.nn.M
         return model_class(OmegaConf.merge(OmegaConf.structured(Wav2Vec2Config), known))
 
 
+def _every_setting() -> dict[str, Any]:
+    from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(OmegaConf.structured(Wav2Vec2Config), enum_to_str=True)
+
+
 def _write_pretrained(
     path: Path, settings: dict[str, Any], weights: dict[str, Any], normalize: bool
 ) -> Path:
@@ -198,7 +205,9 @@ def _write_pretrained(
         "min_sample_size": 32000,
     }
     criterion = {"_name": "wav2vec", "infonce": True, "log_keys": ["prob_perplexity"]}
-    cfg = {"task": task, "model": settings, "criterion": criterion, "lr_scheduler": None}
+    # fairseq overrides only the settings that a checkpoint names; real ones name all.
+    model = {**_every_setting(), **settings}
+    cfg = {"task": task, "model": model, "criterion": criterion, "lr_scheduler": None}
     torch.save(_state(cfg, weights), path)
     return path
 

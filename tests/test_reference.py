@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from nano import write_corpus, write_data2vec, write_wav2vec2
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from s3router_by_hand import EPSILON, HEAD, Experiment, Reference
 from torch import Tensor, nn
 
@@ -91,21 +91,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "xlsr.pt", layer_norm_first=True, extractor_mode="layer_norm", normalize=True
     )
     write_data2vec(folder / "data2vec.pt")
-    for path in folder.glob("*.pt"):
-        name_every_setting(path)
     return folder
-
-
-def name_every_setting(path: Path) -> None:
-    """fairseq overrides only the settings that a checkpoint names; real ones name all."""
-    from fairseq.models import MODEL_DATACLASS_REGISTRY
-
-    state = torch.load(path, weights_only=True)
-    settings = state["cfg"]["model"]
-    schema = OmegaConf.structured(MODEL_DATACLASS_REGISTRY[settings["_name"]])
-    defaults = OmegaConf.to_container(schema, enum_to_str=True)
-    state["cfg"]["model"] = {**defaults, **settings}
-    torch.save(state, path)
 
 
 def compose(lab: Path, experiment: Experiment) -> DictConfig:

@@ -130,7 +130,9 @@ class MaskController(nn.Module):
             for site in due
         ]
         for site, mask in zip(due, self._select(due, importances, self._update or 0)):
-            self._flipped += masked_weight(site).choose(mask, original_weight(site))
+            weight = original_weight(site)
+            shared = weight.numel() // mask.numel()  # connections per entry of the mask
+            self._flipped += masked_weight(site).choose(mask, weight) * shared
         self._density = None
 
     def _is_due(self, site: Site, update: int) -> bool:
@@ -187,17 +189,16 @@ class MaskController(nn.Module):
         """``density``, kept over all masked entries, and ``flipped``, the connections that the
         last selection turned on or off (a tensor on the device, to save a synchronisation)."""
         if self._density is None:
-            self._density = self._measure_density()
+            self._density = self._measure_density() if self.sites else 1.0
         return {"density": self._density, "flipped": self._flipped}
 
     def _measure_density(self) -> float:
         """Kept over all entries of the masked weights (a row's mask counts for its whole row)."""
-        kept = total = 0.0
-        for site in self.sites:
-            mask, entries = masked_weight(site).mask, original_weight(site).numel()
-            kept += mask.count_nonzero().item() / mask.numel() * entries
-            total += entries
-        return kept / total if self.sites else 1.0
+        masks = [masked_weight(site).mask for site in self.sites]
+        entries = [original_weight(site).numel() for site in self.sites]
+        counts = torch.stack([mask.count_nonzero() for mask in masks]).tolist()
+        kept = sum(n / mask.numel() * size for n, mask, size in zip(counts, masks, entries))
+        return kept / sum(entries)
 
     def mask_set(self, provenance: Mapping[str, str] | None = None) -> MaskSet:
         """The masks as a value, each in the full shape of its weight."""

@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 
 from speechprune.masking.bits import pack_bits, unpack_bits
 from speechprune.masking.policies.base import MaskPolicy
+from speechprune.masking.selection import flipped_places
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -113,16 +114,16 @@ class MaskedWeight(nn.Module):
         Returns:
             How many entries flipped; 0 for the first mask.
         """
-        flips = mask ^ self.mask
+        before, self.mask = self.mask, mask
         first, self.unselected = self.unselected, False
-        self.mask = mask
         product = self._product
         if product is None or weight is None or mask.shape != weight.shape or mask.is_cuda:
             self.forget_product()
-            return 0 if first else flips.count_nonzero()
-        places = flips.view(-1).nonzero().squeeze(1)
-        values = weight.detach().reshape(-1)[places]
-        product.view(-1)[places] = torch.where(mask.view(-1)[places], values, 0.0)
+            return 0 if first else (mask ^ before).count_nonzero()
+        places = flipped_places(before, mask)
+        values = weight.detach().reshape(-1).index_select(0, places)
+        kept = torch.where(mask.view(-1).index_select(0, places), values, 0.0)
+        product.view(-1).index_copy_(0, places, kept)
         return 0 if first else len(places)
 
     def forget_product(self) -> None:
