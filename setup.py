@@ -44,6 +44,7 @@ setup(
         "editdistance",
         "soundfile",
         "soxr",
+        "scipy",
         "safetensors",
         "click",
         "tqdm",

@@ -22,6 +22,7 @@ from speechprune.errors import UserError
 from speechprune.manifests.manifest import (
     AUDIO,
     SAMPLE_RATE,
+    Split,
     Utterance,
     replacing,
     write_audio,
@@ -129,15 +130,17 @@ def make_digits(
     with replacing(folder, overwrite) as partial:
         stream = _strings(settings, takes, rate, partial / AUDIO)
         finished = list(progress(stream, sum(settings.sizes.values())))
-        splits = {
-            name: [u for u in finished if u.path.startswith(f"{name}/")] for name in settings.sizes
-        }
+        root = folder.absolute() / AUDIO
+        splits = [
+            Split(name, root, tuple(u for u in finished if u.path.startswith(f"{name}/")))
+            for name in settings.sizes
+        ]
         provenance = {
             "corpus": "Free Spoken Digit Dataset, strings",
             "archive": archive.name,
             "settings": asdict(settings),
         }
-        write_manifest(partial, folder.absolute() / AUDIO, splits, provenance)
+        write_manifest(partial, splits, provenance)
 
 
 # Samples by split, speaker and digit.
@@ -165,7 +168,7 @@ def _strings(settings: DigitStrings, takes: _Takes, rate: int, folder: Path) -> 
             digits, samples = _one_string(settings, takes[name][speaker], rate, random)
             path = f"{name}/{index:06d}-{speaker}.flac"
             frames = write_audio(folder / path, soxr.resample(samples, rate, SAMPLE_RATE))
-            yield Utterance(path, frames, " ".join(WORDS[digit] for digit in digits))
+            yield Utterance(path, frames, " ".join(WORDS[digit] for digit in digits), speaker)
 
 
 def _one_string(

@@ -1,8 +1,12 @@
 """fairseq manifest folders: the one place that writes and reads them.
 
 A folder holds, for each SPLIT, `SPLIT.tsv` (the audio's root, then `relative path<TAB>frames`),
-`SPLIT.ltr` (letters parted by spaces, `|` after each word) and `SPLIT.wrd`; beside them
-`dict.ltr.txt` (`letter count`, most frequent first) and `provenance.json`.
+`SPLIT.ltr` (symbols parted by spaces) and `SPLIT.wrd` (words parted by spaces), and `SPLIT.spk`
+(the speaker) where speakers are known; beside them `dict.ltr.txt` (`symbol count`, most frequent
+first) and `provenance.json`.
+
+Symbols are letters with `|` after each word; or, in a corpus of units (phones, or Mandarin
+characters), the words themselves, and there is no `|`.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Iterator, Mapping, NamedTuple, Sequence
 
 import numpy as np
 import soundfile
@@ -27,18 +31,32 @@ PROVENANCE = "provenance.json"
 SAMPLE_RATE = 16000
 
 
-@dataclass(frozen=True)
-class Utterance:
-    """One recording: `path` relative to the audio's root, length in `frames` (samples), `text`."""
+class Utterance(NamedTuple):
+    """One recording; a tuple, because a corpus may have millions.
+
+    Attributes:
+        path: relative to the audio's root.
+        frames: length in samples.
+        text: words, or units, parted by single spaces.
+        speaker: whoever speaks; "" where that is not known.
+    """
 
     path: str
     frames: int
     text: str
+    speaker: str = ""
 
-    @property
-    def letters(self) -> str:
-        """The text as fairseq wants it: "NO YES" becomes "N O | Y E S |"."""
-        return " ".join(" ".join(word) + " |" for word in self.text.split())
+
+def spell(text: str) -> str:
+    """Words as letters, the way fairseq wants them: "NO YES" becomes "N O | Y E S |"."""
+    return " ".join(" ".join(word) + " |" for word in text.split())
+
+
+def unspell(symbols: str) -> str:
+    """The text that symbols stand for: letters joined to words, or units as they are."""
+    if "|" not in symbols:
+        return symbols
+    return " ".join(symbols.replace(" ", "").replace("|", " ").split())
 
 
 @dataclass(frozen=True)
@@ -64,20 +82,22 @@ def read_split(folder: Path, name: str) -> Split:
     if len(rows) < 2:
         raise UserError(f"{folder / name}.tsv lists no audio; prepare the corpus again")
     letters = read_lines(folder / f"{name}.ltr")
-    if len(letters) != len(rows) - 1:
+    speakers = [""] * len(letters)
+    if (folder / f"{name}.spk").exists():
+        speakers = read_lines(folder / f"{name}.spk")
+    if not len(letters) == len(speakers) == len(rows) - 1:
         raise UserError(
-            f"{folder / name}.ltr has {len(letters)} lines, but {name}.tsv lists {len(rows) - 1} "
-            "recordings; prepare the corpus again"
+            f"{folder / name}.tsv lists {len(rows) - 1} recordings, but {name}.ltr has "
+            f"{len(letters)} lines and {name}.spk {len(speakers)}; prepare the corpus again"
         )
     utterances = []
-    for number, (row, spelled) in enumerate(zip(rows[1:], letters), start=2):
+    for number, (row, symbols, speaker) in enumerate(zip(rows[1:], letters, speakers), start=2):
         path, tab, frames = row.partition("\t")
         if not tab or not frames.isdigit():
             raise UserError(
                 f"{folder / name}.tsv line {number}: expected `path<TAB>frames`, got {row!r}"
             )
-        text = " ".join(spelled.replace(" ", "").replace("|", " ").split())
-        utterances.append(Utterance(path, int(frames), text))
+        utterances.append(Utterance(path, int(frames), unspell(symbols), speaker))
     return Split(name, Path(rows[0]), tuple(utterances))
 
 
@@ -97,32 +117,49 @@ def read_lines(path: Path) -> list[str]:
 
 def write_manifest(
     folder: Path,
-    root: Path,
-    splits: Mapping[str, Sequence[Utterance]],
+    splits: Sequence[Split],
     provenance: Mapping[str, Any],
+    *,
+    units: bool = False,
 ) -> None:
-    """Write the text files of a manifest folder whose audio is, or will be, under `root`.
+    """Write the text files of a manifest folder.
 
-    Utterances are sorted by path; the dictionary covers the letters of every split. Call it
-    within `replacing`, which makes the whole folder appear at once. Raises UserError for a path
-    that leaves `root`, or an utterance without samples or words.
+    Utterances are sorted by path; the dictionary covers the symbols of every split. Call it
+    within `replacing`, which makes the whole folder appear at once.
+
+    Args:
+        splits: at least one; their roots need not exist yet.
+        provenance: what is told of the corpus in `provenance.json`, beside counts and hours.
+        units: the words of the texts are the symbols; otherwise their letters are.
+
+    Raises:
+        UserError: a path leaves its root, or an utterance has no samples or words.
     """
     counts: Counter[str] = Counter()
     summary = {}
-    for name, unsorted in splits.items():
-        split = Split(name, root, tuple(sorted(unsorted, key=lambda u: u.path)))
-        for utterance in split.utterances:
+    for split in splits:
+        utterances = sorted(split.utterances)
+        for utterance in utterances:
             _check(utterance)
-            counts.update(utterance.letters.split())
-        rows = [f"{u.path}\t{u.frames}" for u in split.utterances]
-        _write(folder / f"{name}.tsv", [str(root), *rows])
-        _write(folder / f"{name}.ltr", [u.letters for u in split.utterances])
-        _write(folder / f"{name}.wrd", [u.text for u in split.utterances])
-        summary[name] = {"utterances": len(rows), "seconds": round(split.seconds, 3)}
+        name = split.name
+        texts = [u.text for u in utterances]
+        symbols = texts if units else [spell(text) for text in texts]
+        for line in symbols:
+            counts.update(line.split())
+        write_lines(
+            folder / f"{name}.tsv",
+            [str(split.root), *(f"{u.path}\t{u.frames}" for u in utterances)],
+        )
+        write_lines(folder / f"{name}.ltr", symbols)
+        write_lines(folder / f"{name}.wrd", texts)
+        if any(u.speaker for u in utterances):
+            write_lines(folder / f"{name}.spk", [u.speaker for u in utterances])
+        summary[name] = {"utterances": len(utterances), "hours": round(split.seconds / 3600, 6)}
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    _write(folder / "dict.ltr.txt", [f"{symbol} {count}" for symbol, count in ranked])
+    write_lines(folder / "dict.ltr.txt", [f"{symbol} {count}" for symbol, count in ranked])
     described = {"speechprune": __version__, **provenance, "splits": summary}
-    _write(folder / PROVENANCE, [json.dumps(described, indent=2, sort_keys=True)])
+    text = json.dumps(described, indent=2, sort_keys=True, ensure_ascii=False)
+    write_lines(folder / PROVENANCE, [text])
 
 
 def write_audio(path: Path, samples: np.ndarray) -> int:
@@ -188,6 +225,7 @@ def _check(utterance: Utterance) -> None:
         )
 
 
-def _write(path: Path, lines: Sequence[str]) -> None:
+def write_lines(path: Path, lines: Sequence[str]) -> None:
+    """Write text that :func:`read_lines` reads."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(line + "\n" for line in lines)

@@ -19,6 +19,7 @@ from speechprune.errors import UserError
 from speechprune.manifests.espeak import Voice, speak
 from speechprune.manifests.manifest import (
     AUDIO,
+    Split,
     Utterance,
     replacing,
     write_audio,
@@ -135,10 +136,14 @@ def make_synthetic(
         sentences = [sentence for split in planned.values() for sentence in split]
         render = partial(_render, partial_folder / AUDIO)
         finished = iter(progress(_spread(render, sentences, workers), len(sentences)))
-        splits = {name: [next(finished) for _ in split] for name, split in planned.items()}
+        root = folder.absolute() / AUDIO
+        splits = [
+            Split(name, root, tuple(next(finished) for _ in split))
+            for name, split in planned.items()
+        ]
         list(finished)  # lets a progress bar end
         provenance = {"corpus": "synthetic, espeak-ng", "settings": asdict(settings)}
-        write_manifest(partial_folder, folder.absolute() / AUDIO, splits, provenance)
+        write_manifest(partial_folder, splits, provenance)
 
 
 def _voices_per_split(settings: SyntheticSpeech) -> dict[str, list[str]]:
@@ -188,7 +193,7 @@ def _render(folder: Path, sentence: Sentence) -> Utterance:
     if sentence.noise is not None:
         samples = _add_noise(samples, sentence.noise, np.random.default_rng((*sentence.seed, 1)))
     frames = write_audio(folder / sentence.path, samples.clip(-1.0, 1.0))
-    return Utterance(sentence.path, frames, sentence.text.upper())
+    return Utterance(sentence.path, frames, sentence.text.upper(), sentence.voice.variant)
 
 
 def _add_noise(samples: np.ndarray, level: float, random: np.random.Generator) -> np.ndarray:

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from speechprune.errors import UserError
 from speechprune.manifests.manifest import (
+    Split,
     Utterance,
     read_split,
     replacing,
@@ -36,7 +37,9 @@ def write_corpus(folder: Path, texts: dict[str, str] = TEXTS) -> Path:
             )
             for path, text in texts.items()
         ]
-        write_manifest(partial, folder / "audio", {"train": utterances}, {"corpus": "noise"})
+        write_manifest(
+            partial, [Split("train", folder / "audio", tuple(utterances))], {"corpus": "noise"}
+        )
     return folder
 
 
@@ -54,6 +57,26 @@ def test_reading_gives_back_what_was_written(tmp_path: Path) -> None:
     assert split.seconds == pytest.approx(3 * 1600 / 16000)
     for utterance in split.utterances:
         assert soundfile.info(str(split.root / utterance.path)).frames == utterance.frames
+
+
+def test_units_are_symbols_by_themselves(tmp_path: Path) -> None:
+    utterances = (
+        Utterance("b.flac", 5, "t\u0283 a", "Ann"),
+        Utterance("a.flac", 4, "a t\u0283 a", "Bob"),
+    )
+    write_manifest(tmp_path, [Split("train", tmp_path, utterances)], {}, units=True)
+    assert (tmp_path / "train.ltr").read_text(encoding="utf-8") == "a t\u0283 a\nt\u0283 a\n"
+    assert (tmp_path / "dict.ltr.txt").read_text(encoding="utf-8") == "a 3\nt\u0283 2\n"
+    assert (tmp_path / "train.spk").read_text() == "Bob\nAnn\n"
+    assert read_split(tmp_path, "train").utterances == tuple(sorted(utterances))
+
+
+def test_lines_are_parted_by_line_feeds_alone(tmp_path: Path) -> None:
+    utterances = tuple(
+        Utterance(f"{name}.flac", 5, "A") for name in ("a\u2028b", "c\x85d", "e\x0cf")
+    )
+    write_manifest(tmp_path, [Split("train", tmp_path, utterances)], {})
+    assert read_split(tmp_path, "train").utterances == tuple(sorted(utterances))
 
 
 def test_dictionary_counts_every_letter(tmp_path: Path) -> None:
@@ -84,7 +107,7 @@ def test_fairseq_reads_it_without_unknown_letters(tmp_path: Path) -> None:
 def test_provenance_is_kept(tmp_path: Path) -> None:
     described = json.loads((write_corpus(tmp_path / "corpus") / "provenance.json").read_text())
     assert described["corpus"] == "noise"
-    assert described["splits"] == {"train": {"utterances": 3, "seconds": 0.3}}
+    assert described["splits"] == {"train": {"utterances": 3, "hours": round(0.3 / 3600, 6)}}
 
 
 @pytest.mark.parametrize(
@@ -103,7 +126,7 @@ def test_bad_utterances_are_not_written(
     tmp_path: Path, utterance: Utterance, complaint: str
 ) -> None:
     with pytest.raises(UserError, match=complaint), replacing(tmp_path / "corpus") as partial:
-        write_manifest(partial, tmp_path, {"train": [utterance]}, {})
+        write_manifest(partial, [Split("train", tmp_path, (utterance,))], {})
     assert os.listdir(tmp_path) == []
 
 
@@ -114,7 +137,7 @@ def test_bad_utterances_are_not_written(
         ("train.tsv", "/audio\n", "lists no audio"),
         ("train.tsv", "/audio\na.flac\t1600\nb.flac 1600\nc.flac\t1\n", "line 3"),
         ("train.ltr", None, "train.ltr is missing"),
-        ("train.ltr", "O N |\n", "1 lines, but train.tsv lists 3"),
+        ("train.ltr", "O N |\n", "lists 3 recordings, but train.ltr has 1 lines"),
     ],
 )
 def test_bad_folders_are_refused(

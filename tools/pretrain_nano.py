@@ -24,7 +24,7 @@ def command(out: Path, folder: Path, workers: int, overrides: tuple[str, ...]) -
     """Speak two hours in six languages, pretrain on them without labels, and keep the encoder.
 
     It takes half an hour on one core. OVERRIDES are fairseq-hydra-train's, such as
-    optimization.max_update=100; the recipe is pretraining/wav2vec2_nano.
+    optimization.max_update=100; the recipe is pretraining/nano.
     """
 
     def bar(utterances, total):

@@ -183,14 +183,18 @@ def _emissions(loaded: LoadedModel, audio: list[Tensor]) -> Tensor:
 
 
 def _decode(loaded: LoadedModel, emissions: Tensor) -> Iterator[str]:
-    """Best symbol of each frame, repetitions and blanks removed, letters joined to words."""
+    """Best symbol of each frame, repetitions and blanks removed, letters joined to words.
+
+    A dictionary without `|` is of units that stand alone: phones, or Mandarin characters.
+    """
     dictionary = loaded.dictionary
+    between = "" if "|" in dictionary.symbols else " "
     silent = {dictionary.index(loaded.task.blank_symbol), dictionary.pad(), dictionary.eos()}
     for frames in emissions.argmax(dim=-1).T.cpu():
         numbers = frames.unique_consecutive().tolist()
         symbols = (UNKNOWN if n == dictionary.unk() else dictionary[n] for n in numbers)
-        letters = "".join(s for n, s in zip(numbers, symbols) if n not in silent)
-        yield " ".join(letters.replace("|", " ").split())
+        spoken = between.join(s for n, s in zip(numbers, symbols) if n not in silent)
+        yield " ".join(spoken.replace("|", " ").split())
 
 
 def _open(path: Path) -> soundfile.SoundFile:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
+from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config
+from omegaconf import OmegaConf
 
 from speechprune.checkpoint.file import read, write
 from speechprune.errors import UserError
+from speechprune.manifests.acoustic_units import UNITS, write_units
 from speechprune.manifests.synthetic import Progress, SyntheticSpeech, make_synthetic
 
 ASSET = Path(str(files("speechprune"))) / "assets" / "nano_wav2vec2.pt"
@@ -29,7 +34,7 @@ CORPUS = SyntheticSpeech(
 """Nearly two hours of speech; its labels are not used."""
 
 # Needed to learn the encoder, and of no use to what is built on it.
-_PRETRAINING_ONLY = ("quantizer.", "project_q.", "final_proj.", "target_glu.")
+_PRETRAINING_ONLY = ("label_embs_concat", "final_proj.")
 
 
 def pretrain_nano(
@@ -40,7 +45,7 @@ def pretrain_nano(
     workers: int = 1,
     progress: Progress = lambda utterances, total: utterances,
 ) -> None:
-    """Speak the corpus, pretrain by `config/pretraining/wav2vec2_nano.yaml`, and export to `out`.
+    """Speak the corpus, label its frames, pretrain by `config/pretraining/nano.yaml`, and export.
 
     Args:
         out: the checkpoint to write.
@@ -53,9 +58,11 @@ def pretrain_nano(
     corpus, run = folder / "corpus", folder / "run"
     if not corpus.exists():
         make_synthetic(corpus, CORPUS, workers=workers, progress=progress)
+    if not (corpus / f"dict.{UNITS}.txt").exists():
+        write_units(corpus, ("train", "valid"))
     log = folder / "train.log"
     command = [sys.executable, "-m", "speechprune.tools.main", "train"]
-    command += ["--config-name", "pretraining/wav2vec2_nano", f"hydra.run.dir={run.absolute()}"]
+    command += ["--config-name", "pretraining/nano", f"hydra.run.dir={run.absolute()}"]
     command += [f"task.data={corpus.absolute()}", *overrides]
     with log.open("w", encoding="utf-8") as stream:
         code = subprocess.run(command, stdout=stream, stderr=stream, env=_one_thread()).returncode
@@ -65,7 +72,7 @@ def pretrain_nano(
 
 
 def export_encoder(checkpoint: Path, out: Path) -> None:
-    """Write the encoder of a pretraining checkpoint: half precision, nothing else, no paths.
+    """Write the encoder of a pretraining checkpoint as wav2vec 2.0: half precision, no paths.
 
     Parameters are float16 in the file; loading copies them into float32 parameters. Raises
     UserError if `checkpoint` cannot be read or `out` cannot be written.
@@ -80,8 +87,8 @@ def export_encoder(checkpoint: Path, out: Path) -> None:
     settings = {
         # The criterion and the scheduler are cleared by fairseq's loaders, which need the keys.
         **{"criterion": None, "lr_scheduler": None},
-        "task": {**state["cfg"]["task"], "data": "."},
-        "model": state["cfg"]["model"],
+        "task": {"_name": "audio_pretraining", "data": ".", "normalize": False},
+        "model": _wav2vec2_settings(state["cfg"]["model"]),
     }
     history = {"num_updates": updates, "optimizer_name": None, "lr_scheduler_state": None}
     write(
@@ -94,6 +101,13 @@ def export_encoder(checkpoint: Path, out: Path) -> None:
         },
         out,
     )
+
+
+def _wav2vec2_settings(hubert: Mapping[str, Any]) -> dict[str, Any]:
+    """The network's settings under wav2vec 2.0's name: the two models have one encoder."""
+    settings = OmegaConf.to_container(OmegaConf.structured(Wav2Vec2Config), enum_to_str=True)
+    assert isinstance(settings, dict)
+    return {**{key: hubert.get(key, value) for key, value in settings.items()}, "_name": "wav2vec2"}
 
 
 def _one_thread() -> dict[str, str]:

@@ -20,6 +20,7 @@ import torch
 from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
 from fairseq.models import MODEL_REGISTRY
+from fairseq.models.hubert import hubert
 from fairseq.models.wav2vec import wav2vec2
 
 from speechprune.checkpoint import allow_known_classes
@@ -103,6 +104,7 @@ def validate_only(train_module: ModuleType) -> None:
 def _register() -> None:
     allow_known_classes()
     _seed_span_masking(wav2vec2)
+    _seed_span_masking(hubert)
     _seed_span_masking(data2vec_audio())
     checkpoint_utils.PathManager = _AtomicCopies
     # `fairseq-hydra-train` has imported its loop by now; `speechprune train` calls validate_only.
