@@ -19,13 +19,12 @@ import soundfile
 import soxr
 
 from speechprune.errors import UserError
+from speechprune.manifests.audio import SAMPLE_RATE, write_flac
+from speechprune.manifests.folders import replacing
 from speechprune.manifests.manifest import (
     AUDIO,
-    SAMPLE_RATE,
     Split,
     Utterance,
-    replacing,
-    write_audio,
     write_manifest,
 )
 
@@ -123,7 +122,7 @@ def make_digits(
     """Cut digit strings together into the manifest folder `folder`, labelled by number words.
 
     `progress` wraps the stream of finished utterances. Raises UserError as `read_recordings` and
-    `manifest.replacing` do, or if a split has no recording of a digit.
+    `folders.replacing` do, or if a split has no recording of a digit.
     """
     recordings, rate = read_recordings(archive)
     takes = _takes(recordings)
@@ -167,7 +166,7 @@ def _strings(settings: DigitStrings, takes: _Takes, rate: int, folder: Path) -> 
             speaker = speakers[random.integers(len(speakers))]
             digits, samples = _one_string(settings, takes[name][speaker], rate, random)
             path = f"{name}/{index:06d}-{speaker}.flac"
-            frames = write_audio(folder / path, soxr.resample(samples, rate, SAMPLE_RATE))
+            frames = write_flac(folder / path, soxr.resample(samples, rate, SAMPLE_RATE))
             yield Utterance(path, frames, " ".join(WORDS[digit] for digit in digits), speaker)
 
 

@@ -12,23 +12,17 @@ characters), the words themselves, and there is no `|`.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Iterator, Mapping, NamedTuple, Sequence
-
-import numpy as np
-import soundfile
+from typing import Any, Mapping, NamedTuple, Sequence
 
 from speechprune import __version__
 from speechprune.errors import UserError
+from speechprune.manifests.audio import SAMPLE_RATE
 
 AUDIO = "audio"
 PROVENANCE = "provenance.json"
-SAMPLE_RATE = 16000
 
 
 class Utterance(NamedTuple):
@@ -160,56 +154,6 @@ def write_manifest(
     described = {"speechprune": __version__, **provenance, "splits": summary}
     text = json.dumps(described, indent=2, sort_keys=True, ensure_ascii=False)
     write_lines(folder / PROVENANCE, [text])
-
-
-def write_audio(path: Path, samples: np.ndarray) -> int:
-    """Write float samples (T,) in [-1, 1] as 16-bit FLAC at 16 kHz; returns T.
-
-    Raises UserError if it cannot be written, as on a full disk.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        soundfile.write(path, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    except soundfile.LibsndfileError as error:
-        raise UserError(f"{path} cannot be written: {error.error_string}") from error
-    return len(samples)
-
-
-@contextmanager
-def replacing(folder: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Yield an empty folder that becomes `folder` when the block ends, and vanishes if it fails.
-
-    Raises UserError if `folder` exists, unless `overwrite` is asked and it is a manifest folder.
-    """
-    folder = folder.absolute()
-    if folder.exists() and not overwrite:
-        raise UserError(f"{folder} exists; choose another folder or add --overwrite")
-    if folder.exists() and not (folder / PROVENANCE).is_file():
-        raise UserError(
-            f"{folder} is not a prepared corpus (no {PROVENANCE}), so it is not replaced"
-        )
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        _swap(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _swap(partial: Path, folder: Path) -> None:
-    """Put `partial` in the place of `folder`, which stays where it was if that fails."""
-    outgoing = folder.with_name(f".{folder.name}.replaced-{os.getpid()}")
-    if not folder.exists():
-        os.replace(partial, folder)
-        return
-    os.replace(folder, outgoing)
-    try:
-        os.replace(partial, folder)
-    except OSError:
-        os.replace(outgoing, folder)
-        raise
-    shutil.rmtree(outgoing, ignore_errors=True)
 
 
 def _check(utterance: Utterance) -> None:

@@ -16,13 +16,13 @@ from typing import Callable, Iterable, Iterator, Mapping
 import numpy as np
 
 from speechprune.errors import UserError
+from speechprune.manifests.audio import write_flac
 from speechprune.manifests.espeak import Voice, speak
+from speechprune.manifests.folders import replacing
 from speechprune.manifests.manifest import (
     AUDIO,
     Split,
     Utterance,
-    replacing,
-    write_audio,
     write_manifest,
 )
 from speechprune.manifests.vocabulary import LANGUAGES, words
@@ -129,7 +129,7 @@ def make_synthetic(
     """Speak a corpus into the manifest folder `folder`.
 
     The files are the same for any number of `workers`. `progress` wraps the stream of finished
-    utterances. Raises UserError as `manifest.replacing` does.
+    utterances. Raises UserError as `folders.replacing` does.
     """
     planned = plan(settings)
     with replacing(folder, overwrite) as partial_folder:
@@ -192,7 +192,7 @@ def _render(folder: Path, sentence: Sentence) -> Utterance:
     samples = speak(sentence.text, sentence.voice)
     if sentence.noise is not None:
         samples = _add_noise(samples, sentence.noise, np.random.default_rng((*sentence.seed, 1)))
-    frames = write_audio(folder / sentence.path, samples.clip(-1.0, 1.0))
+    frames = write_flac(folder / sentence.path, samples.clip(-1.0, 1.0))
     return Utterance(sentence.path, frames, sentence.text.upper(), sentence.voice.variant)
 
 

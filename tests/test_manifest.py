@@ -15,12 +15,12 @@ from fairseq.tasks.audio_finetuning import AudioFinetuningConfig, AudioFinetunin
 from omegaconf import OmegaConf
 
 from speechprune.errors import UserError
+from speechprune.manifests.audio import write_flac
+from speechprune.manifests.folders import replacing
 from speechprune.manifests.manifest import (
     Split,
     Utterance,
     read_split,
-    replacing,
-    write_audio,
     write_manifest,
 )
 
@@ -32,9 +32,7 @@ def write_corpus(folder: Path, texts: dict[str, str] = TEXTS) -> Path:
     random = np.random.default_rng(0)
     with replacing(folder) as partial:
         utterances = [
-            Utterance(
-                path, write_audio(partial / "audio" / path, random.normal(0, 0.1, 1600)), text
-            )
+            Utterance(path, write_flac(partial / "audio" / path, random.normal(0, 0.1, 1600)), text)
             for path, text in texts.items()
         ]
         write_manifest(

@@ -122,7 +122,7 @@ def test_a_corpus_is_the_same_for_any_number_of_workers(tmp_path: Path) -> None:
     make_synthetic(tmp_path / "one", SMALL)
     make_synthetic(tmp_path / "three", SMALL, workers=3)
     one, three = files_of(tmp_path / "one"), files_of(tmp_path / "three")
-    assert len(one) == 6 + 2 + 3 + 3 * 3 + 2
+    assert len(one) == 6 + 2 + 3 + 3 * 4 + 2
     assert one == three
 
 

@@ -1,0 +1,169 @@
+"""Common Voice (Ardila et al., 2020): a release's folder of one language, `.tsv` and `clips`.
+
+Columns are found by their names: releases differ in their order and number.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Iterator, NamedTuple
+
+from speechprune.errors import UserError
+from speechprune.manifests.corpus import Clip, Corpus, Labels, ReadyUnits
+from speechprune.manifests.published_lists import (
+    PHONES,
+    clip_name,
+    language_folder,
+    read_lists,
+    read_phones,
+)
+from speechprune.manifests.speaker_draw import Durations, draw_hours
+
+OFFICIAL = ("train", "dev", "test")
+CLIPS = "clips"
+
+_COLUMNS = ("client_id", "path", "sentence")
+#: Share of the training hours that is drawn for each of dev and test where a release has neither.
+_HELD_OUT = 0.1
+
+
+class Row(NamedTuple):
+    """What is needed of a line: who said which `sentence` in which `clip`, a file's name."""
+
+    clip: str
+    sentence: str
+    speaker: str
+
+
+def read_common_voice(
+    root: Path,
+    labels: Labels | None,
+    *,
+    language: str = "",
+    train_hours: float | None = None,
+    splits: Path | None = None,
+    seed: int = 1,
+) -> Corpus:
+    """A language folder's clips.
+
+    Args:
+        root: the folder with the `.tsv` files and `clips`.
+        labels: of the sentences; None for the phones that come with published lists.
+        language: ISO code; the folder's name by default.
+        train_hours: draw `train` from the validated clips, by speakers who are not in dev or test,
+            instead of the official split. A release without dev and test (a delta) gets each a
+            tenth of these hours, by other speakers still.
+        splits: a folder of published lists; see `published_lists`.
+        seed: of the draw.
+
+    Raises:
+        UserError: `root` is no language folder, a `.tsv` is malformed, a listed clip is missing or
+            unknown, or there is less validated speech than asked.
+    """
+    root = root.absolute()
+    language = language or root.name
+    if not (root / CLIPS).is_dir():
+        raise UserError(
+            f"{root} is no language folder of Common Voice: looked for {CLIPS} and .tsv files"
+        )
+    if splits is not None:
+        clips = _published(root, language_folder(splits, language), phones=labels is None)
+    elif train_hours is not None:
+        clips = _drawn(root, train_hours, seed)
+    else:
+        clips = _official(root)
+    _refuse_missing(root, clips)
+    options = {"train_hours": train_hours, "seed": seed if train_hours is not None else None}
+    options["splits"] = splits.name if splits is not None else None
+    made = labels or ReadyUnits()
+    return Corpus("Common Voice", language, root, clips, made, root.parent.name, options)
+
+
+def _published(root: Path, folder: Path, *, phones: bool) -> dict[str, list[Clip]]:
+    """The clips of published lists, with the phones published for them or their sentences."""
+    lists = read_lists(folder)
+    listed = {name for names in lists.values() for name in names}
+    transcripts, speakers = (read_phones(folder) if phones else {}), {}
+    for row in _rows(root / "validated.tsv"):
+        name = clip_name(row.clip)
+        if name in listed:
+            speakers[name] = row.speaker
+            if not phones:
+                transcripts[name] = row.sentence
+    for split, names in lists.items():
+        unknown = [name for name in names if name not in transcripts]
+        if unknown:
+            where = folder / PHONES if phones else root / "validated.tsv"
+            raise UserError(
+                f"{folder}: {len(unknown)} clips listed for {split} are not in {where}; the first "
+                f"is {unknown[0]}"
+            )
+    return {
+        split: [Clip(f"{CLIPS}/{n}", transcripts[n], speakers.get(n, "")) for n in names]
+        for split, names in lists.items()
+    }
+
+
+def _official(root: Path) -> dict[str, list[Clip]]:
+    missing = [name for name in OFFICIAL if not (root / f"{name}.tsv").exists()]
+    if missing:
+        raise UserError(
+            f"{root} has no {missing[0]}.tsv; delta releases have no splits: draw them with "
+            "--train-hours"
+        )
+    return {name: list(map(_clip, _rows(root / f"{name}.tsv"))) for name in OFFICIAL}
+
+
+def _drawn(root: Path, hours: float, seed: int) -> dict[str, list[Clip]]:
+    held_out = {
+        name: list(_rows(root / f"{name}.tsv"))
+        for name in ("dev", "test")
+        if (root / f"{name}.tsv").exists()
+    }
+    taken = {row.speaker for rows in held_out.values() for row in rows}
+    rows = [row for row in _rows(root / "validated.tsv") if row.speaker not in taken]
+    wanted = {"train": hours}
+    if not held_out:
+        wanted.update(dev=_HELD_OUT * hours, test=_HELD_OUT * hours)
+    drawn = draw_hours(rows, wanted, Durations(root), seed)
+    return {name: list(map(_clip, split)) for name, split in {**drawn, **held_out}.items()}
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    """The lines of a `.tsv`; quotes mean nothing in these files."""
+    try:
+        with path.open(encoding="utf-8", newline="\n") as file:
+            header = file.readline().rstrip("\r\n").split("\t")
+            for column in _COLUMNS:
+                if column not in header:
+                    raise UserError(
+                        f"{path} has no column {column!r}; its first line has {', '.join(header)}"
+                    )
+            client, clip, sentence = map(header.index, _COLUMNS)
+            speakers: dict[str, str] = {}  # an identity of 128 letters, kept once
+            for number, line in enumerate(file, start=2):
+                fields = line.rstrip("\r\n").split("\t")
+                if len(fields) != len(header):
+                    raise UserError(
+                        f"{path} line {number} has {len(fields)} columns, not {len(header)}"
+                    )
+                speaker = speakers.setdefault(fields[client], fields[client])
+                yield Row(fields[clip], fields[sentence], speaker)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; name a language folder of Common Voice") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text") from None
+
+
+def _clip(row: Row) -> Clip:
+    return Clip(f"{CLIPS}/{clip_name(row.clip)}", row.sentence, row.speaker)
+
+
+def _refuse_missing(root: Path, splits: dict[str, list[Clip]]) -> None:
+    there = {f"{CLIPS}/{path.name}" for path in (root / CLIPS).iterdir()}
+    for name, clips in splits.items():
+        missing = [clip.source for clip in clips if clip.source not in there]
+        if missing:
+            raise UserError(
+                f"{root}: {len(missing)} clips of {name} have no audio; the first is {missing[0]}"
+            )

@@ -1,0 +1,106 @@
+"""A corpus as it was found on disk: who says what in which file, before any audio is read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Mapping, NamedTuple, Protocol, Sequence
+
+from speechprune.errors import UserError
+
+
+class Segment(NamedTuple):
+    """A part of a recording, from `start` to `end` seconds, that is an utterance called `name`."""
+
+    name: str
+    start: float
+    end: float
+
+
+class Clip(NamedTuple):
+    """One utterance; a tuple, because a corpus may have millions.
+
+    Attributes:
+        source: its recording, a path relative to the corpus's root with `/`.
+        transcript: as the corpus has it.
+        speaker: "" where that is not known.
+        segment: None for the whole recording.
+    """
+
+    source: str
+    transcript: str
+    speaker: str = ""
+    segment: Segment | None = None
+
+    @property
+    def name(self) -> str:
+        """What the utterance is called: unique, and the path of its audio if that is written."""
+        return self.segment.name if self.segment else self.source.rpartition(".")[0]
+
+
+class Labels(Protocol):
+    """How transcripts become labels; see `labels`."""
+
+    units: bool
+
+    def label(self, transcripts: Sequence[str]) -> tuple[list[str], Counter[str]]:
+        """Texts for `manifest.Utterance`, and how often which character was dropped."""
+
+
+@dataclass(frozen=True)
+class ReadyUnits:
+    """Transcripts that are labels already: units parted by spaces."""
+
+    units: bool = True
+
+    def label(self, transcripts: Sequence[str]) -> tuple[list[str], Counter[str]]:
+        """The transcripts, with single spaces."""
+        return [" ".join(transcript.split()) for transcript in transcripts], Counter()
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a reader found.
+
+    Attributes:
+        name: of the corpus, such as "LibriSpeech".
+        language: ISO code.
+        root: the folder that sources start from.
+        splits: clips by split, in any order.
+        labels: how transcripts become labels.
+        version: of the release, where it is known.
+        options: what was asked of the reader, for the provenance.
+    """
+
+    name: str
+    language: str
+    root: Path
+    splits: Mapping[str, Sequence[Clip]]
+    labels: Labels
+    version: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not any(self.splits.values()):
+            raise UserError(f"{self.root} holds no utterance of {self.name}")
+        for split, clips in self.splits.items():
+            if not clips:
+                raise UserError(f"{self.name} in {self.root}: split {split} has no utterance")
+        self._check_names()
+
+    def _check_names(self) -> None:
+        sources: dict[str, str] = {}
+        for clips in self.splits.values():
+            seen: set[str] = set()
+            for clip in clips:
+                name = clip.name
+                # Libri-light's sets contain one another: a clip may be in several splits.
+                if name in seen or sources.setdefault(name, clip.source) != clip.source:
+                    raise UserError(f"{self.name} in {self.root}: two clips are called {name!r}")
+                if {"\t", "\n"} & {*clip.source, *name}:
+                    raise UserError(
+                        f"{self.root}: {clip.source!r} has a tab or line feed in its name, which a "
+                        "manifest cannot hold; rename the file"
+                    )
+                seen.add(name)

@@ -1,0 +1,120 @@
+"""Folders that appear whole or not at all; making one can be interrupted and gone on with."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Iterator, Mapping
+
+from speechprune.errors import UserError
+from speechprune.manifests.manifest import AUDIO, PROVENANCE
+
+_SETTINGS = "settings.json"
+_LOCK = "lock"
+
+
+@contextmanager
+def replacing(folder: Path, overwrite: bool = False) -> Iterator[Path]:
+    """Yield an empty folder that becomes `folder` when the block ends, and vanishes if it fails.
+
+    Raises UserError if `folder` exists, unless `overwrite` is asked and it is a manifest folder,
+    or if it cannot be made.
+    """
+    folder = folder.absolute()
+    _refuse_existing(folder, overwrite)
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    _make(partial)
+    try:
+        yield partial
+        _swap(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def continuing(
+    folder: Path, settings: Mapping[str, Any], overwrite: bool = False
+) -> Iterator[Path]:
+    """As `replacing`, but if the block fails after it wrote audio, the next call goes on with that.
+
+    Args:
+        settings: what the result depends on, for JSON. `overwrite` starts again if they differ.
+
+    Raises:
+        UserError: as `replacing`; or an interrupted preparation had other settings, or is going on
+            in another process.
+    """
+    folder = folder.absolute()
+    _refuse_existing(folder, overwrite)
+    partial = folder.with_name(f".{folder.name}.partial")
+    _make(partial)
+    with _locked(partial, folder):
+        _match_settings(partial, settings, overwrite)
+        try:
+            yield partial
+            for name in (_SETTINGS, _LOCK):
+                (partial / name).unlink()
+            _swap(partial, folder)
+        finally:
+            if not (partial / AUDIO).exists():
+                shutil.rmtree(partial, ignore_errors=True)
+
+
+def _refuse_existing(folder: Path, overwrite: bool) -> None:
+    if folder.exists() and not overwrite:
+        raise UserError(f"{folder} exists; choose another folder or add --overwrite")
+    if folder.exists() and not (folder / PROVENANCE).is_file():
+        raise UserError(
+            f"{folder} is not a prepared corpus (no {PROVENANCE}), so it is not replaced"
+        )
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder.parent} cannot be written to: {error.strerror}") from error
+
+
+@contextmanager
+def _locked(partial: Path, folder: Path) -> Iterator[None]:
+    """Hold the folder for this process; the lock goes with the process, however it ends."""
+    with (partial / _LOCK).open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a worker does not inherit this kind
+        except OSError:
+            raise UserError(f"another process is preparing {folder}; let it end first") from None
+        yield
+
+
+def _match_settings(partial: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
+    """Make sure that what is in `partial` was made with `settings`."""
+    wanted = json.dumps(settings, sort_keys=True)
+    file = partial / _SETTINGS
+    if file.exists() and file.read_text(encoding="utf-8") != wanted:
+        if not overwrite:
+            raise UserError(
+                f"{partial} is an interrupted preparation with other settings; repeat those, or "
+                "add --overwrite to start again"
+            )
+        shutil.rmtree(partial / AUDIO, ignore_errors=True)
+    file.write_text(wanted, encoding="utf-8")
+
+
+def _swap(partial: Path, folder: Path) -> None:
+    """Put `partial` in the place of `folder`, which stays where it was if that fails."""
+    outgoing = folder.with_name(f".{folder.name}.replaced-{os.getpid()}")
+    if not folder.exists():
+        os.replace(partial, folder)
+        return
+    os.replace(folder, outgoing)
+    try:
+        os.replace(partial, folder)
+    except OSError:
+        os.replace(outgoing, folder)
+        raise
+    shutil.rmtree(outgoing, ignore_errors=True)

@@ -1,0 +1,115 @@
+"""Kaldi data folders: `wav.scp`, `text`, and where they exist `segments` and `utt2spk`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Mapping
+
+from speechprune.errors import UserError
+from speechprune.manifests.corpus import Clip, Corpus, Labels, Segment
+from speechprune.manifests.manifest import read_lines
+
+
+def read_kaldi(root: Path, language: str, labels: Labels, audio: Path | None = None) -> Corpus:
+    """The splits below `root`: each folder that has a `wav.scp`, or `root` itself.
+
+    Args:
+        audio: the folder that relative paths in `wav.scp` start from; Kaldi's recipes write them
+            relative to where they were run. The current folder by default.
+
+    Raises:
+        UserError: there is no `wav.scp`; an entry is a command, which is never run; a file is
+            malformed; or utterances, recordings and transcripts do not match.
+    """
+    root = root.absolute()
+    folders = {root.name: root} if (root / "wav.scp").is_file() else {}
+    if not folders and root.is_dir():
+        found = sorted(path.parent for path in root.glob("*/wav.scp"))
+        folders = {folder.name: folder for folder in found}
+    if not folders:
+        raise UserError(f"{root} is no Kaldi data: no wav.scp in it or in a folder of it")
+    start = Path(audio or Path.cwd()).absolute()
+    clips = {name: _read(folder, start) for name, folder in folders.items()}
+    common = Path(
+        os.path.commonpath([os.path.dirname(c.source) for s in clips.values() for c in s])
+    )
+    relative = {
+        name: [
+            clip._replace(source=Path(clip.source).relative_to(common).as_posix()) for clip in split
+        ]
+        for name, split in clips.items()
+    }
+    return Corpus("Kaldi", language, common, relative, labels, options={"folder": root.name})
+
+
+def _read(folder: Path, start: Path) -> list[Clip]:
+    """Clips whose sources are absolute paths."""
+    recordings = _recordings(folder / "wav.scp", start)
+    transcripts = _table(folder / "text")
+    speakers = _table(folder / "utt2spk") if (folder / "utt2spk").exists() else {}
+    if not (folder / "segments").exists():
+        _match(folder, transcripts, recordings)
+        return [
+            Clip(recordings[name], text, speakers.get(name, ""), None)
+            for name, text in transcripts.items()
+        ]
+    segments = _segments(folder / "segments", recordings)
+    _match(folder, transcripts, segments)
+    return [
+        Clip(recordings[segments[name][0]], text, speakers.get(name, ""), segments[name][1])
+        for name, text in transcripts.items()
+    ]
+
+
+def _recordings(path: Path, start: Path) -> dict[str, str]:
+    found = {}
+    for number, (name, entry) in enumerate(_table(path).items(), start=1):
+        if entry.endswith("|") or entry.startswith("|"):
+            raise UserError(
+                f"{path} line {number}: {entry!r} is a command, which is never run; write its "
+                "output to a file and name that"
+            )
+        found[name] = os.path.normpath(start / entry)
+    return found
+
+
+def _segments(path: Path, recordings: Mapping[str, str]) -> dict[str, tuple[str, Segment]]:
+    found = {}
+    for number, (name, entry) in enumerate(_table(path).items(), start=1):
+        fields = entry.split()
+        try:
+            recording, start, end = fields[0], float(fields[1]), float(fields[2])
+        except (IndexError, ValueError):
+            raise UserError(
+                f"{path} line {number}: expected `UTTERANCE RECORDING START END`, got "
+                f"{f'{name} {entry}'!r}"
+            ) from None
+        if recording not in recordings:
+            raise UserError(f"{path} line {number}: no recording {recording!r} in wav.scp")
+        if not 0 <= start < end:
+            raise UserError(f"{path} line {number}: {start:g} to {end:g} s is no segment")
+        found[name] = recording, Segment(name, start, end)
+    return found
+
+
+def _table(path: Path) -> dict[str, str]:
+    """Kaldi's one format: a key, white space, and the rest of the line."""
+    found: dict[str, str] = {}
+    for number, line in enumerate(read_lines(path), start=1):
+        key, _, rest = line.strip().replace("\t", " ").partition(" ")
+        if not key or key in found:
+            wrong = f"{key!r} is there twice" if key else "the line is empty"
+            raise UserError(f"{path} line {number}: {wrong}")
+        found[key] = rest.strip()
+    return found
+
+
+def _match(folder: Path, transcripts: Mapping[str, str], heard: Mapping[str, object]) -> None:
+    """Refuse a transcript without audio, and audio without a transcript."""
+    silent = next((name for name in transcripts if name not in heard), None)
+    if silent is not None:
+        raise UserError(f"{folder / 'text'}: utterance {silent!r} has no audio")
+    untold = next((name for name in heard if name not in transcripts), None)
+    if untold is not None:
+        raise UserError(f"{folder}: utterance {untold!r} has no transcript in text")

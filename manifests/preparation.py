@@ -1,0 +1,257 @@
+"""A corpus becomes a manifest folder: audio checked or converted in parallel, labels made.
+
+The folder appears whole or not at all. Until then its audio is in a hidden folder beside it, so
+that an interrupted preparation goes on where it was.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections import Counter, deque
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Sequence
+
+from speechprune.errors import UserError
+from speechprune.manifests.audio import BadAudio, frames_if_ready, read_resampled, write_flac
+from speechprune.manifests.corpus import Clip, Corpus, Labels
+from speechprune.manifests.folders import continuing
+from speechprune.manifests.manifest import (
+    AUDIO,
+    PROVENANCE,
+    Split,
+    Utterance,
+    read_split,
+    write_manifest,
+)
+
+#: Clips that a worker handles at a time.
+_CHUNK = 32
+#: Chunks given out ahead of the results, per worker: keeps memory flat.
+_AHEAD = 4
+
+Progress = Callable[[Iterable[Any], int], Iterable[Any]]
+
+
+class Outcome(NamedTuple):
+    """What became of a clip.
+
+    Attributes:
+        frames: samples at 16 kHz; 0 if it is left out.
+        text: its label.
+        converted: whether its audio is a new file.
+        problem: why it is left out, or "".
+    """
+
+    frames: int
+    text: str
+    converted: bool
+    problem: str
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What was prepared.
+
+    Attributes:
+        splits: of the manifest folder.
+        excluded: (split, clip, reason) of what was left out, in order.
+        converted: number of new audio files.
+        dropped: how often each character of the transcripts has no place in the labels.
+    """
+
+    splits: tuple[Split, ...]
+    excluded: tuple[tuple[str, str, str], ...]
+    converted: int
+    dropped: Mapping[str, int]
+
+
+def prepare(
+    corpus: Corpus,
+    folder: Path,
+    *,
+    workers: int | None = None,
+    max_bad: float = 0.01,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress = lambda outcomes, total: outcomes,
+) -> Preparation:
+    """Write the manifest folder `folder` of `corpus`.
+
+    Audio that is 16 kHz mono WAV or FLAC is used in place; the rest is converted to `folder/audio`.
+    The result is the same for any number of `workers` (all cores by default).
+
+    Args:
+        max_bad: largest share of clips that may be left out.
+        resume: leave a finished folder of the same settings as it is, instead of refusing.
+        overwrite: replace a finished folder, and start an interrupted one again.
+        progress: wraps the stream of finished clips.
+
+    Raises:
+        UserError: too many clips are unusable, no clip of a split is left, the disk is full, or as
+            `folders.continuing`.
+    """
+    described = {
+        "corpus": corpus.name,
+        "version": corpus.version,
+        "language": corpus.language,
+        "options": dict(corpus.options),
+    }
+    if resume and (folder / PROVENANCE).exists():
+        return _finished(folder, described)
+    with continuing(folder, described, overwrite) as partial:
+        job = _Job(corpus.root, partial / AUDIO, corpus.labels)
+        total = sum(map(len, corpus.splits.values()))
+        dropped: Counter[str] = Counter()
+        outcomes = _outcomes(job, corpus, workers or os.cpu_count() or 1, dropped)
+        audio = folder.absolute() / AUDIO
+        result = _collect(corpus, iter(progress(outcomes, total)), audio, dropped)
+        _refuse_too_many(result, total, max_bad)
+        provenance = {
+            **described,
+            "converted": result.converted,
+            "excluded": [dict(zip(("split", "clip", "reason"), row)) for row in result.excluded],
+            "dropped_characters": dict(result.dropped),
+        }
+        write_manifest(partial, result.splits, provenance, units=corpus.labels.units)
+    return result
+
+
+def _finished(folder: Path, described: Mapping[str, Any]) -> Preparation:
+    """What was prepared in `folder`, if it was prepared with the same settings."""
+    found = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+    wanted = json.loads(json.dumps(described))
+    for key, value in wanted.items():
+        if found.get(key) != value:
+            raise UserError(
+                f"{folder} was prepared with {key} {found.get(key)!r}, not {value!r}; choose "
+                "another folder or add --overwrite"
+            )
+    return Preparation(
+        tuple(read_split(folder, name) for name in found["splits"]),
+        tuple((row["split"], row["clip"], row["reason"]) for row in found["excluded"]),
+        found["converted"],
+        found["dropped_characters"],
+    )
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every worker has to know."""
+
+    root: Path
+    audio: Path
+    labels: Labels
+
+    def run(self, clips: Sequence[Clip]) -> tuple[list[Outcome], Counter[str]]:
+        """Handle some clips, in a worker."""
+        texts, dropped = self.labels.label([clip.transcript for clip in clips])
+        return [self._handle(clip, text) for clip, text in zip(clips, texts)], dropped
+
+    def _handle(self, clip: Clip, text: str) -> Outcome:
+        if not text:
+            return Outcome(0, "", False, f"nothing of its transcript {clip.transcript!r} is left")
+        try:
+            ready = None if clip.segment else frames_if_ready(self.root / clip.source)
+            if ready is not None:
+                return Outcome(ready, text, False, "")
+            return Outcome(self._convert(clip), text, True, "")
+        except BadAudio as problem:
+            return Outcome(0, "", False, str(problem))
+
+    def _convert(self, clip: Clip) -> int:
+        target = self.audio / f"{clip.name}.flac"
+        if target.exists():  # an interrupted preparation wrote it, whole
+            done = frames_if_ready(target)
+            assert done is not None
+            return done
+        span = (clip.segment.start, clip.segment.end) if clip.segment else ()
+        return write_flac(target, read_resampled(self.root / clip.source, *span))
+
+
+def _outcomes(job: _Job, corpus: Corpus, workers: int, dropped: Counter[str]) -> Iterator[Outcome]:
+    """What became of each clip, in the corpus's order; adds to `dropped`."""
+    clips = (clip for split in corpus.splits.values() for clip in split)
+    chunks = iter(lambda: list(islice(clips, _CHUNK)), [])
+    try:
+        for outcomes, missing in _spread(job, chunks, workers):
+            dropped += missing
+            yield from outcomes
+    except OSError as error:
+        reason = "no space left on the disk" if error.errno == errno.ENOSPC else error.strerror
+        raise UserError(
+            f"audio cannot be written to {job.audio.parent}: {reason}; make room and run the same "
+            "command again, which goes on from here"
+        ) from error
+
+
+def _spread(
+    job: _Job, chunks: Iterable[list[Clip]], workers: int
+) -> Iterator[tuple[list[Outcome], Counter[str]]]:
+    """Run the job over chunks, in order, in this process or in several."""
+    if workers == 1:
+        yield from map(job.run, chunks)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        waiting: deque[Future[tuple[list[Outcome], Counter[str]]]] = deque()
+        try:
+            for chunk in chunks:
+                waiting.append(pool.submit(job.run, chunk))
+                if len(waiting) > _AHEAD * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _collect(
+    corpus: Corpus, outcomes: Iterator[Outcome], audio: Path, dropped: Counter[str]
+) -> Preparation:
+    splits, excluded, converted = [], [], 0
+    for name, clips in corpus.splits.items():
+        kept: list[tuple[Clip, Outcome]] = []
+        for clip in clips:
+            outcome = next(outcomes)
+            if outcome.problem:
+                excluded.append((name, clip.name, outcome.problem))
+            else:
+                kept.append((clip, outcome))
+        new = sum(outcome.converted for _, outcome in kept)
+        converted += new
+        splits.append(_split(name, kept, corpus.root, audio, mixed=0 < new < len(kept)))
+    next(outcomes, None)  # lets a progress bar end
+    ranked = dict(sorted(dropped.items(), key=lambda item: (-item[1], item[0])))
+    return Preparation(tuple(splits), tuple(excluded), converted, ranked)
+
+
+def _split(
+    name: str, kept: list[tuple[Clip, Outcome]], corpus: Path, audio: Path, *, mixed: bool
+) -> Split:
+    """The split's utterances, below the corpus, the new audio, or the folder that holds both."""
+    root = Path(os.path.commonpath([corpus, audio])) if mixed else None
+    utterances = []
+    for clip, outcome in kept:
+        start = audio if outcome.converted else corpus
+        path = f"{clip.name}.flac" if outcome.converted else clip.source
+        if root is not None:
+            path = (start / path).relative_to(root).as_posix()
+        utterances.append(Utterance(path, outcome.frames, outcome.text, clip.speaker))
+    new = bool(kept) and kept[0][1].converted
+    return Split(name, root or (audio if new else corpus), tuple(utterances))
+
+
+def _refuse_too_many(result: Preparation, total: int, max_bad: float) -> None:
+    if len(result.excluded) > max_bad * total:
+        split, clip, reason = result.excluded[0]
+        raise UserError(
+            f"{len(result.excluded)} of {total} clips cannot be used, more than --max-bad "
+            f"{max_bad:g}; the first is {clip} in {split}, which {reason}"
+        )
+    for split in result.splits:
+        if not split.utterances:
+            raise UserError(f"no clip of split {split.name} can be used")

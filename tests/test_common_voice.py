@@ -1,0 +1,186 @@
+"""Common Voice: columns by name, the official splits, drawn hours, published lists."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from corpora import noise, write_common_voice
+
+from speechprune.errors import UserError
+from speechprune.manifests.common_voice import read_common_voice
+from speechprune.manifests.corpus import Corpus, ReadyUnits
+from speechprune.manifests.manifest import read_split
+from speechprune.manifests.preparation import prepare
+
+LABELS = ReadyUnits()
+DEV, TEST = [("ann", 'a "quoted" b')], [("bob", "c")]
+TRAIN = [("cid", "d"), ("cid", "e"), ("dan", "f")]
+
+
+def names(corpus: Corpus) -> dict[str, list[str]]:
+    """Transcripts by split."""
+    return {name: [clip.transcript for clip in clips] for name, clips in corpus.splits.items()}
+
+
+def official(root: Path, **options: str) -> Path:
+    """A language folder with the official splits."""
+    rows = {"train": TRAIN, "dev": DEV, "test": TEST, "validated": [*DEV, *TRAIN, *TEST]}
+    return write_common_voice(root, rows, **options)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        "client_id path sentence up_votes down_votes age gender accent",
+        "path sentence_id client_id variant locale sentence segment",
+    ],
+)
+def test_columns_are_found_by_their_names(tmp_path: Path, columns: str) -> None:
+    root = official(tmp_path / "cv-corpus-17.0-2024-03-15" / "tr", columns=columns)
+    corpus = read_common_voice(root, LABELS)
+    assert (corpus.language, corpus.version) == ("tr", "cv-corpus-17.0-2024-03-15")
+    assert names(corpus) == {"train": ["d", "e", "f"], "dev": ['a "quoted" b'], "test": ["c"]}
+    assert [clip.speaker for clip in corpus.splits["train"]] == ["cid", "cid", "dan"]
+
+
+def test_it_becomes_a_manifest_folder(tmp_path: Path) -> None:
+    prepare(read_common_voice(official(tmp_path / "xx"), LABELS), tmp_path / "out")
+    split = read_split(tmp_path / "out", "train")
+    assert [u.path for u in split.utterances] == [
+        f"clips/common_voice_xx_{number}.flac" for number in (0, 1, 2)
+    ]
+    assert all(abs(u.frames - 8000) < 1500 for u in split.utterances)
+
+
+def many_speakers(root: Path, *, durations: str | None, delta: bool = False) -> Path:
+    """Twelve speakers of three clips of 1.0 s in `validated`, two of them in dev and test."""
+    said = [(f"s{i:02d}", f"clip {i} {j}") for i in range(12) for j in range(3)]
+    rows = {"validated": said, "invalidated": [("zoe", "x")]}
+    if not delta:
+        rows.update(dev=[said[0]], test=[said[3]], train=[])
+    write_common_voice(root, rows)
+    if durations is not None:
+        header = "clip\tduration[ms]\n" if durations.endswith("tsv") else ""
+        lines = [f"common_voice_xx_{i}.mp3\t1000\n" for i in range(len(said))]
+        (root / durations).write_text(header + "".join(lines))
+    return root
+
+
+@pytest.mark.parametrize("durations", ["clip_durations.tsv", "times.txt"])
+def test_hours_are_drawn_by_speakers_of_their_own(tmp_path: Path, durations: str) -> None:
+    root = many_speakers(tmp_path / "xx", durations=durations)
+    corpus = read_common_voice(root, LABELS, train_hours=20.5 / 3600, seed=1)
+    speakers = {name: {c.speaker for c in clips} for name, clips in corpus.splits.items()}
+    assert len(corpus.splits["train"]) == 20
+    assert speakers["dev"] == {"s00"} and speakers["test"] == {"s01"}
+    assert not speakers["train"] & (speakers["dev"] | speakers["test"])
+    again = read_common_voice(root, LABELS, train_hours=20.5 / 3600, seed=1)
+    other = read_common_voice(root, LABELS, train_hours=20.5 / 3600, seed=2)
+    assert corpus.splits == again.splits != other.splits
+    with pytest.raises(UserError, match="only 0.01 of 1 hours are left for train"):
+        read_common_voice(root, LABELS, train_hours=1.0)
+
+
+def test_lengths_are_measured_where_they_are_not_listed(tmp_path: Path) -> None:
+    root = many_speakers(tmp_path / "xx", durations=None)
+    corpus = read_common_voice(root, LABELS, train_hours=5.2 / 3600)
+    assert 8 <= len(corpus.splits["train"]) <= 10  # of half a second, and a little padding
+
+
+def test_a_delta_release_gets_all_three_splits(tmp_path: Path) -> None:
+    root = many_speakers(tmp_path / "xx", durations="times.txt", delta=True)
+    with pytest.raises(UserError, match="no train.tsv; delta releases have no splits: draw them"):
+        read_common_voice(root, LABELS)
+    corpus = read_common_voice(root, LABELS, train_hours=20.5 / 3600)
+    assert {n: len(c) for n, c in corpus.splits.items()} == {"train": 20, "dev": 2, "test": 2}
+    speakers = [{clip.speaker for clip in clips} for clips in corpus.splits.values()]
+    assert sum(map(len, speakers)) == len(set.union(*speakers))
+
+
+def published(folder: Path) -> Path:
+    """Lists of one hour and of five, and the phones of the clips."""
+    folder.mkdir(parents=True)
+    files = {
+        "trainSeqs_1.0_uniform_new_version.txt": "common_voice_xx_0\ncommon_voice_xx_1\n",
+        "trainSeqs_5.0_uniform_new_version.txt": "common_voice_xx_0\n",
+        "valSeqs_1.0_uniform_new_version.txt": "common_voice_xx_2\n",
+        "testSeqs_1.0_uniform_new_version.txt": "common_voice_xx_3.mp3\n",
+        "validated_phones_reduced.txt": "".join(f"common_voice_xx_{i} 0 {i} 2\n" for i in range(4)),
+        "phonesMatches_reduced.json": json.dumps({"a": 0, "t\u0283": 1, "o": 2, "u": 3}),
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_published_lists_with_their_phones(tmp_path: Path) -> None:
+    root = official(tmp_path / "xx")
+    published(tmp_path / "lists" / "xx")
+    corpus = read_common_voice(root, None, splits=tmp_path / "lists")
+    assert names(corpus) == {
+        "train": ["a a o", "a t\u0283 o"],
+        "valid": ["a o o"],
+        "test": ["a u o"],
+    }
+    assert corpus.labels.units
+    assert [clip.speaker for clip in corpus.splits["train"]] == ["cid", "cid"]
+
+
+def test_published_lists_with_sentences(tmp_path: Path) -> None:
+    root = official(tmp_path / "xx")
+    corpus = read_common_voice(root, LABELS, splits=published(tmp_path / "lists"))
+    assert names(corpus) == {"train": ["d", "e"], "valid": ["f"], "test": ['a "quoted" b']}
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "complaint"),
+    [
+        (
+            "trainSeqs_1.0_uniform_new_version.txt",
+            "nobody\n",
+            "1 clips listed for train are not in",
+        ),
+        (
+            "valSeqs_1.0_uniform_new_version.txt",
+            "common_voice_xx_0\n",
+            "is listed in trainSeqs_1.0",
+        ),
+        ("trainSeqs_1.0_other.txt", "common_voice_xx_0\n", "several lists of one split"),
+        ("validated_phones_reduced.txt", "common_voice_xx_0 9\n", "line 1: a phone has no symbol"),
+        ("phonesMatches_reduced.json", "[]", "is not JSON of the form"),
+    ],
+)
+def test_published_lists_refused(tmp_path: Path, file: str, text: str, complaint: str) -> None:
+    lists = published(tmp_path / "lists")
+    (lists / file).write_text(text)
+    with pytest.raises(UserError, match=complaint):
+        read_common_voice(official(tmp_path / "xx"), None, splits=lists)
+
+
+def test_refusals(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no language folder of Common Voice: looked for clips"):
+        read_common_voice(tmp_path, LABELS)
+    root = official(tmp_path / "xx")
+    with pytest.raises(UserError, match="no folder .*lists"):
+        read_common_voice(root, LABELS, splits=tmp_path / "lists")
+    good = (root / "dev.tsv").read_text()
+    (root / "dev.tsv").write_text(good.replace("sentence", "text"))
+    with pytest.raises(UserError, match="dev.tsv has no column 'sentence'; its first line has"):
+        read_common_voice(root, LABELS)
+    (root / "dev.tsv").write_text(good + "cut\toff\n")
+    with pytest.raises(UserError, match="dev.tsv line 3 has 2 columns, not 4"):
+        read_common_voice(root, LABELS)
+    (root / "dev.tsv").write_text(good)
+    (root / "clips/common_voice_xx_1.mp3").unlink()
+    with pytest.raises(
+        UserError, match="1 clips of train have no audio; the first"
+    ):
+        read_common_voice(root, LABELS)
+
+
+def test_clips_that_nobody_lists_do_not_matter(tmp_path: Path) -> None:
+    root = official(tmp_path / "xx")
+    noise(root / "clips/common_voice_xx_99.mp3", rate=48000)
+    assert sum(map(len, names(read_common_voice(root, LABELS)).values())) == 5

@@ -1,0 +1,229 @@
+"""From a corpus to a manifest folder: in place or converted, in parallel, interrupted, whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import soundfile
+from corpora import corpus_of, files_of, noise
+
+from speechprune.errors import UserError
+from speechprune.manifests import audio
+from speechprune.manifests.check import check_split
+from speechprune.manifests.corpus import Clip, Corpus, ReadyUnits, Segment
+from speechprune.manifests.manifest import read_split
+from speechprune.manifests.preparation import prepare
+
+
+def test_ready_audio_stays_where_it_is(tmp_path: Path) -> None:
+    noise(tmp_path / "in/b/2.wav")
+    noise(tmp_path / "in/a 1.flac")
+    prepare(corpus_of(tmp_path / "in", train=["b/2.wav", "a 1.flac"]), tmp_path / "out")
+    split = read_split(tmp_path / "out", "train")
+    assert split.root == tmp_path / "in"
+    assert [u.path for u in split.utterances] == ["a 1.flac", "b/2.wav"]
+    assert [u.text for u in split.utterances] == ["said a 1", "said 2"]
+    assert [u.speaker for u in split.utterances] == ["speaker of a 1.flac", "speaker of b/2.wav"]
+    assert not (tmp_path / "out/audio").exists()
+    assert check_split(tmp_path / "out", "train").utterances == 2
+
+
+def test_other_audio_is_converted(tmp_path: Path) -> None:
+    noise(tmp_path / "in/clips/a.mp3", 1.0, 48000)
+    noise(tmp_path / "in/clips/b.wav", 1.0, 8000, channels=2)
+    prepare(corpus_of(tmp_path / "in", train=["clips/a.mp3", "clips/b.wav"]), tmp_path / "out")
+    split = read_split(tmp_path / "out", "train")
+    assert split.root == tmp_path / "out/audio"
+    assert [u.path for u in split.utterances] == ["clips/a.flac", "clips/b.flac"]
+    for utterance in split.utterances:
+        info = soundfile.info(split.root / utterance.path)
+        assert (info.samplerate, info.channels, info.format) == (16000, 1, "FLAC")
+        assert info.frames == utterance.frames == pytest.approx(16000, abs=1200)
+
+
+def test_a_split_of_both_starts_from_their_common_folder(tmp_path: Path) -> None:
+    noise(tmp_path / "in/a.wav")
+    noise(tmp_path / "in/b.wav", rate=8000)
+    prepare(corpus_of(tmp_path / "in", train=["a.wav", "b.wav"]), tmp_path / "out")
+    split = read_split(tmp_path / "out", "train")
+    assert split.root == tmp_path
+    assert [u.path for u in split.utterances] == ["in/a.wav", "out/audio/b.flac"]
+    assert check_split(tmp_path / "out", "train").utterances == 2
+
+
+def test_segments_are_cut(tmp_path: Path) -> None:
+    samples, _ = soundfile.read(noise(tmp_path / "in/long.wav", 2.0))
+    parts = [Segment("x/first", 0.0, 0.5), Segment("second", 0.5, 1.75)]
+    clips = [Clip("long.wav", name, "", part) for name, part in zip("ab", parts)]
+    prepare(Corpus("toy", "en", tmp_path / "in", {"train": clips}, ReadyUnits()), tmp_path / "out")
+    utterances = read_split(tmp_path / "out", "train").utterances
+    assert [(u.path, u.frames, u.text) for u in utterances] == [
+        ("second.flac", 20000, "b"),
+        ("x/first.flac", 8000, "a"),
+    ]
+    cut, _ = soundfile.read(tmp_path / "out/audio/second.flac")
+    assert abs(cut - samples[8000:28000]).max() <= 2.0**-15
+
+
+def test_bad_clips_are_left_out_and_listed(tmp_path: Path) -> None:
+    names = [noise(tmp_path / f"in/{i}.wav").name for i in range(3)]
+    (tmp_path / "in/bad.wav").write_bytes(b"RIFF of nothing")
+    (tmp_path / "in/worse.mp3").write_bytes(b"")
+    corpus = corpus_of(
+        tmp_path / "in", train=[*names[:2], "bad.wav"], valid=["worse.mp3", names[2]]
+    )
+    prepared = prepare(corpus, tmp_path / "out", max_bad=0.4)
+    assert [row[:2] for row in prepared.excluded] == [("train", "bad"), ("valid", "worse")]
+    assert all("is not readable audio" in reason for _, _, reason in prepared.excluded)
+    told = json.loads((tmp_path / "out/provenance.json").read_text())["excluded"]
+    assert [(row["split"], row["clip"], row["reason"]) for row in told] == list(prepared.excluded)
+    assert len(read_split(tmp_path / "out", "train").utterances) == 2
+
+
+def test_too_many_bad_clips_are_an_error(tmp_path: Path) -> None:
+    noise(tmp_path / "in/good.wav")
+    (tmp_path / "in/bad.wav").write_bytes(b"")
+    corpus = corpus_of(tmp_path / "in", train=["good.wav", "bad.wav"])
+    with pytest.raises(UserError, match="1 of 2 clips cannot be used, more than --max-bad 0.01"):
+        prepare(corpus, tmp_path / "out")
+    assert os.listdir(tmp_path) == ["in"]
+
+
+def test_an_empty_label_leaves_a_clip_out(tmp_path: Path) -> None:
+    noise(tmp_path / "in/a.wav")
+    noise(tmp_path / "in/b.wav")
+    clips = [Clip("a.wav", "a"), Clip("b.wav", "  ")]
+    corpus = Corpus("toy", "en", tmp_path / "in", {"train": clips}, ReadyUnits())
+    prepared = prepare(corpus, tmp_path / "out", max_bad=0.5)
+    assert "nothing of its transcript" in prepared.excluded[0][2]
+
+
+def many(folder: Path, count: int) -> Corpus:
+    """A corpus half of which is converted."""
+    names = [f"{i:03d}.wav" for i in range(count)]
+    for i, name in enumerate(names):
+        noise(folder / name, 0.05 + 0.001 * i, (16000, 8000)[i % 2])
+    return corpus_of(folder, train=names[: count // 2], valid=names[count // 2 :])
+
+
+def test_the_result_is_the_same_for_any_number_of_workers(tmp_path: Path) -> None:
+    corpus = many(tmp_path / "in", 150)
+    found = []
+    for workers in (1, 3):
+        prepare(corpus, tmp_path / "out", workers=workers, overwrite=True)
+        found.append(files_of(tmp_path / "out"))
+    assert len(found[0]) == 75 + 2 * 4 + 2
+    assert found[0] == found[1]
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from corpora import corpus_of
+from speechprune.manifests import preparation
+write = preparation.write_flac
+def slowly(path, samples):
+    time.sleep(0.05)
+    return write(path, samples)
+preparation.write_flac = slowly
+names = [f"{i:03d}.wav" for i in range(60)]
+preparation.prepare(corpus_of(Path(sys.argv[1]), train=names), Path(sys.argv[2]), workers=2)
+"""
+
+
+def test_a_killed_preparation_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [noise(tmp_path / f"in/{i:03d}.wav", 0.1, 8000).name for i in range(60)]
+    arguments = [str(tmp_path / "in"), str(tmp_path / "out"), str(Path(__file__).parent)]
+    killed = subprocess.Popen([sys.executable, "-c", SLOW, *arguments], start_new_session=True)
+    done = tmp_path / ".out.partial" / "audio"
+    while len(list(done.glob("*.flac"))) < 5:
+        assert killed.poll() is None
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    kept = {path.name: path.stat().st_mtime_ns for path in done.glob("*.flac")}
+    assert not (tmp_path / "out").exists() and 5 <= len(kept) < 60
+    corpus = corpus_of(tmp_path / "in", train=names)
+    prepare(corpus, tmp_path / "out", workers=1)
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out/audio").iterdir()}
+    assert {name: after[name] for name in kept} == kept
+    prepare(corpus, tmp_path / "fresh", workers=1)
+    moved = {k: v.replace(b"/fresh/", b"/out/") for k, v in files_of(tmp_path / "fresh").items()}
+    assert files_of(tmp_path / "out") == moved
+    assert sorted(os.listdir(tmp_path)) == ["fresh", "in", "out"]
+
+
+def test_a_full_disk_keeps_what_is_done_and_goes_on_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = corpus_of(tmp_path / "in", train=["a.wav", "b.wav"])
+    for name in ("a.wav", "b.wav"):
+        noise(tmp_path / "in" / name, rate=8000)
+    replace = os.replace
+
+    def full(source: Path, target: Path) -> None:
+        if Path(target).name == "b.flac":
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(audio.os, "replace", full)
+    with pytest.raises(UserError, match="no space left on the disk"):
+        prepare(corpus, tmp_path / "out", workers=1)
+    assert not (tmp_path / "out").exists()
+    assert os.listdir(tmp_path / ".out.partial/audio") == ["a.flac"]
+    monkeypatch.undo()
+    prepare(corpus, tmp_path / "out")
+    assert check_split(tmp_path / "out", "train").utterances == 2
+
+
+def test_other_settings_do_not_go_on_with_it(tmp_path: Path) -> None:
+    noise(tmp_path / "in/a.wav", rate=8000)
+    (tmp_path / "in/b.wav").write_bytes(b"")
+    corpus = corpus_of(tmp_path / "in", train=["a.wav", "b.wav"])
+    with pytest.raises(UserError, match="--max-bad"):
+        prepare(corpus, tmp_path / "out")
+    assert (tmp_path / ".out.partial/audio/a.flac").exists()
+    clips = {"train": [Clip("a.wav", "a")]}
+    other = Corpus("other", "en", tmp_path / "in", clips, ReadyUnits())
+    with pytest.raises(UserError, match="other settings"):
+        prepare(other, tmp_path / "out")
+    prepare(other, tmp_path / "out", overwrite=True)
+    assert len(read_split(tmp_path / "out", "train").utterances) == 1
+
+
+def test_a_finished_folder_is_kept_replaced_or_refused(tmp_path: Path) -> None:
+    noise(tmp_path / "in/a.wav")
+    corpus = corpus_of(tmp_path / "in", train=["a.wav"])
+    first = prepare(corpus, tmp_path / "out")
+    with pytest.raises(UserError, match="exists; choose another folder or add --overwrite"):
+        prepare(corpus, tmp_path / "out")
+    assert prepare(corpus, tmp_path / "out", resume=True) == first
+    other = Corpus("other", "en", tmp_path / "in", corpus.splits, ReadyUnits())
+    with pytest.raises(UserError, match="was prepared with corpus 'toy', not 'other'"):
+        prepare(other, tmp_path / "out", resume=True)
+
+
+def test_what_names_cannot_be_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="two clips are called 'a'"):
+        corpus_of(tmp_path, train=["a.wav"], valid=["a.mp3"])
+    with pytest.raises(UserError, match="tab or line feed"):
+        corpus_of(tmp_path, train=["a\tb.wav"])
+    with pytest.raises(UserError, match="split valid has no utterance"):
+        corpus_of(tmp_path, train=["a.wav"], valid=[])
+
+
+def test_an_unwritable_place_is_told(tmp_path: Path) -> None:
+    noise(tmp_path / "in/a.wav")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written to"):
+        prepare(corpus_of(tmp_path / "in", train=["a.wav"]), tmp_path / "file" / "out")
