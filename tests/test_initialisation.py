@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from toy import kept_of, top
 
 from speechprune.errors import UserError
-from speechprune.masking.initialisation import check_name, initial_scores
+from speechprune.masking.initialisation import check_name, initial_scores, rank_by_mask
 from speechprune.masking.policies import POLICIES
+from speechprune.masking.selection import select_top_k
 
 NAMES = (
     "kaiming_uniform",
@@ -218,3 +219,17 @@ def test_an_unknown_name_is_refused_with_the_nearest(wrong: str, nearest: str) -
 def test_a_scale_that_cannot_divide_is_refused(scale: float) -> None:
     with pytest.raises(UserError, match="init_score_scale"):
         POLICIES.build("s3router", init_score_scale=scale)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_scores_ranked_by_a_mask_choose_it(dtype: torch.dtype) -> None:
+    scores = torch.randn(40, 30, generator=torch.Generator().manual_seed(0))
+    mask = torch.rand(40, 30, generator=torch.Generator().manual_seed(1)) < 0.3
+    dealt = rank_by_mask(scores, mask).to(dtype)
+    count = int(mask.sum())
+    assert torch.equal(select_top_k(dealt, count, magnitude=True).mask, mask)
+    assert torch.equal(dealt.sign(), scores.sign().to(dtype))
+    largest = scores.abs().flatten().sort(descending=True).values[:count]
+    torch.testing.assert_close(
+        dealt[mask].abs().sort(descending=True).values, largest.to(dtype), rtol=0, atol=0
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,8 @@ from loop import Lab, Run
 from mishaps import kill_after_update
 from states import difference, keep, masks, top
 from torch import Tensor
+
+from speechprune.checkpoint.masks import apply_masks, read_mask_set
 
 ENCODER = "w2v_encoder.w2v_model."
 HEAD = ("w2v_encoder.proj.weight", "w2v_encoder.proj.bias")
@@ -177,6 +180,35 @@ def test_resuming_a_mask_only_run_keeps_its_own_head(lab: Lab, ours: Run) -> Non
     cut = finetune(lab, "mask-only-cut", ours.path(), *flags, updates=3).succeeded()
     assert cut.records("train_inner")[0]["num_updates"] == "2"
     assert difference(cut.model(), whole.model()) == []
+
+
+def test_a_mask_only_run_loads_whole_wherever_its_source_went(lab: Lab, ours: Run) -> None:
+    link = lab.folder / "link.pt"
+    link.symlink_to(ours.path())
+    run = finetune(lab, "mask-only-moved", link, "model.load_mask_only=true").succeeded()
+    expected = logits(load(run.path()))
+    link.unlink()
+    assert torch.equal(logits(load(run.path())), expected)
+    link.symlink_to(run.path("best"))
+    assert torch.equal(logits(load(run.path())), expected)
+
+
+def test_fixed_masks_of_another_density_are_refused(lab: Lab, ours: Run) -> None:
+    run = finetune(lab, "denser", ours.path(), "model.fix_mask=true", "model.prune_rate=0.3")
+    assert run.exit_code != 0
+    assert re.search(r"masks keep 0\.9\d* and are fixed, but the flags say 0\.30", run.output)
+    free = finetune(lab, "denser-free", ours.path(), "model.prune_rate=0.3").succeeded()
+    for name, mask in masks(free.model()).items():
+        assert mask.sum() == keep(mask.size, 0.3), name
+
+
+def test_finetuning_from_masks_without_scores_starts_with_them(lab: Lab, ours: Run) -> None:
+    applied = lab.folder / "applied.pt"
+    apply_masks(ours.path(), read_mask_set(ours.path()), applied)
+    run = finetune(lab, "from-applied", applied, STILL).succeeded()
+    before, after = masks(ours.model()), masks(run.model())
+    assert all((mask == after[name]).all() for name, mask in before.items())
+    assert not any(torch.equal(run.model()[k], v) for k, v in scores_of(ours.model()).items())
 
 
 def test_fixed_masks_stay_while_the_head_learns(lab: Lab, ours: Run) -> None:

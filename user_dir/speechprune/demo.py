@@ -123,7 +123,14 @@ def _adapt(method: Method, out: Path, overrides: Sequence[str]) -> None:
     if done.exists():
         return
     out.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "speechprune.tools.main", "train", "--config-name", "nano"]
+    command = [
+        sys.executable,
+        "-m",
+        "speechprune.tools.main",
+        "train",
+        "--config-name",
+        "demo/nano",
+    ]
     command += [f"hydra.run.dir={out.resolve()}", *method.overrides, *overrides]
     with open(out / "train.log", "w", encoding="utf-8") as log:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}

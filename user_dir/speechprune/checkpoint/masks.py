@@ -108,14 +108,14 @@ def _with_flags(cfg: DictConfig, flags: Mapping[str, Any]) -> dict[str, Any]:
     changed: dict[str, Any] = dict(container)
     # What `wav2vec_ctc` lacks: in training these two come from other groups of the configuration.
     seed = (changed.get("common") or {}).get("seed", 1)
-    added = {**_DEFAULTS, "seed": seed, "finetune_from_model": None}
+    added = {**_DEFAULTS, "seed": seed, "finetune_from_model": None, "save_dir": "checkpoints"}
     changed["model"] = {**added, **changed["model"], **flags, "_name": "wav2vec_ctc_st"}
     return changed
 
 
 def _with_masks(tensors: Mapping[str, Tensor], masks: MaskSet) -> dict[str, Tensor]:
     """A state dict with other masks and without the scores of theirs."""
-    changed = {key: tensor for key, tensor in tensors.items() if key != "load_digest"}
+    changed = dict(tensors)
     for site, mask in masks.items():
         changed.pop(_sibling(_key(site), scores_key), None)
         changed[_sibling(_key(site), mask_key)] = pack_bits(mask)

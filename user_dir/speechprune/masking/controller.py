@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -142,9 +142,13 @@ class MaskController(nn.Module):
             return True
         if update % self.every:
             return False
-        moves = original_weight(site) if masked.scores is None else masked.scores
         last = self.schedule.density(site, max(update - self.every, 0))
-        return moves.requires_grad or self.schedule.density(site, update) != last
+        return self._moving(site).requires_grad or self.schedule.density(site, update) != last
+
+    def _moving(self, site: Site) -> Tensor:
+        """What the ranking of a site is made of: scores, or the weight itself."""
+        scores = masked_weight(site).scores
+        return original_weight(site) if scores is None else scores
 
     def _forget_trained_products(self) -> None:
         for site in self.sites:
@@ -189,16 +193,20 @@ class MaskController(nn.Module):
         """``density``, kept over all masked entries, and ``flipped``, the connections that the
         last selection turned on or off (a tensor on the device, to save a synchronisation)."""
         if self._density is None:
-            self._density = self._measure_density() if self.sites else 1.0
+            self._density = _density(self.sites) if self.sites else 1.0
         return {"density": self._density, "flipped": self._flipped}
 
-    def _measure_density(self) -> float:
-        """Kept over all entries of the masked weights (a row's mask counts for its whole row)."""
-        masks = [masked_weight(site).mask for site in self.sites]
-        entries = [original_weight(site).numel() for site in self.sites]
-        counts = torch.stack([mask.count_nonzero() for mask in masks]).tolist()
-        kept = sum(n / mask.numel() * size for n, mask, size in zip(counts, masks, entries))
-        return kept / sum(entries)
+    def fixed_densities(self) -> tuple[float, float]:
+        """Shares kept of what no training moves, as the masks are and as the schedule has it."""
+        fixed = [site for site in self.sites if not self._moving(site).requires_grad]
+        if not fixed:
+            return 1.0, 1.0
+        scheduled = 0.0
+        for site in fixed:
+            entries, density = masked_weight(site).mask.numel(), self.schedule.density(site, 0)
+            scheduled += keep_count(entries, density) / entries * original_weight(site).numel()
+        total = sum(original_weight(site).numel() for site in fixed)
+        return _density(fixed), scheduled / total
 
     def mask_set(self, provenance: Mapping[str, str] | None = None) -> MaskSet:
         """The masks as a value, each in the full shape of its weight."""
@@ -234,3 +242,12 @@ def masked_weight(site: Site) -> MaskedWeight:
 def original_weight(site: Site) -> nn.Parameter:
     """The unmasked parameter of a site."""
     return getattr(site.module.parametrizations, site.tensor).original  # type: ignore[union-attr]
+
+
+def _density(sites: Sequence[Site]) -> float:
+    """Kept over all entries of the masked weights (a row's mask counts for its whole row)."""
+    masks = [masked_weight(site).mask for site in sites]
+    entries = [original_weight(site).numel() for site in sites]
+    counts = torch.stack([mask.count_nonzero() for mask in masks]).tolist()
+    kept = sum(n / mask.numel() * size for n, mask, size in zip(counts, masks, entries))
+    return kept / sum(entries)

@@ -70,6 +70,21 @@ def _weight_rank(start: Start) -> Tensor:
     return scores.view_as(start.norm)
 
 
+def rank_by_mask(scores: Tensor, mask: Tensor) -> Tensor:
+    """The magnitudes of ``scores`` dealt out anew: the largest to what ``mask`` keeps.
+
+    Signs, and the order within the kept and within the removed, stay; both are of one shape.
+    """
+    flat, kept = scores.flatten(), mask.flatten()
+    order = flat.abs().argsort(descending=True, stable=True)
+    magnitudes = flat.abs()[order]
+    magnitudes[int(kept.count_nonzero()) :] *= 1.0 - _GAP
+    places = torch.cat([order[kept[order]], order[~kept[order]]])
+    dealt = torch.empty_like(flat)
+    dealt[places] = magnitudes.copysign(flat[places])
+    return dealt.view_as(scores)
+
+
 def _magnitude_bits(importance: Tensor, density: float) -> Tensor:
     kept = select_top_k(importance, keep_count(importance.numel(), density)).mask
     return kept.to(importance.dtype)

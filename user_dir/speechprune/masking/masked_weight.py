@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from speechprune.masking.bits import pack_bits, unpack_bits
+from speechprune.masking.initialisation import rank_by_mask
 from speechprune.masking.policies.base import MaskPolicy
 from speechprune.masking.selection import flipped_places
 
@@ -204,7 +205,8 @@ def _from_plain_keys(
     """Accept our checkpoints, S3-Router's (no bits) and plain ones (no bits, no scores).
 
     Scores that the checkpoint lacks start from the weight that it brings, so that weight-based
-    initialisations see the loaded weight; scores that it has are never re-initialised.
+    initialisations see the loaded weight, and in agreement with its mask, if it has one; scores
+    that it has are never re-initialised.
     """
     for tensor, masked in masked_tensors(module).items():
         inside = _parametrized_key(prefix, tensor)
@@ -214,12 +216,13 @@ def _from_plain_keys(
         state[inside + "original"] = weight
         bits = state.pop(prefix + mask_key(tensor), None)
         scores = state.pop(prefix + scores_key(tensor), None)
+        mask = masked.mask if bits is None else unpack_bits(bits, masked.mask.shape)
         if masked.scores is not None:
             if scores is None:
                 scores = masked.starting_scores(weight)
+                assert scores is not None
+                scores = scores if bits is None else rank_by_mask(scores, mask)
             state[inside + "0.scores"] = scores.view(masked.scores.shape)
         masked.unselected = bits is None
-        state[inside + "0.mask"] = (
-            masked.mask if bits is None else unpack_bits(bits, masked.mask.shape)
-        )
+        state[inside + "0.mask"] = mask
         masked.forget_product()

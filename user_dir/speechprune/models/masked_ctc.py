@@ -16,9 +16,12 @@ from speechprune.errors import UserError
 from speechprune.masking.controller import MaskController
 from speechprune.masking.masked_weight import mask_key, scores_key
 from speechprune.masking.sites import Site
-from speechprune.models.settings import MaskedCtcConfig, load_digest, masked_roles
+from speechprune.models.settings import MaskedCtcConfig, masked_roles
 
 logger = logging.getLogger(__name__)
+
+#: Masks made elsewhere keep about the share that they were asked to.
+_DENSITY_TOLERANCE = 0.01
 
 
 class MaskedCtc(Wav2VecCtc):
@@ -33,9 +36,9 @@ class MaskedCtc(Wav2VecCtc):
         super().__init__(cfg, w2v_encoder)
         self._update: Optional[int] = None
         self._micro_batch = 0
-        if cfg.load_mask_only:
-            digest = torch.tensor(list(load_digest(cfg)), dtype=torch.uint8)
-            self.register_buffer("load_digest", digest)
+        #: Whether the checkpoint that comes next is to give its masks alone. A run that goes on,
+        #: and a model built from its own checkpoint, take all of it.
+        self.takes_masks_only = False
 
     @property
     def backbone(self) -> nn.Module:
@@ -95,21 +98,28 @@ class MaskedCtc(Wav2VecCtc):
         """Load ours, S3-Router's or a plain `wav2vec_ctc` state dict.
 
         Raises:
-            UserError: load_mask_only is set and the checkpoint holds no mask that fits.
+            UserError: load_mask_only is set and the checkpoint holds no mask that fits; or it holds
+                masks that the flags fix at another density than they claim.
         """
         state = dict(state_dict)
-        if self.cfg.load_mask_only and not self._wrote(state):
+        if self.takes_masks_only:
             state = self._with_masks_of(state)
+            self.takes_masks_only = False
         state = self._without_foreign_masks(state)
         result = super().load_state_dict(state, *args, **kwargs)
         self.mask_controller.loaded()
+        self._refuse_other_density()
         self._update = None
         return result
 
-    def _wrote(self, state: Dict[str, Any]) -> bool:
-        """Whether a run with the same load flags saved this state: then it is a resume."""
-        digest = state.get("load_digest")
-        return digest is not None and torch.equal(digest, self.load_digest.to(digest.device))
+    def _refuse_other_density(self) -> None:
+        """The network that is trained and saved must be the one that the flags claim."""
+        kept, claimed = self.mask_controller.fixed_densities()
+        if abs(kept - claimed) > _DENSITY_TOLERANCE:
+            raise UserError(
+                f"the checkpoint's masks keep {kept:.4g} and are fixed, but the flags say "
+                f"{claimed:.4g}; set model.prune_rate={kept:.4g}, or leave out model.fix_mask"
+            )
 
     def _with_masks_of(self, state: Dict[str, Any]) -> Dict[str, Any]:
         """This model's own state with only the masks of the chosen layers taken from ``state``."""
@@ -144,15 +154,11 @@ class MaskedCtc(Wav2VecCtc):
         ]
         if foreign:
             logger.warning(f"ignoring {len(foreign)} masks of tensors that have no mask here")
-        if "load_digest" in state and not hasattr(self, "load_digest"):
-            foreign.append("load_digest")
         return {key: value for key, value in state.items() if key not in foreign}
 
     def fold(self) -> None:
         """Bake the masks in: the state dict is then one of a plain `wav2vec_ctc`."""
         self.mask_controller.fold()
-        if hasattr(self, "load_digest"):
-            del self.load_digest
 
 
 def _mask_keys(site: Site) -> List[str]:

@@ -1,6 +1,5 @@
 """S3-Router's flags: what they are called, and what they mean for sites and parameters."""
 
-import hashlib
 import os
 from dataclasses import dataclass, field
 from typing import Dict, List, Optional, Set
@@ -70,6 +69,7 @@ class MaskedCtcConfig(MaskFlags, Wav2Vec2CtcConfig):
 
     seed: int = II("common.seed")
     finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
+    save_dir: str = II("checkpoint.save_dir")
 
 
 def check_flags(cfg: MaskFlags, layers: int) -> None:
@@ -176,8 +176,9 @@ def freezes_scores(cfg: MaskFlags, site: Site) -> bool:
     return cfg.fix_mask or (before is not None and site.layer is not None and site.layer < before)
 
 
-def load_digest(cfg: MaskedCtcConfig) -> bytes:
-    """Names what load_mask_only takes from where: a run recognises its own checkpoints by it."""
-    source = os.path.realpath(cfg.finetune_from_model or "")
-    text = f"{cfg.load_mask_only} {cfg.load_mask_before} {source}"
-    return hashlib.sha256(text.encode()).digest()
+def is_first_launch(cfg: MaskedCtcConfig) -> bool:
+    """Whether fairseq will load `checkpoint.finetune_from_model` and not go on with a run.
+
+    It decides by this file too, see `fairseq.checkpoint_utils.load_checkpoint`.
+    """
+    return not os.path.exists(os.path.join(cfg.save_dir, "checkpoint_last.pt"))

@@ -20,6 +20,7 @@ from speechprune.models.settings import (
     check_flags,
     densities,
     freezes_scores,
+    is_first_launch,
 )
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Wav2VecCtcSt(MaskedCtc):
             seed=cfg.seed,
             initialise=from_pretrained,
         )
+        model.takes_masks_only = from_pretrained and cfg.load_mask_only and is_first_launch(cfg)
         model.free_parameters(unmasked)
         if cfg.checkpoint_activations:
             for layer in model.family.layers(model.backbone):

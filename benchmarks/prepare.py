@@ -1,0 +1,124 @@
+"""How fast corpora are prepared, by number of workers: `python -m benchmarks.prepare`.
+
+MP3 to FLAC as from Common Voice, and LibriSpeech's FLAC in place. For the conversion, the time that
+decoding, resampling and encoding take by themselves is shown beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Callable
+
+import soundfile
+import soxr
+
+from speechprune.manifests.audio import SAMPLE_RATE, read_resampled, write_flac
+from speechprune.manifests.common_voice import read_common_voice
+from speechprune.manifests.corpus import ReadyUnits
+from speechprune.manifests.espeak import Voice, speak
+from speechprune.manifests.librispeech import read_librispeech
+from speechprune.manifests.preparation import prepare
+
+_TEXT = "the quick brown fox jumps over the lazy dog while seven wizards look on"
+_DISTINCT = 16  # recordings spoken; the others are copies of them
+
+
+def main() -> None:
+    """Make two corpora, prepare each with 1, 2, 4... workers, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clips", type=int, default=800, help="in each corpus")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="at most")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        spoken = [
+            speak(_TEXT, Voice("gmw/en-US", f"m{1 + i % 8}", 120 + 5 * i)) for i in range(_DISTINCT)
+        ]
+        hours = sum(len(spoken[i % _DISTINCT]) for i in range(options.clips)) / SAMPLE_RATE / 3600
+        print(f"{options.clips} clips, {hours:.2f} h")
+        print(f"{'corpus':20}  {'workers':>7}  {'hours per minute':>16}")
+        mp3 = _write_common_voice(Path(folder) / "xx", spoken, options.clips)
+        flac = _write_librispeech(Path(folder) / "libri", spoken, options.clips)
+        labels = ReadyUnits()
+        counts = [n for n in (1, 2, 4, 8, 16, 32, 64) if n <= options.workers]
+        for name, read in (
+            ("MP3 to FLAC", lambda: read_common_voice(mp3, labels)),
+            ("LibriSpeech in place", lambda: read_librispeech(flac, labels)),
+        ):
+            for workers in counts:
+                out = Path(folder) / f"{name}-{workers}"
+                start = time.perf_counter()
+                prepare(read(), out, workers=workers)
+                seconds = time.perf_counter() - start
+                print(f"{name:20}  {workers:7}  {hours / seconds * 60:16.1f}")
+        _print_parts(mp3 / "clips", options.clips, hours)
+
+
+def _print_parts(clips: Path, count: int, hours: float) -> None:
+    """What the steps of a conversion take by themselves, in one process."""
+    paths = sorted(clips.iterdir())[:count]
+    decoded = []
+    decoding = _time(lambda: decoded.extend(soundfile.read(p, dtype="float32") for p in paths))
+    resampled = []
+    resampling = _time(
+        lambda: resampled.extend(soxr.resample(x, r, SAMPLE_RATE) for x, r in decoded)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "a.flac"
+        encoding = _time(lambda: [write_flac(out, samples) for samples in resampled])
+        whole = _time(lambda: [write_flac(out, read_resampled(path)) for path in paths])
+    for name, seconds in (
+        ("decoding", decoding),
+        ("resampling", resampling),
+        ("writing", encoding),
+    ):
+        share = f"{seconds / whole:4.0%} of a conversion"
+        print(f"{name + ' alone':20}  {1:7}  {hours / seconds * 60:16.1f}  {share}")
+
+
+def _write_common_voice(root: Path, spoken: list, count: int) -> Path:
+    (root / "clips").mkdir(parents=True)
+    encoded = []
+    for samples in spoken:
+        file = io.BytesIO()
+        soundfile.write(file, soxr.resample(samples, SAMPLE_RATE, 48000), 48000, format="MP3")
+        encoded.append(file.getvalue())
+    rows = {"train": [], "dev": [], "test": []}
+    for index in range(count):
+        name = f"common_voice_xx_{index}.mp3"
+        (root / "clips" / name).write_bytes(encoded[index % len(encoded)])
+        split = ("train", "dev", "test")[max(0, index - count + 3)]
+        rows[split].append(f"speaker\t{name}\t{_TEXT}\n")
+    for split, lines in rows.items():
+        (root / f"{split}.tsv").write_text("client_id\tpath\tsentence\n" + "".join(lines))
+    return root
+
+
+def _write_librispeech(root: Path, spoken: list, count: int) -> Path:
+    folder = root / "train-clean-100" / "1" / "2"
+    folder.mkdir(parents=True)
+    encoded = []
+    for samples in spoken:
+        write_flac(folder / "a.flac", samples)
+        encoded.append((folder / "a.flac").read_bytes())
+    (folder / "a.flac").unlink()
+    lines = []
+    for index in range(count):
+        (folder / f"1-2-{index:06d}.flac").write_bytes(encoded[index % len(encoded)])
+        lines.append(f"1-2-{index:06d} {_TEXT.upper()}\n")
+    (folder / "1-2.trans.txt").write_text("".join(lines))
+    return root
+
+
+def _time(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
