@@ -35,6 +35,8 @@ BAD = {
     "model.fix_mask_before=-1": "model.fix_mask_before",
     "model.fix_fc=true": "fix_attn",
     "model.fix_mask=true model.fix_mask_before=1": "fix_mask_before",
+    "model.fix_mask=true model.trainable_proj=false model.apply_mask=false": "leaves nothing",
+    "model.freeze_finetune_updates=2 model.trainable_proj=false": "trainable_proj=true",
     "model.load_mask_before=1": "load_mask_only",
     "model.load_mask_only=true": "finetune_from_model",
     "task.normalize=true": "normalize",

@@ -157,6 +157,7 @@ def test_a_recipe_for_two_gpus_trains_in_one_process(lab: Lab) -> None:
         ("dataset.max_tokens=999", "samples, more than dataset.max_tokens=999"),
         ("dataset.train_subset=dev", "dev.tsv is missing; splits in its folder: train, valid"),
         ("checkpoint.finetune_from_model=gone.pt", "gone.pt does not exist"),
+        ("common.seed=-3", "common.seed=-3 is no seed; choose 0 to 4294967295"),
         ("task.data=???", "the recipe leaves these to you: task.data=..."),
     ],
 )
@@ -164,6 +165,12 @@ def test_bad_input_ends_in_one_line(lab: Lab, override: str, told: str) -> None:
     folder = lab.folder / "bad"
     assert told in error_line(run_forked(folder, arguments(lab, "bad", override)))
     assert not (folder / "checkpoints").exists()
+
+
+def test_a_pretrained_model_is_nothing_to_finetune_from(lab: Lab) -> None:
+    words = arguments(lab, "bad", f"checkpoint.finetune_from_model={lab.wav2vec2}")
+    message = error_line(run_forked(lab.folder / "bad", words))
+    assert "is no finetuned CTC model; give a pretrained one as model.w2v_path" in message
 
 
 def test_a_checkpoint_of_another_model_is_named(lab: Lab) -> None:

@@ -1,7 +1,7 @@
 """fairseq checkpoints of speech models: safe files, pretrained and finetuned models, folding."""
 
 from speechprune.checkpoint.file import PathLike, allow_known_classes, digest, read, write
-from speechprune.checkpoint.finetuned import LoadedModel, load_finetuned
+from speechprune.checkpoint.finetuned import LoadedModel, is_finetuned, load_finetuned
 from speechprune.checkpoint.folding import fold
 from speechprune.checkpoint.pretrained import check_pretrained, load_pretrained
 
@@ -12,6 +12,7 @@ __all__ = [
     "check_pretrained",
     "digest",
     "fold",
+    "is_finetuned",
     "load_finetuned",
     "load_pretrained",
     "read",

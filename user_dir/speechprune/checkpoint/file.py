@@ -166,5 +166,7 @@ def _damaged(path: Path, reason: object) -> str:
 
 
 def _first_line(reason: object) -> str:
-    lines = str(reason).strip().splitlines()
+    # What a pickle's reader stumbles over, such as the KeyError of a byte, tells nobody anything.
+    told = "" if isinstance(reason, LookupError) else str(reason)
+    lines = told.strip().splitlines()
     return lines[0].rstrip(".:") if lines else type(reason).__name__

@@ -112,6 +112,12 @@ def _check_rates(key: str, rates: List[float], count: int, what: str) -> None:
 
 def _contradictions(cfg: MaskFlags) -> list:
     unmasked = cfg.fix_attn and cfg.fix_fc
+    others = (
+        *(cfg.trainable_bias, cfg.trainable_layer_norm, cfg.trainable_pos, cfg.trainable_proj),
+        *(cfg.trainable_post_extract_proj, cfg.trainable_if_unpruned, cfg.co_train),
+        getattr(cfg, "apply_mask", False),  # the embedding of masked spans always learns
+    )
+    head_first = getattr(cfg, "freeze_finetune_updates", 0) > 0
     elsewhere = not (
         cfg.no_prune_proj
         and cfg.no_prune_extractor
@@ -126,6 +132,15 @@ def _contradictions(cfg: MaskFlags) -> list:
         (
             cfg.fix_mask and cfg.fix_mask_before is not None,
             "model.fix_mask freezes every layer's scores, model.fix_mask_before only some; use one",
+        ),
+        (
+            cfg.fix_mask and not any(others) and not cfg.eval_only,
+            "model.fix_mask=true leaves nothing to learn; set model.trainable_proj=true",
+        ),
+        (
+            head_first and not cfg.trainable_proj and not cfg.eval_only,
+            "model.freeze_finetune_updates trains the head alone at first, but "
+            "model.trainable_proj=false freezes it; set model.trainable_proj=true",
         ),
         (
             cfg.load_mask_before is not None and not cfg.load_mask_only,

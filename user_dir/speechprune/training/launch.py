@@ -30,7 +30,7 @@ from speechprune.plugin import validate_only
 from speechprune.training.command_line import CommandLine, complete, key_of
 from speechprune.training.devices import Machine, find_machine, fit
 from speechprune.training.failures import storage_failure
-from speechprune.training.preflight import check_checkpoints, check_data
+from speechprune.training.preflight import check_checkpoints, check_data, check_seed
 from speechprune.training.processes import address_of, run_ranks, set_environment
 
 logger = logging.getLogger(__name__)
@@ -90,6 +90,7 @@ def run(cfg: DictConfig, given: Collection[str]) -> float:
     machine = find_machine(cfg.common.cpu)
     processes = fit(cfg, given, machine)
     check_data(cfg)
+    check_seed(cfg)
     check_checkpoints(cfg)
     try:
         value = _train_in(cfg, processes, machine)

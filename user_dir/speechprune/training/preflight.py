@@ -9,7 +9,7 @@ from typing import Any
 from fairseq.data.data_utils import raise_if_valid_subsets_unintentionally_ignored
 from omegaconf import DictConfig
 
-from speechprune.checkpoint import check_pretrained, read
+from speechprune.checkpoint import check_pretrained, is_finetuned, read
 from speechprune.errors import UserError
 from speechprune.manifests.check import SplitSummary, check_split
 
@@ -46,6 +46,12 @@ def check_data(cfg: DictConfig) -> list[SplitSummary]:
     return summaries
 
 
+def check_seed(cfg: DictConfig) -> None:
+    """Raise UserError for a seed that random generators refuse."""
+    if not 0 <= cfg.common.seed < 2**32:
+        raise UserError(f"common.seed={cfg.common.seed} is no seed; choose 0 to {2**32 - 1}")
+
+
 def check_checkpoints(cfg: DictConfig) -> None:
     """Check the pretrained model, and the checkpoint that the run will go on from.
 
@@ -60,7 +66,12 @@ def check_checkpoints(cfg: DictConfig) -> None:
     if start.exists():
         read(start, mmap=True)
     elif settings.finetune_from_model:
-        read(settings.finetune_from_model, mmap=True)
+        state = read(settings.finetune_from_model, mmap=True)
+        if "ctc" in model._name and not is_finetuned(state):
+            raise UserError(
+                f"{settings.finetune_from_model} is no finetuned CTC model; give a pretrained one "
+                "as model.w2v_path"
+            )
 
 
 def _check_split(
