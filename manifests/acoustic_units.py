@@ -13,7 +13,8 @@ import soundfile
 from scipy.cluster.vq import kmeans2, vq
 from scipy.fft import dct
 
-from speechprune.manifests.manifest import SAMPLE_RATE, Split, read_split, write_lines
+from speechprune.manifests.audio import SAMPLE_RATE
+from speechprune.manifests.manifest import Split, read_split, write_lines
 
 UNITS = "km"
 UNIT_RATE = 50

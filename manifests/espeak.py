@@ -1,4 +1,4 @@
-"""Speech from espeak-ng, through ctypes: the same arguments always give the same samples.
+"""Speech and phonemes from espeak-ng, through ctypes: the same arguments, the same results.
 
 The library and its voice data come with the `espeakng-loader` wheel; nothing is installed.
 """
@@ -8,12 +8,14 @@ from __future__ import annotations
 import _ctypes
 import ctypes
 import os
+import re
 import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Mapping, Sequence
 
 import espeakng_loader
 import numpy as np
@@ -29,7 +31,15 @@ _SYNCHRONOUS = 2
 _DO_NOT_EXIT = 0x8000
 _CHARACTERS_UTF8 = 1
 _RATE, _PITCH = 1, 3
+_IPA_PARTED_BY_SPACES = 2 | ord(" ") << 8
+_USUAL_PRIORITY = 5
 _LONGEST_DATA_PATH = 140
+
+# Between "(en)" and "(de)", German text is read by the rules of English.
+_LANGUAGE_SWITCH = re.compile(r"\([^()]*\)")
+# "en" alone is American, as in `vocabulary.LANGUAGES` and LibriSpeech; espeak-ng itself would
+# take the British voice. Common Voice's "zh-HK" is Cantonese, not Mandarin.
+_OURS = {"en": "gmw/en-US", "zh-hk": "sit/yue"}
 
 _SAMPLES = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
@@ -101,6 +111,82 @@ def speak(text: str, voice: Voice) -> np.ndarray:
     """Speak `text`: float32 samples (T,) in [-1, 1] at `SAMPLE_RATE`. Raises as `synthesize`."""
     samples = synthesize(text, voice).astype(np.float32) / 32768.0
     return soxr.resample(samples, NATIVE_RATE, SAMPLE_RATE).clip(-1.0, 1.0)
+
+
+def phonemes(texts: Sequence[str], language: str) -> list[list[str]]:
+    """How each text is pronounced: IPA as espeak-ng writes it, one string per phoneme.
+
+    Stress marks stay with their phoneme ("ˈuː"); diphthongs and affricates are one phoneme, and
+    tones are digits behind the vowel ("i2"). Emoji, and letters of other scripts, are read by
+    their names. What a text gives does not depend on its neighbours.
+
+    Raises as `language_file`.
+    """
+    name = language_file(language).encode("utf-8")
+    with _one_at_a_time, _pristine_library() as library:
+        if library.espeak_SetVoiceByName(name) != 0:
+            raise UserError(f"espeak-ng cannot load its language file {name.decode()!r}")
+        library.espeak_TextToPhonemes.restype = ctypes.c_char_p
+        return [_pronounce(library, text) for text in texts]
+
+
+def _pronounce(library: ctypes.CDLL, text: str) -> list[str]:
+    encoded = text.replace("\0", " ").encode("utf-8", "replace")
+    rest = ctypes.cast(ctypes.c_char_p(encoded), ctypes.c_void_p)
+    clauses = []
+    # Each call reads one clause and moves `rest` behind it, to NULL at the end.
+    while rest.value is not None:
+        clause = library.espeak_TextToPhonemes(
+            ctypes.byref(rest), _CHARACTERS_UTF8, _IPA_PARTED_BY_SPACES
+        )
+        clauses.append((clause or b"").decode("utf-8", "replace"))
+    return _LANGUAGE_SWITCH.sub(" ", " ".join(clauses)).split()
+
+
+def languages() -> list[str]:
+    """The codes of all languages that espeak-ng speaks, in lower case, sorted."""
+    return sorted(_language_files())
+
+
+def language_file(language: str) -> str:
+    """The espeak-ng language file, as in `Voice.language`, for a code such as "tr" or "pt-BR".
+
+    A region that espeak-ng does not know is left out: "sv-SE" is "sv".
+
+    Raises UserError if espeak-ng does not speak the language.
+    """
+    files = _language_files()
+    code = language.lower().replace("_", "-")
+    while code and code not in files:
+        code = code.rpartition("-")[0]
+    if code:
+        return files[code]
+    near = sorted(known for known in files if known[:2] == language[:2].lower())[:5]
+    hint = f"its nearest codes are {', '.join(near)}" if near else "use a code such as en or pt-br"
+    raise UserError(f"espeak-ng does not speak {language!r}; {hint}")
+
+
+@cache
+def _language_files() -> Mapping[str, str]:
+    """Language file by code; of several, the one that espeak-ng ranks first."""
+    data = Path(espeakng_loader.get_data_path())
+    found = []
+    for path in (data / "lang").rglob("*"):
+        if path.is_file():
+            lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+            codes = [line[1:] for line in lines if line[:1] == ["language"]]
+            named = [line[1] for line in lines if line[:1] == ["dictionary"]]
+            dictionary = named[0] if named else codes[0][0].lower().partition("-")[0]
+            # The wheel has voices without their dictionaries; they read every word wrongly.
+            if not (data / f"{dictionary}_dict").is_file():
+                continue
+            name = path.relative_to(data / "lang").as_posix()
+            for code, *priority in codes:
+                rank = int(priority[0]) if priority else _USUAL_PRIORITY
+                # The shorter name: Mandarin is written in characters before pinyin.
+                found.append((rank, len(name), name, code.lower()))
+    best = {code: name for _, _, name, code in sorted(found, reverse=True)}
+    return {**best, **_OURS}
 
 
 @contextmanager

@@ -88,7 +88,7 @@ def write_finetuned(
     cfg = OmegaConf.create(
         {
             "common": {"seed": seed, "tpu": False, "user_dir": "/user/dir/that/is/gone"},
-            "checkpoint": {"finetune_from_model": None},
+            "checkpoint": {"finetune_from_model": None, "save_dir": "checkpoints"},
             "distributed_training": {"ddp_backend": "legacy_ddp"},
             "optimization": {"sentence_avg": True},
             "criterion": {"_name": "ctc", "zero_infinity": True},

@@ -232,7 +232,8 @@ def test_finetuned_loads_without_the_files_of_training(
     source.unlink()
     shutil.rmtree(corpus)
     loaded = load_finetuned(path)
-    assert torch.equal(logits(loaded.model), logits(reference.eval()))
+    reference.eval().requires_grad_(False)  # which PyTorch rounds otherwise
+    assert torch.equal(logits(loaded.model), logits(reference))
     assert len(loaded.dictionary) == loaded.model.w2v_encoder.proj.out_features
     assert loaded.density == (1.0 if kind == "weights" else 0.5)
 
@@ -322,13 +323,11 @@ def test_fold_keeps_half_of_the_weights_in_their_type(
     assert torch.equal(logits(load_finetuned(out).model), logits(load_finetuned(path).model))
 
 
-def test_folding_a_plain_model_changes_nothing(pretrained: Path, data: Path) -> None:
+def test_a_plain_model_has_nothing_to_fold(pretrained: Path, data: Path) -> None:
     path = write_finetuned(pretrained.parent / "weights.pt", pretrained, data)
     out = pretrained.parent / "folded.pt"
-    fold(path, out)
-    before, after = read(path)["model"], read(out)["model"]
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert "holds no masks to fold: it is a plain wav2vec_ctc" in refusal(fold, path, out)
+    assert not out.exists()
 
 
 def test_a_folded_model_remembers_what_it_was(pretrained: Path, data: Path, tmp_path: Path) -> None:
@@ -340,9 +339,6 @@ def test_a_folded_model_remembers_what_it_was(pretrained: Path, data: Path, tmp_
     assert loaded.density == 0.5
     assert loaded.provenance["folded_from"] == digest(path)
     assert loaded.dictionary.symbols == load_finetuned(path).dictionary.symbols
-    fold(path, tmp_path / "again.pt")
-    fold(out, tmp_path / "twice.pt")
-    assert torch.equal(logits(load_finetuned(tmp_path / "twice.pt").model), logits(loaded.model))
 
 
 def test_fold_leaves_another_alphabet_alone(pretrained: Path, data: Path, tmp_path: Path) -> None:

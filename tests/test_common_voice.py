@@ -174,9 +174,7 @@ def test_refusals(tmp_path: Path) -> None:
         read_common_voice(root, LABELS)
     (root / "dev.tsv").write_text(good)
     (root / "clips/common_voice_xx_1.mp3").unlink()
-    with pytest.raises(
-        UserError, match="1 clips of train have no audio; the first"
-    ):
+    with pytest.raises(UserError, match="1 clips of train have no audio; the first"):
         read_common_voice(root, LABELS)
 
 

@@ -66,7 +66,7 @@ def bad(files: Files, tmp_path: Path) -> dict[str, Path]:
         ("stats cut_header", "not a mask file, or damaged"),
         ("stats cut_checkpoint", "truncated"),
         ("stats plain", "holds no masks"),
-        ("stats pretrained", "holds no masks"),
+        ("stats pretrained", "is a pretrained model: masks are learned by finetuning it"),
         ("stats damaged", "layers.0.fc1.weight is damaged"),
         ("export whole out", "no fairseq checkpoint"),
         ("export plain out", "holds no masks"),

@@ -157,6 +157,8 @@ def test_a_recipe_for_two_gpus_trains_in_one_process(lab: Lab) -> None:
         ("dataset.max_tokens=999", "samples, more than dataset.max_tokens=999"),
         ("dataset.train_subset=dev", "dev.tsv is missing; splits in its folder: train, valid"),
         ("checkpoint.finetune_from_model=gone.pt", "gone.pt does not exist"),
+        ("task.data=gone", "no folder "),
+        ("distributed_training.distributed_world_size=0", "=0 trains nothing; use at least 1"),
         ("common.seed=-3", "common.seed=-3 is no seed; choose 0 to 4294967295"),
         ("task.data=???", "the recipe leaves these to you: task.data=..."),
     ],

@@ -75,7 +75,9 @@ def load_finetuned(path: PathLike, data: PathLike | None = None) -> LoadedModel:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: weights and configuration disagree: {reason}") from error
-    model.eval()
+    # PyTorch multiplies in another order, with other rounding, by weights that require gradient:
+    # without, masked and folded models agree to the last bit.
+    model.eval().requires_grad_(False)
     return LoadedModel(path, model, task, dictionary, cfg, state.get(PROVENANCE) or {})
 
 

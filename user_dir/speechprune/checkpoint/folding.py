@@ -25,10 +25,12 @@ def fold(path: PathLike, out: PathLike) -> None:
     source. The alphabet goes to `dict.LABELS.txt` beside it, the folder that its task names.
 
     Raises:
-        UserError: the source cannot be loaded, the folder of ``out`` holds another alphabet, or a
-            file cannot be written.
+        UserError: the source cannot be loaded or has no masks, the folder of ``out`` holds another
+            alphabet, or a file cannot be written.
     """
     loaded = load_finetuned(path)
+    if not hasattr(loaded.model, "mask_controller"):
+        raise UserError(f"{path} holds no masks to fold: it is a plain {loaded.cfg.model._name}")
     out = Path(out).absolute()
     provenance = {
         "version": __version__,

@@ -47,6 +47,8 @@ def read_checkpoint_masks(path: PathLike) -> MaskSet:
         # S3-Router saves scores alone: the model knows what they choose.
         model: Any = checkpoint.load_finetuned(path).model
         return model.mask_controller.mask_set(_provenance(state, path))
+    if not checkpoint.is_finetuned(state):
+        raise UserError(f"{path} is a pretrained model: masks are learned by finetuning it")
     raise UserError(f"{path} holds no masks: it was finetuned without them, or folded")
 
 

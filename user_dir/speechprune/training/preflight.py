@@ -30,10 +30,6 @@ def check_data(cfg: DictConfig) -> list[SplitSummary]:
     task, dataset = cfg.task, cfg.dataset
     if task._name != "audio_finetuning" or _value(task, "multi_corpus_keys"):
         return []
-    try:
-        raise_if_valid_subsets_unintentionally_ignored(cfg)
-    except ValueError as error:
-        raise UserError(str(error)) from error
     if dataset.required_batch_size_multiple != 1:
         logger.warning(
             "fairseq drops the shortest utterances, of validation too; set "
@@ -43,6 +39,10 @@ def check_data(cfg: DictConfig) -> list[SplitSummary]:
     if not dataset.disable_validation:
         for name in dataset.valid_subset.split(","):
             summaries.append(_check_split(cfg, name, dataset.max_tokens_valid, closed=False))
+    try:
+        raise_if_valid_subsets_unintentionally_ignored(cfg)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     return summaries
 
 

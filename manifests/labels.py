@@ -1,0 +1,250 @@
+"""Transcripts as people write them become the labels of CTC: characters, or phones.
+
+Characters are upper-case letters with their marks, digits, and apostrophes inside words.
+Punctuation, symbols, emoji, control and format characters are dropped, and counted; so is the
+zero-width non-joiner, which has no sound: the parts of a Persian word that it keeps from being
+linked become one word. Only what parts words (white space, dashes, slashes) goes uncounted.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+from typing import Sequence
+
+from speechprune.errors import UserError
+from speechprune.manifests.espeak import language_file, phonemes
+
+_CODE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{1,8})*")
+# No blanks between words, so that a character stands alone: Chinese languages and Japanese.
+_UNSPACED = frozenset({"zh", "cmn", "yue", "nan", "wuu", "ja"})
+# Their i keeps its dot in upper case, and I has none: Turkish, Azerbaijani, and their like.
+_DOTTED = frozenset({"tr", "az", "crh", "gag"})
+
+# LibriSpeech and its like: what is normalized already keeps the apostrophes of 'TIS and BOYS'.
+_NORMALIZED = re.compile(r"'*[A-Z][A-Z']*(?: '*[A-Z][A-Z']*)*")
+
+# Stands where punctuation was until apostrophes and marks have been judged by their neighbours.
+_GAP = "\0"
+_APOSTROPHES = frozenset("'’‘‛ʼ´`")
+_QUOTES = re.compile(r"''+|(?<![^ \0])'|'(?![^ \0])")
+_EVERY_APOSTROPHE = re.compile(r"'")
+# Besides dashes: slashes, minus, low line, ellipses, and what Ethiopic and Tibetan put between
+# words, where no blank follows.
+_BOUNDARIES = frozenset("/\\⁄∕−_…‥፡።፣፤፥፦፧፨་།༎")
+# Wide and narrow forms of East Asia, and the shapes that Arabic letters take; other compatibility
+# characters, such as Thai's vowel am, are letters in their own right.
+_FOLDED = frozenset({"<wide>", "<narrow>", "<isolated>", "<initial>", "<medial>", "<final>"})
+_LIGATURES = frozenset(map(chr, range(0xFB00, 0xFB18)))
+_RADICALS = frozenset(map(chr, range(0x2F00, 0x2FD6)))
+_TATWEEL = "ـ"
+# Marks without sound: grapheme joiner, Mongolian and other variation selectors.
+_SILENT = re.compile("[\u034f\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+
+_STRESS = str.maketrans("", "", "ˈˌ")
+# Symbols that espeak-ng has no IPA for come in its ASCII; `|` would end a word.
+_FROM_ASCII = str.maketrans("|:?[NSXZ", "ǀːʔ\u032aŋʃχʒ")
+# What never stands alone: length and combining marks.
+_TRAILING = re.compile("[\u0300-\u036fːˑ]")
+
+
+@dataclass(frozen=True)
+class CharacterLabels:
+    """Labels that are characters; `characters` makes them.
+
+    Attributes:
+        units: each character, with its marks, stands alone, and there are no words.
+        dotted: i is upper-cased to İ.
+    """
+
+    units: bool = False
+    dotted: bool = False
+
+    def label(self, transcripts: Sequence[str]) -> tuple[list[str], Counter[str]]:
+        """Words or units parted by single spaces, and how often which character was dropped.
+
+        A text is "" where nothing is left. Apostrophes of all kinds are counted as `'`.
+        """
+        dropped: Counter[str] = Counter()
+        return [self._label(transcript, dropped) for transcript in transcripts], dropped
+
+    def _label(self, transcript: str, dropped: Counter[str]) -> str:
+        if not self.units and _NORMALIZED.fullmatch(transcript):
+            return transcript
+        if self.dotted:
+            # Software that lower-cases İ without knowing Turkish makes i and a dot above of it.
+            transcript = transcript.replace("i\u0307", "i")
+        table = _table(self.dotted)
+        text = transcript.translate(table)
+        for character in table.dropped.intersection(transcript):
+            dropped[character] += transcript.count(character)
+        marked = not table.marks.isdisjoint(text)
+        if marked:
+            text = _without(_stray_marks(), text, dropped)
+        if "'" in text:
+            text = _without(_EVERY_APOSTROPHE if self.units else _QUOTES, text, dropped)
+        text = unicodedata.normalize("NFC", text.replace(_GAP, ""))
+        if self.units:
+            return " ".join(_unit().findall(text) if marked else text.replace(" ", ""))
+        return " ".join(text.split())
+
+
+def characters(language: str) -> CharacterLabels:
+    """Character labels for a language, by its ISO code, such as "en", "tr" or "zh-TW".
+
+    Raises UserError for what is no such code.
+    """
+    if not _CODE.fullmatch(language):
+        raise UserError(f"language {language!r} is not an ISO code; give one such as en or zh-TW")
+    primary = re.split("[-_]", language.lower())[0]
+    return CharacterLabels(units=primary in _UNSPACED, dotted=primary in _DOTTED)
+
+
+@dataclass(frozen=True)
+class PhoneLabels:
+    """Labels that are phones, by espeak-ng; `phones` makes them."""
+
+    language: str
+    units: bool = True
+
+    def label(self, transcripts: Sequence[str]) -> tuple[list[str], Counter[str]]:
+        """IPA phones parted by single spaces, without stress or words; nothing is dropped.
+
+        Long lists are faster: each call loads the language's rules, in up to 3 ms.
+        """
+        # Of nothing but punctuation, espeak-ng would read the names.
+        readable = [text if any(map(str.isalnum, text)) else "" for text in transcripts]
+        return [_phones(read) for read in phonemes(readable, self.language)], Counter()
+
+
+def phones(language: str) -> PhoneLabels:
+    """Phone labels for a language, by its ISO code.
+
+    Raises UserError if espeak-ng does not speak it.
+    """
+    language_file(language)
+    return PhoneLabels(language)
+
+
+def _phones(read: Sequence[str]) -> str:
+    made: list[str] = []
+    for phoneme in read:
+        phone = phoneme.translate(_STRESS).translate(_FROM_ASCII)
+        phone = "".join(character for character in phone if character.isprintable())
+        if not _TRAILING.match(phone):
+            made += [phone] if phone else []
+        elif made:
+            made[-1] += phone
+    return " ".join(made)
+
+
+class _Table(dict):
+    """For `str.translate`: what becomes of a character, judged when it is first met.
+
+    Attributes:
+        dropped: the characters met so far of which nothing is left.
+        marks: the combining marks that were made so far.
+    """
+
+    def __init__(self, dotted: bool) -> None:
+        super().__init__()
+        self.dropped: set[str] = set()
+        self.marks: set[str] = set()
+        self._dotted = dotted
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        pieces = "".join(_upper(piece, self._dotted) for piece in _fold(character))
+        # Composed at once, so that `marks` has those of a letter that NFC takes apart.
+        made = unicodedata.normalize("NFC", "".join(map(_judge, pieces)))
+        self.marks.update(piece for piece in made if unicodedata.category(piece)[0] == "M")
+        if not made.strip(_GAP):
+            self.dropped.add(character)
+        self[code] = made
+        return made
+
+
+@cache
+def _table(dotted: bool) -> _Table:
+    return _Table(dotted)
+
+
+def _fold(character: str) -> str:
+    """The characters that a compatibility character stands for, where nothing is lost by that."""
+    kind, *codes = unicodedata.decomposition(character).split() or [""]
+    # ŉ is an apostrophe and n.
+    if kind in _FOLDED or character in _LIGATURES | _RADICALS | {"ŉ"}:
+        return "".join(_fold(chr(int(code, 16))) for code in codes)
+    return character
+
+
+def _upper(character: str, dotted: bool) -> str:
+    """One upper-case letter, perhaps with marks; the letter itself where there is no such one."""
+    if character == "i" and dotted:
+        return "İ"
+    if character == "ß":
+        return "ẞ"
+    # Georgian is written without capitals, though Unicode has some for headlines.
+    if unicodedata.name(character, "").startswith("GEORGIAN MTAVRULI"):
+        return character.lower()
+    if unicodedata.category(character)[0] == "M" or "\u10d0" <= character <= "\u10ff":
+        return character
+    # Armenian և would become two letters, and Greek ᾳ has one in title case alone.
+    for made in (character.upper(), character.title()):
+        if sum(unicodedata.category(piece)[0] != "M" for piece in made) == 1:
+            return made
+    return character
+
+
+def _judge(character: str) -> str:
+    """The character if it is kept, a space, an apostrophe, a gap (punctuation), or nothing."""
+    category = unicodedata.category(character)
+    if character in _APOSTROPHES:
+        return "'"
+    if character.isspace() or category == "Pd" or character in _BOUNDARIES:
+        return " "
+    if category[0] in "PS":
+        return _GAP
+    # Enclosing marks make symbols, such as keycaps.
+    if category[0] == "C" or category == "Me" or character == _TATWEEL or _SILENT.match(character):
+        return ""
+    return character
+
+
+def _without(pattern: re.Pattern[str], text: str, dropped: Counter[str]) -> str:
+    """The text without the matches, whose characters are counted."""
+
+    def count(match: re.Match[str]) -> str:
+        dropped.update(match.group())
+        return ""
+
+    return pattern.sub(count, text)
+
+
+@cache
+def _marks() -> str:
+    """The inside of a regular expression's set: all combining marks."""
+    categories = (unicodedata.category(chr(code)) for code in range(sys.maxunicode + 1))
+    runs, start = [], 0
+    for is_mark, run in groupby(category[0] == "M" for category in categories):
+        end = start + sum(1 for _ in run)
+        if is_mark:
+            runs.append(f"{chr(start)}-{chr(end - 1)}")
+        start = end
+    return "".join(runs)
+
+
+@cache
+def _stray_marks() -> re.Pattern[str]:
+    """Marks with no letter before them, such as those of a symbol that was dropped."""
+    return re.compile(rf"(?<![^ \0'])[{_marks()}]+")
+
+
+@cache
+def _unit() -> re.Pattern[str]:
+    return re.compile(rf"[^ {_marks()}][{_marks()}]*")

@@ -1,0 +1,206 @@
+"""Corpora of several languages pooled into one."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from speechprune.errors import UserError
+from speechprune.manifests.folders import replacing
+from speechprune.manifests.languages import Runs, joined, read_runs
+from speechprune.manifests.manifest import unspell
+from speechprune.manifests.operations import Sizes
+from speechprune.manifests.verbatim import (
+    DICTIONARY,
+    WORD_END,
+    Lines,
+    audio_key,
+    keep_sources,
+    read_dictionary,
+    read_provenance,
+    read_verbatim,
+    source_of,
+    split_names,
+    write_dictionary,
+    write_provenance,
+    write_verbatim,
+)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A corpus to be pooled.
+
+    Attributes:
+        language: of every line; "" where its own runs tell it line by line.
+    """
+
+    folder: Path
+    language: str
+    provenance: Mapping[str, Any]
+
+    def read(self, split: str) -> tuple[Lines, Runs]:
+        """A split, lines sorted by path within each language, speakers named after theirs."""
+        lines = read_verbatim(self.folder, split)
+        runs = None
+        if not self.language:
+            runs = read_runs(self.provenance, self.folder, split, len(lines))
+        if "languages" not in self.provenance:
+            # Two corpora may each have a speaker "1". Of a merged one that is seen to already.
+            lines = _tell_speakers_apart(lines, self.language)
+        runs = runs or [(self.language, len(lines))]
+        order: list[int] = []
+        for stop in accumulate(length for _, length in runs):
+            order += sorted(range(len(order), stop), key=lines.paths.__getitem__)
+        return lines.take(order, split), runs
+
+
+@dataclass
+class _Recordings:
+    """The corpus and split of every recording so far."""
+
+    found: dict[str, tuple[_Source, str]] = field(default_factory=dict)
+
+    def add(self, corpus: _Source, lines: Lines) -> None:
+        """Raises UserError if another corpus, or the same split, has one of them already."""
+        root, here = os.path.realpath(lines.root), (corpus, lines.name)
+        for path in lines.paths:
+            key = audio_key(root, path)
+            # One corpus may have it in two splits: that is for `check` to judge.
+            other, split = self.found.get(key, (corpus, ""))
+            if other is not corpus or split == lines.name:
+                raise UserError(
+                    f"{key} is in split {split} of {other.folder} and in {lines.name} of "
+                    f"{corpus.folder}; leave one of them out"
+                )
+            self.found[key] = here
+
+
+def merge(
+    out: Path,
+    sources: Sequence[Path],
+    languages: Sequence[str] = (),
+    *,
+    overwrite: bool = False,
+) -> Sizes:
+    """Write the manifest folder `out`: for each split of any source, that of all of them.
+
+    Lines are in the order of the sources; speakers become `language/speaker`; the dictionary has
+    the symbols of all, counts summed.
+
+    Args:
+        sources: manifest folders.
+        languages: one for each source; by default what its `provenance.json` says, else the
+            folder's name.
+
+    Raises:
+        UserError: letters would be mixed with units, a recording is there twice, languages are
+            unclear, a source is malformed or would be lost, or as `folders.replacing`.
+    """
+    keep_sources(out, sources)
+    corpora = _with_languages(sources, languages)
+    counts, overwritten = _joint_dictionary(corpora)
+    recordings = _Recordings()
+    sizes: dict[str, Mapping[str, Any]] = {}
+    tags: dict[str, Runs] = {}
+    with replacing(out, overwrite) as partial:
+        for name, holders in _holders(corpora).items():
+            blocks = [corpus.read(name) for corpus in holders]
+            for corpus, (lines, _) in zip(holders, blocks):
+                recordings.add(corpus, lines)
+            sizes[name] = write_verbatim(partial, _pool(name, [lines for lines, _ in blocks]))
+            tags[name] = joined(run for _, runs in blocks for run in runs)
+        write_dictionary(partial / DICTIONARY, counts, overwritten)
+        told = [source_of(corpus.folder, corpus.provenance) for corpus in corpora]
+        described = {"operation": "merge", "sources": told, "languages": tags, "splits": sizes}
+        write_provenance(partial, described)
+    return sizes
+
+
+def _with_languages(sources: Sequence[Path], languages: Sequence[str]) -> list[_Source]:
+    if languages and len(languages) != len(sources):
+        raise UserError(
+            f"{len(languages)} --language for {len(sources)} folders; give one for each, in order"
+        )
+    for language in languages:
+        if not language.strip() or not language.isprintable():
+            raise UserError(f"{language!r} is no --language; give a code such as 'es'")
+    corpora = []
+    unnamed: dict[str, Path] = {}
+    for index, folder in enumerate(sources):
+        provenance = read_provenance(folder)
+        language = languages[index] if languages else str(provenance.get("language") or "")
+        if not language and "languages" not in provenance:
+            language = folder.resolve().name
+            if language in unnamed:
+                raise UserError(
+                    f"{unnamed[language]} and {folder} have one name and do not tell their "
+                    "languages; give --language for each folder"
+                )
+            unnamed[language] = folder
+        corpora.append(_Source(folder, language, provenance))
+    return corpora
+
+
+def _holders(corpora: Sequence[_Source]) -> dict[str, list[_Source]]:
+    """The corpora that have a split, by its name; sorted."""
+    holders: dict[str, list[_Source]] = {}
+    for corpus in corpora:
+        for name in split_names(corpus.folder):
+            holders.setdefault(name, []).append(corpus)
+    return dict(sorted(holders.items()))
+
+
+def _joint_dictionary(corpora: Sequence[_Source]) -> tuple[Counter[str], set[str]]:
+    counts: Counter[str] = Counter()
+    overwritten: set[str] = set()
+    kinds: dict[bool, Path] = {}
+    for corpus in corpora:
+        known, flagged = read_dictionary(corpus.folder / DICTIONARY)
+        counts.update(known)
+        overwritten |= flagged
+        kinds.setdefault(WORD_END in known, corpus.folder)
+    if len(kinds) == 2:
+        raise UserError(
+            f"the labels of {kinds[True]} are letters (its {DICTIONARY} has {WORD_END!r}), those "
+            f"of {kinds[False]} are units; merge corpora of one kind"
+        )
+    return counts, overwritten
+
+
+def _pool(name: str, blocks: Sequence[Lines]) -> Lines:
+    """One block after the other, below the folder that holds the audio of all."""
+    roots = [os.path.abspath(block.root) for block in blocks]
+    common = os.path.commonpath(roots)
+    paths: list[str] = []
+    for block, root in zip(blocks, roots):
+        below = os.path.relpath(root, common)
+        if "\t" in below:
+            raise UserError(f"{root!r} has a tab in its name, which a manifest cannot hold")
+        paths += block.paths if below == "." else [f"{below}/{path}" for path in block.paths]
+    columns = {"ltr": [line for block in blocks for line in block.columns["ltr"]]}
+    for ending in ("wrd", "spk"):
+        if any(ending in block.columns for block in blocks):
+            columns[ending] = [line for block in blocks for line in _column(block, ending)]
+    return Lines(name, common, paths, [n for block in blocks for n in block.frames], columns)
+
+
+def _column(block: Lines, ending: str) -> Sequence[str]:
+    """The words or speakers, also of a split that has no such file."""
+    if ending in block.columns:
+        return block.columns[ending]
+    return [""] * len(block) if ending == "spk" else list(map(unspell, block.columns["ltr"]))
+
+
+def _tell_speakers_apart(lines: Lines, language: str) -> Lines:
+    if "spk" not in lines.columns:
+        return lines
+    speakers = [f"{language}/{name}" if name.strip() else "" for name in lines.columns["spk"]]
+    return Lines(
+        lines.name, lines.root, lines.paths, lines.frames, {**lines.columns, "spk": speakers}
+    )

@@ -1,0 +1,101 @@
+"""A manifest folder made from another, of which one split is replaced by parts of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from speechprune.errors import UserError
+from speechprune.manifests.folders import replacing
+from speechprune.manifests.languages import Runs, read_runs, select
+from speechprune.manifests.manifest import read_lines, write_lines
+from speechprune.manifests.verbatim import (
+    DICTIONARY,
+    Lines,
+    keep_sources,
+    read_provenance,
+    read_verbatim,
+    source_of,
+    split_names,
+    write_provenance,
+    write_verbatim,
+)
+from speechprune.registry import unknown_name
+
+#: Sizes of each split written: {"utterances": ..., "hours": ...}.
+Sizes = Mapping[str, Mapping[str, Any]]
+#: Finds the ascending line indices of each part of a split.
+Choose = Callable[[Lines], Sequence[Sequence[int]]]
+
+
+def rearrange(
+    source: Path,
+    out: Path,
+    split: str,
+    names: Sequence[str],
+    choose: Choose,
+    described: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+) -> Sizes:
+    """Write the manifest folder `out`: the other splits of `source`, and parts of one of them.
+
+    The audio stays where it is, and the dictionary, on which checkpoints depend, as it is.
+
+    Args:
+        split: the one that parts are taken of; `choose` finds one for each of `names`.
+        described: what `provenance.json` tells beside the source, sizes and languages.
+        overwrite: replace a manifest folder at `out`.
+
+    Raises:
+        UserError: there is no such split, a name is taken or unfit, `source` is malformed or would
+            be lost, or as `folders.replacing` and `choose`.
+    """
+    _check_names(source, split, names)
+    keep_sources(out, [source])
+    provenance = read_provenance(source)
+    sizes: dict[str, Mapping[str, Any]] = {}
+    languages: dict[str, Runs] = {}
+    with replacing(out, overwrite) as partial:
+        for lines, runs in _pieces(source, provenance, split, names, choose):
+            sizes[lines.name] = write_verbatim(partial, lines)
+            if runs is not None:
+                languages[lines.name] = runs
+        write_lines(partial / DICTIONARY, read_lines(source / DICTIONARY))
+        told: dict[str, Any] = {"languages": languages} if languages else {}
+        if "language" in provenance:
+            told["language"] = provenance["language"]
+        told.update(source=source_of(source, provenance), splits=sizes)
+        write_provenance(partial, {**described, **told})
+    return {name: sizes[name] for name in sorted(sizes)}
+
+
+def _pieces(
+    source: Path, provenance: Mapping[str, Any], split: str, names: Sequence[str], choose: Choose
+) -> Iterator[tuple[Lines, Runs | None]]:
+    """The parts, then the other splits: one after the other, to keep memory flat."""
+    whole = read_verbatim(source, split)
+    runs = read_runs(provenance, source, split, len(whole))
+    for name, indices in zip(names, choose(whole)):
+        yield whole.take(indices, name), runs and select(runs, indices)
+    del whole
+    for name in split_names(source):
+        if name != split:
+            lines = read_verbatim(source, name)
+            yield lines, read_runs(provenance, source, name, len(lines))
+
+
+def _check_names(source: Path, split: str, names: Sequence[str]) -> None:
+    """There must be such a split, and the names must be new."""
+    present = split_names(source)
+    if split not in present:
+        raise UserError(f"{source}: {unknown_name('split', split, present)}")
+    for index, name in enumerate(names):
+        if re.fullmatch(r"[\w-][\w.-]*", name) is None:
+            raise UserError(f"{name!r} cannot be the name of a split; use letters and digits")
+        if name in present and name != split:
+            raise UserError(f"{source} has a split {name!r} already; choose another name")
+        if name in names[:index]:
+            raise UserError(f"two parts are called {name!r}; choose another name")

@@ -1,0 +1,139 @@
+"""What a manifest folder holds, in numbers and as a figure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Union
+
+import numpy as np
+
+from speechprune.figures import INK, SHADES, _figure, _save
+from speechprune.manifests.audio import SAMPLE_RATE
+from speechprune.manifests.manifest import unspell
+from speechprune.manifests.tables import table
+from speechprune.manifests.verbatim import WORD_END, Lines, read_verbatim, split_names
+
+_BINS = 40
+_PANEL = (6.0, 1.1)  # inch
+_GAP = 0.35  # of a panel's height
+#: Rows of the table of symbols; Mandarin has thousands.
+_MOST_FREQUENT = 40
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of one split.
+
+    Attributes:
+        seconds: length of each recording at 16 kHz, float64 (utterances,).
+        symbols: count of each in the labels, most frequent first, ties by symbol.
+        words: in all texts together; None where labels are units and there is no .wrd.
+        speakers: distinct; None where they are not known.
+    """
+
+    seconds: np.ndarray
+    symbols: Mapping[str, int]
+    words: int | None
+    speakers: int | None
+
+    @classmethod
+    def of(cls, lines: Lines) -> Statistics:
+        """Count."""
+        labels = lines.columns["ltr"]
+        symbols = Counter(symbol for label in labels for symbol in label.split())
+        texts = lines.columns.get("wrd")
+        if texts is None and WORD_END in symbols:
+            texts = [unspell(label) for label in labels]
+        speakers = set(lines.columns.get("spk", ())) - {""}
+        return cls(
+            np.array(lines.frames) / SAMPLE_RATE,
+            dict(ranked(symbols)),
+            None if texts is None else sum(len(text.split()) for text in texts),
+            len(speakers) or None,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """As plain values."""
+        total = float(self.seconds.sum())
+        return {
+            "utterances": len(self.seconds),
+            "hours": total / 3600,
+            "shortest": float(self.seconds.min()),
+            "median": float(np.median(self.seconds)),
+            "mean": float(self.seconds.mean()),
+            "longest": float(self.seconds.max()),
+            "distinct_symbols": len(self.symbols),
+            "symbols_per_second": sum(self.symbols.values()) / total,
+            "words": self.words,
+            "speakers": self.speakers,
+            "symbols": dict(self.symbols),
+        }
+
+
+def measure(folder: Path) -> dict[str, Statistics]:
+    """Statistics of each split, by name. Raises UserError if the folder is malformed."""
+    return {name: Statistics.of(read_verbatim(folder, name)) for name in split_names(folder)}
+
+
+def ranked(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Most frequent first, ties by symbol."""
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def describe_in_words(measured: Mapping[str, Statistics]) -> str:
+    """A table of the splits, and one of the most frequent symbols."""
+    rows = [
+        ["split", "utterances", "hours", "shortest s", "median s", "mean s", "longest s"]
+        + ["symbols", "symbols/s", "words", "speakers"]
+    ]
+    for name, statistics in measured.items():
+        found = statistics.describe()
+        lengths = [f"{found[key]:.2f}" for key in ("shortest", "median", "mean", "longest")]
+        rows.append(
+            [name, f"{found['utterances']:,}", f"{found['hours']:.2f}", *lengths]
+            + [str(found["distinct_symbols"]), f"{found['symbols_per_second']:.2f}"]
+            + ["" if found[k] is None else f"{found[k]:,}" for k in ("words", "speakers")]
+        )
+    return f"{table(rows)}\n\n{_symbol_table(measured)}"
+
+
+def _symbol_table(measured: Mapping[str, Statistics]) -> str:
+    total: Counter[str] = Counter()
+    for statistics in measured.values():
+        total.update(statistics.symbols)
+    rows = [["symbol", *measured, "all"]]
+    for symbol, count in ranked(total)[:_MOST_FREQUENT]:
+        counts = [f"{statistics.symbols.get(symbol, 0):,}" for statistics in measured.values()]
+        rows.append([symbol, *counts, f"{count:,}"])
+    left = len(total) - _MOST_FREQUENT
+    return table(rows) + (f"\nand {left:,} rarer symbols, which --json lists" if left > 0 else "")
+
+
+def length_histogram(lengths: Mapping[str, Sequence[float]], path: Union[str, Path]) -> None:
+    """Draw the lengths of utterances as a PNG: a panel for each split, one axis for all.
+
+    Args:
+        lengths: seconds of each utterance, by split.
+        path: the PNG file; written atomically.
+
+    Raises UserError if the file cannot be written.
+    """
+    width, height = _PANEL
+    figure, axes = _figure((width, height * len(lengths)))
+    edges = np.linspace(0.0, max(map(np.max, lengths.values())), _BINS + 1)
+    step = 1.0 / len(lengths)
+    for index, (name, seconds) in enumerate(lengths.items()):
+        panel = axes if index == 0 else figure.add_axes((0.0, 0.0, 1.0, 1.0))
+        panel.set_position((0.0, 1.0 - (index + 1) * step, 1.0, step * (1.0 - _GAP)))
+        panel.hist(seconds, edges, color=SHADES[0], rwidth=0.94)
+        panel.set_xlim(0.0, edges[-1])
+        panel.spines[["top", "right", "left"]].set_visible(False)
+        panel.tick_params(length=0, labelsize=9, colors=INK, labelbottom=index + 1 == len(lengths))
+        panel.locator_params(axis="y", nbins=3, integer=True)
+        title = f"{name}, {len(seconds):,} utterances"
+        panel.set_title(title, fontsize=9, color=INK, pad=4, loc="left")
+    panel.set_xlabel("seconds", fontsize=9, color=INK)
+    _save(figure, path)

@@ -1,0 +1,142 @@
+"""`speechprune manifest check`: each kind of problem is found, counted and told in one line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from manifest_folders import TRAIN, VALID, edit, lines, refuse, run, succeed, write_folder
+
+from speechprune.manifests.check import check_split
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_folder(tmp_path / "ein Körper")
+
+
+def rewrite(path: Path, change: Callable[[list[str]], list[str]]) -> None:
+    path.write_text("".join(f"{line}\n" for line in change(lines(path))), encoding="utf-8")
+
+
+def audio(folder: Path, name: str = "train/001.flac") -> Path:
+    return folder / "audio" / name
+
+
+def test_a_good_folder_passes(folder: Path) -> None:
+    output = succeed("check", folder, "--max-tokens", 3200).splitlines()
+    assert output[0].split() == "split utterances hours longest s symbols errors".split()
+    rows = [line.split() for line in output[1:]]
+    assert rows == [["train", "4", "0.00", "0.20", "7", "0"], ["valid", "2", "0.00", "0.12", *"60"]]
+    found = json.loads(succeed("check", folder, "--json"))
+    assert (found["errors"], found["problems"]) == (0, {})
+    frames = [frames for _, _, frames in TRAIN]
+    assert found["splits"]["train"]["hours"] == pytest.approx(sum(frames) / 16000 / 3600)
+    assert check_split(folder, "train").utterances == found["splits"]["train"]["utterances"]
+
+
+def test_a_folder_of_someone_else_passes(folder: Path) -> None:
+    """Nothing but .tsv, .ltr and dictionary; no word end after the last word."""
+    for ending in ("spk", "wrd"):
+        (folder / f"train.{ending}").unlink()
+    (folder / "provenance.json").unlink()
+    rewrite(folder / "valid.ltr", lambda labels: [label[:-2] for label in labels])
+    succeed("check", folder)
+
+
+def test_units_and_words_need_not_agree(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "units", {"train": [("a b", "x", 800)]}, units=True)
+    edit(folder / "train.wrd", "a b", "something else")
+    succeed("check", folder)
+
+
+def first_row_again(rows: list[str]) -> list[str]:
+    """As the second, in another spelling."""
+    return [*rows[:2], rows[1].replace("/", "/./"), *rows[3:]]
+
+
+DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "no labels": ("manifest", lambda f: (f / "train.ltr").unlink()),
+    "latin 1": ("manifest", lambda f: (f / "train.ltr").write_bytes("Ä |\n".encode("latin-1"))),
+    "no rows": ("manifest", lambda f: rewrite(f / "train.tsv", lambda rows: rows[:1])),
+    "no dictionary": ("dictionary", lambda f: (f / "dict.ltr.txt").unlink()),
+    "no counts": ("dictionary", lambda f: edit(f / "dict.ltr.txt", "N ", "N")),
+    "one column": ("row", lambda f: edit(f / "train.tsv", "\t1600", " 1600")),
+    "no samples": ("row", lambda f: edit(f / "train.tsv", "\t1600", "\t0")),
+    "superscript": ("row", lambda f: edit(f / "train.tsv", "\t1600", "\t1600²")),
+    "fewer labels": ("line count", lambda f: rewrite(f / "train.ltr", lambda rows: rows[:-1])),
+    "fewer words": ("line count", lambda f: rewrite(f / "train.wrd", lambda rows: rows[:-1])),
+    "more speakers": ("line count", lambda f: rewrite(f / "train.spk", lambda r: [*r, "x"])),
+    "symbol": ("unknown symbol", lambda f: edit(f / "dict.ltr.txt", "V ", "W ")),
+    "empty": ("empty label", lambda f: rewrite(f / "valid.ltr", lambda rows: ["|", rows[1]])),
+    "words": ("words", lambda f: edit(f / "train.wrd", "SEVEN", "ELEVEN")),
+    "twice": ("repeated path", lambda f: rewrite(f / "train.tsv", first_row_again)),
+    "shared": ("shared recording", lambda f: edit(f / "valid.tsv", "valid/000", "train/000")),
+    "speaker": ("shared speaker", lambda f: edit(f / "valid.spk", "zoe", "ann")),
+    "root": ("audio folder", lambda f: edit(f / "train.tsv", "audio", "moved")),
+    "no recording": ("missing recording", lambda f: audio(f).unlink()),
+    "text": ("unreadable recording", lambda f: audio(f).write_text("no audio")),
+    "nothing": ("unreadable recording", lambda f: audio(f).write_bytes(b"")),
+    "rate": ("sample rate", lambda f: soundfile.write(audio(f), np.zeros(2400), 8000)),
+    "stereo": ("channels", lambda f: soundfile.write(audio(f), np.zeros((2400, 2)), 16000)),
+    "length": ("length", lambda f: soundfile.write(audio(f), np.zeros(2399), 16000)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_each_kind_of_damage_is_found(folder: Path, damage: str) -> None:
+    kind, change = DAMAGES[damage]
+    change(folder)
+    result = run("check", folder)
+    assert (result.exit_code, result.stderr) == (1, "")
+    assert f"{kind}, 1 of 1: " in result.stdout
+    found = json.loads(run("check", folder, "--json").stdout)
+    # The letters of an emptied label no longer make its words.
+    assert set(found["problems"]) - ({"words"} if kind == "empty label" else set()) == {kind}
+    assert found["problems"][kind]["count"] == 1
+    assert "\n" not in found["problems"][kind]["examples"][0]
+    told = sum(row["errors"] for row in found["splits"].values())
+    assert (told == 0) == (kind == "dictionary")
+
+
+def test_what_a_batch_cannot_hold_is_found(folder: Path) -> None:
+    result = run("check", folder, "--max-tokens", 2399)
+    assert result.exit_code == 1
+    assert "too long, 2 of 2: " in result.stdout and "3200 samples, more than" in result.stdout
+
+
+def test_three_of_a_kind_are_told_and_all_are_counted(tmp_path: Path) -> None:
+    splits = {"train": [("NO", "", 800)] * 300, "test": [*TRAIN, *VALID]}
+    folder = write_folder(tmp_path / "corpus", splits)
+    for index in range(300):
+        if index % 3:
+            audio(folder, f"train/{index:03d}.flac").unlink()
+    (folder / "test.spk").unlink()
+    found = run("check", folder).stdout.splitlines()
+    assert [line.split()[-1] for line in found[1:3]] == ["0", "200"]
+    assert [line.partition(": ")[0] for line in found[3:]] == [
+        f"missing recording, {number} of 200" for number in (1, 2, 3)
+    ]
+    # In the order of the manifest, however the threads go.
+    assert [line[-8:] for line in found[3:]] == ["001.flac", "002.flac", "004.flac"]
+
+
+def test_another_sample_rate_may_be_right(folder: Path) -> None:
+    assert "sample rate, 3 of 6: " in run("check", folder, "--sample-rate", 8000).stdout
+
+
+def test_speakers_may_be_in_two_held_out_splits(tmp_path: Path) -> None:
+    splits = {"train-10m": TRAIN, "dev_clean": VALID, "test": VALID, "other": TRAIN}
+    folder = write_folder(tmp_path / "corpus", splits)
+    succeed("check", folder)
+    edit(folder / "dev_clean.spk", "zoe", "eve")
+    assert "'eve' speaks in train-10m and in dev_clean" in run("check", folder).stdout
+
+
+def test_what_is_no_manifest_folder_is_refused(tmp_path: Path) -> None:
+    assert "no folder" in refuse("check", tmp_path / "nowhere")
+    assert "holds no SPLIT.tsv" in refuse("check", tmp_path)

@@ -1,0 +1,182 @@
+"""`speechprune manifest`: check, count, draw from, merge and split manifest folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Callable, Mapping, Optional
+
+import click
+
+from speechprune.errors import UserError
+from speechprune.manifests.audio import SAMPLE_RATE
+from speechprune.manifests.operations import Sizes
+from speechprune.manifests.tables import table
+
+_PATH = click.Path(path_type=Path)
+_overwrite = click.option("--overwrite", is_flag=True, help="Replace a prepared corpus at OUT.")
+_seed = click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def _split(help_text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option("--split", default="train", show_default=True, help=help_text)
+
+
+@click.group("manifest")
+def command() -> None:
+    """Check fairseq manifest folders, ours or any other, and make new ones of them."""
+
+
+@command.command()
+@click.argument("folder", metavar="DIR", type=_PATH)
+@click.option("--max-tokens", type=click.IntRange(1), help="Most samples that a batch may have.")
+@click.option(
+    "--sample-rate", type=click.IntRange(1), default=SAMPLE_RATE, show_default=True, help="In Hz."
+)
+@_json
+@click.pass_context
+def check(
+    context: click.Context,
+    folder: Path,
+    max_tokens: Optional[int],
+    sample_rate: int,
+    as_json: bool,
+) -> None:
+    """Tell all that is wrong with the splits of DIR.
+
+    The exit status is 1 if anything is. Reads the header of every recording, and compares files,
+    labels, dictionary and speakers.
+    """
+    from speechprune.manifests.report import check_folder
+
+    report = check_folder(folder, sample_rate=sample_rate, max_tokens=max_tokens)
+    click.echo(_dumps(report.describe()) if as_json else report.describe_in_words())
+    if report.errors:
+        context.exit(1)
+
+
+@command.command()
+@click.argument("folder", metavar="DIR", type=_PATH)
+@_json
+@click.option("--figure", type=_PATH, metavar="PNG", help="Draw the lengths of utterances.")
+def stats(folder: Path, as_json: bool, figure: Optional[Path]) -> None:
+    """Count what the splits of DIR hold.
+
+    That is utterances, hours, symbols, words and speakers.
+    """
+    from speechprune.manifests.statistics import describe_in_words, length_histogram, measure
+
+    measured = measure(folder)
+    if figure is not None:
+        length_histogram({name: found.seconds for name, found in measured.items()}, figure)
+    if as_json:
+        splits = {name: found.describe() for name, found in measured.items()}
+        click.echo(_dumps({"folder": str(folder), "splits": splits}))
+    else:
+        click.echo(describe_in_words(measured))
+
+
+@command.command()
+@click.argument("folder", metavar="DIR", type=_PATH)
+@click.argument("out", type=_PATH)
+@click.option(
+    "--minutes", type=click.FloatRange(0, min_open=True), required=True, help="At most so many."
+)
+@_split("The one to draw from.")
+@click.option("--name", help="What the subset is called; by default as its split.")
+@_seed
+@_overwrite
+def subset(
+    folder: Path,
+    out: Path,
+    minutes: float,
+    split: str,
+    name: Optional[str],
+    seed: int,
+    overwrite: bool,
+) -> None:
+    """Draw some minutes of a split of DIR.
+
+    OUT also has the other splits, and DIR's dictionary; the audio stays where it is.
+    """
+    from speechprune.manifests.subset import draw_subset
+
+    _tell(draw_subset(folder, out, minutes, split=split, name=name, seed=seed, overwrite=overwrite))
+
+
+@command.command()
+@click.argument("out", type=_PATH)
+@click.argument("folders", metavar="DIR DIR...", nargs=-1, type=_PATH)
+@click.option(
+    "--language",
+    "languages",
+    multiple=True,
+    help="Of each DIR, in order; by default as provenance.json says, else the folder's name.",
+)
+@_overwrite
+def merge(
+    out: Path, folders: tuple[Path, ...], languages: tuple[str, ...], overwrite: bool
+) -> None:
+    """Pool folders of several languages.
+
+    OUT has for each split that of all folders, and a joint dictionary. Its provenance.json tells
+    the language of each line; a speaker X becomes LANGUAGE/X.
+    """
+    from speechprune.manifests.merge import merge as merge_folders
+
+    if len(folders) < 2:
+        raise click.UsageError("Give OUT and at least two folders.")
+    _tell(merge_folders(out, folders, languages, overwrite=overwrite))
+
+
+@command.command("split")
+@click.argument("folder", metavar="DIR", type=_PATH)
+@click.argument("out", type=_PATH)
+@_split("The one to cut.")
+@click.option(
+    "--into", required=True, metavar="NAME=SHARE,...", help="Such as train=0.9,valid=0.1, of hours."
+)
+@click.option(
+    "--by", type=click.Choice(["speaker", "utterance"]), default="speaker", show_default=True
+)
+@_seed
+@_overwrite
+def cut(
+    folder: Path, out: Path, split: str, into: str, by: str, seed: int, overwrite: bool
+) -> None:
+    """Cut a split of DIR, no speaker in two parts.
+
+    OUT also has the other splits, and DIR's dictionary; the audio stays where it is.
+    """
+    from speechprune.manifests.partition import split_split
+
+    shares = _shares(into)
+    _tell(split_split(folder, out, shares, split=split, by=by, seed=seed, overwrite=overwrite))
+
+
+def _shares(text: str) -> dict[str, float]:
+    shares: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, share = part.strip().partition("=")
+        try:
+            value = float(share)
+        except ValueError:
+            raise UserError(
+                f"--into {text}: {part!r} is not NAME=SHARE, such as valid=0.1"
+            ) from None
+        if name in shares:
+            raise UserError(f"--into {text}: two parts are called {name!r}")
+        shares[name] = value
+    return shares
+
+
+def _tell(sizes: Sizes) -> None:
+    rows = [["split", "utterances", "minutes"]]
+    for name, size in sizes.items():
+        rows.append([name, f"{size['utterances']:,}", f"{size['hours'] * 60:.2f}"])
+    click.echo(table(rows))
+
+
+def _dumps(found: Mapping[str, Any]) -> str:
+    return json.dumps(found, ensure_ascii=False)
