@@ -22,7 +22,7 @@ $(STAMP): setup.py constraints.txt
 demo: $(STAMP)
 	$(BIN)/speechprune demo
 
-# The model in user_dir/speechprune/assets, from nothing: about 40 minutes on one core.
+# The model in user_dir/speechprune/assets, from nothing: half an hour on one core.
 nano: $(STAMP)
 	$(BIN)/speechprune pretrain-nano --out user_dir/speechprune/assets/nano_wav2vec2.pt
 

@@ -52,7 +52,7 @@ setup(
         "espeakng-loader",
     ],
     extras_require={
-        "apex": ["apex"],
+        "apex": ["apex @ git+https://github.com/NVIDIA/apex"],
         "dev": ["pytest", "ruff", "mypy", "jiwer"],
     },
     entry_points={"console_scripts": ["speechprune = speechprune.tools.main:main"]},

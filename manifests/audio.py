@@ -5,9 +5,12 @@ soundfile decodes (WAV, FLAC, MP3, Ogg...), soxr resamples.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import re
 from pathlib import Path
+from typing import Union
 
 import numpy as np
 import soundfile
@@ -92,6 +95,22 @@ def write_flac(path: Path, samples: np.ndarray) -> int:
         partial.unlink(missing_ok=True)
         raise
     return len(samples)
+
+
+def source_of(path: Path) -> Union[str, io.BytesIO]:
+    """What soundfile opens: the path, or the bytes that fairseq's `archive.zip:offset:size` means.
+
+    Raises OSError if it is not there.
+    """
+    stored = re.fullmatch(r"(.+\.zip):(\d+):(\d+)", str(path))
+    if stored is None:
+        if not path.is_file():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        return str(path)
+    archive, offset, size = stored.groups()
+    with open(archive, "rb") as file:
+        file.seek(int(offset))
+        return io.BytesIO(file.read(int(size)))
 
 
 def _open(path: Path) -> soundfile.SoundFile:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import soundfile
 from tqdm import tqdm
 
 from speechprune.errors import UserError
+from speechprune.manifests.audio import source_of
 from speechprune.manifests.manifest import read_lines
 
 #: What fairseq's dictionaries hold without listing it.
@@ -94,7 +92,7 @@ def _read_manifest(path: Path) -> tuple[Path, list[tuple[str, int]]]:
     rows = []
     for number, line in enumerate(lines[1:], start=2):
         name, _, frames = line.strip().partition("\t")
-        if not frames.isdigit() or int(frames) == 0:
+        if not frames.isdecimal() or int(frames) == 0:
             raise UserError(f"{path} line {number}: expected `path<TAB>samples`, got {line!r}")
         rows.append((name, int(frames)))
     return Path(lines[0].strip()), rows
@@ -128,7 +126,7 @@ def _read_dictionary(path: Path) -> set[str]:
     known = set(SPECIAL_SYMBOLS)
     for number, line in enumerate(read_lines(path), start=1):
         symbol, _, count = line.replace(" #fairseq:overwrite", "").rpartition(" ")
-        if not symbol or not count.isdigit():
+        if not symbol or not count.isdecimal():
             raise UserError(f"{path} line {number}: expected `symbol count`, got {line!r}")
         known.add(symbol)
     return known
@@ -151,7 +149,7 @@ def _check_recordings(
 def _problem(path: Path, frames: int, sample_rate: int) -> str | None:
     """What is wrong with a recording, in one line."""
     try:
-        info = soundfile.info(_source(path))
+        info = soundfile.info(source_of(path))
     except FileNotFoundError:
         return f"{path} is missing; correct the manifest, or bring the recording back"
     except soundfile.LibsndfileError as error:
@@ -161,16 +159,3 @@ def _problem(path: Path, frames: int, sample_rate: int) -> str | None:
     if info.frames != frames:
         return f"{path} has {info.frames} samples, but its manifest says {frames}"
     return None
-
-
-def _source(path: Path) -> Any:
-    """What soundfile opens: the path, or the bytes that ``archive.zip:offset:size`` stands for."""
-    stored = re.fullmatch(r"(.+\.zip):(\d+):(\d+)", str(path))
-    if stored is None:
-        if not path.is_file():
-            raise FileNotFoundError(path)
-        return str(path)
-    archive, offset, size = stored.groups()
-    with open(archive, "rb") as file:
-        file.seek(int(offset))
-        return io.BytesIO(file.read(int(size)))

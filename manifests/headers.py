@@ -9,7 +9,7 @@ from pathlib import Path
 import soundfile
 from tqdm import tqdm
 
-from speechprune.manifests.check import _source
+from speechprune.manifests.audio import source_of
 
 # Opening headers waits for the disk, not for the processor.
 _THREADS = 16
@@ -49,7 +49,7 @@ def header_problems(
 
 def _problems(path: Path, frames: int, sample_rate: int) -> Iterator[Problem]:
     try:
-        info = soundfile.info(_source(path))
+        info = soundfile.info(source_of(path))
     except FileNotFoundError:
         yield "missing recording", str(path)
         return

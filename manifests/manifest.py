@@ -67,27 +67,27 @@ class Split:
         return sum(u.frames for u in self.utterances) / SAMPLE_RATE
 
 
-def read_split(folder: Path, name: str) -> Split:
-    """Read split `name` of a manifest folder.
+def read_split(folder: Path, name: str, labels: str = "ltr") -> Split:
+    """Read split `name` of a manifest folder, with the texts in `name.labels`.
 
     Raises UserError if a file is missing, malformed, or the line counts differ.
     """
     rows = read_lines(folder / f"{name}.tsv")
     if len(rows) < 2:
         raise UserError(f"{folder / name}.tsv lists no audio; prepare the corpus again")
-    letters = read_lines(folder / f"{name}.ltr")
+    letters = read_lines(folder / f"{name}.{labels}")
     speakers = [""] * len(letters)
     if (folder / f"{name}.spk").exists():
         speakers = read_lines(folder / f"{name}.spk")
     if not len(letters) == len(speakers) == len(rows) - 1:
         raise UserError(
-            f"{folder / name}.tsv lists {len(rows) - 1} recordings, but {name}.ltr has "
+            f"{folder / name}.tsv lists {len(rows) - 1} recordings, but {name}.{labels} has "
             f"{len(letters)} lines and {name}.spk {len(speakers)}; prepare the corpus again"
         )
     utterances = []
     for number, (row, symbols, speaker) in enumerate(zip(rows[1:], letters, speakers), start=2):
         path, tab, frames = row.partition("\t")
-        if not tab or not frames.isdigit():
+        if not tab or not frames.isdecimal():
             raise UserError(
                 f"{folder / name}.tsv line {number}: expected `path<TAB>frames`, got {row!r}"
             )

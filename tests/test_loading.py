@@ -202,6 +202,15 @@ def test_fixed_masks_of_another_density_are_refused(lab: Lab, ours: Run) -> None
         assert mask.sum() == keep(mask.size, 0.3), name
 
 
+def test_scores_of_rows_are_none_of_columns(lab: Lab) -> None:
+    """Even of square weights, where both are as many."""
+    flags = ("model.fix_attn=false", "model.fix_fc=true")
+    rows = lab.train("rows", *flags, "model.linear_st_op=linear_st_outstr", updates=2).succeeded()
+    columns = finetune(lab, "columns", rows.path(), *flags, "model.linear_st_op=linear_st_instr")
+    assert columns.exit_code != 0
+    assert re.search(r"shape \[32, 1\], not \[1, 32\]: set model.linear_st_op", columns.output)
+
+
 def test_finetuning_from_masks_without_scores_starts_with_them(lab: Lab, ours: Run) -> None:
     applied = lab.folder / "applied.pt"
     apply_masks(ours.path(), read_mask_set(ours.path()), applied)

@@ -21,7 +21,7 @@ NOISY = (
 )
 #: Nothing is validated or saved before the end.
 QUIET = (*NOISY, "checkpoint.save_interval_updates=0", "dataset.validate_interval_updates=0")
-KINDS = ("frozen", "co_train", "data2vec")
+KINDS = ("frozen", "co_train", "data2vec", "bf16")
 UPDATES = 9
 UPDATES_IN_EPOCH = 5
 
@@ -36,6 +36,7 @@ def settings(lab: Lab, kind: str) -> tuple[str, ...]:
     return {
         "frozen": (),
         "co_train": ("model.co_train=true", "model.trainable_layer_norm=true"),
+        "bf16": ("common.bf16=true",),
         "data2vec": (
             f"model.w2v_path={lab.data2vec}",
             "task.normalize=true",

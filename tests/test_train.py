@@ -159,6 +159,10 @@ def test_a_recipe_for_two_gpus_trains_in_one_process(lab: Lab) -> None:
         ("checkpoint.finetune_from_model=gone.pt", "gone.pt does not exist"),
         ("task.data=gone", "no folder "),
         ("distributed_training.distributed_world_size=0", "=0 trains nothing; use at least 1"),
+        ("checkpoint.best_checkpoint_metric=werr", "'werr'; did you mean 'wer'?"),
+        ("optimization.update_freq=[]", "update_freq=[] needs numbers of micro-batches"),
+        ("optimization.max_update=0", "max_update=0 trains nothing; use at least 1"),
+        ("dataset.max_tokens=null", "batches have no limit"),
         ("common.seed=-3", "common.seed=-3 is no seed; choose 0 to 4294967295"),
         ("task.data=???", "the recipe leaves these to you: task.data=..."),
     ],
@@ -167,6 +171,12 @@ def test_bad_input_ends_in_one_line(lab: Lab, override: str, told: str) -> None:
     folder = lab.folder / "bad"
     assert told in error_line(run_forked(folder, arguments(lab, "bad", override)))
     assert not (folder / "checkpoints").exists()
+
+
+def test_divergence_is_told_in_one_line(lab: Lab) -> None:
+    words = arguments(lab, "diverging", "optimization.lr=[1e30]", "model.co_train=true")
+    message = error_line(run_forked(lab.folder / "diverging", words))
+    assert "training diverged (" in message and "lower optimization.lr" in message
 
 
 def test_a_pretrained_model_is_nothing_to_finetune_from(lab: Lab) -> None:

@@ -11,6 +11,7 @@ import click
 
 from speechprune.checkpoint import load_finetuned
 from speechprune.inference import MAX_TOKENS, Evaluation, evaluate
+from speechprune.manifests.audio import SAMPLE_RATE
 from speechprune.manifests.check import check_split
 from speechprune.manifests.manifest import read_split
 from speechprune.scoring import ErrorCounts
@@ -42,9 +43,10 @@ def command(
     as_json: bool,
 ) -> None:
     """Word and character error rates of CHECKPOINT over every utterance of a subset."""
-    check_split(data, subset, labels=None)
-    split = read_split(data, subset)
     loaded = load_finetuned(checkpoint, data)
+    task = loaded.cfg.task
+    check_split(data, subset, labels=None, sample_rate=task.get("sample_rate") or SAMPLE_RATE)
+    split = read_split(data, subset, task.labels)
     evaluation = evaluate(loaded, split, max_tokens=max_tokens, batch_size=batch_size)
     source = {"checkpoint": str(checkpoint), "data": str(data), "subset": subset}
     if as_json:

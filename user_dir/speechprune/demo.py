@@ -20,6 +20,7 @@ from speechprune.errors import UserError
 from speechprune.files import write_atomically
 from speechprune.inference import evaluate
 from speechprune.manifests.manifest import read_split
+from speechprune.training.command_line import quoted
 
 _PROGRESS = re.compile(r'"num_updates": "(\d+)"')
 
@@ -101,8 +102,8 @@ def adapt_and_measure(
     """
     out.mkdir(parents=True, exist_ok=True)
     shared = [
-        f"task.data={data.resolve()}",
-        f"model.w2v_path={model.resolve()}",
+        f"task.data={quoted(str(data.resolve()))}",
+        f"model.w2v_path={quoted(str(model.resolve()))}",
         f"optimization.max_update={updates}",
         *overrides,
     ]
@@ -119,10 +120,14 @@ def adapt_and_measure(
 
 def _adapt(method: Method, out: Path, overrides: Sequence[str]) -> None:
     """Train by one method in a process of its own; its log goes to ``out/train.log``."""
-    done = out / "done"
+    done, asked = out / "done", out / "overrides.json"
+    wanted = json.dumps([*method.overrides, *overrides], indent=2)
+    if asked.exists() and asked.read_text(encoding="utf-8") != wanted:
+        raise UserError(f"{out} is a run with other settings; name another folder, or remove it")
     if done.exists():
         return
     out.mkdir(parents=True, exist_ok=True)
+    asked.write_text(wanted, encoding="utf-8")
     command = [
         sys.executable,
         "-m",
@@ -131,7 +136,7 @@ def _adapt(method: Method, out: Path, overrides: Sequence[str]) -> None:
         "--config-name",
         "demo/nano",
     ]
-    command += [f"hydra.run.dir={out.resolve()}", *method.overrides, *overrides]
+    command += [f"hydra.run.dir={quoted(str(out.resolve()))}", *method.overrides, *overrides]
     with open(out / "train.log", "w", encoding="utf-8") as log:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         code = subprocess.run(command, stdout=log, stderr=log, env=environment).returncode

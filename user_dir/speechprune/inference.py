@@ -24,6 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from speechprune.checkpoint import LoadedModel
 from speechprune.errors import UserError
+from speechprune.manifests.audio import source_of
 from speechprune.manifests.manifest import Split
 from speechprune.masking.controller import masked_weight
 from speechprune.scoring import ErrorCounts, count_character_errors, count_word_errors
@@ -143,6 +144,8 @@ def read_audio(path: Path, rate: int) -> np.ndarray:
             samples = file.read(dtype="float32", always_2d=True).mean(axis=1)
         except soundfile.LibsndfileError as error:
             raise UserError(f"{path} is damaged audio: {error.error_string}") from error
+        if not np.isfinite(samples).all():
+            raise UserError(f"{path} is damaged audio: some of its samples are no numbers")
         return soxr.resample(samples, file.samplerate, rate) if len(samples) else samples
 
 
@@ -198,10 +201,10 @@ def _decode(loaded: LoadedModel, emissions: Tensor) -> Iterator[str]:
 
 
 def _open(path: Path) -> soundfile.SoundFile:
-    if not path.is_file():
-        raise UserError(f"{path} is not a file; check the path of the audio")
     try:
-        return soundfile.SoundFile(path)
+        return soundfile.SoundFile(source_of(path))
+    except OSError:
+        raise UserError(f"{path} is not a file; check the path of the audio") from None
     except soundfile.LibsndfileError as error:
         raise UserError(f"{path} is not readable audio: {error.error_string}") from error
 

@@ -18,6 +18,7 @@ from speechprune.checkpoint.file import read, write
 from speechprune.errors import UserError
 from speechprune.manifests.acoustic_units import UNITS, write_units
 from speechprune.manifests.synthetic import Progress, SyntheticSpeech, make_synthetic
+from speechprune.training.command_line import quoted
 
 ASSET = Path(str(files("speechprune"))) / "assets" / "nano_wav2vec2.pt"
 
@@ -62,8 +63,8 @@ def pretrain_nano(
         write_units(corpus, ("train", "valid"))
     log = folder / "train.log"
     command = [sys.executable, "-m", "speechprune.tools.main", "train"]
-    command += ["--config-name", "pretraining/nano", f"hydra.run.dir={run.absolute()}"]
-    command += [f"task.data={corpus.absolute()}", *overrides]
+    command += ["--config-name", "pretraining/nano", f"hydra.run.dir={quoted(str(run.absolute()))}"]
+    command += [f"task.data={quoted(str(corpus.absolute()))}", *overrides]
     with log.open("w", encoding="utf-8") as stream:
         code = subprocess.run(command, stdout=stream, stderr=stream, env=_one_thread()).returncode
     if code:

@@ -1,4 +1,4 @@
-"""The one door into fairseq: models, criterions, data2vec, safe checkpoint classes and three seams.
+"""The one door into fairseq: models, criterions, data2vec, safe checkpoint classes and four seams.
 
 fairseq imports `models` and `tasks` of a user folder by itself but never criterions, and neither
 when the package was imported before: so importing this module registers everything.
@@ -22,6 +22,7 @@ from fairseq.file_io import PathManager
 from fairseq.models import MODEL_REGISTRY
 from fairseq.models.hubert import hubert
 from fairseq.models.wav2vec import wav2vec2
+from fairseq.optim import fp16_optimizer
 
 from speechprune.checkpoint import allow_known_classes
 
@@ -83,6 +84,35 @@ class _AtomicCopies(PathManager):
         return result
 
 
+def _keep_master_copies() -> None:
+    """Save the fp32 copies of the parameters that fp16 and bf16 train, and load them again.
+
+    fairseq does not: a resumed run goes on from rounded ones, and forgets every change too small
+    for half precision.
+    """
+    optimizer = fp16_optimizer._FP16OptimizerMixin
+    save, load = optimizer.state_dict, optimizer.load_state_dict
+    if getattr(save, "keeps_copies", False):
+        return
+
+    def copies(self: Any) -> list[torch.Tensor]:
+        found = self.fp32_params  # one for each device if they are flat, else for each parameter
+        return list(found.values()) if isinstance(found, dict) else list(found)
+
+    @functools.wraps(save)
+    def save_copies(self: Any) -> dict[str, Any]:
+        return {**save(self), "fp32_params": [copy.detach() for copy in copies(self)]}
+
+    @functools.wraps(load)
+    def load_copies(self: Any, state: dict[str, Any], overrides: Any = None) -> None:
+        load(self, {k: v for k, v in state.items() if k != "fp32_params"}, overrides)
+        for copy, saved in zip(copies(self), state.get("fp32_params", ())):
+            copy.data.copy_(saved)
+
+    save_copies.keeps_copies = True  # type: ignore[attr-defined]
+    optimizer.state_dict, optimizer.load_state_dict = save_copies, load_copies
+
+
 def validate_only(train_module: ModuleType) -> None:
     """Give `model.eval_only=true` its meaning in fairseq's loop: one validation pass, then end."""
     train = train_module.train
@@ -107,6 +137,7 @@ def _register() -> None:
     _seed_span_masking(hubert)
     _seed_span_masking(data2vec_audio())
     checkpoint_utils.PathManager = _AtomicCopies
+    _keep_master_copies()
     # `fairseq-hydra-train` has imported its loop by now; `speechprune train` calls validate_only.
     if "fairseq_cli.train" in sys.modules:
         validate_only(sys.modules["fairseq_cli.train"])

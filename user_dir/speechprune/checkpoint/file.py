@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 import re
 import zipfile
@@ -20,6 +19,7 @@ from omegaconf.base import ContainerMetadata, Metadata
 from omegaconf.nodes import AnyNode
 
 from speechprune.errors import UserError
+from speechprune.files import replacing_file
 
 PathLike = Union[str, Path]
 
@@ -85,26 +85,20 @@ def read(path: PathLike, *, mmap: bool = False) -> dict[str, Any]:
 
 
 def write(state: dict[str, Any], path: PathLike) -> None:
-    """Save ``state`` at ``path`` by way of a temporary file in the same folder.
+    """Save ``state`` at ``path``, whole or not at all.
 
     Raises:
         UserError: it cannot be written (no such folder, no permission, full disk); whatever was at
             ``path`` is still there.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with replacing_file(path) as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    # torch reports a full disk as a RuntimeError of its archive writer.
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or _first_line(error)
-        raise UserError(f"{path} cannot be written: {reason}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    # The archive writer hides what the file said when it took no more.
+    except RuntimeError as error:
+        raise UserError(
+            f"{path} cannot be written: no space left on the disk, or the file grew too large"
+        ) from error
 
 
 def digest(path: PathLike) -> str:

@@ -17,6 +17,14 @@ from speechprune.checkpoint.finetuned import PROVENANCE, LoadedModel, load_finet
 from speechprune.errors import UserError
 from speechprune.files import write_atomically
 
+#: fairseq finetunes from a checkpoint only if it tells of an optimizer.
+_HISTORY = {
+    "criterion_name": "CtcCriterion",
+    "optimizer_name": "FairseqAdam",
+    "lr_scheduler_state": {},
+    "num_updates": 0,
+}
+
 
 def fold(path: PathLike, out: PathLike) -> None:
     """Bake the masks of a finetuned checkpoint in: unmodified fairseq loads what is at ``out``.
@@ -43,14 +51,7 @@ def fold(path: PathLike, out: PathLike) -> None:
         "cfg": _plain_config(loaded.cfg, out.parent),
         "model": _folded_weights(loaded),
         "criterion": None,
-        "optimizer_history": [
-            {
-                "criterion_name": "CtcCriterion",
-                "optimizer_name": "FairseqAdam",
-                "lr_scheduler_state": {},
-                "num_updates": 0,
-            }
-        ],
+        "optimizer_history": [_HISTORY],
         "task_state": {},
         "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
         PROVENANCE: provenance,

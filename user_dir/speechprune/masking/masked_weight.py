@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from speechprune.errors import UserError
 from speechprune.masking.bits import pack_bits, unpack_bits
 from speechprune.masking.initialisation import rank_by_mask
 from speechprune.masking.policies.base import MaskPolicy
@@ -222,7 +223,18 @@ def _from_plain_keys(
                 scores = masked.starting_scores(weight)
                 assert scores is not None
                 scores = scores if bits is None else rank_by_mask(scores, mask)
+            _refuse_other_shape(prefix + tensor, scores, masked.scores)
             state[inside + "0.scores"] = scores.view(masked.scores.shape)
         masked.unselected = bits is None
         state[inside + "0.mask"] = mask
         masked.forget_product()
+
+
+def _refuse_other_shape(name: str, scores: Tensor, own: Tensor) -> None:
+    """A row's scores may be as many as a column's: only their shape tells them apart."""
+    flat = scores.dim() == 1 and scores.numel() == own.numel()
+    if scores.shape != own.shape and not flat:
+        raise UserError(
+            f"the checkpoint's scores of {name} have the shape {list(scores.shape)}, not "
+            f"{list(own.shape)}: set model.linear_st_op to what they were trained with"
+        )

@@ -60,7 +60,7 @@ def complete(arguments: Sequence[str]) -> CommandLine:
         import_user_module(argparse.Namespace(user_dir=_unquoted(given["common.user_dir"])))
     else:
         plugin = str(Path(speechprune.__file__).parent)
-        overrides.append(f"common.user_dir={_quoted(plugin)}")
+        overrides.append(f"common.user_dir={quoted(plugin)}")
     # The folder of each run is where its checkpoints go; older hydras have no choice, and no key.
     if "hydra.job.chdir" not in given and "chdir" in {field.name for field in fields(JobConf)}:
         overrides.append("hydra.job.chdir=true")
@@ -214,7 +214,7 @@ def _with_absolute_path(override: str) -> str:
     choices = [value] if value[:1] in ("'", '"') else value.split(",")
     paths = [Path(_unquoted(choice)).expanduser() for choice in choices]
     made = [
-        _quoted(str(path.absolute())) if _unquoted(choice) and path.exists() else choice
+        quoted(str(path.absolute())) if _unquoted(choice) and path.exists() else choice
         for path, choice in zip(paths, choices)
     ]
     return f"{key}={','.join(made)}"
@@ -227,7 +227,7 @@ def _unquoted(value: str) -> str:
     return value
 
 
-def _quoted(value: str) -> str:
+def quoted(value: str) -> str:
     """``value`` as hydra's grammar takes it."""
     if re.fullmatch(r"[A-Za-z0-9_./-]+", value):
         return value

@@ -20,6 +20,8 @@ def user_message(error: BaseException) -> str | None:
     for link in _chain(error):
         if isinstance(link, UserError):
             return str(link)
+        if isinstance(link, FloatingPointError):
+            return f"training diverged ({link}); lower optimization.lr"
     return storage_failure(error) or _loading_failure(error)
 
 

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from inspect import signature
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -30,7 +31,7 @@ from speechprune.plugin import validate_only
 from speechprune.training.command_line import CommandLine, complete, key_of
 from speechprune.training.devices import Machine, find_machine, fit
 from speechprune.training.failures import storage_failure
-from speechprune.training.preflight import check_checkpoints, check_data, check_seed
+from speechprune.training.preflight import check_checkpoints, check_data, check_settings
 from speechprune.training.processes import address_of, run_ranks, set_environment
 
 logger = logging.getLogger(__name__)
@@ -87,10 +88,10 @@ def run(cfg: DictConfig, given: Collection[str]) -> float:
         UserError: as `train`.
     """
     cfg = _completed(cfg)
+    check_settings(cfg)
     machine = find_machine(cfg.common.cpu)
     processes = fit(cfg, given, machine)
     check_data(cfg)
-    check_seed(cfg)
     check_checkpoints(cfg)
     try:
         value = _train_in(cfg, processes, machine)
@@ -254,6 +255,8 @@ def _telling_full_disks(folder: str) -> Iterator[None]:
         message = storage_failure(error)
         if message is None:
             raise
+        for half_written in Path(folder).glob("*.pt.tmp"):
+            half_written.unlink()
         raise UserError(f"{message} (checkpoint.save_dir is {os.path.abspath(folder)})") from error
 
 

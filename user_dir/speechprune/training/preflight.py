@@ -12,10 +12,13 @@ from omegaconf import DictConfig
 from speechprune.checkpoint import check_pretrained, is_finetuned, read
 from speechprune.errors import UserError
 from speechprune.manifests.check import SplitSummary, check_split
+from speechprune.registry import unknown_name
 
 logger = logging.getLogger(__name__)
 
 _LAST = "checkpoint_last.pt"
+#: What fairseq's `ctc` and our `masked_ctc` log of a validation.
+_METRICS = ("loss", "nll_loss", "uer", "wer", "raw_wer", "penalty", "density")
 
 
 def check_data(cfg: DictConfig) -> list[SplitSummary]:
@@ -46,10 +49,34 @@ def check_data(cfg: DictConfig) -> list[SplitSummary]:
     return summaries
 
 
-def check_seed(cfg: DictConfig) -> None:
-    """Raise UserError for a seed that random generators refuse."""
-    if not 0 <= cfg.common.seed < 2**32:
-        raise UserError(f"common.seed={cfg.common.seed} is no seed; choose 0 to {2**32 - 1}")
+def check_settings(cfg: DictConfig) -> None:
+    """Refuse settings that fairseq only stumbles over, perhaps at the first validation.
+
+    Raises:
+        UserError: a seed that random generators refuse, nothing to train, batches without a limit,
+            or a metric that the criterion does not measure.
+    """
+    seed, frequencies = cfg.common.seed, list(cfg.optimization.update_freq)
+    updates, metric = cfg.optimization.max_update, cfg.checkpoint.best_checkpoint_metric
+    measured = _METRICS if cfg.criterion._name in ("ctc", "masked_ctc") else (metric,)
+    for is_wrong, message in (
+        (not 0 <= seed < 2**32, f"common.seed={seed} is no seed; choose 0 to {2**32 - 1}"),
+        (updates < 1, f"optimization.max_update={updates} trains nothing; use at least 1"),
+        (
+            not frequencies or min(frequencies) < 1,
+            f"optimization.update_freq={frequencies} needs numbers of micro-batches, such as [1]",
+        ),
+        (
+            cfg.dataset.max_tokens is None and cfg.dataset.batch_size is None,
+            "batches have no limit: set dataset.max_tokens (audio samples) or dataset.batch_size",
+        ),
+        (
+            metric not in measured,
+            unknown_name("checkpoint.best_checkpoint_metric", metric, list(measured)),
+        ),
+    ):
+        if is_wrong:
+            raise UserError(message)
 
 
 def check_checkpoints(cfg: DictConfig) -> None:

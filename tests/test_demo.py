@@ -1,0 +1,39 @@
+"""The demo's comparison, with nothing but two updates of each run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from nano import write_corpus, write_wav2vec2
+
+from speechprune.demo import METHODS, adapt_and_measure
+from speechprune.errors import UserError
+
+SHORT = ("model.mask_length=2", "dataset.max_tokens=100000")
+
+
+def test_three_ways_are_compared_once(tmp_path: Path) -> None:
+    data = write_corpus(tmp_path / "a, b")
+    for path in sorted(data.glob("valid.*")):
+        shutil.copy(path, path.with_name(path.name.replace("valid", "test")))
+    model = write_wav2vec2(tmp_path / "it's.pt")
+    out = tmp_path / "out, all"
+    results = adapt_and_measure(data, model, out, 2, SHORT, jobs=2)
+    assert [result.name for result in results] == [method.name for method in METHODS]
+    head, weights, masks = results
+    assert (head.kept, weights.kept) == (1.0, 1.0) and masks.kept == pytest.approx(0.7, abs=1e-3)
+    # A head of 10 symbols on 32 channels in fp32; the masks of 2 layers, a bit per weight.
+    assert head.bytes == 4 * (32 * 10 + 10)
+    assert masks.bytes == head.bytes + 2 * (4 * 32 * 32 + 2 * 32 * 64) // 8 + 4 * 32
+    assert weights.bytes > 10 * masks.bytes
+    assert [row["name"] for row in json.loads((out / "results.json").read_text())] == [
+        method.name for method in METHODS
+    ]
+    logs = {path: path.stat().st_mtime_ns for path in out.glob("*/train.log")}
+    assert adapt_and_measure(data, model, out, 2, SHORT, jobs=2) == results
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*/train.log")} == logs
+    with pytest.raises(UserError, match="is a run with other settings; name another folder"):
+        adapt_and_measure(data, model, out, 3, SHORT, jobs=2)

@@ -1,0 +1,122 @@
+"""Folding: masks baked into a checkpoint that unmodified fairseq loads, with equal output."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import MASKS, logits, refusal, rewrite
+from nano import (
+    write_corpus,
+    write_finetuned,
+    write_wav2vec2,
+)
+
+from speechprune.checkpoint import (
+    digest,
+    fold,
+    load_finetuned,
+    read,
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("data"), train=1, valid=1)
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path) -> Path:
+    return write_wav2vec2(tmp_path / "pretrained.pt")
+
+
+PLAIN_FAIRSEQ = """
+import json, sys
+import torch
+from fairseq import checkpoint_utils
+(model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task([sys.argv[1]])
+source = torch.load(sys.argv[2])
+with torch.inference_mode():
+    output = model.eval()(**source)["encoder_out"]
+torch.save(output, sys.argv[3])
+assert "speechprune" not in sys.modules
+unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(sys.argv[1])
+print(json.dumps([type(model).__name__, task.target_dictionary.symbols, unsafe]))
+"""
+
+
+def test_unmodified_fairseq_loads_a_folded_model(
+    pretrained: Path, data: Path, tmp_path: Path
+) -> None:
+    path = write_finetuned(tmp_path / "masks.pt", pretrained, data, model=MASKS)
+    (tmp_path / "out").mkdir()
+    fold(path, tmp_path / "out" / "folded.pt")
+    pretrained.unlink()
+
+    source = torch.randn(1, 16000, generator=torch.Generator().manual_seed(0))
+    torch.save({"source": source, "padding_mask": None}, tmp_path / "source.pt")
+    files = [str(tmp_path / name) for name in ("out/folded.pt", "source.pt", "output.pt")]
+    command = [sys.executable, "-c", PLAIN_FAIRSEQ, *files]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    name, symbols, unsafe = json.loads(ran.stdout.splitlines()[-1])
+    masked = load_finetuned(path)
+    assert (name, symbols, unsafe) == ("Wav2VecCtc", masked.dictionary.symbols, [])
+    with torch.inference_mode():
+        expected = masked.model(source=source, padding_mask=None)["encoder_out"]
+    assert torch.equal(torch.load(tmp_path / "output.pt"), expected)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16])
+def test_fold_keeps_half_of_the_weights_in_their_type(
+    pretrained: Path, data: Path, kind: torch.dtype
+) -> None:
+    path = write_finetuned(pretrained.parent / "masks.pt", pretrained, data, model=MASKS)
+    weights = {
+        k: v.to(kind) if v.is_floating_point() else v for k, v in read(path)["model"].items()
+    }
+    rewrite(path, lambda state: state.update(model=weights))
+    out = pretrained.parent / "folded.pt"
+    fold(path, out)
+    key = "w2v_encoder.w2v_model.encoder.layers.0.fc1.weight"
+    folded = read(out)["model"][key]
+    kept = folded != 0
+    assert kept.sum() == kept.numel() // 2
+    assert folded.dtype == kind
+    assert torch.equal(folded[kept], weights[key][kept])
+    assert torch.equal(logits(load_finetuned(out).model), logits(load_finetuned(path).model))
+
+
+def test_a_plain_model_has_nothing_to_fold(pretrained: Path, data: Path) -> None:
+    path = write_finetuned(pretrained.parent / "weights.pt", pretrained, data)
+    out = pretrained.parent / "folded.pt"
+    assert "holds no masks to fold: it is a plain wav2vec_ctc" in refusal(fold, path, out)
+    assert not out.exists()
+
+
+def test_a_folded_model_remembers_what_it_was(pretrained: Path, data: Path, tmp_path: Path) -> None:
+    path = write_finetuned(tmp_path / "masks.pt", pretrained, data, model=MASKS)
+    out = tmp_path / "folded.pt"
+    fold(path, out)
+    (tmp_path / "dict.ltr.txt").unlink()
+    loaded = load_finetuned(out)
+    assert loaded.density == 0.5
+    assert loaded.provenance["folded_from"] == digest(path)
+    assert loaded.dictionary.symbols == load_finetuned(path).dictionary.symbols
+
+
+def test_fold_leaves_another_alphabet_alone(pretrained: Path, data: Path, tmp_path: Path) -> None:
+    path = write_finetuned(tmp_path / "masks.pt", pretrained, data, model=MASKS)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "dict.ltr.txt").write_text("X 1\n")
+    assert "another model's alphabet" in refusal(fold, path, folder / "folded.pt")
+    assert [file.name for file in folder.iterdir()] == ["dict.ltr.txt"]
+    (folder / "dict.ltr.txt").unlink()
+    (folder / "folded.pt").mkdir()
+    assert "cannot be written" in refusal(fold, path, folder / "folded.pt")
+    assert [file.name for file in folder.iterdir()] == ["folded.pt"]
