@@ -9,6 +9,7 @@ turns, so that what else the machine does falls on all alike.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import multiprocessing
 import resource
@@ -162,6 +163,13 @@ def _serve(connection: Connection, threads: int, *trainer: Any) -> None:
     worker = Trainer(*trainer)
     while connection.recv() is not None:
         connection.send((worker.step(), worker.peak_memory()))
+        _give_memory_back()
+
+
+def _give_memory_back() -> None:
+    """Let the others have, while they take their turns, what this process has freed."""
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 class Worker:

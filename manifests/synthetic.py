@@ -7,6 +7,7 @@ another split changes it.
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -17,8 +18,9 @@ import numpy as np
 
 from speechprune.errors import UserError
 from speechprune.manifests.audio import write_flac
-from speechprune.manifests.espeak import Voice, speak
+from speechprune.manifests.espeak import Voice, language_file, speak
 from speechprune.manifests.folders import replacing
+from speechprune.manifests.labels import characters, phones
 from speechprune.manifests.manifest import (
     AUDIO,
     Split,
@@ -38,6 +40,7 @@ whose samples differ from one process to the next."""
 
 _SPLITS = ("train", "valid", "test")
 _SHARE_FOR_TRAINING = 0.7
+_NUMBERS = 100
 
 Progress = Callable[[Iterable[Utterance], int], Iterable[Utterance]]
 
@@ -47,9 +50,12 @@ class SyntheticSpeech:
     """Settings of a synthetic corpus; the default is a quarter of an hour, learnt in minutes.
 
     Attributes:
-        languages: codes from `vocabulary.LANGUAGES`, drawn with equal chance.
+        languages: ISO codes that espeak-ng speaks, drawn with equal chance.
         sizes: utterances per split (train, valid, test); the voices of the splits are disjoint.
-        vocabulary: words per language to draw from, the first of its list; None for all.
+        vocabulary: words per language to draw from, the first of its list; None for all. Languages
+            that `vocabulary` has no list of count instead: their words are the numbers from 0 on,
+            which have no spelling, so that they need phones for labels.
+        labels: "characters" or "phones".
         sentence: fewest and most words per utterance.
         rate: slowest and fastest speech, words per minute.
         pitch: lowest and highest pitch, 0 to 99.
@@ -67,12 +73,19 @@ class SyntheticSpeech:
     rate: tuple[int, int] = (150, 220)
     pitch: tuple[int, int] = (30, 70)
     noise: tuple[float, float] | None = None
+    labels: str = "characters"
     seed: int = 1
 
     def __post_init__(self) -> None:
+        if self.labels not in ("characters", "phones"):
+            raise UserError(f"labels {self.labels!r} are neither characters nor phones")
         for code in self.languages:
-            if code not in LANGUAGES:
-                raise UserError(f"unknown language {code!r}; known: {', '.join(LANGUAGES)}")
+            language_file(code)
+            if self.labels == "characters" and code not in LANGUAGES:
+                raise UserError(
+                    f"there are no words of language {code!r} here, only numbers: choose phones "
+                    f"for labels, or one of {', '.join(LANGUAGES)}"
+                )
         for name, size in self.sizes.items():
             if name not in _SPLITS or size < 1:
                 raise UserError(
@@ -103,6 +116,7 @@ class Sentence:
     relative to the speech."""
 
     path: str
+    language: str
     text: str
     voice: Voice
     noise: float | None
@@ -122,28 +136,33 @@ def make_synthetic(
     folder: Path,
     settings: SyntheticSpeech,
     *,
-    workers: int = 1,
+    workers: int | None = 1,
     overwrite: bool = False,
     progress: Progress = lambda utterances, total: utterances,
 ) -> None:
     """Speak a corpus into the manifest folder `folder`.
 
-    The files are the same for any number of `workers`. `progress` wraps the stream of finished
-    utterances. Raises UserError as `folders.replacing` does.
+    The files are the same for any number of `workers`, None for one per core. `progress` wraps the
+    stream of finished utterances. Raises UserError as `folders.replacing` does.
     """
     planned = plan(settings)
+    workers = workers or os.cpu_count() or 1
     with replacing(folder, overwrite) as partial_folder:
         sentences = [sentence for split in planned.values() for sentence in split]
         render = partial(_render, partial_folder / AUDIO)
         finished = iter(progress(_spread(render, sentences, workers), len(sentences)))
         root = folder.absolute() / AUDIO
         splits = [
-            Split(name, root, tuple(next(finished) for _ in split))
+            Split(name, root, tuple(_label(settings.labels, split, finished)))
             for name, split in planned.items()
         ]
         list(finished)  # lets a progress bar end
-        provenance = {"corpus": "synthetic, espeak-ng", "settings": asdict(settings)}
-        write_manifest(partial_folder, splits, provenance)
+        provenance = {
+            "corpus": "synthetic, espeak-ng",
+            "language": "+".join(settings.languages),
+            "settings": asdict(settings),
+        }
+        write_manifest(partial_folder, splits, provenance, units=settings.labels == "phones")
 
 
 def _voices_per_split(settings: SyntheticSpeech) -> dict[str, list[str]]:
@@ -164,17 +183,36 @@ def _draw(settings: SyntheticSpeech, split: str, variants: list[str], index: int
     seed = (settings.seed, _SPLITS.index(split), index)
     random = np.random.default_rng(seed)
     language = settings.languages[random.integers(len(settings.languages))]
-    vocabulary = words(language)[: settings.vocabulary]
+    vocabulary = _words(language, settings.vocabulary)
     length = random.integers(settings.sentence[0], settings.sentence[1], endpoint=True)
     text = " ".join(vocabulary[i] for i in random.integers(len(vocabulary), size=length))
     voice = Voice(
-        LANGUAGES[language],
+        language_file(language),
         variants[random.integers(len(variants))],
         int(random.integers(*settings.rate, endpoint=True)),
         int(random.integers(*settings.pitch, endpoint=True)),
     )
     noise = None if settings.noise is None else float(random.uniform(*settings.noise))
-    return Sentence(f"{split}/{index:06d}.flac", text, voice, noise, seed)
+    return Sentence(f"{split}/{index:06d}.flac", language, text, voice, noise, seed)
+
+
+def _words(language: str, count: int | None) -> list[str]:
+    if language in LANGUAGES:
+        return words(language)[:count]
+    return [str(number) for number in range(count or _NUMBERS)]
+
+
+def _label(
+    kind: str, sentences: list[Sentence], spoken: Iterator[Utterance]
+) -> Iterator[Utterance]:
+    """The utterances of the sentences, with labels for texts."""
+    texts: dict[int, str] = {}
+    for language in sorted({sentence.language for sentence in sentences}):
+        said = [i for i, sentence in enumerate(sentences) if sentence.language == language]
+        make = (phones if kind == "phones" else characters)(language)
+        texts.update(zip(said, make.label([sentences[i].text for i in said])[0]))
+    for index, _ in enumerate(sentences):
+        yield next(spoken)._replace(text=texts[index])
 
 
 def _spread(
@@ -193,7 +231,7 @@ def _render(folder: Path, sentence: Sentence) -> Utterance:
     if sentence.noise is not None:
         samples = _add_noise(samples, sentence.noise, np.random.default_rng((*sentence.seed, 1)))
     frames = write_flac(folder / sentence.path, samples.clip(-1.0, 1.0))
-    return Utterance(sentence.path, frames, sentence.text.upper(), sentence.voice.variant)
+    return Utterance(sentence.path, frames, sentence.text, sentence.voice.variant)
 
 
 def _add_noise(samples: np.ndarray, level: float, random: np.random.Generator) -> np.ndarray:
