@@ -179,7 +179,9 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.variant = variant
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, threads, variant, *where))
+        self.process = context.Process(
+            target=_serve, args=(theirs, threads, variant, *where), daemon=True
+        )
         self.process.start()
         theirs.close()
         self.steps: list[Step] = []

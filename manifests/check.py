@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import soundfile
-from tqdm import tqdm
-
 from speechprune.errors import UserError
-from speechprune.manifests.audio import source_of
+from speechprune.manifests.headers import header_problems
 from speechprune.manifests.manifest import read_lines
+from speechprune.manifests.verbatim import read_dictionary
 
 #: What fairseq's dictionaries hold without listing it.
 SPECIAL_SYMBOLS = ("<s>", "<pad>", "</s>", "<unk>")
-
-# Opening headers waits for the disk, not for the processor.
-_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -109,7 +103,7 @@ def _check_lengths(root: Path, rows: list[tuple[str, int]], max_tokens: int | No
 
 def _count_unknown(path: Path, lines: list[str], dictionary: Path, closed: bool) -> int:
     """How many symbols of the label file ``path`` its dictionary lacks."""
-    known = _read_dictionary(dictionary)
+    known = {*SPECIAL_SYMBOLS, *read_dictionary(dictionary)[0]}
     unknown = 0
     for number, line in enumerate(lines, start=1):
         strange = [symbol for symbol in line.split() if symbol not in known]
@@ -122,40 +116,11 @@ def _count_unknown(path: Path, lines: list[str], dictionary: Path, closed: bool)
     return unknown
 
 
-def _read_dictionary(path: Path) -> set[str]:
-    known = set(SPECIAL_SYMBOLS)
-    for number, line in enumerate(read_lines(path), start=1):
-        symbol, _, count = line.replace(" #fairseq:overwrite", "").rpartition(" ")
-        if not symbol or not count.isdecimal():
-            raise UserError(f"{path} line {number}: expected `symbol count`, got {line!r}")
-        known.add(symbol)
-    return known
-
-
 def _check_recordings(
     root: Path, rows: list[tuple[str, int]], sample_rate: int, manifest: Path
 ) -> None:
     if not root.is_dir():
         raise UserError(f"{manifest} line 1: no folder {str(root)!r}; prepare the corpus again")
-    with ThreadPoolExecutor(_THREADS) as pool:
-        problems = pool.map(lambda row: _problem(root / row[0], row[1], sample_rate), rows)
-        title = f"checking {manifest.name}"
-        for problem in tqdm(problems, title, len(rows), leave=False, disable=None):
-            if problem is not None:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise UserError(problem)
-
-
-def _problem(path: Path, frames: int, sample_rate: int) -> str | None:
-    """What is wrong with a recording, in one line."""
-    try:
-        info = soundfile.info(source_of(path))
-    except FileNotFoundError:
-        return f"{path} is missing; correct the manifest, or bring the recording back"
-    except soundfile.LibsndfileError as error:
-        return f"{path} is not readable audio: {error.error_string}"
-    if info.samplerate != sample_rate:
-        return f"{path} has a sample rate of {info.samplerate} Hz; resample it to {sample_rate} Hz"
-    if info.frames != frames:
-        return f"{path} has {info.frames} samples, but its manifest says {frames}"
-    return None
+    for kind, message in header_problems(root, rows, sample_rate, f"checking {manifest.name}"):
+        if kind != "channels":  # fairseq averages them
+            raise UserError(message)

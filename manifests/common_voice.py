@@ -5,6 +5,7 @@ Columns are found by their names: releases differ in their order and number.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Iterator, NamedTuple
 
@@ -160,9 +161,9 @@ def _clip(row: Row) -> Clip:
 
 
 def _refuse_missing(root: Path, splits: dict[str, list[Clip]]) -> None:
-    there = {f"{CLIPS}/{path.name}" for path in (root / CLIPS).iterdir()}
+    there = {entry.name for entry in os.scandir(root / CLIPS)}
     for name, clips in splits.items():
-        missing = [clip.source for clip in clips if clip.source not in there]
+        missing = [clip.source for clip in clips if clip.source[len(CLIPS) + 1 :] not in there]
         if missing:
             raise UserError(
                 f"{root}: {len(missing)} clips of {name} have no audio; the first is {missing[0]}"

@@ -40,7 +40,7 @@ class Clip(NamedTuple):
 
 
 class Labels(Protocol):
-    """How transcripts become labels; see `labels`."""
+    """How transcripts become labels; its `repr` tells all that matters. See `labels`."""
 
     units: bool
 
@@ -98,7 +98,7 @@ class Corpus:
                 # Libri-light's sets contain one another: a clip may be in several splits.
                 if name in seen or sources.setdefault(name, clip.source) != clip.source:
                     raise UserError(f"{self.name} in {self.root}: two clips are called {name!r}")
-                if {"\t", "\n"} & {*clip.source, *name}:
+                if any(separator in text for text in (clip.source, name) for separator in "\t\n"):
                     raise UserError(
                         f"{self.root}: {clip.source!r} has a tab or line feed in its name, which a "
                         "manifest cannot hold; rename the file"

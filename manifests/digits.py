@@ -136,6 +136,7 @@ def make_digits(
         ]
         provenance = {
             "corpus": "Free Spoken Digit Dataset, strings",
+            "language": "en",
             "archive": archive.name,
             "settings": asdict(settings),
         }

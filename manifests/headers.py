@@ -51,15 +51,20 @@ def _problems(path: Path, frames: int, sample_rate: int) -> Iterator[Problem]:
     try:
         info = soundfile.info(source_of(path))
     except FileNotFoundError:
-        yield "missing recording", str(path)
+        yield (
+            "missing recording",
+            f"{path} is missing; correct the manifest, or bring the recording back",
+        )
         return
     # A TypeError is what an ending such as .raw leads to.
     except (OSError, soundfile.LibsndfileError, TypeError) as error:
         reason = getattr(error, "error_string", None) or str(error)
-        yield "unreadable recording", f"{path}: {' '.join(reason.split()).rstrip('.')}"
+        reason = " ".join(reason.split()).rstrip(".")
+        yield "unreadable recording", f"{path} is not readable audio: {reason}"
         return
     if info.samplerate != sample_rate:
-        yield "sample rate", f"{path} has {info.samplerate} Hz, not {sample_rate} Hz"
+        told = f"{path} has a sample rate of {info.samplerate} Hz; resample it to {sample_rate} Hz"
+        yield "sample rate", told
     if info.channels != 1:
         yield "channels", f"{path} has {info.channels} channels, not one"
     if info.frames != frames:

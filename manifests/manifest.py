@@ -1,4 +1,4 @@
-"""fairseq manifest folders: the one place that writes and reads them.
+"""fairseq manifest folders as values: what `prepare` writes, and training and evaluation read.
 
 A folder holds, for each SPLIT, `SPLIT.tsv` (the audio's root, then `relative path<TAB>frames`),
 `SPLIT.ltr` (symbols parted by spaces) and `SPLIT.wrd` (words parted by spaces), and `SPLIT.spk`
@@ -14,8 +14,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any, Mapping, NamedTuple, Sequence
+from typing import Any, Iterable, Iterator, Mapping, NamedTuple, Sequence
 
 from speechprune import __version__
 from speechprune.errors import UserError
@@ -136,24 +137,28 @@ def write_manifest(
         for utterance in utterances:
             _check(utterance)
         name = split.name
-        texts = [u.text for u in utterances]
-        symbols = texts if units else [spell(text) for text in texts]
-        for line in symbols:
-            counts.update(line.split())
         write_lines(
             folder / f"{name}.tsv",
-            [str(split.root), *(f"{u.path}\t{u.frames}" for u in utterances)],
+            chain([str(split.root)], (f"{u.path}\t{u.frames}" for u in utterances)),
         )
-        write_lines(folder / f"{name}.ltr", symbols)
-        write_lines(folder / f"{name}.wrd", texts)
+        write_lines(folder / f"{name}.ltr", _symbols(utterances, units, counts))
+        write_lines(folder / f"{name}.wrd", (u.text for u in utterances))
         if any(u.speaker for u in utterances):
-            write_lines(folder / f"{name}.spk", [u.speaker for u in utterances])
+            write_lines(folder / f"{name}.spk", (u.speaker for u in utterances))
         summary[name] = {"utterances": len(utterances), "hours": round(split.seconds / 3600, 6)}
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     write_lines(folder / "dict.ltr.txt", [f"{symbol} {count}" for symbol, count in ranked])
     described = {"speechprune": __version__, **provenance, "splits": summary}
     text = json.dumps(described, indent=2, sort_keys=True, ensure_ascii=False)
     write_lines(folder / PROVENANCE, [text])
+
+
+def _symbols(utterances: Iterable[Utterance], units: bool, counts: Counter[str]) -> Iterator[str]:
+    """The labels, whose symbols are added to `counts`."""
+    for utterance in utterances:
+        line = utterance.text if units else spell(utterance.text)
+        counts.update(line.split())
+        yield line
 
 
 def _check(utterance: Utterance) -> None:
@@ -169,7 +174,7 @@ def _check(utterance: Utterance) -> None:
         )
 
 
-def write_lines(path: Path, lines: Sequence[str]) -> None:
+def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write text that :func:`read_lines` reads."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(line + "\n" for line in lines)

@@ -11,6 +11,7 @@ import json
 import os
 from collections import Counter, deque
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -99,6 +100,7 @@ def prepare(
         "corpus": corpus.name,
         "version": corpus.version,
         "language": corpus.language,
+        "labels": repr(corpus.labels),
         "options": dict(corpus.options),
     }
     if resume and (folder / PROVENANCE).exists():
@@ -135,7 +137,7 @@ def _finished(folder: Path, described: Mapping[str, Any]) -> Preparation:
         tuple(read_split(folder, name) for name in found["splits"]),
         tuple((row["split"], row["clip"], row["reason"]) for row in found["excluded"]),
         found["converted"],
-        found["dropped_characters"],
+        _ranked(found["dropped_characters"]),
     )
 
 
@@ -181,6 +183,11 @@ def _outcomes(job: _Job, corpus: Corpus, workers: int, dropped: Counter[str]) ->
         for outcomes, missing in _spread(job, chunks, workers):
             dropped += missing
             yield from outcomes
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a process that converts audio was killed, perhaps for want of memory; run the same "
+            "command again with fewer --workers, which goes on from here"
+        ) from error
     except OSError as error:
         reason = "no space left on the disk" if error.errno == errno.ENOSPC else error.strerror
         raise UserError(
@@ -225,8 +232,12 @@ def _collect(
         converted += new
         splits.append(_split(name, kept, corpus.root, audio, mixed=0 < new < len(kept)))
     next(outcomes, None)  # lets a progress bar end
-    ranked = dict(sorted(dropped.items(), key=lambda item: (-item[1], item[0])))
-    return Preparation(tuple(splits), tuple(excluded), converted, ranked)
+    return Preparation(tuple(splits), tuple(excluded), converted, _ranked(dropped))
+
+
+def _ranked(counts: Mapping[str, int]) -> dict[str, int]:
+    """Most frequent first."""
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _split(

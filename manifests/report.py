@@ -13,7 +13,6 @@ from speechprune.manifests.audio import SAMPLE_RATE
 from speechprune.manifests.check import SPECIAL_SYMBOLS
 from speechprune.manifests.headers import header_problems
 from speechprune.manifests.manifest import read_lines
-from speechprune.manifests.tables import table
 from speechprune.manifests.verbatim import (
     DICTIONARY,
     WORD_END,
@@ -23,11 +22,12 @@ from speechprune.manifests.verbatim import (
     read_rows,
     split_names,
 )
+from speechprune.tables import table
 
 #: Problems of each kind that are told in full.
 EXAMPLES = 3
 
-_HELD_OUT = ("test", "valid", "dev")
+_TRAIN, _HELD_OUT = "train", ("test", "valid", "dev")
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class _Check:
         train = {
             speaker: name
             for name in sorted(self._speakers, reverse=True)
-            if name.startswith("train")
+            if name.startswith(_TRAIN)
             for speaker in self._speakers[name]
         }
         for name in sorted(self._speakers):
@@ -189,7 +189,8 @@ class _Check:
         for path, frames in rows:
             key = audio_key(root, path)
             before = self._recordings.setdefault(key, name)
-            if before != name:
+            # Sets to train on may contain one another, as Libri-light's do.
+            if before != name and not (before.startswith(_TRAIN) and name.startswith(_TRAIN)):
                 self._add(name, "shared recording", f"{key} is in {before} and in {name}")
             if self.max_tokens is not None and frames > self.max_tokens:
                 told = f"{key} has {frames} samples, more than --max-tokens {self.max_tokens}"

@@ -10,11 +10,11 @@ from typing import Any, Union
 
 import numpy as np
 
-from speechprune.figures import INK, SHADES, _figure, _save
+from speechprune.figures import INK, SHADES, new_figure, save_figure
 from speechprune.manifests.audio import SAMPLE_RATE
 from speechprune.manifests.manifest import unspell
-from speechprune.manifests.tables import table
 from speechprune.manifests.verbatim import WORD_END, Lines, read_verbatim, split_names
+from speechprune.tables import table
 
 _BINS = 40
 _PANEL = (6.0, 1.1)  # inch
@@ -122,7 +122,7 @@ def length_histogram(lengths: Mapping[str, Sequence[float]], path: Union[str, Pa
     Raises UserError if the file cannot be written.
     """
     width, height = _PANEL
-    figure, axes = _figure((width, height * len(lengths)))
+    figure, axes = new_figure((width, height * len(lengths)))
     edges = np.linspace(0.0, max(map(np.max, lengths.values())), _BINS + 1)
     step = 1.0 / len(lengths)
     for index, (name, seconds) in enumerate(lengths.items()):
@@ -136,4 +136,4 @@ def length_histogram(lengths: Mapping[str, Sequence[float]], path: Union[str, Pa
         title = f"{name}, {len(seconds):,} utterances"
         panel.set_title(title, fontsize=9, color=INK, pad=4, loc="left")
     panel.set_xlabel("seconds", fontsize=9, color=INK)
-    _save(figure, path)
+    save_figure(figure, path)

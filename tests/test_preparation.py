@@ -18,6 +18,7 @@ from speechprune.errors import UserError
 from speechprune.manifests import audio
 from speechprune.manifests.check import check_split
 from speechprune.manifests.corpus import Clip, Corpus, ReadyUnits, Segment
+from speechprune.manifests.labels import characters
 from speechprune.manifests.manifest import read_split
 from speechprune.manifests.preparation import prepare
 
@@ -211,6 +212,9 @@ def test_a_finished_folder_is_kept_replaced_or_refused(tmp_path: Path) -> None:
     other = Corpus("other", "en", tmp_path / "in", corpus.splits, ReadyUnits())
     with pytest.raises(UserError, match="was prepared with corpus 'toy', not 'other'"):
         prepare(other, tmp_path / "out", resume=True)
+    spelt = Corpus("toy", "en", tmp_path / "in", corpus.splits, characters("en"))
+    with pytest.raises(UserError, match="was prepared with labels 'ReadyUnits"):
+        prepare(spelt, tmp_path / "out", resume=True)
 
 
 def test_what_names_cannot_be_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import click
 from speechprune.errors import UserError
 from speechprune.manifests.audio import SAMPLE_RATE
 from speechprune.manifests.operations import Sizes
-from speechprune.manifests.tables import table
+from speechprune.tables import table
 
 _PATH = click.Path(path_type=Path)
 _overwrite = click.option("--overwrite", is_flag=True, help="Replace a prepared corpus at OUT.")

@@ -47,7 +47,7 @@ def heat_map(
     if np.shape(matrix) != (count, count):
         raise ValueError(f"{count} labels for a matrix of shape {np.shape(matrix)}")
     side = max(2.4, CELL * count)
-    figure, axes = _figure((side, side))
+    figure, axes = new_figure((side, side))
     image = axes.imshow(matrix, cmap="GnBu", vmin=vmin, vmax=vmax)
     _label(axes, labels)
     # About 0.08 inch to the letter at 11 points.
@@ -56,7 +56,7 @@ def heat_map(
     bar = figure.colorbar(image, cax=axes.inset_axes((1 + 0.12 / side, 0.0, 0.16 / side, 1.0)))
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, length=0, colors=INK)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def grouped_bars(
@@ -74,7 +74,7 @@ def grouped_bars(
 
     Raises ValueError if a series has another length, and UserError if the file cannot be written.
     """
-    figure, axes = _figure((1.2 + 1.6 * len(groups), 3.2))
+    figure, axes = new_figure((1.2 + 1.6 * len(groups), 3.2))
     width = 0.8 / len(series)
     places = np.arange(len(groups))
     for index, (name, values) in enumerate(series.items()):
@@ -92,10 +92,10 @@ def grouped_bars(
     axes.margins(y=0.15)
     axes.legend(frameon=False, fontsize=9, labelcolor=INK, ncols=len(series))
     axes.set_title(title, fontsize=11, color=INK, pad=10, loc="left")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
+def new_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
     """A figure of ``size`` inches filled by its axes, free of pyplot's global state."""
     # fairseq logs at DEBUG, at which matplotlib tells of each font that it looks at.
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
@@ -107,7 +107,7 @@ def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
     return figure, figure.add_axes((0.0, 0.0, 1.0, 1.0))
 
 
-def _save(figure: Figure, path: Union[str, Path]) -> None:
+def save_figure(figure: Figure, path: Union[str, Path]) -> None:
     buffer = BytesIO()
     # The axes have a fixed size; labels of any length make the picture larger, never them smaller.
     figure.savefig(buffer, format="png", dpi=200, bbox_inches="tight", pad_inches=0.15)

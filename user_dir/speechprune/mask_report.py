@@ -13,6 +13,7 @@ from speechprune.figures import heat_map
 from speechprune.masking.bits import Tally
 from speechprune.masking.mask_set import MaskSet, layer_of, role_of
 from speechprune.masking.overlap import Overlap, overlaps, pairwise
+from speechprune.tables import table
 
 #: What a heat map can show, and how it is called.
 MEASURES = {"iou": "IOU", "cosine": "cosine"}
@@ -40,11 +41,11 @@ def describe_in_words(masks: MaskSet) -> str:
         f"{len(masks)} masks of {tally.total:,} weights, {tally.kept:,} kept (density "
         f"{tally.density:.4f}), {masks.nbytes:,} bytes at one bit per weight",
         "",
-        *_align(_density_table(masks)),
+        table(_density_table(masks)),
     ]
     if masks.provenance:
         facts = [[key, value] for key, value in masks.provenance.items()]
-        lines += ["", *_align(facts, left=2)]
+        lines += ["", table(facts, left=2)]
     return "\n".join(lines)
 
 
@@ -54,15 +55,15 @@ def _density_table(masks: MaskSet) -> list[list[str]]:
     layers = masks.tallies(layer_of)
     outside = {role: tally for (layer, role), tally in cells.items() if layer is None}
     roles = {r: tally for r, tally in masks.tallies(role_of).items() if r not in outside}
-    table = [["density", *roles, "all"]]
+    rows = [["density", *roles, "all"]]
     for layer, total in layers.items():
         if layer is not None:
             row = [_density(cells[layer, r]) if (layer, r) in cells else "" for r in roles]
-            table.append([f"layer {layer}", *row, _density(total)])
+            rows.append([f"layer {layer}", *row, _density(total)])
     for role, tally in outside.items():
-        table.append([role, *[""] * len(roles), _density(tally)])
-    table.append(["all", *map(_density, roles.values()), _density(masks.tally)])
-    return table
+        rows.append([role, *[""] * len(roles), _density(tally)])
+    rows.append(["all", *map(_density, roles.values()), _density(masks.tally)])
+    return rows
 
 
 @dataclass(frozen=True)
@@ -111,17 +112,17 @@ class Comparison:
     def describe_in_words(self) -> str:
         """The same as `describe`, as tables; without single sites."""
         densities = [[n, f"{m.density:.4f}"] for n, m in zip(self.names, self.mask_sets)]
-        table = [["", "IOU", "by chance", "cosine", "by chance"]]
+        rows = [["", "IOU", "by chance", "cosine", "by chance"]]
         if len(self.mask_sets) == 2:
             for key, title in ((layer_of, "layer {}"), (role_of, "{}")):
                 for part, found in overlaps(*self.mask_sets, key).items():
                     if part is not None:
-                        table.append([title.format(part), *_cells(found)])
-            table.append(["all", *_cells(self.table[0][1])])
+                        rows.append([title.format(part), *_cells(found)])
+            rows.append(["all", *_cells(self.table[0][1])])
         else:
             for first, second, found in self.pairs():
-                table.append([f"{first}, {second}", *_cells(found)])
-        return "\n".join([*_align([["", "density"], *densities]), "", *_align(table)])
+                rows.append([f"{first}, {second}", *_cells(found)])
+        return "\n".join([table([["", "density"], *densities]), "", table(rows)])
 
     def draw(self, path: Union[str, Path], measure: str) -> None:
         """Save a heat map of a measure (a key of MEASURES); colours start at chance.
@@ -164,16 +165,3 @@ def _cells(found: Overlap) -> list[str]:
 
 def _density(tally: Tally) -> str:
     return f"{tally.density:.4f}"
-
-
-def _align(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """Lines of a table; the first ``left`` columns are flush left, the others flush right."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = []
-    for row in rows:
-        cells = [
-            text.ljust(width) if index < left else text.rjust(width)
-            for index, (text, width) in enumerate(zip(row, widths))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines
