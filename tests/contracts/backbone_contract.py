@@ -59,7 +59,13 @@ def audio(batch: int = 2, samples: int = LENGTHS[0]) -> Tensor:
 @torch.no_grad()
 def output(model: nn.Module, source: Tensor) -> Tensor:
     """What finetuning reads of the model, (B, T, C)."""
-    return model.extract_features(source, None, mask=False)["x"]
+    # On some processors PyTorch rounds otherwise by weights that require gradient.
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.requires_grad_(False)
+    result = model.extract_features(source, None, mask=False)["x"]
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    return result
 
 
 def sites_name_each_tensor_once(family: Family) -> None:
@@ -145,7 +151,7 @@ def folding_leaves_the_plain_model(family: Family) -> None:
 
 def hidden_states_are_those_of_the_layers(family: Family) -> None:
     """L + 1 states: each the input of its layer, the last one what the encoder returns."""
-    model = family.build(layers=3)
+    model = family.build(layers=3).requires_grad_(False)
     layers = family.backbone.layers(model)
     frame_counts = set()
     for samples in LENGTHS:
