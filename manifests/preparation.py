@@ -221,16 +221,17 @@ def _collect(
 ) -> Preparation:
     splits, excluded, converted = [], [], 0
     for name, clips in corpus.splits.items():
-        kept: list[tuple[Clip, Outcome]] = []
+        utterances, new = [], bytearray()  # compact: there may be millions
         for clip in clips:
             outcome = next(outcomes)
             if outcome.problem:
                 excluded.append((name, clip.name, outcome.problem))
-            else:
-                kept.append((clip, outcome))
-        new = sum(outcome.converted for _, outcome in kept)
-        converted += new
-        splits.append(_split(name, kept, corpus.root, audio, mixed=0 < new < len(kept)))
+                continue
+            path = f"{clip.name}.flac" if outcome.converted else clip.source
+            utterances.append(Utterance(path, outcome.frames, outcome.text, clip.speaker))
+            new.append(outcome.converted)
+        converted += sum(new)
+        splits.append(_split(name, utterances, new, corpus.root, audio))
     next(outcomes, None)  # lets a progress bar end
     return Preparation(tuple(splits), tuple(excluded), converted, _ranked(dropped))
 
@@ -241,19 +242,17 @@ def _ranked(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def _split(
-    name: str, kept: list[tuple[Clip, Outcome]], corpus: Path, audio: Path, *, mixed: bool
+    name: str, utterances: list[Utterance], new: Sequence[int], corpus: Path, audio: Path
 ) -> Split:
-    """The split's utterances, below the corpus, the new audio, or the folder that holds both."""
-    root = Path(os.path.commonpath([corpus, audio])) if mixed else None
-    utterances = []
-    for clip, outcome in kept:
-        start = audio if outcome.converted else corpus
-        path = f"{clip.name}.flac" if outcome.converted else clip.source
-        if root is not None:
-            path = (start / path).relative_to(root).as_posix()
-        utterances.append(Utterance(path, outcome.frames, outcome.text, clip.speaker))
-    new = bool(kept) and kept[0][1].converted
-    return Split(name, root or (audio if new else corpus), tuple(utterances))
+    """The utterances, below the corpus, the new audio, or the folder that holds both."""
+    if all(new) or not any(new):
+        return Split(name, audio if any(new) else corpus, tuple(utterances))
+    root = Path(os.path.commonpath([corpus, audio]))
+    starts = [folder.relative_to(root).as_posix() for folder in (corpus, audio)]
+    for index, is_new in enumerate(new):
+        path = os.path.normpath(f"{starts[is_new]}/{utterances[index].path}")
+        utterances[index] = utterances[index]._replace(path=path)
+    return Split(name, root, tuple(utterances))
 
 
 def _refuse_too_many(result: Preparation, total: int, max_bad: float) -> None:

@@ -110,11 +110,15 @@ def test_the_failure_of_one_rank_ends_all(tmp_path: Path, function, told: str) -
     assert not any(is_alive(pid) for pid in pids(tmp_path))
 
 
+def run_until_interrupted(folder: Path) -> None:
+    """Also where the tests run in the background, which ignores interruptions."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    run_ranks(wait_forever, 2, folder, environment={})
+
+
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_ranks_end_with_their_parent(tmp_path: Path, end: signal.Signals) -> None:
-    parent = fork.Process(
-        target=run_ranks, args=(wait_forever, 2, tmp_path), kwargs={"environment": {}}
-    )
+    parent = fork.Process(target=run_until_interrupted, args=(tmp_path,))
     parent.start()
     pids(tmp_path)
     os.kill(parent.pid, end)
