@@ -62,7 +62,7 @@ def read_resampled(path: Path, start: float = 0.0, end: float | None = None) -> 
             raise BadAudio(f"it ends after {file.frames / file.samplerate:.2f} s, before {end:g} s")
         samples = _read(file, first, min(last, file.frames) - first)
         rate = file.samplerate
-    mono = samples.mean(axis=1)
+    mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
     return mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE)
 
 

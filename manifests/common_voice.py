@@ -133,7 +133,7 @@ def _drawn(root: Path, hours: float, seed: int) -> dict[str, list[Clip]]:
 def _rows(path: Path) -> Iterator[Row]:
     """The lines of a `.tsv`; quotes mean nothing in these files."""
     try:
-        with path.open(encoding="utf-8", newline="\n") as file:
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
             header = file.readline().rstrip("\r\n").split("\t")
             for column in _COLUMNS:
                 if column not in header:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +37,7 @@ class Clip(NamedTuple):
     @property
     def name(self) -> str:
         """What the utterance is called: unique, and the path of its audio if that is written."""
-        return self.segment.name if self.segment else self.source.rpartition(".")[0]
+        return self.segment.name if self.segment else os.path.splitext(self.source)[0]
 
 
 class Labels(Protocol):
@@ -98,6 +99,8 @@ class Corpus:
                 # Libri-light's sets contain one another: a clip may be in several splits.
                 if name in seen or sources.setdefault(name, clip.source) != clip.source:
                     raise UserError(f"{self.name} in {self.root}: two clips are called {name!r}")
+                if name.startswith("/") or ".." in name.split("/"):
+                    raise UserError(f"{self.root}: {name!r} would lie outside of the new folder")
                 if any(separator in text for text in (clip.source, name) for separator in "\t\n"):
                     raise UserError(
                         f"{self.root}: {clip.source!r} has a tab or line feed in its name, which a "

@@ -29,6 +29,7 @@ from speechprune.manifests.manifest import (
     read_split,
     write_manifest,
 )
+from speechprune.workers import follow_parent
 
 #: Clips that a worker handles at a time.
 _CHUNK = 32
@@ -203,7 +204,7 @@ def _spread(
     if workers == 1:
         yield from map(job.run, chunks)
         return
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=follow_parent) as pool:
         waiting: deque[Future[tuple[list[Outcome], Counter[str]]]] = deque()
         try:
             for chunk in chunks:

@@ -28,6 +28,7 @@ from speechprune.manifests.manifest import (
     write_manifest,
 )
 from speechprune.manifests.vocabulary import LANGUAGES, words
+from speechprune.workers import follow_parent
 
 VARIANTS = (
     *("f1", "f2", "f3", "f4", "f5", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8"),
@@ -222,7 +223,7 @@ def _spread(
     if workers <= 1:
         yield from map(render, sentences)
         return
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=follow_parent) as pool:
         yield from pool.map(render, sentences, chunksize=16)
 
 

@@ -150,7 +150,7 @@ def test_a_killed_preparation_goes_on_where_it_was(
     while len(list(done.glob("*.flac"))) < 5:
         assert killed.poll() is None
         time.sleep(0.02)
-    os.killpg(killed.pid, signal.SIGKILL)
+    os.kill(killed.pid, signal.SIGKILL)  # its workers end by themselves
     killed.wait()
     kept = {path.name: path.stat().st_mtime_ns for path in done.glob("*.flac")}
     assert not (tmp_path / "out").exists() and 5 <= len(kept) < 60
@@ -222,6 +222,8 @@ def test_what_names_cannot_be_is_refused(tmp_path: Path) -> None:
         corpus_of(tmp_path, train=["a.wav"], valid=["a.mp3"])
     with pytest.raises(UserError, match="tab or line feed"):
         corpus_of(tmp_path, train=["a\tb.wav"])
+    with pytest.raises(UserError, match="would lie outside of the new folder"):
+        corpus_of(tmp_path, train=["a/../../b.wav"])
     with pytest.raises(UserError, match="split valid has no utterance"):
         corpus_of(tmp_path, train=["a.wav"], valid=[])
 

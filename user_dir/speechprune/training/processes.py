@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
-from signal import SIG_IGN, SIGINT, Signals, signal
+from signal import Signals
 from typing import Any
 
 from speechprune.errors import UserError
 from speechprune.training.failures import user_message
+from speechprune.workers import follow_parent
 
 logger = logging.getLogger(__name__)
 
@@ -106,22 +106,14 @@ def address_of(init_method: str | None) -> str:
 
 
 def _rank(sender: connection.Connection, function: RankFunction, number: int, *shared: Any) -> None:
-    """The whole life of a rank. Ctrl-C reaches every process; the parent answers for all."""
-    signal(SIGINT, SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    """The whole life of a rank."""
+    follow_parent()
     try:
         sender.send(_Report(value=function(number, *shared)))
     except BaseException as error:
         text = traceback.format_exc()[-_LONGEST_TRACEBACK:]
         sender.send(_Report(message=user_message(error), traceback=text))
         raise SystemExit(1) from None
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)
 
 
 def _first_failed(ranks: Sequence[_Rank]) -> list[_Rank]:
