@@ -15,7 +15,7 @@ def read_aishell(root: Path, labels: Labels) -> Corpus:
     """The three splits of `data_aishell`, or of the folder that holds it.
 
     The published transcript lacks some 400 of the recordings; those are passed over, as in every
-    recipe.
+    recipe, and counted in the options.
 
     Raises:
         UserError: the transcript or the extracted recordings of a split are missing, or no
@@ -34,7 +34,7 @@ def read_aishell(root: Path, labels: Labels) -> Corpus:
         if not text:
             raise UserError(f"{found[0]} line {number}: expected `NAME TEXT`, got {line!r}")
         transcripts[name] = text
-    splits = {}
+    splits, silent = {}, 0
     for split in _SPLITS:
         recordings = sorted((root / "wav" / split).glob("*/*.wav"))
         if not recordings:
@@ -46,4 +46,6 @@ def read_aishell(root: Path, labels: Labels) -> Corpus:
             for path in recordings
             if path.stem in transcripts
         ]
-    return Corpus("AISHELL-1", "zh", root, splits, labels)
+        silent += len(recordings) - len(splits[split])
+    options = {"recordings_without_transcript": silent}
+    return Corpus("AISHELL-1", "zh", root, splits, labels, options=options)

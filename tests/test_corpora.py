@@ -74,6 +74,7 @@ def test_aishell(tmp_path: Path) -> None:
     for root in (tmp_path, tmp_path / "data_aishell"):
         corpus = read_aishell(root, LABELS)
         assert sizes(corpus) == {"train": 2, "dev": 2, "test": 2}
+        assert corpus.options == {"recordings_without_transcript": 1}
     clip = corpus.splits["dev"][0]
     assert clip.source == "wav/dev/S0724/BAC009S0724W0000.wav"
     assert (clip.transcript, clip.speaker) == ("\u800c \u5bf9 \u697c\u5e02", "S0724")
