@@ -168,7 +168,8 @@ def _strings(settings: DigitStrings, takes: _Takes, rate: int, folder: Path) -> 
             digits, samples = _one_string(settings, takes[name][speaker], rate, random)
             path = f"{name}/{index:06d}-{speaker}.flac"
             frames = write_flac(folder / path, soxr.resample(samples, rate, SAMPLE_RATE))
-            yield Utterance(path, frames, " ".join(WORDS[digit] for digit in digits), speaker)
+            # No speaker is told: the data set tests on the speakers that it trains on.
+            yield Utterance(path, frames, " ".join(WORDS[digit] for digit in digits))
 
 
 def _one_string(

@@ -23,7 +23,7 @@ from corpora import (
 )
 from loop import Lab
 
-from speechprune.manifests.check import check_split
+from speechprune.manifests.report import check_folder
 from speechprune.tools.main import commands
 
 SIZES = ("--train", "4", "--valid", "2", "--test", "1")
@@ -126,8 +126,8 @@ def test_training_starts_from_digits(lab: Lab) -> None:
 
 def start_training(lab: Lab, name: str, data: Path, train: str, valid: str) -> None:
     """Every split is sound, and fairseq trains and validates on them."""
-    for path in data.glob("*.tsv"):
-        check_split(data, path.stem)
+    report = check_folder(data)
+    assert not report.errors, report.describe_in_words()
     run = lab.train(
         f"run-{name}",
         f"task.data='{data}'",
