@@ -58,8 +58,10 @@ def read_resampled(path: Path, start: float = 0.0, end: float | None = None) -> 
         first = round(start * file.samplerate)
         last = file.frames if end is None else round(end * file.samplerate)
         # Some encoders' headers, and transcribers' clocks, are off by a few milliseconds.
-        if last > file.frames + file.samplerate // 10:
-            raise BadAudio(f"it ends after {file.frames / file.samplerate:.2f} s, before {end:g} s")
+        late = last > file.frames + file.samplerate // 10
+        if late or first and first >= file.frames:
+            wanted = end if late else start
+            raise BadAudio(f"ends after {file.frames / file.samplerate:.2f} s, before {wanted:g} s")
         samples = _read(file, first, min(last, file.frames) - first)
         rate = file.samplerate
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
@@ -87,7 +89,8 @@ def write_flac(path: Path, samples: np.ndarray) -> int:
         compression_level=_FLAC_LEVEL,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
+    # Two workers may write one clip, of two splits, at a time.
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         partial.write_bytes(encoded.getbuffer())
         os.replace(partial, path)
@@ -95,6 +98,20 @@ def write_flac(path: Path, samples: np.ndarray) -> int:
         partial.unlink(missing_ok=True)
         raise
     return len(samples)
+
+
+def mark_made_from(path: Path, source: Path) -> None:
+    """Give a converted file its source's time stamp, to tell later whether that has changed."""
+    stamp = os.stat(source).st_mtime_ns
+    os.utime(path, ns=(stamp, stamp))
+
+
+def is_made_from(path: Path, source: Path) -> bool:
+    """Whether `path` was converted from `source` as it is now."""
+    try:
+        return os.stat(path).st_mtime_ns == os.stat(source).st_mtime_ns
+    except FileNotFoundError:
+        return False
 
 
 def source_of(path: Path) -> Union[str, io.BytesIO]:

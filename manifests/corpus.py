@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from dataclasses import dataclass, field
@@ -12,11 +13,11 @@ from speechprune.errors import UserError
 
 
 class Segment(NamedTuple):
-    """A part of a recording, from `start` to `end` seconds, that is an utterance called `name`."""
+    """A part of a recording, from `start` to `end` seconds (None: to its end), called `name`."""
 
     name: str
     start: float
-    end: float
+    end: float | None
 
 
 class Clip(NamedTuple):
@@ -90,14 +91,23 @@ class Corpus:
                 raise UserError(f"{self.name} in {self.root}: split {split} has no utterance")
         self._check_names()
 
+    def digest(self) -> str:
+        """SHA-256 of what the clips are called and cut from, in hexadecimal."""
+        checksum = hashlib.sha256()
+        for split, clips in self.splits.items():
+            for clip in clips:
+                checksum.update(repr((split, clip.source, clip.segment)).encode())
+        return checksum.hexdigest()
+
     def _check_names(self) -> None:
-        sources: dict[str, str] = {}
+        origins: dict[str, Any] = {}
         for clips in self.splits.values():
             seen: set[str] = set()
             for clip in clips:
                 name = clip.name
+                origin = (clip.source, clip.segment) if clip.segment else clip.source
                 # Libri-light's sets contain one another: a clip may be in several splits.
-                if name in seen or sources.setdefault(name, clip.source) != clip.source:
+                if name in seen or origins.setdefault(name, origin) != origin:
                     raise UserError(f"{self.name} in {self.root}: two clips are called {name!r}")
                 if name.startswith("/") or ".." in name.split("/"):
                     raise UserError(f"{self.root}: {name!r} would lie outside of the new folder")

@@ -7,6 +7,7 @@ mono FLAC named `fsdd/{digit}_{speaker}_{index}.flac`, where indices 0 to 4 are 
 from __future__ import annotations
 
 import io
+import os
 import re
 import tarfile
 from collections import defaultdict
@@ -129,7 +130,7 @@ def make_digits(
     with replacing(folder, overwrite) as partial:
         stream = _strings(settings, takes, rate, partial / AUDIO)
         finished = list(progress(stream, sum(settings.sizes.values())))
-        root = folder.absolute() / AUDIO
+        root = Path(os.path.abspath(folder)) / AUDIO
         splits = [
             Split(name, root, tuple(u for u in finished if u.path.startswith(f"{name}/")))
             for name in settings.sizes

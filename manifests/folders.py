@@ -24,7 +24,7 @@ def replacing(folder: Path, overwrite: bool = False) -> Iterator[Path]:
     Raises UserError if `folder` exists, unless `overwrite` is asked and it is a manifest folder,
     or if it cannot be made.
     """
-    folder = folder.absolute()
+    folder = Path(os.path.abspath(folder))
     _refuse_existing(folder, overwrite)
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     _make(partial)
@@ -48,7 +48,7 @@ def continuing(
         UserError: as `replacing`; or an interrupted preparation had other settings, or is going on
             in another process.
     """
-    folder = folder.absolute()
+    folder = Path(os.path.abspath(folder))
     _refuse_existing(folder, overwrite)
     partial = folder.with_name(f".{folder.name}.partial")
     _make(partial)

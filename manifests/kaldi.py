@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Mapping
@@ -65,6 +66,8 @@ def _read(folder: Path, start: Path) -> list[Clip]:
 def _recordings(path: Path, start: Path) -> dict[str, str]:
     found = {}
     for number, (name, entry) in enumerate(_table(path).items(), start=1):
+        if not entry:
+            raise UserError(f"{path} line {number}: {name!r} has no file")
         if entry.endswith("|") or entry.startswith("|"):
             raise UserError(
                 f"{path} line {number}: {entry!r} is a command, which is never run; write its "
@@ -79,17 +82,20 @@ def _segments(path: Path, recordings: Mapping[str, str]) -> dict[str, tuple[str,
     for number, (name, entry) in enumerate(_table(path).items(), start=1):
         fields = entry.split()
         try:
-            recording, start, end = fields[0], float(fields[1]), float(fields[2])
-        except (IndexError, ValueError):
+            recording, start, end = fields
+            begin, until = float(start), float(end)
+        except ValueError:
             raise UserError(
-                f"{path} line {number}: expected `UTTERANCE RECORDING START END`, got "
+                f"{path} line {number}: expected `UTTERANCE RECORDING START END` (channels are not "
+                "told apart), got "
                 f"{f'{name} {entry}'!r}"
             ) from None
         if recording not in recordings:
             raise UserError(f"{path} line {number}: no recording {recording!r} in wav.scp")
-        if not 0 <= start < end:
-            raise UserError(f"{path} line {number}: {start:g} to {end:g} s is no segment")
-        found[name] = recording, Segment(name, start, end)
+        to_the_end = until == -1  # as Kaldi has it
+        if not (0 <= begin < math.inf and (to_the_end or begin < until < math.inf)):
+            raise UserError(f"{path} line {number}: {begin:g} to {until:g} s is no segment")
+        found[name] = recording, Segment(name, begin, None if to_the_end else until)
     return found
 
 
@@ -102,6 +108,8 @@ def _table(path: Path) -> dict[str, str]:
             wrong = f"{key!r} is there twice" if key else "the line is empty"
             raise UserError(f"{path} line {number}: {wrong}")
         found[key] = rest.strip()
+    if not found:
+        raise UserError(f"{path} is empty")
     return found
 
 

@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Sequence
 
 from speechprune.errors import UserError
-from speechprune.manifests.audio import BadAudio, frames_if_ready, read_resampled, write_flac
+from speechprune.manifests.audio import (
+    BadAudio,
+    frames_if_ready,
+    is_made_from,
+    mark_made_from,
+    read_resampled,
+    write_flac,
+)
 from speechprune.manifests.corpus import Clip, Corpus, Labels
 from speechprune.manifests.folders import continuing
 from speechprune.manifests.manifest import (
@@ -97,6 +104,7 @@ def prepare(
         UserError: too many clips are unusable, no clip of a split is left, the disk is full, or as
             `folders.continuing`.
     """
+    folder, root = Path(os.path.abspath(folder)), Path(os.path.abspath(corpus.root))
     described = {
         "corpus": corpus.name,
         "version": corpus.version,
@@ -106,13 +114,14 @@ def prepare(
     }
     if resume and (folder / PROVENANCE).exists():
         return _finished(folder, described)
-    with continuing(folder, described, overwrite) as partial:
-        job = _Job(corpus.root, partial / AUDIO, corpus.labels)
+    settings = {**described, "root": str(root), "clips": corpus.digest()}
+    with continuing(folder, settings, overwrite) as partial:
+        job = _Job(root, partial / AUDIO, corpus.labels)
         total = sum(map(len, corpus.splits.values()))
         dropped: Counter[str] = Counter()
         outcomes = _outcomes(job, corpus, workers or os.cpu_count() or 1, dropped)
-        audio = folder.absolute() / AUDIO
-        result = _collect(corpus, iter(progress(outcomes, total)), audio, dropped)
+        found = iter(progress(outcomes, total))
+        result = _collect(corpus, found, root, folder / AUDIO, dropped)
         _refuse_too_many(result, total, max_bad)
         provenance = {
             **described,
@@ -157,7 +166,8 @@ class _Job:
 
     def _handle(self, clip: Clip, text: str) -> Outcome:
         if not text:
-            return Outcome(0, "", False, f"nothing of its transcript {clip.transcript!r} is left")
+            told = f"has nothing left of its transcript {clip.transcript!r}"
+            return Outcome(0, "", False, told)
         try:
             ready = None if clip.segment else frames_if_ready(self.root / clip.source)
             if ready is not None:
@@ -167,13 +177,15 @@ class _Job:
             return Outcome(0, "", False, str(problem))
 
     def _convert(self, clip: Clip) -> int:
-        target = self.audio / f"{clip.name}.flac"
-        if target.exists():  # an interrupted preparation wrote it, whole
+        source, target = self.root / clip.source, self.audio / f"{clip.name}.flac"
+        if is_made_from(target, source):  # by a preparation that was interrupted
             done = frames_if_ready(target)
             assert done is not None
             return done
         span = (clip.segment.start, clip.segment.end) if clip.segment else ()
-        return write_flac(target, read_resampled(self.root / clip.source, *span))
+        frames = write_flac(target, read_resampled(source, *span))
+        mark_made_from(target, source)
+        return frames
 
 
 def _outcomes(job: _Job, corpus: Corpus, workers: int, dropped: Counter[str]) -> Iterator[Outcome]:
@@ -190,11 +202,10 @@ def _outcomes(job: _Job, corpus: Corpus, workers: int, dropped: Counter[str]) ->
             "command again with fewer --workers, which goes on from here"
         ) from error
     except OSError as error:
-        reason = "no space left on the disk" if error.errno == errno.ENOSPC else error.strerror
-        raise UserError(
-            f"audio cannot be written to {job.audio.parent}: {reason}; make room and run the same "
-            "command again, which goes on from here"
-        ) from error
+        told = f"audio cannot be written to {job.audio.parent}: {error.strerror}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            told += "; make room and run the same command again, which goes on from here"
+        raise UserError(told) from error
 
 
 def _spread(
@@ -218,7 +229,7 @@ def _spread(
 
 
 def _collect(
-    corpus: Corpus, outcomes: Iterator[Outcome], audio: Path, dropped: Counter[str]
+    corpus: Corpus, outcomes: Iterator[Outcome], root: Path, audio: Path, dropped: Counter[str]
 ) -> Preparation:
     splits, excluded, converted = [], [], 0
     for name, clips in corpus.splits.items():
@@ -232,7 +243,7 @@ def _collect(
             utterances.append(Utterance(path, outcome.frames, outcome.text, clip.speaker))
             new.append(outcome.converted)
         converted += sum(new)
-        splits.append(_split(name, utterances, new, corpus.root, audio))
+        splits.append(_split(name, utterances, new, root, audio))
     next(outcomes, None)  # lets a progress bar end
     return Preparation(tuple(splits), tuple(excluded), converted, _ranked(dropped))
 

@@ -114,6 +114,10 @@ def test_kaldi(tmp_path: Path) -> None:
         ("train/segments", "u1 long 2 1\nu2 long 1 2", "line 1: 2 to 1 s is no segment"),
         ("train/segments", "u1 short 0 1\nu2 long 1 2", "line 1: no recording 'short'"),
         ("train/segments", "u1 long 0 1", "utterance 'u2' has no audio"),
+        ("train/segments", "u1 long 0 inf\nu2 long 1 2", "line 1: 0 to inf s is no segment"),
+        ("train/segments", "u1 long 0 1 B\nu2 long 1 2", "channels are not told apart"),
+        ("dev/wav.scp", "d1\nd2 a.wav", "line 1: 'd1' has no file"),
+        ("dev/wav.scp", "", "wav.scp line 1: the line is empty"),
     ],
 )
 def test_kaldi_refusals(tmp_path: Path, file: str, content: str, complaint: str) -> None:
@@ -122,6 +126,20 @@ def test_kaldi_refusals(tmp_path: Path, file: str, content: str, complaint: str)
     with pytest.raises(UserError, match=complaint.replace("|", r"\|")) as caught:
         read_kaldi(root, "en", LABELS, audio=root)
     assert "\n" not in str(caught.value)
+
+
+def test_an_end_of_minus_one_is_that_of_the_recording(tmp_path: Path) -> None:
+    root = write_kaldi(tmp_path / "data")
+    (root / "train/segments").write_text("u1 long 0 1\nu2 long 1.5 -1\n")
+    one, two = read_kaldi(root, "en", LABELS, audio=root).splits["train"]
+    assert (two.segment.start, two.segment.end) == (1.5, None)
+
+
+def test_empty_tables_are_refused(tmp_path: Path) -> None:
+    root = write_kaldi(tmp_path / "data")
+    (root / "dev/wav.scp").write_text("")
+    with pytest.raises(UserError, match="dev/wav.scp is empty"):
+        read_kaldi(root, "en", LABELS)
 
 
 def test_a_command_in_wav_scp_is_never_run(tmp_path: Path) -> None:

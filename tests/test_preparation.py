@@ -103,7 +103,7 @@ def test_an_empty_label_leaves_a_clip_out(tmp_path: Path) -> None:
     clips = [Clip("a.wav", "a"), Clip("b.wav", "  ")]
     corpus = Corpus("toy", "en", tmp_path / "in", {"train": clips}, ReadyUnits())
     prepared = prepare(corpus, tmp_path / "out", max_bad=0.5)
-    assert "nothing of its transcript" in prepared.excluded[0][2]
+    assert "has nothing left of its transcript" in prepared.excluded[0][2]
 
 
 def many(folder: Path, count: int) -> Corpus:
@@ -178,7 +178,7 @@ def test_a_full_disk_keeps_what_is_done_and_goes_on_later(
         replace(source, target)
 
     monkeypatch.setattr(audio.os, "replace", full)
-    with pytest.raises(UserError, match="no space left on the disk"):
+    with pytest.raises(UserError, match="No space left on device; make room"):
         prepare(corpus, tmp_path / "out", workers=1)
     assert not (tmp_path / "out").exists()
     assert os.listdir(tmp_path / ".out.partial/audio") == ["a.flac"]
@@ -202,6 +202,53 @@ def test_other_settings_do_not_go_on_with_it(tmp_path: Path) -> None:
     assert len(read_split(tmp_path / "out", "train").utterances) == 1
 
 
+def refused_for_a_bad_clip(folder: Path, *clips: Clip) -> None:
+    """Prepare ``clips`` and one that cannot be used: audio is left to go on with."""
+    (folder / "in/bad.wav").write_bytes(b"")
+    splits = {"train": [*clips, Clip("bad.wav", "b")]}
+    with pytest.raises(UserError, match="--max-bad"):
+        prepare(Corpus("toy", "en", folder / "in", splits, ReadyUnits()), folder / "out")
+
+
+def test_audio_of_another_source_is_made_anew(tmp_path: Path) -> None:
+    noise(tmp_path / "in/a.wav", 0.5, 8000)
+    refused_for_a_bad_clip(tmp_path, Clip("a.wav", "a"))
+    noise(tmp_path / "in/a.wav", 0.7, 8000)
+    noise(tmp_path / "in/bad.wav", 0.3)
+    splits = {"train": [Clip("a.wav", "a"), Clip("bad.wav", "b")]}
+    prepare(Corpus("toy", "en", tmp_path / "in", splits, ReadyUnits()), tmp_path / "out")
+    frames = [u.frames for u in read_split(tmp_path / "out", "train").utterances]
+    assert sorted(frames) == [4800, 11200]
+
+
+def test_other_segments_do_not_go_on_with_it(tmp_path: Path) -> None:
+    noise(tmp_path / "in/a.wav", 2.0)
+    refused_for_a_bad_clip(tmp_path, Clip("a.wav", "a", "", Segment("u", 0.0, 1.0)))
+    splits = {"train": [Clip("a.wav", "a", "", Segment("u", 0.0, 0.5))]}
+    other = Corpus("toy", "en", tmp_path / "in", splits, ReadyUnits())
+    with pytest.raises(UserError, match="other settings"):
+        prepare(other, tmp_path / "out")
+
+
+def test_splits_that_share_clips_share_their_audio(tmp_path: Path) -> None:
+    noise(tmp_path / "in/a.wav", 9.0, 8000)
+    clips = [Clip("a.wav", "a", "", Segment(f"u{i}", i / 8, i / 8 + 0.1)) for i in range(64)]
+    splits = {name: clips for name in ("train_a", "train_b", "train_c", "train_d")}
+    corpus = Corpus("toy", "en", tmp_path / "in", splits, ReadyUnits())
+    prepared = prepare(corpus, tmp_path / "out", workers=4)
+    assert not prepared.excluded
+    assert len(list((tmp_path / "out/audio").iterdir())) == 64
+
+
+def test_paths_may_go_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise(tmp_path / "in/a.wav")
+    noise(tmp_path / "in/b.wav", rate=8000)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    prepare(corpus_of(Path("../in"), train=["a.wav", "b.wav"]), Path("../out"))
+    assert check_split(tmp_path / "out", "train").utterances == 2
+
+
 def test_a_finished_folder_is_kept_replaced_or_refused(tmp_path: Path) -> None:
     noise(tmp_path / "in/a.wav")
     corpus = corpus_of(tmp_path / "in", train=["a.wav"])
@@ -220,6 +267,9 @@ def test_a_finished_folder_is_kept_replaced_or_refused(tmp_path: Path) -> None:
 def test_what_names_cannot_be_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="two clips are called 'a'"):
         corpus_of(tmp_path, train=["a.wav"], valid=["a.mp3"])
+    two = [Clip("a.wav", "a", "", Segment("u", 0.0, end)) for end in (1.0, 2.0)]
+    with pytest.raises(UserError, match="two clips are called 'u'"):
+        Corpus("toy", "en", tmp_path, {"train": two[:1], "dev": two[1:]}, ReadyUnits())
     with pytest.raises(UserError, match="tab or line feed"):
         corpus_of(tmp_path, train=["a\tb.wav"])
     with pytest.raises(UserError, match="would lie outside of the new folder"):
