@@ -33,6 +33,8 @@ def read_aishell(root: Path, labels: Labels) -> Corpus:
         name, _, text = line.strip().partition(" ")
         if not text:
             raise UserError(f"{found[0]} line {number}: expected `NAME TEXT`, got {line!r}")
+        if name in transcripts:
+            raise UserError(f"{found[0]} line {number}: {name} is there twice")
         transcripts[name] = text
     splits, silent = {}, 0
     for split in _SPLITS:
@@ -47,5 +49,12 @@ def read_aishell(root: Path, labels: Labels) -> Corpus:
             if path.stem in transcripts
         ]
         silent += len(recordings) - len(splits[split])
+    heard = {Path(clip.source).stem for clips in splits.values() for clip in clips}
+    lost = [name for name in transcripts if name not in heard]
+    if lost:
+        raise UserError(
+            f"{len(lost)} transcripts of {found[0]} have no recording in {root / 'wav'}, the first "
+            f"is {lost[0]}; extract all archives there"
+        )
     options = {"recordings_without_transcript": silent}
     return Corpus("AISHELL-1", "zh", root, splits, labels, options=options)

@@ -5,6 +5,7 @@ Columns are found by their names: releases differ in their order and number.
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Iterator, NamedTuple
@@ -52,8 +53,8 @@ def read_common_voice(
         labels: of the sentences; None for the phones that come with published lists.
         language: ISO code; the folder's name by default.
         train_hours: draw `train` from the validated clips, by speakers who are not in dev or test,
-            instead of the official split. A release without dev and test (a delta) gets each a
-            tenth of these hours, by other speakers still.
+            instead of the official split. Where a release has no dev or test (a delta, or a small
+            language), that is a tenth of these hours, by other speakers still.
         splits: a folder of published lists; see `published_lists`.
         seed: of the draw.
 
@@ -67,6 +68,8 @@ def read_common_voice(
         raise UserError(
             f"{root} is no language folder of Common Voice: looked for {CLIPS} and .tsv files"
         )
+    if splits is not None and train_hours is not None:
+        raise UserError("--splits lists the training clips already; leave out --train-hours")
     if splits is not None:
         clips = _published(root, language_folder(splits, language), phones=labels is None)
     elif train_hours is not None:
@@ -86,11 +89,10 @@ def _published(root: Path, folder: Path, *, phones: bool) -> dict[str, list[Clip
     listed = {name for names in lists.values() for name in names}
     transcripts, speakers = (read_phones(folder) if phones else {}), {}
     for row in _rows(root / "validated.tsv"):
-        name = clip_name(row.clip)
-        if name in listed:
-            speakers[name] = row.speaker
+        if row.clip in listed:
+            speakers[row.clip] = row.speaker
             if not phones:
-                transcripts[name] = row.sentence
+                transcripts[row.clip] = row.sentence
     for split, names in lists.items():
         unknown = [name for name in names if name not in transcripts]
         if unknown:
@@ -112,20 +114,26 @@ def _official(root: Path) -> dict[str, list[Clip]]:
             f"{root} has no {missing[0]}.tsv; delta releases have no splits: draw them with "
             "--train-hours"
         )
-    return {name: list(map(_clip, _rows(root / f"{name}.tsv"))) for name in OFFICIAL}
+    splits = {name: list(map(_clip, _rows(root / f"{name}.tsv"))) for name in OFFICIAL}
+    for name, clips in splits.items():
+        if not clips:
+            raise UserError(f"{root / name}.tsv lists no clip; draw splits with --train-hours")
+    return splits
 
 
 def _drawn(root: Path, hours: float, seed: int) -> dict[str, list[Clip]]:
-    held_out = {
+    if not 0 < hours < math.inf:
+        raise UserError(f"--train-hours {hours:g} is no length of speech")
+    official = {
         name: list(_rows(root / f"{name}.tsv"))
         for name in ("dev", "test")
         if (root / f"{name}.tsv").exists()
     }
+    held_out = {name: rows for name, rows in official.items() if rows}
     taken = {row.speaker for rows in held_out.values() for row in rows}
     rows = [row for row in _rows(root / "validated.tsv") if row.speaker not in taken]
-    wanted = {"train": hours}
-    if not held_out:
-        wanted.update(dev=_HELD_OUT * hours, test=_HELD_OUT * hours)
+    missing = [name for name in ("dev", "test") if name not in held_out]
+    wanted = {"train": hours, **{name: _HELD_OUT * hours for name in missing}}
     drawn = draw_hours(rows, wanted, Durations(root), seed)
     return {name: list(map(_clip, split)) for name, split in {**drawn, **held_out}.items()}
 
@@ -149,7 +157,7 @@ def _rows(path: Path) -> Iterator[Row]:
                         f"{path} line {number} has {len(fields)} columns, not {len(header)}"
                     )
                 speaker = speakers.setdefault(fields[client], fields[client])
-                yield Row(fields[clip], fields[sentence], speaker)
+                yield Row(clip_name(fields[clip]), fields[sentence], speaker)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; name a language folder of Common Voice") from None
     except UnicodeDecodeError:
@@ -157,7 +165,7 @@ def _rows(path: Path) -> Iterator[Row]:
 
 
 def _clip(row: Row) -> Clip:
-    return Clip(f"{CLIPS}/{clip_name(row.clip)}", row.sentence, row.speaker)
+    return Clip(f"{CLIPS}/{row.clip}", row.sentence, row.speaker)
 
 
 def _refuse_missing(root: Path, splits: dict[str, list[Clip]]) -> None:

@@ -101,19 +101,30 @@ class Corpus:
 
     def _check_names(self) -> None:
         origins: dict[str, Any] = {}
-        for clips in self.splits.values():
+        for split, clips in self.splits.items():
             seen: set[str] = set()
+            is_nested = split.startswith("train")
             for clip in clips:
                 name = clip.name
                 origin = (clip.source, clip.segment) if clip.segment else clip.source
-                # Libri-light's sets contain one another: a clip may be in several splits.
-                if name in seen or origins.setdefault(name, origin) != origin:
+                # Sets to train on may contain one another, as Libri-light's do.
+                known = origins.setdefault(name, origin if is_nested else None)
+                if name in seen or known != (origin if is_nested else None):
                     raise UserError(f"{self.name} in {self.root}: two clips are called {name!r}")
                 if name.startswith("/") or ".." in name.split("/"):
                     raise UserError(f"{self.root}: {name!r} would lie outside of the new folder")
-                if any(separator in text for text in (clip.source, name) for separator in "\t\n"):
-                    raise UserError(
-                        f"{self.root}: {clip.source!r} has a tab or line feed in its name, which a "
-                        "manifest cannot hold; rename the file"
-                    )
+                refuse_unfit(clip.source, "file")
+                refuse_unfit(name, "utterance")
                 seen.add(name)
+
+
+def refuse_unfit(path: str, what: str) -> None:
+    """Raise UserError for a path that the lines of a manifest cannot hold."""
+    if not path.isprintable() and any(separator in path for separator in "\t\n\r"):
+        raise UserError(f"the {what} {path!r} has a tab or line feed in its name; rename it")
+    if path != path.strip():
+        raise UserError(f"the {what} {path!r} begins or ends with a blank; rename it")
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"the name of the {what} {path!r} is not UTF-8; rename it") from None

@@ -130,7 +130,7 @@ def make_digits(
     with replacing(folder, overwrite) as partial:
         stream = _strings(settings, takes, rate, partial / AUDIO)
         finished = list(progress(stream, sum(settings.sizes.values())))
-        root = Path(os.path.abspath(folder)) / AUDIO
+        root = Path(os.path.realpath(folder)) / AUDIO
         splits = [
             Split(name, root, tuple(u for u in finished if u.path.startswith(f"{name}/")))
             for name in settings.sizes

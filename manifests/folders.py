@@ -24,12 +24,13 @@ def replacing(folder: Path, overwrite: bool = False) -> Iterator[Path]:
     Raises UserError if `folder` exists, unless `overwrite` is asked and it is a manifest folder,
     or if it cannot be made.
     """
-    folder = Path(os.path.abspath(folder))
+    folder = Path(os.path.realpath(folder))
     _refuse_existing(folder, overwrite)
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     _make(partial)
     try:
         yield partial
+        _refuse_existing(folder, overwrite)  # it may have appeared meanwhile
         _swap(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -48,7 +49,7 @@ def continuing(
         UserError: as `replacing`; or an interrupted preparation had other settings, or is going on
             in another process.
     """
-    folder = Path(os.path.abspath(folder))
+    folder = Path(os.path.realpath(folder))
     _refuse_existing(folder, overwrite)
     partial = folder.with_name(f".{folder.name}.partial")
     _make(partial)
@@ -56,6 +57,7 @@ def continuing(
         _match_settings(partial, settings, overwrite)
         try:
             yield partial
+            _refuse_existing(folder, overwrite)  # it may have appeared meanwhile
             for name in (_SETTINGS, _LOCK):
                 (partial / name).unlink()
             _swap(partial, folder)
@@ -65,12 +67,15 @@ def continuing(
 
 
 def _refuse_existing(folder: Path, overwrite: bool) -> None:
-    if folder.exists() and not overwrite:
-        raise UserError(f"{folder} exists; choose another folder or add --overwrite")
-    if folder.exists() and not (folder / PROVENANCE).is_file():
+    if not folder.exists() or folder.is_dir() and not any(folder.iterdir()):
+        return
+    if not (folder / PROVENANCE).is_file():
         raise UserError(
-            f"{folder} is not a prepared corpus (no {PROVENANCE}), so it is not replaced"
+            f"{folder} exists and is not a prepared corpus (no {PROVENANCE}), so it is not "
+            "replaced; choose another folder"
         )
+    if not overwrite:
+        raise UserError(f"{folder} exists; choose another folder or add --overwrite")
 
 
 def _make(folder: Path) -> None:

@@ -3,7 +3,8 @@
 Characters are upper-case letters with their marks, digits, and apostrophes inside words.
 Punctuation, symbols, emoji, control and format characters are dropped, and counted; so is the
 zero-width non-joiner, which has no sound: the parts of a Persian word that it keeps from being
-linked become one word. Only what parts words (white space, dashes, slashes) goes uncounted.
+linked become one word. Punctuation parts words, but for full stops within (U.S. is US) and what stands
+within numbers. Only white space, dashes and slashes go uncounted.
 """
 
 from __future__ import annotations
@@ -31,8 +32,12 @@ _NORMALIZED = re.compile(r"'*[A-Z][A-Z']*(?: '*[A-Z][A-Z']*)*")
 
 # Stands where punctuation was until apostrophes and marks have been judged by their neighbours.
 _GAP = "\0"
+# The same where it parts words: any but the full stop of an abbreviation, and those in numbers.
+_BREAK = "\1"
+_ELLIPSIS = re.compile(f"{_GAP}{_GAP}+")
+_IN_NUMBER = re.compile(rf"(?<=\d){_BREAK}(?=\d)")
 _APOSTROPHES = frozenset("'’‘‛ʼ´`")
-_QUOTES = re.compile(r"''+|(?<![^ \0])'|'(?![^ \0])")
+_QUOTES = re.compile(r"''+|(?<![^ \0\1])'|'(?![^ \0\1])")
 _EVERY_APOSTROPHE = re.compile(r"'")
 # Besides dashes: slashes, minus, low line, ellipses, and what Ethiopic and Tibetan put between
 # words, where no blank follows.
@@ -88,7 +93,9 @@ class CharacterLabels:
             text = _without(_stray_marks(), text, dropped)
         if "'" in text:
             text = _without(_EVERY_APOSTROPHE if self.units else _QUOTES, text, dropped)
-        text = unicodedata.normalize("NFC", text.replace(_GAP, ""))
+        text = _IN_NUMBER.sub("", _ELLIPSIS.sub(" ", text))
+        text = text.replace(_GAP, "").replace(_BREAK, " ")
+        text = unicodedata.normalize("NFC", text)
         if self.units:
             return " ".join(_unit().findall(text) if marked else text.replace(" ", ""))
         return " ".join(text.split())
@@ -163,7 +170,7 @@ class _Table(dict):
         # Composed at once, so that `marks` has those of a letter that NFC takes apart.
         made = unicodedata.normalize("NFC", "".join(map(_judge, pieces)))
         self.marks.update(piece for piece in made if unicodedata.category(piece)[0] == "M")
-        if not made.strip(_GAP):
+        if not made.strip(_GAP + _BREAK):
             self.dropped.add(character)
         self[code] = made
         return made
@@ -209,7 +216,7 @@ def _judge(character: str) -> str:
     if character.isspace() or category == "Pd" or character in _BOUNDARIES:
         return " "
     if category[0] in "PS":
-        return _GAP
+        return _GAP if character == "." else _BREAK
     # Enclosing marks make symbols, such as keycaps.
     if category[0] == "C" or category == "Me" or character == _TATWEEL or _SILENT.match(character):
         return ""
@@ -242,7 +249,7 @@ def _marks() -> str:
 @cache
 def _stray_marks() -> re.Pattern[str]:
     """Marks with no letter before them, such as those of a symbol that was dropped."""
-    return re.compile(rf"(?<![^ \0'])[{_marks()}]+")
+    return re.compile(rf"(?<![^ \0\1'])[{_marks()}]+")
 
 
 @cache

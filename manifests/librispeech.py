@@ -64,12 +64,14 @@ def _subsets(root: Path) -> dict[str, tuple[str, ...]]:
 
 def _read(root: Path, patterns: Sequence[str]) -> list[Clip]:
     # Patterns of a known depth, so that no link leads round in circles.
-    return [
-        clip
-        for pattern in patterns
-        for transcripts in sorted(root.glob(f"{pattern}/{_TRANSCRIPTS}"))
-        for clip in _chapter(root, transcripts)
-    ]
+    clips = []
+    for pattern in patterns:
+        for chapter in sorted(path for path in root.glob(pattern) if path.is_dir()):
+            found = sorted(chapter.glob(_TRANSCRIPTS))
+            if not found and next(chapter.glob("*.flac"), None) is not None:
+                raise UserError(f"{chapter} has recordings and no {_TRANSCRIPTS}")
+            clips += [clip for transcripts in found for clip in _chapter(root, transcripts)]
+    return clips
 
 
 def _chapter(root: Path, transcripts: Path) -> Iterator[Clip]:
@@ -77,10 +79,14 @@ def _chapter(root: Path, transcripts: Path) -> Iterator[Clip]:
     folder = transcripts.parent
     recordings = {path.stem for path in folder.glob("*.flac")}
     start = folder.relative_to(root).as_posix()
+    told: set[str] = set()
     for number, line in enumerate(read_lines(transcripts), start=1):
         name, _, text = line.strip().partition(" ")
         if not text:
             raise UserError(f"{transcripts} line {number}: expected `NAME TEXT`, got {line!r}")
+        if name in told:
+            raise UserError(f"{transcripts} line {number}: {name} is there twice")
+        told.add(name)
         if name not in recordings:
             raise UserError(f"{transcripts} line {number}: no recording {folder / name}.flac")
         recordings.discard(name)

@@ -163,7 +163,7 @@ def _symbols(utterances: Iterable[Utterance], units: bool, counts: Counter[str])
 
 def _check(utterance: Utterance) -> None:
     path = PurePosixPath(utterance.path)
-    if path.is_absolute() or ".." in path.parts or {"\t", "\n"} & set(utterance.path):
+    if path.is_absolute() or ".." in path.parts or {"\t", "\n", "\r"} & set(utterance.path):
         raise UserError(f"utterance path {utterance.path!r} is not a plain relative path")
     if utterance.frames <= 0:
         raise UserError(f"utterance {utterance.path} has no samples")

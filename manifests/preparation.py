@@ -26,7 +26,7 @@ from speechprune.manifests.audio import (
     read_resampled,
     write_flac,
 )
-from speechprune.manifests.corpus import Clip, Corpus, Labels
+from speechprune.manifests.corpus import Clip, Corpus, Labels, refuse_unfit
 from speechprune.manifests.folders import continuing
 from speechprune.manifests.manifest import (
     AUDIO,
@@ -36,6 +36,7 @@ from speechprune.manifests.manifest import (
     read_split,
     write_manifest,
 )
+from speechprune.manifests.verbatim import read_provenance
 from speechprune.workers import follow_parent
 
 #: Clips that a worker handles at a time.
@@ -104,7 +105,11 @@ def prepare(
         UserError: too many clips are unusable, no clip of a split is left, the disk is full, or as
             `folders.continuing`.
     """
-    folder, root = Path(os.path.abspath(folder)), Path(os.path.abspath(corpus.root))
+    folder, root = Path(os.path.realpath(folder)), Path(os.path.abspath(corpus.root))
+    for path in (folder, root):
+        refuse_unfit(str(path), "folder")
+    if resume and overwrite:
+        raise UserError("--resume keeps what is there and --overwrite replaces it; choose one")
     described = {
         "corpus": corpus.name,
         "version": corpus.version,
@@ -112,6 +117,7 @@ def prepare(
         "labels": repr(corpus.labels),
         "options": dict(corpus.options),
     }
+    _keep_sources(corpus, root, folder)
     if resume and (folder / PROVENANCE).exists():
         return _finished(folder, described)
     settings = {**described, "root": str(root), "clips": corpus.digest()}
@@ -133,9 +139,18 @@ def prepare(
     return result
 
 
+def _keep_sources(corpus: Corpus, root: Path, folder: Path) -> None:
+    """Refuse to replace a folder in which the corpus, or some of its audio, lies."""
+    below = os.path.relpath(folder, root) + "/"
+    inside = root == folder or folder in root.parents
+    sources = (clip.source for clips in corpus.splits.values() for clip in clips)
+    if folder.exists() and (inside or any(source.startswith(below) for source in sources)):
+        raise UserError(f"audio of the corpus lies in {folder}; choose another folder for --out")
+
+
 def _finished(folder: Path, described: Mapping[str, Any]) -> Preparation:
     """What was prepared in `folder`, if it was prepared with the same settings."""
-    found = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+    found = read_provenance(folder)
     wanted = json.loads(json.dumps(described))
     for key, value in wanted.items():
         if found.get(key) != value:

@@ -70,6 +70,8 @@ def read_phones(folder: Path) -> dict[str, str]:
     symbols = _symbols(folder / SYMBOLS) if (folder / SYMBOLS).exists() else None
     phones = {}
     for number, line in enumerate(read_lines(folder / PHONES), start=1):
+        if not line.strip():
+            continue
         name, *numbers = line.split()
         try:
             said = numbers if symbols is None else [symbols[int(n)] for n in numbers]

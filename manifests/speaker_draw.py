@@ -10,6 +10,8 @@ import soundfile
 
 from speechprune.errors import UserError
 
+_ROUNDING = 1e-6  # seconds
+
 
 class Spoken(Protocol):
     """Something said by somebody."""
@@ -97,9 +99,11 @@ def _fill(
     left = seconds
     for one in said:
         left -= durations[one.clip]
-        if left < 0:
+        if left < -_ROUNDING:
             return
         yield one
+    if left < _ROUNDING:
+        return
     raise UserError(
         f"only {(seconds - left) / 3600:.2f} of {seconds / 3600:g} hours are left for {split} by "
         "speakers who are in no other split; ask for less"

@@ -152,7 +152,7 @@ def make_synthetic(
         sentences = [sentence for split in planned.values() for sentence in split]
         render = partial(_render, partial_folder / AUDIO)
         finished = iter(progress(_spread(render, sentences, workers), len(sentences)))
-        root = Path(os.path.abspath(folder)) / AUDIO
+        root = Path(os.path.realpath(folder)) / AUDIO
         splits = [
             Split(name, root, tuple(_label(settings.labels, split, finished)))
             for name, split in planned.items()

@@ -89,6 +89,47 @@ def test_lengths_are_measured_where_they_are_not_listed(tmp_path: Path) -> None:
     assert 8 <= len(corpus.splits["train"]) <= 10  # of half a second, and a little padding
 
 
+def test_exactly_what_is_there_can_be_drawn(tmp_path: Path) -> None:
+    root = many_speakers(tmp_path / "xx", durations="times.txt")
+    corpus = read_common_voice(root, LABELS, train_hours=30 / 3600)
+    assert len(corpus.splits["train"]) == 30
+
+
+def test_old_releases_leave_the_ending_out(tmp_path: Path) -> None:
+    root = many_speakers(tmp_path / "xx", durations="times.txt")
+    for name in ("validated", "dev", "test"):
+        text = (root / f"{name}.tsv").read_text()
+        (root / f"{name}.tsv").write_text(text.replace(".mp3", ""))
+    corpus = read_common_voice(root, LABELS, train_hours=20.5 / 3600)
+    assert len(corpus.splits["train"]) == 20
+
+
+def test_small_languages_have_empty_splits(tmp_path: Path) -> None:
+    root = many_speakers(tmp_path / "xx", durations="times.txt")
+    header = (root / "dev.tsv").read_text().splitlines()[0]
+    for name in ("train", "dev"):
+        (root / f"{name}.tsv").write_text(f"{header}\n")
+    with pytest.raises(UserError, match="train.tsv lists no clip; draw splits with --train-hours"):
+        read_common_voice(root, LABELS)
+    corpus = read_common_voice(root, LABELS, train_hours=20 / 3600)
+    assert {n: len(c) for n, c in corpus.splits.items()} == {"train": 20, "dev": 2, "test": 1}
+
+
+def test_a_clip_in_two_splits_is_refused(tmp_path: Path) -> None:
+    root = write_common_voice(tmp_path / "xx", {"train": TRAIN, "dev": DEV, "test": TRAIN[:1]})
+    with pytest.raises(UserError, match="two clips are called 'clips/common_voice_xx_0'"):
+        read_common_voice(root, LABELS)
+
+
+def test_contradictory_choices_are_refused(tmp_path: Path) -> None:
+    root = many_speakers(tmp_path / "xx", durations="times.txt")
+    lists = published(tmp_path / "lists")
+    with pytest.raises(UserError, match="leave out --train-hours"):
+        read_common_voice(root, LABELS, splits=lists, train_hours=1.0)
+    with pytest.raises(UserError, match="--train-hours nan is no length"):
+        read_common_voice(root, LABELS, train_hours=float("nan"))
+
+
 def test_a_delta_release_gets_all_three_splits(tmp_path: Path) -> None:
     root = many_speakers(tmp_path / "xx", durations="times.txt", delta=True)
     with pytest.raises(UserError, match="no train.tsv; delta releases have no splits: draw them"):

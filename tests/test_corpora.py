@@ -60,6 +60,12 @@ def test_librispeech_refusals(tmp_path: Path) -> None:
     (chapter / "84-198-0001.flac").unlink()
     with pytest.raises(UserError, match="84-198.trans.txt line 2: no recording"):
         read_librispeech(root, LABELS)
+    (chapter / "84-198.trans.txt").write_text("84-198-0000 A\n" * 2)
+    with pytest.raises(UserError, match="line 2: 84-198-0000 is there twice"):
+        read_librispeech(root, LABELS)
+    (chapter / "84-198.trans.txt").unlink()
+    with pytest.raises(UserError, match="84/198 has recordings and no"):
+        read_librispeech(root, LABELS)
 
 
 def test_a_link_in_a_circle_ends(tmp_path: Path) -> None:
@@ -84,6 +90,9 @@ def test_aishell_refusals(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not AISHELL-1: looked for transcript/"):
         read_aishell(tmp_path, LABELS)
     root = write_aishell(tmp_path / "data_aishell")
+    (root / "wav/dev/S0724/BAC009S0724W0001.wav").unlink()
+    with pytest.raises(UserError, match="1 transcripts of .* have no recording"):
+        read_aishell(root, LABELS)
     for path in (root / "wav/test").glob("*/*"):
         path.unlink()
     with pytest.raises(UserError, match="wav/test holds no recording; extract the archives"):

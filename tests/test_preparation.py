@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
@@ -127,6 +128,7 @@ def test_the_result_is_the_same_for_any_number_of_workers(tmp_path: Path) -> Non
 SLOW = """
 import sys, time
 from pathlib import Path
+from typing import Any
 sys.path.insert(0, sys.argv[3])
 from corpora import corpus_of
 from speechprune.manifests import preparation
@@ -238,6 +240,29 @@ def test_splits_that_share_clips_share_their_audio(tmp_path: Path) -> None:
     prepared = prepare(corpus, tmp_path / "out", workers=4)
     assert not prepared.excluded
     assert len(list((tmp_path / "out/audio").iterdir())) == 64
+
+
+def test_a_corpus_within_the_folder_is_never_replaced(tmp_path: Path) -> None:
+    noise(tmp_path / "in/a.wav", rate=8000)
+    prepare(corpus_of(tmp_path / "in", train=["a.wav"]), tmp_path / "out")
+    for root, source in ((tmp_path / "out", "audio/a.flac"), (tmp_path, "out/audio/a.flac")):
+        with pytest.raises(UserError, match="audio of the corpus lies in .*out"):
+            prepare(corpus_of(root, train=[source]), tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out/audio/a.flac").exists()
+
+
+def test_a_folder_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
+    noise(tmp_path / "in/a.wav")
+
+    def meanwhile(outcomes: Any, total: int) -> Any:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out/thesis.tex").write_text("precious")
+        return outcomes
+
+    corpus = corpus_of(tmp_path / "in", train=["a.wav"])
+    with pytest.raises(UserError, match="exists and is not a prepared corpus"):
+        prepare(corpus, tmp_path / "out", progress=meanwhile)
+    assert (tmp_path / "out/thesis.tex").read_text() == "precious"
 
 
 def test_paths_may_go_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

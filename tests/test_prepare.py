@@ -53,7 +53,7 @@ def empty_archive(folder: Path) -> str:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("synthetic", "--out", "{folder}"), "exists; choose another folder or add --overwrite"),
+        (("synthetic", "--out", "{folder}"), "exists and is not a prepared corpus"),
         (("synthetic", "--out", "{folder}", "--overwrite"), "not a prepared corpus"),
         (("synthetic", "--out", "{folder}/new", "--language", "tlh"), "tlh"),
         (("synthetic", "--out", "{folder}/new", "--train", "0"), "--train"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from speechprune.manifests.digits import DigitStrings, make_digits
 from speechprune.manifests.kaldi import read_kaldi
 from speechprune.manifests.labels import characters, phones
 from speechprune.manifests.librispeech import read_librispeech
+from speechprune.manifests.manifest import Split, read_split
 from speechprune.manifests.preparation import Preparation, prepare
 from speechprune.manifests.synthetic import SyntheticSpeech, make_synthetic
 
@@ -95,7 +96,8 @@ def command() -> None:
     """Prepare a corpus: SPLIT.tsv, .ltr, .wrd, dict.ltr.txt and provenance.json in one folder.
 
     Audio that is 16 kHz mono WAV or FLAC is used in place; the rest becomes FLAC in the folder. If
-    it is interrupted, the same command goes on.
+    it is interrupted, the same command goes on; digits and synthetic speech, made in seconds, start
+    again.
     """
 
 
@@ -189,6 +191,7 @@ def synthetic(
         seed=seed,
     )
     make_synthetic(out, settings, workers=workers, overwrite=overwrite, progress=_bar)
+    _show_splits([read_split(out, name) for name in settings.sizes])
 
 
 @command.command()
@@ -205,6 +208,7 @@ def digits(
     """Strings of real spoken digits, cut together from the Free Spoken Digit Dataset."""
     settings = DigitStrings(sizes={"train": train, "valid": valid, "test": test}, seed=seed)
     make_digits(out, archive, settings, overwrite=overwrite, progress=_bar)
+    _show_splits([read_split(out, name) for name in settings.sizes])
 
 
 def _bar(utterances: Iterable[Any], total: int) -> Iterator[Any]:
@@ -212,11 +216,15 @@ def _bar(utterances: Iterable[Any], total: int) -> Iterator[Any]:
     yield from tqdm(utterances, total=total, unit="utterance", disable=None)
 
 
-def _show(prepared: Preparation, out: Path) -> None:
-    width = max(len(split.name) for split in prepared.splits)
-    for split in prepared.splits:
+def _show_splits(splits: Sequence[Split]) -> None:
+    width = max(len(split.name) for split in splits)
+    for split in splits:
         count, hours = len(split.utterances), split.seconds / 3600
         click.echo(f"{split.name:{width}}  {count:9,} utterances  {hours:9.2f} h")
+
+
+def _show(prepared: Preparation, out: Path) -> None:
+    _show_splits(prepared.splits)
     total = sum(len(split.utterances) for split in prepared.splits)
     click.echo(f"{prepared.converted:,} of {total:,} converted to FLAC, the rest used in place")
     if prepared.dropped:
