@@ -65,6 +65,8 @@ def read_resampled(path: Path, start: float = 0.0, end: float | None = None) -> 
         samples = _read(file, first, min(last, file.frames) - first)
         rate = file.samplerate
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
+    if not np.isfinite(mono).all():
+        raise BadAudio("has samples that are no numbers")
     return mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE)
 
 
@@ -133,12 +135,18 @@ def source_of(path: Path) -> Union[str, io.BytesIO]:
 def _open(path: Path) -> soundfile.SoundFile:
     try:
         os.stat(path)
-        return soundfile.SoundFile(str(path))
+        file = soundfile.SoundFile(str(path))
     except OSError as error:
         raise BadAudio(f"cannot be opened: {error.strerror}") from error
     except (soundfile.LibsndfileError, TypeError) as error:
-        reason = getattr(error, "error_string", str(error))
-        raise BadAudio(f"is not readable audio: {reason.rstrip('.')}") from error
+        reason = getattr(error, "error_string", str(error)).rstrip(".")
+        # libsndfile's word for an MP3 that is none.
+        reason = "format not recognised" if "does not exist" in reason else reason
+        raise BadAudio(f"is not readable audio: {reason}") from error
+    # libsndfile makes do with less data than a WAV promises, and only notes it.
+    if file.format in ("WAV", "WAVEX") and re.search(r"data : \d+ \(should be", file.extra_info):
+        raise BadAudio("is truncated: its header promises more")
+    return file
 
 
 def _read(file: soundfile.SoundFile, first: int, count: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from pathlib import Path
 import soundfile
 from tqdm import tqdm
 
-from speechprune.manifests.audio import source_of
+from speechprune.manifests.audio import BadAudio, frames_if_ready, source_of
 
 # Opening headers waits for the disk, not for the processor.
 _THREADS = 16
@@ -21,7 +21,12 @@ Problem = tuple[str, str]
 
 
 def header_problems(
-    root: Path, rows: Sequence[tuple[str, int]], sample_rate: int, title: str
+    root: Path,
+    rows: Sequence[tuple[str, int]],
+    sample_rate: int,
+    title: str,
+    *,
+    ends: bool = False,
 ) -> Iterator[Problem]:
     """Read the headers in parallel; yields what is wrong, in the order of the rows.
 
@@ -30,12 +35,17 @@ def header_problems(
         rows: (path below it, samples) of each recording.
         sample_rate: what every recording must have, in Hz.
         title: of the progress bar.
+        ends: read the end of each recording too: is it all there?
     """
     chunks = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
     pool = ThreadPoolExecutor(_THREADS)
 
     def problems(chunk: Sequence[tuple[str, int]]) -> list[Problem]:
-        return [p for path, frames in chunk for p in _problems(root / path, frames, sample_rate)]
+        return [
+            problem
+            for path, frames in chunk
+            for problem in _problems(root / path, frames, sample_rate, ends)
+        ]
 
     try:
         with tqdm(desc=title, total=len(rows), leave=False, disable=None) as bar:
@@ -47,7 +57,7 @@ def header_problems(
         pool.shutdown(cancel_futures=True)
 
 
-def _problems(path: Path, frames: int, sample_rate: int) -> Iterator[Problem]:
+def _problems(path: Path, frames: int, sample_rate: int, ends: bool) -> Iterator[Problem]:
     try:
         info = soundfile.info(source_of(path))
     except FileNotFoundError:
@@ -69,3 +79,8 @@ def _problems(path: Path, frames: int, sample_rate: int) -> Iterator[Problem]:
         yield "channels", f"{path} has {info.channels} channels, not one"
     if info.frames != frames:
         yield "length", f"{path} has {info.frames} samples, but its manifest says {frames}"
+    elif ends:
+        try:
+            frames_if_ready(path)
+        except BadAudio as problem:
+            yield "damaged recording", f"{path} {problem}"

@@ -3,8 +3,8 @@
 Characters are upper-case letters with their marks, digits, and apostrophes inside words.
 Punctuation, symbols, emoji, control and format characters are dropped, and counted; so is the
 zero-width non-joiner, which has no sound: the parts of a Persian word that it keeps from being
-linked become one word. Punctuation parts words, but for full stops within (U.S. is US) and what stands
-within numbers. Only white space, dashes and slashes go uncounted.
+linked become one word. Punctuation parts words, but for full stops within (U.S. is US) and what
+stands within numbers. Only white space, dashes and slashes go uncounted.
 """
 
 from __future__ import annotations

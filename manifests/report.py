@@ -254,5 +254,5 @@ class _Check:
             told = f"{self.folder / name}.tsv line 1: no folder {root!r}"
             self._add(name, "audio folder", told)
             return
-        for kind, message in header_problems(Path(root), rows, self.sample_rate, name):
+        for kind, message in header_problems(Path(root), rows, self.sample_rate, name, ends=True):
             self._add(name, kind, message)

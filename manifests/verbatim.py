@@ -135,6 +135,10 @@ def read_dictionary(path: Path) -> tuple[dict[str, int], set[str]]:
         symbol, _, count = plain.rpartition(" ")
         if not symbol or not count.isdecimal():
             raise UserError(f"{path} line {number}: expected `symbol count`, got {line!r}")
+        if symbol in counts and plain == line:
+            raise UserError(
+                f"{path} line {number}: {symbol!r} is there twice, which fairseq refuses"
+            )
         counts[symbol] = int(count)
         if plain != line:
             overwritten.add(symbol)

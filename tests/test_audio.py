@@ -69,12 +69,15 @@ def test_what_cannot_be_used_is_told(tmp_path: Path) -> None:
         whole = noise(tmp_path / name, 2.0).read_bytes()
         (tmp_path / name.replace("good", "cut")).write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.wav").write_text("no audio")
+    soundfile.write(tmp_path / "nan.wav", np.full(4000, np.nan), 8000, subtype="FLOAT")
     (tmp_path / "empty.mp3").write_bytes(b"")
     noise(tmp_path / "short.wav", 0.02)
     (tmp_path / "loop.wav").symlink_to(tmp_path / "loop.wav")
     reasons = {
         "cut.flac": "truncated|damaged",
         "cut.mp3": "truncated|damaged",
+        "cut.wav": "truncated",
+        "nan.wav": "samples that are no numbers",
         "text.wav": "not readable audio",
         "empty.mp3": "not readable audio",
         "short.wav": "too short: 320 samples",
