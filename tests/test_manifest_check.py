@@ -64,7 +64,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "latin 1": ("manifest", lambda f: (f / "train.ltr").write_bytes("Ä |\n".encode("latin-1"))),
     "no rows": ("manifest", lambda f: rewrite(f / "train.tsv", lambda rows: rows[:1])),
     "no dictionary": ("dictionary", lambda f: (f / "dict.ltr.txt").unlink()),
-    "twice": ("dictionary", lambda f: edit(f / "dict.ltr.txt", "N ", "N 1\nN ")),
+    "symbol twice": ("dictionary", lambda f: edit(f / "dict.ltr.txt", "N ", "N 1\nN ")),
     "no counts": ("dictionary", lambda f: edit(f / "dict.ltr.txt", "N ", "N")),
     "one column": ("row", lambda f: edit(f / "train.tsv", "\t1600", " 1600")),
     "no samples": ("row", lambda f: edit(f / "train.tsv", "\t1600", "\t0")),
