@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, Mapping
+from typing import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -56,6 +56,7 @@ class SyntheticSpeech:
         vocabulary: words per language to draw from, the first of its list; None for all. Languages
             that `vocabulary` has no list of count instead: their words are the numbers from 0 on,
             which have no spelling, so that they need phones for labels.
+        words: of the one language, instead of those of `vocabulary`.
         labels: "characters" or "phones".
         sentence: fewest and most words per utterance.
         rate: slowest and fastest speech, words per minute.
@@ -70,6 +71,7 @@ class SyntheticSpeech:
         default_factory=lambda: {"train": 900, "valid": 40, "test": 80}
     )
     vocabulary: int | None = 40
+    words: tuple[str, ...] = ()
     sentence: tuple[int, int] = (2, 4)
     rate: tuple[int, int] = (150, 220)
     pitch: tuple[int, int] = (30, 70)
@@ -82,11 +84,13 @@ class SyntheticSpeech:
             raise UserError(f"labels {self.labels!r} are neither characters nor phones")
         for code in self.languages:
             language_file(code)
-            if self.labels == "characters" and code not in LANGUAGES:
+            if self.labels == "characters" and code not in LANGUAGES and not self.words:
                 raise UserError(
-                    f"there are no words of language {code!r} here, only numbers: choose phones "
-                    f"for labels, or one of {', '.join(LANGUAGES)}"
+                    f"there are no words of language {code!r} here, only numbers: give words, "
+                    f"choose phones for labels, or one of {', '.join(LANGUAGES)}"
                 )
+        if self.words and len(self.languages) > 1:
+            raise UserError(f"words are of one language, not of {', '.join(self.languages)}")
         for name, size in self.sizes.items():
             if name not in _SPLITS or size < 1:
                 raise UserError(
@@ -184,7 +188,7 @@ def _draw(settings: SyntheticSpeech, split: str, variants: list[str], index: int
     seed = (settings.seed, _SPLITS.index(split), index)
     random = np.random.default_rng(seed)
     language = settings.languages[random.integers(len(settings.languages))]
-    vocabulary = _words(language, settings.vocabulary)
+    vocabulary = (settings.words or _words(language))[: settings.vocabulary]
     length = random.integers(settings.sentence[0], settings.sentence[1], endpoint=True)
     text = " ".join(vocabulary[i] for i in random.integers(len(vocabulary), size=length))
     voice = Voice(
@@ -197,10 +201,10 @@ def _draw(settings: SyntheticSpeech, split: str, variants: list[str], index: int
     return Sentence(f"{split}/{index:06d}.flac", language, text, voice, noise, seed)
 
 
-def _words(language: str, count: int | None) -> list[str]:
+def _words(language: str) -> Sequence[str]:
     if language in LANGUAGES:
-        return words(language)[:count]
-    return [str(number) for number in range(count or _NUMBERS)]
+        return words(language)
+    return [str(number) for number in range(_NUMBERS)]
 
 
 def _label(

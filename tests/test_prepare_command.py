@@ -115,6 +115,16 @@ def test_training_starts_from_made_corpora(lab: Lab, labels: str) -> None:
     start_training(lab, f"synthetic-{labels}", out, "train", "valid")
 
 
+def test_words_of_any_language(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("m\u00e4ki j\u00e4rvi\nkoira", encoding="utf-8")
+    words = ["--language", "fi", "--words", tmp_path / "words.txt"]
+    succeed("synthetic", "--out", tmp_path / "out", *SIZES, *words)
+    said = set((tmp_path / "out/train.wrd").read_text(encoding="utf-8").split())
+    assert said <= {"M\u00c4KI", "J\u00c4RVI", "KOIRA"}
+    both = run("synthetic", "--out", tmp_path / "new", *words, "--language", "en")
+    assert both.exit_code == 1 and "words are of one language, not of fi, en" in both.output
+
+
 def test_training_starts_from_digits(lab: Lab) -> None:
     archive = write_digits(lab.folder / "digits.tar")
     out = lab.folder / "digits"

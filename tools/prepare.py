@@ -17,7 +17,7 @@ from speechprune.manifests.digits import DigitStrings, make_digits
 from speechprune.manifests.kaldi import read_kaldi
 from speechprune.manifests.labels import characters, phones
 from speechprune.manifests.librispeech import read_librispeech
-from speechprune.manifests.manifest import Split, read_split
+from speechprune.manifests.manifest import Split, read_lines, read_split
 from speechprune.manifests.preparation import Preparation, prepare
 from speechprune.manifests.synthetic import SyntheticSpeech, make_synthetic
 
@@ -168,6 +168,11 @@ def kaldi(folder: Path, language: str, audio: Path | None, labels: str) -> Corpu
 @click.option(
     "--vocabulary", type=click.IntRange(2), default=40, show_default=True, help="Per language."
 )
+@click.option(
+    "--words",
+    type=click.Path(path_type=Path),
+    help="A text file of words to use, for a language that has no list here.",
+)
 @_labels
 @_workers
 def synthetic(
@@ -179,6 +184,7 @@ def synthetic(
     overwrite: bool,
     languages: tuple[str, ...],
     vocabulary: int,
+    words: Path | None,
     labels: str,
     workers: int | None,
 ) -> None:
@@ -187,6 +193,7 @@ def synthetic(
         languages=tuple(dict.fromkeys(languages)),
         sizes={"train": train, "valid": valid, "test": test},
         vocabulary=vocabulary,
+        words=tuple(" ".join(read_lines(words)).split()) if words else (),
         labels=labels,
         seed=seed,
     )
