@@ -193,7 +193,12 @@ def _pause(settings: DigitStrings, rate: int, random: np.random.Generator) -> np
 
 
 def _decode(tar: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[Recording, int] | None:
-    """The recording in `member` and its rate; None for whatever is not a recording."""
+    """The recording in `member` and its rate; None for whatever is not a recording.
+
+    Raises UserError for a member that would be written elsewhere if it was extracted.
+    """
+    if member.name.startswith("/") or ".." in member.name.split("/"):
+        raise UserError(f"{tar.name} has a member {member.name!r} outside of it; do not trust it")
     named = _MEMBER.fullmatch(member.name)
     if named is None or not member.isfile() or member.size > _LARGEST_RECORDING:
         return None

@@ -120,9 +120,16 @@ def test_real_digits(tmp_path: Path, shared_data: Path) -> None:
         assert np.abs(samples).max() > 0.01
 
 
-def test_hostile_members_are_passed_over(tmp_path: Path, members: dict[str, bytes]) -> None:
-    names = {"../0_eve_11.flac": flac(np.zeros(8)), "fsdd/0_ann_99.flac/../../x": b"x"}
-    path = archive_of(tmp_path / "hostile.tar", {**members, **names})
+@pytest.mark.parametrize("name", ["../0_eve_11.flac", "fsdd/0_a_1.flac/../../x", "/0_a_1.flac"])
+def test_path_traversal_is_refused(tmp_path: Path, members: dict[str, bytes], name: str) -> None:
+    path = archive_of(tmp_path / "hostile.tar", {**members, name: flac(np.zeros(8))})
+    with pytest.raises(UserError, match="outside of it; do not trust it"):
+        make_digits(tmp_path / "corpus", path, SMALL)
+    assert sorted(os.listdir(tmp_path)) == ["hostile.tar"]
+
+
+def test_links_are_passed_over(tmp_path: Path, members: dict[str, bytes]) -> None:
+    path = archive_of(tmp_path / "hostile.tar", members)
     with tarfile.open(path, "a") as tar:
         link = tarfile.TarInfo("fsdd/0_mal_0.flac")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
