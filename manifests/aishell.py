@@ -28,14 +28,7 @@ def read_aishell(root: Path, labels: Labels) -> Corpus:
         raise UserError(
             f"{root} is not AISHELL-1: looked for transcript/aishell_transcript_v0.8.txt and wav"
         )
-    transcripts = {}
-    for number, line in enumerate(read_lines(found[0]), start=1):
-        name, _, text = line.strip().partition(" ")
-        if not text:
-            raise UserError(f"{found[0]} line {number}: expected `NAME TEXT`, got {line!r}")
-        if name in transcripts:
-            raise UserError(f"{found[0]} line {number}: {name} is there twice")
-        transcripts[name] = text
+    transcripts = _transcripts(found[0])
     splits, silent = {}, 0
     for split in _SPLITS:
         recordings = sorted((root / "wav" / split).glob("*/*.wav"))
@@ -58,3 +51,15 @@ def read_aishell(root: Path, labels: Labels) -> Corpus:
         )
     options = {"recordings_without_transcript": silent}
     return Corpus("AISHELL-1", "zh", root, splits, labels, options=options)
+
+
+def _transcripts(path: Path) -> dict[str, str]:
+    transcripts: dict[str, str] = {}
+    for number, line in enumerate(read_lines(path), start=1):
+        name, _, text = line.strip().partition(" ")
+        if not text:
+            raise UserError(f"{path} line {number}: expected `NAME TEXT`, got {line!r}")
+        if name in transcripts:
+            raise UserError(f"{path} line {number}: {name} is there twice")
+        transcripts[name] = text
+    return transcripts

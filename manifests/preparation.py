@@ -110,32 +110,50 @@ def prepare(
         refuse_unfit(str(path), "folder")
     if resume and overwrite:
         raise UserError("--resume keeps what is there and --overwrite replaces it; choose one")
-    described = {
+    _keep_sources(corpus, root, folder)
+    if resume and (folder / PROVENANCE).exists():
+        return _finished(folder, _described(corpus))
+    settings = {**_described(corpus), "root": str(root), "clips": corpus.digest()}
+    with continuing(folder, settings, overwrite) as partial:
+        job = _Job(root, partial / AUDIO, corpus.labels)
+        return _prepare(
+            corpus, job, folder, partial, workers or os.cpu_count() or 1, max_bad, progress
+        )
+
+
+def _described(corpus: Corpus) -> dict[str, Any]:
+    """What the provenance tells of where a folder came from."""
+    return {
         "corpus": corpus.name,
         "version": corpus.version,
         "language": corpus.language,
         "labels": repr(corpus.labels),
         "options": dict(corpus.options),
     }
-    _keep_sources(corpus, root, folder)
-    if resume and (folder / PROVENANCE).exists():
-        return _finished(folder, described)
-    settings = {**described, "root": str(root), "clips": corpus.digest()}
-    with continuing(folder, settings, overwrite) as partial:
-        job = _Job(root, partial / AUDIO, corpus.labels)
-        total = sum(map(len, corpus.splits.values()))
-        dropped: Counter[str] = Counter()
-        outcomes = _outcomes(job, corpus, workers or os.cpu_count() or 1, dropped)
-        found = iter(progress(outcomes, total))
-        result = _collect(corpus, found, root, folder / AUDIO, dropped)
-        _refuse_too_many(result, total, max_bad)
-        provenance = {
-            **described,
-            "converted": result.converted,
-            "excluded": [dict(zip(("split", "clip", "reason"), row)) for row in result.excluded],
-            "dropped_characters": dict(result.dropped),
-        }
-        write_manifest(partial, result.splits, provenance, units=corpus.labels.units)
+
+
+def _prepare(
+    corpus: Corpus,
+    job: _Job,
+    folder: Path,
+    partial: Path,
+    workers: int,
+    max_bad: float,
+    progress: Progress,
+) -> Preparation:
+    """Fill the folder `partial`, which will become `folder`."""
+    total = sum(map(len, corpus.splits.values()))
+    dropped: Counter[str] = Counter()
+    found = iter(progress(_outcomes(job, corpus, workers, dropped), total))
+    result = _collect(corpus, found, job.root, folder / AUDIO, dropped)
+    _refuse_too_many(result, total, max_bad)
+    provenance = {
+        **_described(corpus),
+        "converted": result.converted,
+        "excluded": [dict(zip(("split", "clip", "reason"), row)) for row in result.excluded],
+        "dropped_characters": dict(result.dropped),
+    }
+    write_manifest(partial, result.splits, provenance, units=corpus.labels.units)
     return result
 
 
