@@ -92,11 +92,12 @@ class Corpus:
         self._check_names()
 
     def digest(self) -> str:
-        """SHA-256 of what the clips are called and cut from, in hexadecimal."""
+        """SHA-256 of what the clips are cut from and say, in hexadecimal."""
         checksum = hashlib.sha256()
         for split, clips in self.splits.items():
             for clip in clips:
-                checksum.update(repr((split, clip.source, clip.segment)).encode())
+                told = (split, clip.source, clip.transcript, clip.segment)
+                checksum.update(repr(told).encode(errors="backslashreplace"))
         return checksum.hexdigest()
 
     def _check_names(self) -> None:

@@ -24,10 +24,12 @@ from speechprune.manifests.audio import SAMPLE_RATE, write_flac
 from speechprune.manifests.folders import replacing
 from speechprune.manifests.manifest import (
     AUDIO,
+    PROVENANCE,
     Split,
     Utterance,
     write_manifest,
 )
+from speechprune.manifests.verbatim import told_of
 
 WORDS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
 
@@ -118,13 +120,24 @@ def make_digits(
     settings: DigitStrings,
     *,
     overwrite: bool = False,
+    resume: bool = False,
     progress: Progress = lambda utterances, total: utterances,
 ) -> None:
     """Cut digit strings together into the manifest folder `folder`, labelled by number words.
 
-    `progress` wraps the stream of finished utterances. Raises UserError as `read_recordings` and
+    `resume` leaves a finished folder of the same settings as it is. `progress` wraps the stream of
+    finished utterances. Raises UserError as `read_recordings` and
     `folders.replacing` do, or if a split has no recording of a digit.
     """
+    provenance = {
+        "corpus": "Free Spoken Digit Dataset, strings",
+        "language": "en",
+        "archive": archive.name,
+        "settings": asdict(settings),
+    }
+    if resume and (folder / PROVENANCE).exists():
+        told_of(folder, provenance)
+        return
     recordings, rate = read_recordings(archive)
     takes = _takes(recordings)
     with replacing(folder, overwrite) as partial:
@@ -135,12 +148,6 @@ def make_digits(
             Split(name, root, tuple(u for u in finished if u.path.startswith(f"{name}/")))
             for name in settings.sizes
         ]
-        provenance = {
-            "corpus": "Free Spoken Digit Dataset, strings",
-            "language": "en",
-            "archive": archive.name,
-            "settings": asdict(settings),
-        }
         write_manifest(partial, splits, provenance)
 
 

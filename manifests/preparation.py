@@ -7,7 +7,6 @@ that an interrupted preparation goes on where it was.
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections import Counter, deque
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -36,7 +35,7 @@ from speechprune.manifests.manifest import (
     read_split,
     write_manifest,
 )
-from speechprune.manifests.verbatim import read_provenance
+from speechprune.manifests.verbatim import told_of
 from speechprune.workers import follow_parent
 
 #: Clips that a worker handles at a time.
@@ -113,7 +112,7 @@ def prepare(
     _keep_sources(corpus, root, folder)
     if resume and (folder / PROVENANCE).exists():
         return _finished(folder, _described(corpus))
-    settings = {**_described(corpus), "root": str(root), "clips": corpus.digest()}
+    settings = {**_described(corpus), "root": str(root)}
     with continuing(folder, settings, overwrite) as partial:
         job = _Job(root, partial / AUDIO, corpus.labels)
         return _prepare(
@@ -129,6 +128,7 @@ def _described(corpus: Corpus) -> dict[str, Any]:
         "language": corpus.language,
         "labels": repr(corpus.labels),
         "options": dict(corpus.options),
+        "clips_sha256": corpus.digest(),
     }
 
 
@@ -168,14 +168,7 @@ def _keep_sources(corpus: Corpus, root: Path, folder: Path) -> None:
 
 def _finished(folder: Path, described: Mapping[str, Any]) -> Preparation:
     """What was prepared in `folder`, if it was prepared with the same settings."""
-    found = read_provenance(folder)
-    wanted = json.loads(json.dumps(described))
-    for key, value in wanted.items():
-        if found.get(key) != value:
-            raise UserError(
-                f"{folder} was prepared with {key} {found.get(key)!r}, not {value!r}; choose "
-                "another folder or add --overwrite"
-            )
+    found = told_of(folder, described)
     return Preparation(
         tuple(read_split(folder, name) for name in found["splits"]),
         tuple((row["split"], row["clip"], row["reason"]) for row in found["excluded"]),

@@ -23,10 +23,12 @@ from speechprune.manifests.folders import replacing
 from speechprune.manifests.labels import characters, phones
 from speechprune.manifests.manifest import (
     AUDIO,
+    PROVENANCE,
     Split,
     Utterance,
     write_manifest,
 )
+from speechprune.manifests.verbatim import told_of
 from speechprune.manifests.vocabulary import LANGUAGES, words
 from speechprune.workers import follow_parent
 
@@ -143,13 +145,23 @@ def make_synthetic(
     *,
     workers: int | None = 1,
     overwrite: bool = False,
+    resume: bool = False,
     progress: Progress = lambda utterances, total: utterances,
 ) -> None:
     """Speak a corpus into the manifest folder `folder`.
 
-    The files are the same for any number of `workers`, None for one per core. `progress` wraps the
-    stream of finished utterances. Raises UserError as `folders.replacing` does.
+    The files are the same for any number of `workers`, None for one per core. `resume`
+    leaves a finished folder of the same settings as it is. `progress` wraps the stream of finished
+    utterances. Raises UserError as `folders.replacing` does.
     """
+    provenance = {
+        "corpus": "synthetic, espeak-ng",
+        "language": "+".join(settings.languages),
+        "settings": asdict(settings),
+    }
+    if resume and (folder / PROVENANCE).exists():
+        told_of(folder, provenance)
+        return
     planned = plan(settings)
     workers = workers or os.cpu_count() or 1
     with replacing(folder, overwrite) as partial_folder:
@@ -162,11 +174,6 @@ def make_synthetic(
             for name, split in planned.items()
         ]
         list(finished)  # lets a progress bar end
-        provenance = {
-            "corpus": "synthetic, espeak-ng",
-            "language": "+".join(settings.languages),
-            "settings": asdict(settings),
-        }
         write_manifest(partial_folder, splits, provenance, units=settings.labels == "phones")
 
 

@@ -170,6 +170,21 @@ def read_provenance(folder: Path) -> dict[str, Any]:
     return found
 
 
+def told_of(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """What `provenance.json` tells of a folder that was prepared with `wanted` settings.
+
+    Raises UserError if it was prepared with others.
+    """
+    found = read_provenance(folder)
+    for key, value in json.loads(json.dumps(wanted)).items():
+        if found.get(key) != value:
+            raise UserError(
+                f"{folder} was prepared with {key} {found.get(key)!r}, not {value!r}; choose "
+                "another folder or add --overwrite"
+            )
+    return found
+
+
 def write_provenance(folder: Path, described: Mapping[str, Any]) -> None:
     """Write `provenance.json`, with our version added."""
     text = json.dumps(

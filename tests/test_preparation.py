@@ -284,6 +284,9 @@ def test_a_finished_folder_is_kept_replaced_or_refused(tmp_path: Path) -> None:
     other = Corpus("other", "en", tmp_path / "in", corpus.splits, ReadyUnits())
     with pytest.raises(UserError, match="was prepared with corpus 'toy', not 'other'"):
         prepare(other, tmp_path / "out", resume=True)
+    changed = Corpus("toy", "en", tmp_path / "in", {"train": [Clip("a.wav", "b")]}, ReadyUnits())
+    with pytest.raises(UserError, match="was prepared with clips_sha256"):
+        prepare(changed, tmp_path / "out", resume=True)
     spelt = Corpus("toy", "en", tmp_path / "in", corpus.splits, characters("en"))
     with pytest.raises(UserError, match="was prepared with labels 'ReadyUnits"):
         prepare(spelt, tmp_path / "out", resume=True)

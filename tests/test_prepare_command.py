@@ -208,6 +208,14 @@ def test_bad_input_gets_one_line(
     assert sorted(os.listdir(tmp_path)) == before
 
 
+def test_made_corpora_are_accepted_with_resume(tmp_path: Path) -> None:
+    words = ["synthetic", "--out", tmp_path / "out", *SIZES]
+    first = succeed(*words)
+    assert succeed(*words, "--resume") == first
+    result = run(*words, "--resume", "--seed", "2")
+    assert result.exit_code == 1 and "was prepared with settings" in result.output
+
+
 def test_a_finished_folder_is_accepted_with_resume(tmp_path: Path) -> None:
     words = ["librispeech", write_librispeech(tmp_path / "in"), "--out", tmp_path / "out"]
     first = succeed(*words)

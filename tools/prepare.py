@@ -26,6 +26,7 @@ _LABELS = {"characters": characters, "phones": phones}
 _SHOWN = 20  # characters dropped and clips left out that are printed; provenance.json has all
 
 _out = click.option("--out", required=True, type=click.Path(path_type=Path), help="New folder.")
+_resume = click.option("--resume", is_flag=True, help="Accept a folder that is finished already.")
 _overwrite = click.option("--overwrite", is_flag=True, help="Replace a prepared corpus.")
 _workers = click.option(
     "--workers", type=_AT_LEAST_1, help="Processes, all cores by default; the result is the same."
@@ -40,7 +41,7 @@ def _reader(function: Callable[..., Corpus]) -> Callable[..., None]:
 
     @click.argument("folder", type=click.Path(path_type=Path))
     @_out
-    @click.option("--resume", is_flag=True, help="Accept a folder that is finished already.")
+    @_resume
     @_overwrite
     @_workers
     @click.option(
@@ -80,6 +81,7 @@ def _maker(train: int, valid: int, test: int) -> Callable[[Callable[..., None]],
             for name, size in sizes.items()
         ),
         click.option("--seed", type=click.IntRange(0), default=1, show_default=True),
+        _resume,
         _overwrite,
     ]
 
@@ -181,6 +183,7 @@ def synthetic(
     valid: int,
     test: int,
     seed: int,
+    resume: bool,
     overwrite: bool,
     languages: tuple[str, ...],
     vocabulary: int,
@@ -197,7 +200,8 @@ def synthetic(
         labels=labels,
         seed=seed,
     )
-    make_synthetic(out, settings, workers=workers, overwrite=overwrite, progress=_bar)
+    options = {"overwrite": overwrite, "resume": resume, "progress": _bar}
+    make_synthetic(out, settings, workers=workers, **options)
     _show_splits([read_split(out, name) for name in settings.sizes])
 
 
@@ -210,11 +214,18 @@ def synthetic(
     help="Tar archive of fsdd/{digit}_{speaker}_{index}.flac.",
 )
 def digits(
-    out: Path, train: int, valid: int, test: int, seed: int, overwrite: bool, archive: Path
+    out: Path,
+    train: int,
+    valid: int,
+    test: int,
+    seed: int,
+    resume: bool,
+    overwrite: bool,
+    archive: Path,
 ) -> None:
     """Strings of real spoken digits, cut together from the Free Spoken Digit Dataset."""
     settings = DigitStrings(sizes={"train": train, "valid": valid, "test": test}, seed=seed)
-    make_digits(out, archive, settings, overwrite=overwrite, progress=_bar)
+    make_digits(out, archive, settings, overwrite=overwrite, resume=resume, progress=_bar)
     _show_splits([read_split(out, name) for name in settings.sizes])
 
 
