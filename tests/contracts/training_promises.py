@@ -63,6 +63,21 @@ def gradients_reach_scores_and_weights(case: Case) -> None:
         assert bool(weight.grad[removed].any()) == policy.dense_gradient, site.name
 
 
+def validating_and_saving_change_nothing(case: Case) -> None:
+    """A run that is validated and saved at each update ends bit-equal to one that never was."""
+    quiet, watched = case.toy(every=2), case.toy(every=2)
+    optimizers = SignDescent(quiet), SignDescent(watched)
+    for update in range(7):
+        train_update(quiet, optimizers[0], update)
+        train_update(watched, optimizers[1], update)
+        output(watched)
+        watched.state_dict()
+    assert_equal_tensors(quiet.originals(), watched.originals())
+    for model in (quiet, watched):
+        model.mask_controller.settle()
+    assert_equal_tensors(quiet.state_dict(), watched.state_dict())
+
+
 def penalty_is_a_trainable_scalar_or_nothing(case: Case) -> None:
     model = case.toy()
     penalty = model.mask_controller.penalty()
@@ -147,6 +162,10 @@ def survives_fairseqs_fp16_optimizer(case: Case) -> None:
         assert not torch.equal(tensor, scores[name]), name
     for parameter, master in zip(parameters, optimizer.fp32_params):
         assert torch.equal(parameter, master.to(parameter.dtype))
+    model.train()
+    model.mask_controller.set_num_updates(3)
+    for parameter, master in zip(parameters, optimizer.fp32_params):
+        assert torch.equal(parameter, master.to(parameter.dtype)), "an edit missed the fp32 copy"
 
 
 def fp16_settings() -> Any:
@@ -214,6 +233,7 @@ TRAINING_PROMISES: Sequence[Callable[[Case], None]] = (
     training_flips_connections,
     frozen_weights_stay_bit_equal,
     gradients_reach_scores_and_weights,
+    validating_and_saving_change_nothing,
     penalty_is_a_trainable_scalar_or_nothing,
     reload_gives_equal_output,
     fold_gives_equal_output_and_plain_keys,

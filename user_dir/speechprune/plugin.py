@@ -1,4 +1,4 @@
-"""The one door into fairseq: models, criterions, data2vec, safe checkpoint classes and four seams.
+"""The one door into fairseq: models, criterions, data2vec, safe checkpoint classes and five seams.
 
 fairseq imports `models` and `tasks` of a user folder by itself but never criterions, and neither
 when the package was imported before: so importing this module registers everything.
@@ -84,6 +84,39 @@ class _AtomicCopies(PathManager):
         return result
 
 
+def _copies(optimizer: Any) -> list[torch.Tensor]:
+    """The fp32 copies of an FP16Optimizer: one for each parameter, or flat ones for each device."""
+    found = optimizer.fp32_params
+    return list(found.values()) if isinstance(found, dict) else list(found)
+
+
+def _name_master_copies() -> None:
+    """Give each parameter that fp16 or bf16 trains its fp32 copy, as `master_copy`.
+
+    fairseq writes the copies over the parameters after each step: whoever edits a parameter has to
+    edit its copy too.
+    """
+    build = fp16_optimizer.FP16Optimizer.__init__
+    if getattr(build, "names_copies", False):
+        return
+
+    @functools.wraps(build)
+    def build_and_name(self: Any, *args: Any, **options: Any) -> None:
+        build(self, *args, **options)
+        offset = 0
+        for index, parameter in enumerate(self.fp16_params):
+            if self.has_flat_params:
+                flat = _copies(self)[0].data
+                copy = flat[offset : offset + parameter.numel()].view_as(parameter)
+                offset += parameter.numel()
+            else:
+                copy = _copies(self)[index].data
+            parameter.master_copy = copy
+
+    build_and_name.names_copies = True  # type: ignore[attr-defined]
+    fp16_optimizer.FP16Optimizer.__init__ = build_and_name
+
+
 def _keep_master_copies() -> None:
     """Save the fp32 copies of the parameters that fp16 and bf16 train, and load them again.
 
@@ -95,18 +128,14 @@ def _keep_master_copies() -> None:
     if getattr(save, "keeps_copies", False):
         return
 
-    def copies(self: Any) -> list[torch.Tensor]:
-        found = self.fp32_params  # one for each device if they are flat, else for each parameter
-        return list(found.values()) if isinstance(found, dict) else list(found)
-
     @functools.wraps(save)
     def save_copies(self: Any) -> dict[str, Any]:
-        return {**save(self), "fp32_params": [copy.detach() for copy in copies(self)]}
+        return {**save(self), "fp32_params": [copy.detach() for copy in _copies(self)]}
 
     @functools.wraps(load)
     def load_copies(self: Any, state: dict[str, Any], overrides: Any = None) -> None:
         load(self, {k: v for k, v in state.items() if k != "fp32_params"}, overrides)
-        for copy, saved in zip(copies(self), state.get("fp32_params", ())):
+        for copy, saved in zip(_copies(self), state.get("fp32_params", ())):
             copy.data.copy_(saved)
 
     save_copies.keeps_copies = True  # type: ignore[attr-defined]
@@ -138,6 +167,7 @@ def _register() -> None:
     _seed_span_masking(data2vec_audio())
     checkpoint_utils.PathManager = _AtomicCopies
     _keep_master_copies()
+    _name_master_copies()
     # `fairseq-hydra-train` has imported its loop by now; `speechprune train` calls validate_only.
     if "fairseq_cli.train" in sys.modules:
         validate_only(sys.modules["fairseq_cli.train"])

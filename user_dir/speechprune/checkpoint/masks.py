@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from speechprune.errors import UserError
 from speechprune.masking.bits import pack_bits, unpack_bits
 from speechprune.masking.mask_set import MaskSet
 from speechprune.masking.masked_weight import mask_key, scores_key
-from speechprune.models.settings import MaskFlags, masked_roles
+from speechprune.models.settings import MaskFlags, flags_of, masked_roles
 
 _HEAD = "proj.weight"
 _DEFAULTS = vars(MaskFlags())
@@ -134,7 +134,7 @@ def _fitting_flags(loaded: LoadedModel, masks: MaskSet) -> dict[str, Any]:
         chosen = {name: getattr(loaded.cfg.model, name) for name in _SITE_FLAGS}
     else:
         roles = {role for name, (role, _) in shapes.items() if name in masks}
-        chosen = {**_flags_of(roles), "trainable_proj": True}
+        chosen = {**flags_of(roles), "trainable_proj": True}
     roles = masked_roles(MaskFlags(**chosen))
     try:
         masks.check_fits({name: shape for name, (role, shape) in shapes.items() if role in roles})
@@ -171,18 +171,6 @@ _SITE_FLAGS = (
     "no_prune_pos",
     "no_prune_post_extract_proj",
 )
-
-
-def _flags_of(roles: Collection[str]) -> dict[str, bool]:
-    """The flags that put masks on ``roles``, and on the roles that share a flag with one."""
-    return {
-        "fix_attn": not any(role.startswith("attn.") for role in roles),
-        "fix_fc": not any(role.startswith("ffn.") for role in roles),
-        "no_prune_proj": "head" not in roles,
-        "no_prune_extractor": "front.conv" not in roles,
-        "no_prune_pos": "pos.conv" not in roles,
-        "no_prune_post_extract_proj": "front.proj" not in roles,
-    }
 
 
 def _provenance(state: Mapping[str, Any], path: PathLike) -> dict[str, str]:

@@ -35,7 +35,9 @@ class MaskController(nn.Module):
         policy: the rule that ranks connections.
         schedule: density of each site at each update.
         scope: rank within each ``site`` or over all sites (``global``).
-        every: choose new masks at updates divisible by this.
+        every: choose new masks at update 0, and at every so many updates from ``begin`` on; None
+            for masks that are given and stay.
+        begin: where regular selection begins.
         seed: of the starting scores.
         initialise: start the scores from the policy now; False for a model that is built only to
             load a checkpoint.
@@ -51,7 +53,8 @@ class MaskController(nn.Module):
         schedule: Schedule,
         *,
         scope: str = "site",
-        every: int = 1,
+        every: int | None = 1,
+        begin: int = 0,
         seed: int = 0,
         initialise: bool = True,
     ) -> None:
@@ -61,12 +64,14 @@ class MaskController(nn.Module):
             raise UserError("nothing to mask: the settings leave no tensor")
         if scope not in _SCOPES:
             raise UserError(f"scope {scope!r} is not one of {_SCOPES}")
-        if every < 1:
+        if every is not None and every < 1:
             raise UserError(f"masks must be chosen every 1 or more updates, not every {every}")
         self.policy = policy
         self.schedule = schedule
         self.scope = scope
         self.every = every
+        self.begin = begin
+        self._starts_from_given = False
         self._update: int | None = None
         self._stepping = False
         self._flipped: Tensor | int = 0
@@ -97,11 +102,28 @@ class MaskController(nn.Module):
 
         Called on entering evaluation and before saving, so that the masks match the scores.
         """
-        if self._stepping and self._update is not None:
-            self._refresh(self._update + 1)
+        if not self._stepping or self._update is None:
+            unselected = [site for site in self.sites if masked_weight(site).unselected]
+            self._choose(unselected, self._update or 0)
+        elif self.policy.masks_evaluation_only:
+            # Training goes on from weights that this selection does not touch.
+            self._forget_trained_products()
+            self._choose(self.sites, self._update + 1)
         else:
-            self._choose([site for site in self.sites if masked_weight(site).unselected])
+            self._refresh(self._update + 1)
         self._stepping = False
+
+    def start_from(self, masks: Mapping[str, Tensor]) -> None:
+        """Take given masks in place of those of update 0, for every site.
+
+        Args:
+            masks: bool, in the shape of the weight, by site name.
+        """
+        self._starts_from_given = True
+        for site in self.sites:
+            mask = masks[site.name].to(original_weight(site).device)
+            masked_weight(site).choose(mask)
+        self._density = None
 
     def loaded(self) -> None:
         """After a checkpoint was loaded: keep its masks, choose only those that it lacked."""
@@ -119,31 +141,56 @@ class MaskController(nn.Module):
         self._update = update
         self._flipped = 0
         self._forget_trained_products()
-        self._choose([site for site in self.sites if self._is_due(site, update)])
+        due = [site for site in self.sites if self._is_due(site, update)]
+        self._choose(due, update)
+        self._edit(due if update else self.sites)
 
     @torch.no_grad()
-    def _choose(self, due: list[Site]) -> None:
+    def _choose(self, due: list[Site], update: int) -> None:
         if not due:
             return
         importances = [
             self.policy.importance(original_weight(site), masked_weight(site).scores)
             for site in due
         ]
-        for site, mask in zip(due, self._select(due, importances, self._update or 0)):
+        for site, mask in zip(due, self._select(due, importances, update)):
             weight = original_weight(site)
             shared = weight.numel() // mask.numel()  # connections per entry of the mask
             self._flipped += masked_weight(site).choose(mask, weight) * shared
         self._density = None
 
+    @torch.no_grad()
+    def _edit(self, sites: list[Site]) -> None:
+        """Let the policy edit weights whose masks training goes on with."""
+        for site in sites:
+            weight, mask = original_weight(site), masked_weight(site).mask
+            # The plugin names the copy that an optimizer for half precision keeps and steps.
+            for copy in (weight, getattr(weight, "master_copy", None)):
+                if copy is None:
+                    continue
+                edited = self.policy.edit_weight(copy.detach(), mask)
+                if edited is not None:
+                    copy.data.copy_(edited)
+
     def _is_due(self, site: Site, update: int) -> bool:
         """Whether the mask of ``site`` may differ from the one it has."""
-        masked = masked_weight(site)
-        if masked.unselected:
+        if masked_weight(site).unselected:
             return True
-        if update % self.every:
+        if self._last_selection(update) != update or (update == 0 and self._starts_from_given):
             return False
-        last = self.schedule.density(site, max(update - self.every, 0))
-        return self._moving(site).requires_grad or self.schedule.density(site, update) != last
+        return self._moving(site).requires_grad or self._density_at(
+            site, update
+        ) != self._density_at(site, max(update - 1, 0))
+
+    def _last_selection(self, update: int) -> int:
+        """The last update, up to this one, at which masks are chosen."""
+        if self.every is None or update < self.begin:
+            return 0
+        return update - (update - self.begin) % self.every
+
+    def _density_at(self, site: Site, update: int) -> float:
+        """Densities change when masks are chosen."""
+        return self.schedule.density(site, self._last_selection(update))
 
     def _moving(self, site: Site) -> Tensor:
         """What the ranking of a site is made of: scores, or the weight itself."""
@@ -156,7 +203,7 @@ class MaskController(nn.Module):
                 masked_weight(site).forget_product()
 
     def _select(self, due: list[Site], importances: list[Tensor], update: int) -> list[Tensor]:
-        densities = [self.schedule.density(site, update) for site in due]
+        densities = [self._density_at(site, update) for site in due]
         if self.scope == "global":
             if len(set(densities)) > 1:
                 raise UserError("one global ranking needs one density for all sites")

@@ -3,7 +3,8 @@
 `torch.nn.utils.parametrize` is used because fairseq's attention reads ``q_proj.weight`` and never
 calls ``q_proj``: wrapper modules and forward hooks see nothing. In a state dict a masked tensor
 ``fc1.weight`` appears as ``fc1.weight``, ``fc1.scores`` (S3-Router's own keys) and
-``fc1.weight_mask`` (the mask's bits, packed); plain checkpoints load too.
+``fc1.weight_mask`` (the mask's bits, packed); plain checkpoints load too. Under a policy whose
+removed weights grow again, ``fc1.weight`` is saved pruned, and what grew as ``fc1.weight_regrown``.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class MaskedWeight(nn.Module):
     """Replaces a tensor by its product with a 0/1 mask.
 
     The product is computed once and kept until the mask or the weight changes: micro-batches,
-    validation and activation-checkpoint recomputation all read the same tensor.
+    validation and activation-checkpoint recomputation all read the same tensor. Under a policy that
+    `masks_evaluation_only`, training reads the tensor itself.
 
     Args:
         policy: the rule that made the mask.
@@ -101,11 +103,18 @@ class MaskedWeight(nn.Module):
         return None if shape is None else torch.zeros(shape)
 
     def forward(self, weight: Tensor) -> Tensor:
+        if self.training and self.policy.masks_evaluation_only:
+            return weight
+        product = self.product(weight)
+        return _StraightThrough.apply(weight, self.scores, self.mask, product, self.policy)
+
+    def product(self, weight: Tensor) -> Tensor:
+        """The weight where it is kept, 0 elsewhere; without gradient, and not to be changed."""
         if self._product is None:
             # An inference tensor could not be used by a later training step.
             with torch.inference_mode(False), torch.no_grad():
                 self._product = torch.where(self.mask, weight, 0.0)
-        return _StraightThrough.apply(weight, self.scores, self.mask, self._product, self.policy)
+        return self._product
 
     def choose(self, mask: Tensor, weight: Tensor | None = None) -> Tensor | int:
         """Take a new mask, bool in the shape of the scores (of the weight, without scores).
@@ -147,6 +156,11 @@ def mask_key(tensor: str) -> str:
     return f"{tensor}_mask"
 
 
+def regrown_key(tensor: str) -> str:
+    """Name, in a checkpoint, of what a tensor's removed entries are in training by now."""
+    return f"{tensor}_regrown"
+
+
 def masked_tensors(module: nn.Module) -> dict[str, MaskedWeight]:
     """The masked tensors of one module, by attribute name."""
     if not parametrize.is_parametrized(module):
@@ -171,7 +185,7 @@ def remove(module: nn.Module, tensor: str) -> None:
     """Bake the mask of ``module.tensor`` in: an ordinary parameter with its zeros remains."""
     original = getattr(module.parametrizations, tensor).original  # type: ignore[union-attr]
     trainable = original.requires_grad
-    folded = getattr(module, tensor).detach().clone()
+    folded = masked_tensors(module)[tensor].product(original).clone()
     parametrize.remove_parametrizations(module, tensor, leave_parametrized=False)
     setattr(module, tensor, nn.Parameter(folded, requires_grad=trainable))
 
@@ -187,8 +201,12 @@ def _to_plain_keys(
         inside = _parametrized_key(prefix, tensor)
         if inside + "original" not in state:
             continue  # done already: the module was masked, folded and masked again
-        state[prefix + tensor] = state.pop(inside + "original")
-        state[prefix + mask_key(tensor)] = pack_bits(state.pop(inside + "0.mask"))
+        weight, mask = state.pop(inside + "original"), state.pop(inside + "0.mask")
+        if masked.policy.masks_evaluation_only:
+            state[prefix + regrown_key(tensor)] = weight[~mask]
+            weight = torch.where(mask, weight, 0.0)
+        state[prefix + tensor] = weight
+        state[prefix + mask_key(tensor)] = pack_bits(mask)
         if masked.scores is not None:
             state[prefix + scores_key(tensor)] = state.pop(inside + "0.scores")
 
@@ -217,7 +235,10 @@ def _from_plain_keys(
         state[inside + "original"] = weight
         bits = state.pop(prefix + mask_key(tensor), None)
         scores = state.pop(prefix + scores_key(tensor), None)
+        regrown = state.pop(prefix + regrown_key(tensor), None)
         mask = masked.mask if bits is None else unpack_bits(bits, masked.mask.shape)
+        if regrown is not None and masked.policy.masks_evaluation_only:
+            state[inside + "original"] = _grown_again(prefix + tensor, weight, mask, regrown)
         if masked.scores is not None:
             if scores is None:
                 scores = masked.starting_scores(weight)
@@ -228,6 +249,16 @@ def _from_plain_keys(
         masked.unselected = bits is None
         state[inside + "0.mask"] = mask
         masked.forget_product()
+
+
+def _grown_again(name: str, weight: Tensor, mask: Tensor, regrown: Tensor) -> Tensor:
+    """A pruned weight with the values that its removed entries have in training."""
+    removed = ~mask.to(weight.device)
+    if int(removed.count_nonzero()) != regrown.numel():
+        raise UserError(f"the checkpoint is damaged: {name} and its mask do not belong together")
+    whole = weight.clone()
+    whole[removed] = regrown.to(weight)
+    return whole
 
 
 def _refuse_other_shape(name: str, scores: Tensor, own: Tensor) -> None:

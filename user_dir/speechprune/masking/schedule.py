@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from speechprune.errors import UserError
 from speechprune.masking.sites import Site
+from speechprune.registry import unknown_name
 
 
 class Schedule(ABC):
@@ -31,8 +32,60 @@ class ConstantSchedule(Schedule):
 
     def __post_init__(self) -> None:
         for density in (self.default, *self.by_site.values()):
-            if not 0.0 < density <= 1.0:
-                raise UserError(f"density (the share kept) must lie in (0, 1], not {density}")
+            _check_density(density)
 
     def density(self, site: Site, update: int) -> float:
         return self.by_site.get(site.name, self.default)
+
+
+#: Share of the way from the first to the last density, as a function of the share of the time.
+SHAPES: Mapping[str, Callable[[float], float]] = {
+    "linear": lambda time: time,
+    # Zhu and Gupta, arXiv 1710.01878, equation 1.
+    "cubic": lambda time: 1.0 - (1.0 - time) ** 3,
+}
+
+
+@dataclass(frozen=True)
+class ProgressiveSchedule(Schedule):
+    """From one density to another, for all sites.
+
+    Attributes:
+        start: density until the update ``begin``.
+        target: density from the update ``end`` on.
+        shape: a name in `SHAPES`: ``cubic`` removes much at first, ``linear`` evenly.
+
+    Raises:
+        UserError: a density lies outside (0, 1] or grows, an unknown shape, or an end that is not
+            after the beginning.
+    """
+
+    start: float
+    target: float
+    begin: int
+    end: int
+    shape: str = "cubic"
+
+    def __post_init__(self) -> None:
+        for density in (self.start, self.target):
+            _check_density(density)
+        if self.start < self.target:
+            raise UserError(
+                f"pruning removes more and more: it cannot go from density {self.start} to "
+                f"{self.target}"
+            )
+        if self.shape not in SHAPES:
+            raise UserError(unknown_name("schedule", self.shape, list(SHAPES)))
+        if self.end <= self.begin:
+            raise UserError(f"a schedule from update {self.begin} cannot end at {self.end}")
+
+    def density(self, site: Site, update: int) -> float:
+        if update >= self.end:
+            return self.target
+        time = max(update - self.begin, 0) / (self.end - self.begin)
+        return self.start + (self.target - self.start) * SHAPES[self.shape](time)
+
+
+def _check_density(density: float) -> None:
+    if not 0.0 < density <= 1.0:
+        raise UserError(f"density (the share kept) must lie in (0, 1], not {density}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import nn
@@ -18,7 +19,7 @@ class Site:
             ``ffn.out``, ``front.conv``, ``front.proj``, ``pos.conv`` or ``head``.
         layer: 0-based layer, or None outside the layers.
         module: the module that owns the tensor.
-        tensor: its attribute name there, ``weight``.
+        tensor: its attribute name there, ``weight`` or ``bias``.
     """
 
     name: str
@@ -26,3 +27,14 @@ class Site:
     layer: int | None
     module: nn.Module
     tensor: str
+
+
+def with_biases(sites: Iterable[Site]) -> list[Site]:
+    """``sites``, each weight followed by its module's bias, if it has one."""
+    found = []
+    for site in sites:
+        found.append(site)
+        if site.tensor == "weight" and getattr(site.module, "bias", None) is not None:
+            name = site.name[: -len("weight")] + "bias"
+            found.append(Site(name, site.role, site.layer, site.module, "bias"))
+    return found

@@ -12,16 +12,17 @@ from fairseq.models.wav2vec.wav2vec2_asr import Wav2VecCtc
 from torch import nn
 
 from speechprune.backbones import Backbone, find_backbone
+from speechprune.checkpoint import check_pretrained
 from speechprune.errors import UserError
 from speechprune.masking.controller import MaskController
-from speechprune.masking.masked_weight import mask_key, scores_key
+from speechprune.masking.masked_weight import mask_key, regrown_key, scores_key
 from speechprune.masking.sites import Site
 from speechprune.models.settings import MaskedCtcConfig, masked_roles
 
 logger = logging.getLogger(__name__)
 
 #: Masks made elsewhere keep about the share that they were asked to.
-_DENSITY_TOLERANCE = 0.01
+DENSITY_TOLERANCE = 0.01
 
 
 class MaskedCtc(Wav2VecCtc):
@@ -31,6 +32,28 @@ class MaskedCtc(Wav2VecCtc):
     """
 
     mask_controller: MaskController
+
+    @classmethod
+    def build_model(cls, cfg: MaskedCtcConfig, task: Any) -> "MaskedCtc":
+        """Load the pretrained weights, then put the masks on them: the order matters.
+
+        Raises:
+            UserError: settings or files that cannot work.
+        """
+        from_pretrained = cfg.w2v_args is None
+        if from_pretrained:
+            check_pretrained(cfg.w2v_path, cfg.normalize)
+        model = super().build_model(cfg, task)
+        model.put_masks(from_pretrained)
+        return model
+
+    def put_masks(self, from_pretrained: bool) -> None:
+        """Build ``mask_controller``.
+
+        Args:
+            from_pretrained: whether this model begins a run; else a checkpoint of ours follows.
+        """
+        raise NotImplementedError
 
     def __init__(self, cfg: MaskedCtcConfig, w2v_encoder: nn.Module) -> None:
         super().__init__(cfg, w2v_encoder)
@@ -115,7 +138,7 @@ class MaskedCtc(Wav2VecCtc):
     def _refuse_other_density(self) -> None:
         """The network that is trained and saved must be the one that the flags claim."""
         kept, claimed = self.mask_controller.fixed_densities()
-        if abs(kept - claimed) > _DENSITY_TOLERANCE:
+        if abs(kept - claimed) > DENSITY_TOLERANCE:
             raise UserError(
                 f"the checkpoint's masks keep {kept:.4g} and are fixed, but the flags say "
                 f"{claimed:.4g}; set model.prune_rate={kept:.4g}, or leave out model.fix_mask"
@@ -148,9 +171,7 @@ class MaskedCtc(Wav2VecCtc):
         """
         own = {key for site in self.mask_controller.sites for key in _mask_keys(site)}
         foreign = [
-            key
-            for key in state
-            if key not in own and (key.endswith("scores") or key.endswith("_mask"))
+            key for key in state if key not in own and key.endswith(("scores", "_mask", "_regrown"))
         ]
         if foreign:
             logger.warning(f"ignoring {len(foreign)} masks of tensors that have no mask here")
@@ -162,7 +183,7 @@ class MaskedCtc(Wav2VecCtc):
 
 
 def _mask_keys(site: Site) -> List[str]:
-    """State dict keys of a site's scores and mask."""
+    """State dict keys of what belongs to a site's mask."""
     prefix = "w2v_encoder." if site.role == "head" else "w2v_encoder.w2v_model."
     owner = prefix + site.name[: -len(site.tensor)]
-    return [owner + scores_key(site.tensor), owner + mask_key(site.tensor)]
+    return [owner + key(site.tensor) for key in (scores_key, mask_key, regrown_key)]

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
-from typing import Dict, List, Optional, Set
+from typing import Collection, Dict, List, Optional, Set
 
 from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig
 from omegaconf import II
@@ -11,6 +11,7 @@ from speechprune.backbones import LAYER_ROLES
 from speechprune.errors import UserError
 from speechprune.masking.initialisation import check_name
 from speechprune.masking.sites import Site
+from speechprune.models.pruning_settings import PruningFlags
 from speechprune.registry import unknown_name
 
 GRANULARITIES = {
@@ -64,8 +65,8 @@ class MaskFlags:
 
 
 @dataclass
-class MaskedCtcConfig(MaskFlags, Wav2Vec2CtcConfig):
-    """wav2vec_ctc's keys, S3-Router's flags, and what fairseq's other groups know."""
+class MaskedCtcConfig(MaskFlags, PruningFlags, Wav2Vec2CtcConfig):
+    """wav2vec_ctc's keys, those of masks and pruning, and what fairseq's other groups know."""
 
     seed: int = II("common.seed")
     finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
@@ -169,6 +170,18 @@ def masked_roles(cfg: MaskFlags) -> Set[str]:
         if not unmasked:
             roles.add(role)
     return roles
+
+
+def flags_of(roles: Collection[str]) -> Dict[str, bool]:
+    """The flags that put masks on ``roles``, and on the roles that share a flag with one."""
+    return {
+        "fix_attn": not any(role.startswith("attn.") for role in roles),
+        "fix_fc": not any(role.startswith("ffn.") for role in roles),
+        "no_prune_proj": "head" not in roles,
+        "no_prune_extractor": "front.conv" not in roles,
+        "no_prune_pos": "pos.conv" not in roles,
+        "no_prune_post_extract_proj": "front.proj" not in roles,
+    }
 
 
 def densities(cfg: MaskFlags, sites: List[Site]) -> Dict[str, float]:

@@ -9,7 +9,6 @@ from torch import nn
 
 from speechprune.backbones import LAYER_ROLES
 from speechprune.backbones.base import OTHER_ROLES
-from speechprune.checkpoint import check_pretrained
 from speechprune.masking.controller import MaskController, masked_weight, original_weight
 from speechprune.masking.policies import POLICIES
 from speechprune.masking.schedule import ConstantSchedule
@@ -30,22 +29,18 @@ logger = logging.getLogger(__name__)
 class Wav2VecCtcSt(MaskedCtc):
     """Learns which connections to keep; the weights stay as pretrained unless a flag frees them."""
 
-    @classmethod
-    def build_model(cls, cfg: MaskedCtcConfig, task: Any) -> "Wav2VecCtcSt":
-        """Load the pretrained weights, start the scores, then freeze: the order matters.
+    def put_masks(self, from_pretrained: bool) -> None:
+        """Start the scores, then freeze.
 
         Raises:
-            UserError: flags or files that cannot work.
+            UserError: flags that cannot work.
         """
-        from_pretrained = cfg.w2v_args is None
-        if from_pretrained:
-            check_pretrained(cfg.w2v_path, cfg.normalize)
-        model = super().build_model(cfg, task)
-        check_flags(cfg, len(model.family.layers(model.backbone)))
-        sites = model.mask_sites()
-        unmasked = model.unmasked_weights()
-        model.requires_grad_(False)
-        model.mask_controller = MaskController(
+        cfg = self.cfg
+        check_flags(cfg, len(self.family.layers(self.backbone)))
+        sites = self.mask_sites()
+        unmasked = self.unmasked_weights()
+        self.requires_grad_(False)
+        self.mask_controller = MaskController(
             sites,
             POLICIES.build(
                 "s3router",
@@ -58,14 +53,13 @@ class Wav2VecCtcSt(MaskedCtc):
             seed=cfg.seed,
             initialise=from_pretrained,
         )
-        model.takes_masks_only = from_pretrained and cfg.load_mask_only and is_first_launch(cfg)
-        model.free_parameters(unmasked)
+        self.takes_masks_only = from_pretrained and cfg.load_mask_only and is_first_launch(cfg)
+        self.free_parameters(unmasked)
         if cfg.checkpoint_activations:
-            for layer in model.family.layers(model.backbone):
+            for layer in self.family.layers(self.backbone):
                 layer.register_forward_pre_hook(_require_gradient)
         if from_pretrained:
             _warn_of_what_cannot_learn(cfg)
-        return model
 
     def unmasked_weights(self) -> List[nn.Parameter]:
         """The weights that could have a mask and do not."""

@@ -29,6 +29,7 @@ PATHS = (
     "checkpoint.finetune_from_model",
     "checkpoint.restore_file",
     "common.user_dir",
+    "model.mask_file",
     "model.w2v_path",
     "task.data",
     "task.target_dictionary",

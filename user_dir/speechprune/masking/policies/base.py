@@ -24,6 +24,11 @@ class MaskPolicy(ABC):
     by_magnitude: ClassVar[bool] = False
     #: Whether a trained weight gets the gradient of the masked product (masked out) or all of it.
     dense_gradient: ClassVar[bool] = False
+    #: Whether training reads the weight itself, and evaluation alone its product with the mask.
+    #: Masks are then chosen anew for every validation and checkpoint.
+    masks_evaluation_only: ClassVar[bool] = False
+    #: Whether training starts dense and removes more and more, unless the run says otherwise.
+    starts_dense: ClassVar[bool] = False
 
     def init_scores(
         self, weight: Tensor, density: float, generator: torch.Generator
@@ -55,6 +60,18 @@ class MaskPolicy(ABC):
             gradient: dL/d(weight * mask), in the shape of the weight.
         """
         raise NotImplementedError(f"{type(self).__name__} has no scores to train")
+
+    def edit_weight(self, weight: Tensor, mask: Tensor) -> Tensor | None:
+        """The values that training goes on from with a mask just chosen; None for the same ones.
+
+        Asked for each trained weight and, in half precision, for the float32 copy of it that the
+        optimizer steps.
+
+        Args:
+            weight: floating point, without gradient.
+            mask: bool, in the shape of the weight.
+        """
+        return None
 
     def penalty(self, scores: Tensor) -> Tensor | None:
         """A scalar added to the loss for each site (by the criterion `masked_ctc`), or None."""

@@ -1,0 +1,23 @@
+"""Gradual magnitude pruning.
+
+Zhu and Gupta, "To prune, or not to prune: exploring the efficacy of pruning for model compression",
+2017 (arXiv 1710.01878).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from speechprune.masking.policies.base import POLICIES, MaskPolicy
+
+
+@POLICIES.register("gradual_magnitude")
+class GradualMagnitude(MaskPolicy):
+    """Keeps the largest weights; a removed weight rests, and may be kept again later."""
+
+    trains_weights = True
+    by_magnitude = True
+    starts_dense = True
+
+    def importance(self, weight: Tensor, scores: Tensor | None) -> Tensor:
+        return weight

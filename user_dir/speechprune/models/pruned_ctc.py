@@ -1,0 +1,77 @@
+"""What the models share whose weights are finetuned under masks."""
+
+from typing import Any, Dict, List, Optional
+
+from speechprune.backbones import LAYER_ROLES
+from speechprune.backbones.base import OTHER_ROLES
+from speechprune.checkpoint.masks import read_mask_set
+from speechprune.errors import UserError
+from speechprune.masking.controller import original_weight
+from speechprune.masking.mask_set import MaskSet
+from speechprune.masking.sites import Site, with_biases
+from speechprune.models.masked_ctc import MaskedCtc
+from speechprune.models.settings import flags_of, is_first_launch
+
+
+class PrunedCtc(MaskedCtc):
+    """Trains all weights, as `wav2vec_ctc` does, of a network that is validated and saved sparse.
+
+    Attributes:
+        given_masks: those of ``model.mask_file``, in a run that begins.
+    """
+
+    given_masks: Optional[MaskSet] = None
+
+    def mask_sites(self) -> List[Site]:
+        """The tensors that the flags prune, each weight followed by its bias."""
+        sites = super().mask_sites()
+        return with_biases(sites) if self.cfg.prune_biases else sites
+
+    def give_masks(self) -> None:
+        """Take the masks of ``model.mask_file``.
+
+        Raises:
+            UserError: it cannot be read, or is of other tensors than the flags say.
+        """
+        masks = read_mask_set(self.cfg.mask_file)
+        shapes = {
+            site.name: tuple(original_weight(site).shape) for site in self.mask_controller.sites
+        }
+        try:
+            masks.check_fits(shapes)
+        except UserError as error:
+            advice = self._flags_that_fit(masks)
+            raise UserError(f"{self.cfg.mask_file}: {error}{advice}") from error
+        self.given_masks = masks
+        self.mask_controller.start_from(masks)
+
+    def _flags_that_fit(self, masks: MaskSet) -> str:
+        """The settings under which the masked tensors are those of ``masks``, if there are any."""
+        sites = self.family.sites(self.backbone, LAYER_ROLES + OTHER_ROLES)
+        roles = {site.name: site.role for site in with_biases(sites)}
+        roles.update({"proj.weight": "head", "proj.bias": "head"})
+        if not set(masks) <= set(roles):
+            return ""
+        wanted = flags_of({roles[name] for name in masks})
+        wanted["prune_biases"] = any(name.endswith(".bias") for name in masks)
+        changes = [
+            f"model.{flag}={str(value).lower()}"
+            for flag, value in wanted.items()
+            if getattr(self.cfg, flag) != value
+        ]
+        return f"; these masks want {' '.join(changes)}" if changes else ""
+
+    def load_state_dict(self, state_dict: Dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Load any CTC state dict; what another run left is the pruned network, and given masks
+        are put on it.
+
+        Raises:
+            UserError: the state dict is damaged.
+        """
+        begins = self.cfg.w2v_args is None and is_first_launch(self.cfg)
+        if begins:
+            state_dict = {k: v for k, v in state_dict.items() if not k.endswith("_regrown")}
+        result = super().load_state_dict(state_dict, *args, **kwargs)
+        if self.given_masks is not None:
+            self.mask_controller.start_from(self.given_masks)
+        return result

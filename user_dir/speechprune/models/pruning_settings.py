@@ -1,0 +1,167 @@
+"""Settings of pruning while finetuning: what they are called, and what they make."""
+
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from omegaconf import II
+
+from speechprune.errors import UserError
+from speechprune.masking.policies import POLICIES, MaskPolicy
+from speechprune.masking.schedule import (
+    SHAPES,
+    ConstantSchedule,
+    ProgressiveSchedule,
+    Schedule,
+)
+from speechprune.registry import unknown_name
+
+#: model.prune_scope -> scope of the controller.
+SCOPES = {"global": "global", "tensor": "site"}
+
+
+def _flag(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class PruningFlags:
+    """Settings of `wav2vec_ctc_parp`, and of them mask_file and prune_biases of
+    `wav2vec_ctc_masked`."""
+
+    policy: str = _flag("parp", "rule that prunes: parp, gradual_magnitude or movement")
+    sparsity: float = _flag(0.5, "share of all masked weights that is REMOVED, in [0, 1)")
+    start_sparsity: Optional[float] = _flag(
+        None, "share removed at first; unset: that of sparsity (parp) or 0 (the other policies)"
+    )
+    sparsity_schedule: str = _flag("cubic", "from start_sparsity to sparsity: linear or cubic")
+    sparsity_end: Optional[int] = _flag(
+        None, "update from which sparsity is reached; unset: the middle of the run"
+    )
+    prune_every: int = _flag(50, "updates from one choice of masks to the next")
+    prune_scope: str = _flag("global", "rank all weights together (global) or per tensor (tensor)")
+    prune_biases: bool = _flag(True, "prune the biases of the masked projections too")
+    mask_file: Optional[str] = _flag(
+        None, "mask file, or checkpoint with masks: the masks to start from, or to keep"
+    )
+
+
+@dataclass
+class PruningContext:
+    """What pruning has to know of fairseq's other groups."""
+
+    max_update: int = II("optimization.max_update")
+    use_bmuf: bool = II("optimization.use_bmuf")
+    store_ema: bool = II("ema.store_ema")
+    pipeline_model_parallel: bool = II("distributed_training.pipeline_model_parallel")
+    zero_sharding: str = II("distributed_training.zero_sharding")
+
+
+def check_pruning(cfg: Any) -> None:
+    """Refuse what cannot work, before anything is built.
+
+    Raises:
+        UserError: a sparsity outside [0, 1), a start over the target, an unknown name, masks chosen
+            every 0 updates, a schedule that does not fit into the run, or a mode of training in
+            which pruned weights would come back.
+    """
+    check_sparsity("model.sparsity", cfg.sparsity)
+    if cfg.start_sparsity is not None:
+        check_sparsity("model.start_sparsity", cfg.start_sparsity)
+        if cfg.start_sparsity > cfg.sparsity:
+            raise UserError(
+                f"model.start_sparsity={cfg.start_sparsity} is over the target "
+                f"model.sparsity={cfg.sparsity}"
+            )
+    if cfg.prune_every < 1:
+        raise UserError(f"model.prune_every={cfg.prune_every} must be 1 or more updates")
+    for key, known in (("prune_scope", SCOPES), ("sparsity_schedule", SHAPES)):
+        if getattr(cfg, key) not in known:
+            raise UserError(unknown_name(f"model.{key}", getattr(cfg, key), list(known)))
+    if not POLICIES.get(cfg.policy).trains_weights:
+        raise UserError(
+            f"model.policy={cfg.policy} does not train weights; for S3-Router use "
+            "model._name=wav2vec_ctc_st"
+        )
+    if start_of(cfg) < cfg.sparsity:
+        _check_end(cfg)
+
+
+def check_modes(cfg: Any) -> None:
+    """Raise UserError, by name, in a mode of training in which masks cannot be right."""
+    for wrong, mode, advice in (
+        (
+            cfg.ddp_backend in ("fully_sharded", "slowmo"),
+            f"distributed_training.ddp_backend={cfg.ddp_backend}",
+            "use legacy_ddp",
+        ),
+        (cfg.use_bmuf, "optimization.use_bmuf=true", "leave it out"),
+        (cfg.store_ema, "ema.store_ema=true", "its average of the weights is not sparse"),
+        (
+            cfg.pipeline_model_parallel,
+            "distributed_training.pipeline_model_parallel=true",
+            "leave it out",
+        ),
+        (
+            cfg.zero_sharding not in (None, "none"),
+            f"distributed_training.zero_sharding={cfg.zero_sharding}",
+            "leave it out",
+        ),
+    ):
+        if wrong:
+            raise UserError(f"{mode} does not go together with masks on trained weights; {advice}")
+
+
+def check_sparsity(key: str, sparsity: float) -> None:
+    """Raise UserError unless ``sparsity``, a share removed, lies in [0, 1)."""
+    if not 0.0 <= sparsity < 1.0:
+        raise UserError(f"{key} is the share removed and must lie in [0, 1), not {sparsity}")
+
+
+def start_of(cfg: Any) -> float:
+    """The sparsity at the first update."""
+    if cfg.start_sparsity is not None:
+        return float(cfg.start_sparsity)
+    return 0.0 if POLICIES.get(cfg.policy).starts_dense else float(cfg.sparsity)
+
+
+def end_of(cfg: Any) -> int:
+    """The update from which the target sparsity holds."""
+    if cfg.sparsity_end is not None:
+        return int(cfg.sparsity_end)
+    return (cfg.freeze_finetune_updates + cfg.max_update + 1) // 2
+
+
+def _check_end(cfg: Any) -> None:
+    """The last choice of masks must be one at the target."""
+    begin, end = cfg.freeze_finetune_updates, end_of(cfg)
+    key = "model.sparsity_end" if cfg.sparsity_end is not None else "optimization.max_update"
+    if end <= begin:
+        raise UserError(
+            f"{key} leaves no time to prune: it begins at update {begin} "
+            f"(model.freeze_finetune_updates) and would end at {end}; set model.sparsity_end"
+        )
+    if cfg.max_update < 1:
+        return
+    last = begin + max(cfg.max_update - begin, 0) // cfg.prune_every * cfg.prune_every
+    if last < end:
+        raise UserError(
+            f"the target sparsity of update {end} would never be reached: masks are chosen every "
+            f"{cfg.prune_every} updates, at {last} for the last time; lower model.sparsity_end or "
+            "model.prune_every"
+        )
+
+
+def policy_of(cfg: Any) -> MaskPolicy:
+    """The rule that prunes."""
+    policy: MaskPolicy = POLICIES.build(cfg.policy)
+    return policy
+
+
+def schedule_of(cfg: Any) -> Schedule:
+    """Densities of a run: one, or fewer and fewer after the encoder is let loose."""
+    start, target = 1.0 - start_of(cfg), 1.0 - cfg.sparsity
+    if start == target:
+        return ConstantSchedule(target)
+    return ProgressiveSchedule(
+        start, target, cfg.freeze_finetune_updates, end_of(cfg), cfg.sparsity_schedule
+    )

@@ -1,0 +1,61 @@
+"""`wav2vec_ctc_parp`: prune while finetuning, by PARP or another policy that trains weights."""
+
+from dataclasses import dataclass
+
+from fairseq.models import register_model
+
+from speechprune.errors import UserError
+from speechprune.masking.controller import MaskController
+from speechprune.models.masked_ctc import DENSITY_TOLERANCE
+from speechprune.models.pruned_ctc import PrunedCtc
+from speechprune.models.pruning_settings import (
+    SCOPES,
+    PruningContext,
+    check_modes,
+    check_pruning,
+    policy_of,
+    schedule_of,
+    start_of,
+)
+from speechprune.models.settings import MaskedCtcConfig, is_first_launch
+
+
+@dataclass
+class PrunedCtcConfig(PruningContext, MaskedCtcConfig):
+    """`wav2vec_ctc_st`'s keys, and what pruning has to know of the run."""
+
+
+@register_model("wav2vec_ctc_parp", dataclass=PrunedCtcConfig)
+class Wav2VecCtcParp(PrunedCtc):
+    """Removes the share ``model.sparsity``; which weights stay is decided anew every so often.
+
+    Source: Lai et al., NeurIPS 2021 (arXiv 2106.05933), for ``model.policy=parp``.
+    """
+
+    def put_masks(self, from_pretrained: bool) -> None:
+        cfg = self.cfg
+        check_pruning(cfg)
+        if from_pretrained:
+            check_modes(cfg)
+        self.mask_controller = MaskController(
+            self.mask_sites(),
+            policy_of(cfg),
+            schedule_of(cfg),
+            scope=SCOPES[cfg.prune_scope],
+            every=cfg.prune_every,
+            begin=cfg.freeze_finetune_updates,
+            seed=cfg.seed,
+            initialise=from_pretrained,
+        )
+        if from_pretrained and cfg.mask_file and is_first_launch(cfg):
+            self.give_masks()
+            self._refuse_other_start()
+
+    def _refuse_other_start(self) -> None:
+        assert self.given_masks is not None
+        removed, claimed = 1.0 - self.given_masks.density, start_of(self.cfg)
+        if abs(removed - claimed) > DENSITY_TOLERANCE:
+            raise UserError(
+                f"{self.cfg.mask_file} removes {removed:.4g}, but the run starts at the sparsity "
+                f"{claimed:.4g}; set model.sparsity={removed:.4g}, or model.start_sparsity"
+            )
