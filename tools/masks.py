@@ -16,13 +16,41 @@ from speechprune.mask_report import (
     describe_in_words,
     short_names,
 )
+from speechprune.masking.baselines import MAKERS
 
 _PATH = click.Path(path_type=Path)
 
 
 @click.group("masks")
 def command() -> None:
-    """Inspect, export, apply, compare and fold masks."""
+    """Make, inspect, export, apply, compare and fold masks."""
+
+
+@command.command()
+@click.argument("checkpoint", type=_PATH)
+@click.argument("out", type=_PATH)
+@click.option(
+    "--by",
+    required=True,
+    type=click.Choice(list(MAKERS)),
+    help="What is kept: the largest weights of each tensor, or of all together (global), of "
+    "CHECKPOINT, or of a randomly initialised model like it (random).",
+)
+@click.option("--sparsity", required=True, type=float, help="Share removed, in [0, 1).")
+@click.option("--biases/--no-biases", default=True, help="Mask biases too, as PARP does.")
+@click.option("--seed", default=0, show_default=True, help="Of the random weights.")
+def make(checkpoint: Path, out: Path, by: str, sparsity: float, biases: bool, seed: int) -> None:
+    """Make a mask for CHECKPOINT, pretrained or finetuned, and write it to OUT.
+
+    The baselines of pruning: MPI is global-magnitude of pretrained weights, OMP of finetuned ones,
+    RP is global-random. Train them with model._name=wav2vec_ctc_masked model.mask_file=OUT.
+    """
+    from speechprune.baseline_masks import make_masks
+
+    _keep_apart(out, checkpoint)
+    mask_set = make_masks(checkpoint, by, sparsity, biases=biases, seed=seed)
+    mask_set.save(out)
+    click.echo(f"{out}: {len(mask_set)} masks, density {mask_set.density:.4f}")
 
 
 @command.command()
@@ -90,6 +118,65 @@ def compare(masks: tuple[Path, ...], heat_map: Optional[Path], measure: str, as_
     if heat_map is not None:
         comparison.draw(heat_map, measure)
     click.echo(json.dumps(comparison.describe()) if as_json else comparison.describe_in_words())
+
+
+@command.command()
+@click.argument("checkpoints", metavar="CKPT CKPT...", nargs=-1, type=_PATH)
+@click.option(
+    "--by",
+    type=click.Choice(list(MAKERS)),
+    help="How masks are made, as in `make`; global-magnitude by default. Of random models, each "
+    "CKPT gets another.",
+)
+@click.option(
+    "--sparsity",
+    "sparsities",
+    multiple=True,
+    type=float,
+    help="Share removed, in [0, 1); may be repeated. By default 0.1, 0.3, 0.5, 0.7 and 0.9.",
+)
+@click.option("--biases/--no-biases", default=None, help="Mask biases too (the default), or not.")
+@click.option("--own", is_flag=True, help="Compare the masks that CKPTs hold; make none.")
+@click.option("--figure", type=_PATH, metavar="PNG", help="Draw IOU against sparsity.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def iou(
+    checkpoints: tuple[Path, ...],
+    by: Optional[str],
+    sparsities: tuple[float, ...],
+    biases: Optional[bool],
+    own: bool,
+    figure: Optional[Path],
+    as_json: bool,
+) -> None:
+    """Overlap of masks against sparsity.
+
+    At each sparsity a mask is made of the weights of each CKPT, two or more checkpoints of one
+    architecture, and all pairs are compared. With --own, CKPTs are mask files or checkpoints with
+    masks, and those of equal density (within 0.5 %) are compared.
+
+    IOU is kept in both / kept in either; by chance is that of random masks that keep as much of
+    each tensor, and d/(2-d) of those that keep the density d of all tensors alike. Below the
+    sparsity that a CKPT has already, the mask made of it is arbitrary among its zeros.
+    """
+    from speechprune.checkpoint.masks import read_mask_set
+    from speechprune.mask_sweep import group, sweep
+
+    if own and (by is not None or sparsities or biases is not None):
+        raise click.UsageError("--own makes no masks: leave out --by, --sparsity and --biases.")
+    if figure is not None:
+        _keep_apart(figure, *checkpoints)
+    if own:
+        found = group(short_names(checkpoints), [read_mask_set(path) for path in checkpoints])
+    else:
+        found = sweep(
+            checkpoints,
+            sparsities or (0.1, 0.3, 0.5, 0.7, 0.9),
+            by=by or "global-magnitude",
+            biases=biases is not False,
+        )
+    if figure is not None:
+        found.draw(figure)
+    click.echo(json.dumps(found.describe()) if as_json else found.describe_in_words())
 
 
 @command.command()

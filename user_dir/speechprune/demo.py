@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from speechprune.checkpoint import load_finetuned, read
-from speechprune.errors import UserError
 from speechprune.files import write_atomically
 from speechprune.inference import evaluate
 from speechprune.manifests.manifest import read_split
 from speechprune.training.command_line import quoted
+from speechprune.training.rounds import TrainingRun, finish_all
 
-_PROGRESS = re.compile(r'"num_updates": "(\d+)"')
+_CONFIG = "demo/nano"
 
 
 @dataclass(frozen=True)
@@ -104,63 +96,21 @@ def adapt_and_measure(
     shared = [
         f"task.data={quoted(str(data.resolve()))}",
         f"model.w2v_path={quoted(str(model.resolve()))}",
-        f"optimization.max_update={updates}",
         *overrides,
     ]
-    with ThreadPoolExecutor(jobs) as pool:
-        runs = [pool.submit(_adapt, method, out / method.name, shared) for method in METHODS]
-        _show_progress([out / method.name for method in METHODS], runs, updates)
-        for run in runs:
-            run.result()
-    results = [_measure(method, data, out / method.name) for method in METHODS]
+    runs = [
+        TrainingRun(m.title, out / m.name, _CONFIG, (*m.overrides, *shared), updates)
+        for m in METHODS
+    ]
+    finish_all([[run] for run in runs], jobs=jobs)
+    results = [_measure(method, data, run) for method, run in zip(METHODS, runs)]
     table = json.dumps([asdict(result) for result in results], indent=2)
     write_atomically(out / "results.json", table.encode())
     return results
 
 
-def _adapt(method: Method, out: Path, overrides: Sequence[str]) -> None:
-    """Train by one method in a process of its own; its log goes to ``out/train.log``."""
-    done, asked = out / "done", out / "overrides.json"
-    wanted = json.dumps([*method.overrides, *overrides], indent=2)
-    if asked.exists() and asked.read_text(encoding="utf-8") != wanted:
-        raise UserError(f"{out} is a run with other settings; name another folder, or remove it")
-    if done.exists():
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    asked.write_text(wanted, encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "speechprune.tools.main",
-        "train",
-        "--config-name",
-        "demo/nano",
-    ]
-    command += [f"hydra.run.dir={quoted(str(out.resolve()))}", *method.overrides, *overrides]
-    with open(out / "train.log", "w", encoding="utf-8") as log:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        code = subprocess.run(command, stdout=log, stderr=log, env=environment).returncode
-    if code:
-        raise UserError(f"{method.title}: training failed; see {out / 'train.log'}")
-    done.touch()
-
-
-def _show_progress(folders: Sequence[Path], runs: Sequence[Future[None]], updates: int) -> None:
-    """One bar over the updates of all runs, read off their logs; silent in a log file."""
-    with tqdm(total=updates * len(runs), unit="update", desc="finetuning", disable=None) as bar:
-        while not all(run.done() for run in runs):
-            time.sleep(0.5)
-            bar.update(sum(_updates_done(folder) for folder in folders) - bar.n)
-
-
-def _updates_done(folder: Path) -> int:
-    log = folder / "train.log"
-    found = _PROGRESS.findall(log.read_text(encoding="utf-8")) if log.exists() else []
-    return int(found[-1]) if found else 0
-
-
-def _measure(method: Method, data: Path, out: Path) -> Result:
-    checkpoint = out / "checkpoints" / "checkpoint_best.pt"
+def _measure(method: Method, data: Path, run: TrainingRun) -> Result:
+    checkpoint = run.folder / "checkpoints" / "checkpoint_best.pt"
     report = evaluate(load_finetuned(checkpoint, data), read_split(data, "test"))
     return Result(
         name=method.name,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 INK = "#1f2933"
 CELL = 0.62  # inch
 SHADES = ("#2c7fb8", "#7fcdbb", "#edf8b1")
+LINES = ("#2c7fb8", "#d95f0e", "#31a354", "#756bb1", "#c51b8a", "#8c510a", "#636363")
+MARKERS = "osD^vPX*"
+PANEL = (4.2, 3.0)  # inch
 
 
 def heat_map(
@@ -95,6 +99,76 @@ def grouped_bars(
     save_figure(figure, path)
 
 
+@dataclass(frozen=True)
+class Curve:
+    """A value at each of some places.
+
+    Attributes:
+        x, y: as many floats each.
+        spread: how far each value spreads up and down; drawn where it is not 0.
+        dashed: for what is no measurement.
+        faint: one of many, without a name of its own in the legend.
+    """
+
+    x: Sequence[float]
+    y: Sequence[float]
+    spread: Union[Sequence[float], None] = None
+    dashed: bool = False
+    faint: bool = False
+
+    @property
+    def has_colour(self) -> bool:
+        return not (self.dashed or self.faint)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Curves by name in one pair of axes, and levels to hold them against: value and spread."""
+
+    x_label: str
+    y_label: str
+    curves: Mapping[str, Curve]
+    references: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def line_panels(panels: Sequence[Panel], path: Union[str, Path], title: str = "") -> None:
+    """Draw curves with error bars as a PNG, panels side by side.
+
+    References are dashed horizontal lines in a band of their spread. A name has the same colour in
+    all panels.
+
+    Args:
+        panels: one or more.
+        path: the PNG file; written atomically.
+
+    Raises ValueError if x and y of a curve differ in length, and UserError if the file cannot be
+    written.
+    """
+    count = len(panels)
+    figure, first = new_figure((PANEL[0] * count, PANEL[1]))
+    share = 1.0 / count
+    names = list(dict.fromkeys(n for p in panels for n, c in p.curves.items() if c.has_colour))
+    known: dict[str, Any] = {}
+    for index, panel in enumerate(panels):
+        place = (index * share, 0.0, share * (0.82 if count > 1 else 1.0), 1.0)
+        axes = figure.add_axes(place) if index else first
+        axes.set_position(place)
+        _draw_panel(axes, panel, names)
+        known.update(zip(*reversed(axes.get_legend_handles_labels())))
+    # The first axes are at the left edge of the figure, and so is the title.
+    first.set_title(title, fontsize=11, color=INK, pad=10, loc="left")
+    axes.legend(
+        known.values(),
+        known.keys(),
+        loc="upper left",
+        bbox_to_anchor=(1.02, 1.0),
+        frameon=False,
+        fontsize=9,
+        labelcolor=INK,
+    )
+    save_figure(figure, path)
+
+
 def new_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
     """A figure of ``size`` inches filled by its axes, free of pyplot's global state."""
     # fairseq logs at DEBUG, at which matplotlib tells of each font that it looks at.
@@ -140,3 +214,30 @@ def _write_values(axes: Axes, matrix: np.ndarray, image: AxesImage) -> None:
         axes.text(
             column, row, f"{value:.{digits}f}", ha="center", va="center", fontsize=8, color=color
         )
+
+
+def _draw_panel(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
+    for name, curve in panel.curves.items():
+        if len(curve.x) != len(curve.y):
+            raise ValueError(f"{len(curve.y)} values of {name!r} at {len(curve.x)} places")
+        style: dict[str, Any] = {"label": name, "linewidth": 1.6}
+        if curve.dashed:
+            # A line through a single point would not be seen.
+            marker = "_" if len(curve.x) == 1 else ""
+            style.update(color=INK, linestyle=(0, (4, 3)), linewidth=1.2, marker=marker)
+        elif curve.faint:
+            style.update(color="#b8c2cc", marker=".", linewidth=0.8, label=None)
+        else:
+            number = names.index(name)
+            style.update(color=LINES[number % len(LINES)], marker=MARKERS[number % len(MARKERS)])
+        spread = curve.spread if curve.spread is not None and any(curve.spread) else None
+        axes.errorbar(curve.x, curve.y, yerr=spread, capsize=3, markersize=5, **style)
+    for name, (value, margin) in panel.references.items():
+        axes.axhline(value, color=INK, linestyle=(0, (4, 3)), linewidth=1.2, label=name)
+        axes.axhspan(value - margin, value + margin, color=INK, alpha=0.12, linewidth=0)
+    axes.set_xlabel(panel.x_label, fontsize=9, color=INK)
+    axes.set_ylabel(panel.y_label, fontsize=9, color=INK)
+    axes.tick_params(labelsize=9, colors=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e4e7eb", linewidth=0.8)
+    axes.set_axisbelow(True)

@@ -19,11 +19,24 @@ from speechprune.checkpoint.finetuned import PROVENANCE
 from speechprune.errors import UserError
 from speechprune.masking.bits import pack_bits, unpack_bits
 from speechprune.masking.mask_set import MaskSet
-from speechprune.masking.masked_weight import mask_key, scores_key
+from speechprune.masking.masked_weight import mask_key, regrown_key, scores_key
+from speechprune.masking.sites import Site, with_biases
+from speechprune.models.pruning_settings import PruningFlags
 from speechprune.models.settings import MaskFlags, flags_of, masked_roles
 
 _HEAD = "proj.weight"
-_DEFAULTS = vars(MaskFlags())
+_HEADS = (_HEAD, "proj.bias")
+_DEFAULTS = {**vars(MaskFlags()), **vars(PruningFlags())}
+#: What plain `wav2vec_ctc` configurations lack: in training it comes from other groups.
+_CONTEXT = {
+    "finetune_from_model": None,
+    "save_dir": "checkpoints",
+    "max_update": 0,
+    "use_bmuf": False,
+    "store_ema": False,
+    "pipeline_model_parallel": False,
+    "zero_sharding": "none",
+}
 
 
 def read_mask_set(path: PathLike) -> MaskSet:
@@ -55,8 +68,9 @@ def read_checkpoint_masks(path: PathLike) -> MaskSet:
 def apply_masks(path: PathLike, masks: MaskSet, out: PathLike) -> None:
     """Put ``masks`` on a finetuned checkpoint, a plain `wav2vec_ctc` or one with masks.
 
-    What is at ``out`` is a `wav2vec_ctc_st` with ``model.fix_mask``: it has no scores, from which
-    other masks would be chosen, and no optimizer state.
+    What is at ``out`` is a `wav2vec_ctc_st` with ``model.fix_mask``, or, if biases have masks, a
+    `wav2vec_ctc_masked`. It has no scores, from which other masks would be chosen, and no optimizer
+    state.
 
     Raises:
         UserError: the checkpoint cannot be loaded, the masks are of another model, or ``out``
@@ -105,19 +119,19 @@ def _masks(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _with_flags(cfg: DictConfig, flags: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration for `wav2vec_ctc_st` with ``flags``."""
+    """A configuration with ``flags``, those of a model that takes biases only if need be."""
     container: Any = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     changed: dict[str, Any] = dict(container)
-    # What `wav2vec_ctc` lacks: in training these two come from other groups of the configuration.
     seed = (changed.get("common") or {}).get("seed", 1)
-    added = {**_DEFAULTS, "seed": seed, "finetune_from_model": None, "save_dir": "checkpoints"}
-    changed["model"] = {**added, **changed["model"], **flags, "_name": "wav2vec_ctc_st"}
+    name = "wav2vec_ctc_masked" if flags["prune_biases"] else "wav2vec_ctc_st"
+    added = {**_DEFAULTS, **_CONTEXT, "seed": seed}
+    changed["model"] = {**added, **changed["model"], **flags, "_name": name}
     return changed
 
 
 def _with_masks(tensors: Mapping[str, Tensor], masks: MaskSet) -> dict[str, Tensor]:
-    """A state dict with other masks and without the scores of theirs."""
-    changed = dict(tensors)
+    """A state dict with other masks, and without the scores, or regrown weights, of its own."""
+    changed = {k: v for k, v in tensors.items() if not k.endswith(regrown_key(""))}
     for site, mask in masks.items():
         changed.pop(_sibling(_key(site), scores_key), None)
         changed[_sibling(_key(site), mask_key)] = pack_bits(mask)
@@ -130,20 +144,31 @@ def _fitting_flags(loaded: LoadedModel, masks: MaskSet) -> dict[str, Any]:
     Raises UserError if there are none.
     """
     shapes = _maskable(loaded.model)
-    if hasattr(loaded.model, "mask_controller"):
+    is_plain = not hasattr(loaded.model, "mask_controller")
+    if not is_plain:
         chosen = {name: getattr(loaded.cfg.model, name) for name in _SITE_FLAGS}
+        biases = any(site.tensor == "bias" for site in loaded.model.mask_controller.sites)
     else:
-        roles = {role for name, (role, _) in shapes.items() if name in masks}
-        chosen = {**flags_of(roles), "trainable_proj": True}
+        chosen = flags_of({role for name, (role, _) in shapes.items() if name in masks})
+        biases = any(name.endswith(".bias") for name in masks)
     roles = masked_roles(MaskFlags(**chosen))
     try:
-        masks.check_fits({name: shape for name, (role, shape) in shapes.items() if role in roles})
+        masks.check_fits(
+            {
+                name: shape
+                for name, (role, shape) in shapes.items()
+                if role in roles and (biases or not name.endswith(".bias"))
+            }
+        )
     except UserError as error:
         raise UserError(f"{loaded.path} cannot take these masks: {error}") from error
     if not masks.tally.kept:
         raise UserError("these masks keep nothing: a model without any connection is of no use")
     return {
         **chosen,
+        "trainable_proj": is_plain or loaded.cfg.model.trainable_proj,
+        "prune_biases": biases,
+        "mask_file": None,
         "prune_rate": masks.density,
         "layerwise_prune_rate": [],
         "fc_attn_prune_rate": [],
@@ -159,8 +184,8 @@ def _maskable(model: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Role and shape of every tensor of a CTC model that can have a mask, by site name."""
     backbone = model.w2v_encoder.w2v_model
     sites = find_backbone(backbone).sites(backbone, LAYER_ROLES + OTHER_ROLES)
-    found = {s.name: (s.role, tuple(getattr(s.module, s.tensor).shape)) for s in sites}
-    return {**found, _HEAD: ("head", tuple(model.w2v_encoder.proj.weight.shape))}
+    sites.append(Site(_HEAD, "head", None, model.w2v_encoder.proj, "weight"))
+    return {s.name: (s.role, tuple(getattr(s.module, s.tensor).shape)) for s in with_biases(sites)}
 
 
 _SITE_FLAGS = (
@@ -180,8 +205,8 @@ def _provenance(state: Mapping[str, Any], path: PathLike) -> dict[str, str]:
     pretrained = (model.get("w2v_args") or {}).get("model") or {}
     settings = [
         f"{flag}={_text(model[flag])}"
-        for flag, default in _DEFAULTS.items()
-        if flag in model and (flag == "prune_rate" or model[flag] != default)
+        for flag in _flags_of_model(model["_name"])
+        if flag in model and (flag in _ALWAYS_TOLD or model[flag] != _DEFAULTS[flag])
     ]
     facts = {
         "backbone": pretrained.get("_name"),
@@ -193,19 +218,34 @@ def _provenance(state: Mapping[str, Any], path: PathLike) -> dict[str, str]:
     return {key: str(fact) for key, fact in facts.items() if fact}
 
 
+_ALWAYS_TOLD = ("prune_rate", "policy", "sparsity")
+
+
+def _flags_of_model(name: str) -> list[str]:
+    """The flags that say how the masks of a model came about."""
+    if name == "wav2vec_ctc_parp":
+        return [*vars(PruningFlags()), *_SITE_FLAGS]
+    if name == "wav2vec_ctc_masked":
+        return ["mask_file", "prune_biases", *_SITE_FLAGS]
+    return list(vars(MaskFlags()))
+
+
 def _text(value: Any) -> str:
     """A setting as it is written on a command line."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def _key(site: str) -> str:
-    """The key of a site's weight in a checkpoint."""
-    return f"w2v_encoder.{site}" if site == _HEAD else f"w2v_encoder.w2v_model.{site}"
+    """The key of a site's tensor in a checkpoint."""
+    return f"w2v_encoder.{site}" if site in _HEADS else f"w2v_encoder.w2v_model.{site}"
 
 
 def _site(key: str) -> str:
     """The site of a weight's key in a checkpoint."""
-    return _HEAD if key == _key(_HEAD) else key[len("w2v_encoder.w2v_model.") :]
+    for head in _HEADS:
+        if key == _key(head):
+            return head
+    return key[len("w2v_encoder.w2v_model.") :]
 
 
 def _sibling(key: str, name: Any) -> str:

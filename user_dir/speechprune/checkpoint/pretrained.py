@@ -34,6 +34,12 @@ def check_pretrained(path: PathLike, normalize: bool) -> None:
         )
 
 
+def model_name(path: PathLike) -> str:
+    """A pretrained model's name in fairseq's registry; raises UserError if the file holds none."""
+    model_settings = _pretrained_settings(path)[1]
+    return str(model_settings.get("_name", model_settings.get("arch")))
+
+
 def load_pretrained(path: PathLike, name: str, overrides: Mapping[str, Any]) -> nn.Module:
     """The pretrained encoder in a checkpoint, without its pretraining heads, on the CPU.
 
@@ -44,8 +50,7 @@ def load_pretrained(path: PathLike, name: str, overrides: Mapping[str, Any]) -> 
     Raises:
         UserError: the file cannot be read or holds no pretrained model of that name.
     """
-    model_settings = _pretrained_settings(path)[1]
-    found = model_settings.get("_name", model_settings.get("arch"))
+    found = model_name(path)
     if found != name:
         raise UserError(f"{path} holds a {found} model, not {name}")
     state = checkpoint_utils.load_checkpoint_to_cpu(str(path))

@@ -35,12 +35,15 @@ def layer_of(site: str) -> Optional[int]:
 def role_of(site: str) -> str:
     """What a site is called within its layer, e.g. "self_attn.q_proj" or "fc1".
 
-    It is the name after the layer's number, without the ending ".weight", so it needs no list of
-    the names that a model family uses.
+    It is the name after the layer's number, without the ending ".weight" or ".bias", so it needs
+    no list of the names that a model family uses; a bias counts with its weight.
     """
     found = _LAYER.search(site)
     within = site[found.end() :] if found else site
-    return within[: -len(".weight")] if within.endswith(".weight") else within
+    for ending in (".weight", ".bias"):
+        if within.endswith(ending):
+            return within[: -len(ending)]
+    return within
 
 
 class MaskSet(Mapping[str, torch.Tensor]):

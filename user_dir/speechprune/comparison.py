@@ -1,0 +1,187 @@
+"""Finished training runs side by side: error rates against sparsity, as means over seeds.
+
+What makes a comparison unfair or its numbers weak is told beside it: `Comparison.warnings`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from tqdm import tqdm
+
+from speechprune.errors import UserError
+from speechprune.figures import Curve, Panel, line_panels
+from speechprune.finished_runs import Result, measure, read_run, subset_digest
+
+#: What masks and recipes of the same target may differ by.
+SPARSITY_TOLERANCE = 0.005
+
+
+@dataclass(frozen=True)
+class Row:
+    """Runs of one method at one sparsity (percent), which differ in their seeds."""
+
+    label: str
+    sparsity: float
+    is_dense: bool
+    results: tuple[Result, ...]
+
+    @property
+    def title(self) -> str:
+        return self.label if self.is_dense else f"{self.label} at {self.sparsity:.1f} %"
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Each once, sorted."""
+        return tuple(sorted({result.run.seed for result in self.results}))
+
+    @property
+    def kept(self) -> int:
+        """Parameters that are not removed; the mean, should the runs differ."""
+        return round(mean(r.measured.parameters - r.measured.removed for r in self.results))
+
+    def percent(self, rate: str) -> tuple[float, float | None]:
+        """Mean and sample standard deviation of "wer" or "cer"; None for that of one run."""
+        values = [100 * getattr(result.measured, rate) for result in self.results]
+        return mean(values), stdev(values) if len(values) > 1 else None
+
+    def settings(self, name: str) -> tuple[int, ...]:
+        """The values of an attribute of the runs, each once, sorted."""
+        return tuple(sorted({getattr(result.run, name) for result in self.results}))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Evaluated runs.
+
+    Attributes:
+        subset: what they were evaluated on.
+        results: in the order in which the runs were given.
+        notes: what else is to be warned of.
+    """
+
+    subset: str
+    results: tuple[Result, ...]
+    notes: tuple[str, ...] = ()
+
+    def rows(self) -> list[Row]:
+        """Dense controls first, then methods as they were given, each by sparsity."""
+        groups: dict[tuple[bool, str, float], list[Result]] = {}
+        for found in self.results:
+            key = (found.is_dense, found.run.label, found.percent_removed)
+            groups.setdefault(key, []).append(found)
+        labels = [found.run.label for found in self.results]
+        ordered = sorted(groups, key=lambda key: (not key[0], labels.index(key[1]), key[2]))
+        return [Row(key[1], key[2], key[0], tuple(groups[key])) for key in ordered]
+
+    def warnings(self) -> list[str]:
+        """A line for each reason to doubt the comparison."""
+        runs = [found.run for found in self.results]
+        rows = self.rows()
+        lines = _differing(
+            "model.freeze_finetune_updates differs",
+            [(run.freeze_finetune_updates, run.freeze_finetune_updates, run.label) for run in runs],
+        )
+        lines += _differing(
+            "the final trainings differ in updates",
+            [(run.final_updates, run.final_updates, run.label) for run in runs],
+        )
+        lines += _differing(
+            "training data differ",
+            [(run.training_digest, run.training_data, run.label) for run in runs],
+        )
+        lines += _differing(
+            f"{self.subset} is not the same data for all",
+            [
+                (found.subset_digest, found.run.task["data"], found.run.label)
+                for found in self.results
+            ],
+        )
+        if not any(row.is_dense for row in rows):
+            lines.append("no dense control among the runs (model._name=wav2vec_ctc)")
+        seeds = [(row.seeds, ", ".join(map(str, row.seeds)), row.title) for row in rows]
+        lines += _differing("seeds differ", seeds)
+        for row in rows:
+            if len(row.seeds) < len(row.results):
+                lines.append(f"{row.title}: runs with equal seeds are no independent samples")
+        return [*lines, *filter(None, map(_missed_target, self.results)), *self.notes]
+
+    def draw(self, path: Path) -> None:
+        """Save WER and CER against sparsity; raises UserError if the file cannot be written."""
+        rows = self.rows()
+        methods = dict.fromkeys(row.label for row in rows if not row.is_dense)
+        panels = []
+        for rate in ("wer", "cer"):
+            curves = {}
+            for label in methods:
+                points = [row for row in rows if row.label == label and not row.is_dense]
+                means, spreads = zip(*(row.percent(rate) for row in points))
+                curves[label] = Curve(
+                    [row.sparsity for row in points], means, [spread or 0.0 for spread in spreads]
+                )
+            controls = [(row.label, *row.percent(rate)) for row in rows if row.is_dense]
+            references = {label: (value, spread or 0.0) for label, value, spread in controls}
+            panels.append(Panel("sparsity (%)", f"{rate.upper()} (%)", curves, references))
+        line_panels(panels, path, f"Error rates on {self.subset}")
+
+
+def compare(
+    folders: Sequence[Path], *, subset: str = "test", data: Path | None = None, which: str = "last"
+) -> Comparison:
+    """Evaluate finished training runs, or take what an earlier evaluation found.
+
+    See `measure` for what is kept of it.
+
+    Args:
+        folders: of the runs.
+        subset: the manifest to evaluate on.
+        data: its folder; by default that of each run's own training.
+        which: "last" or "best".
+
+    Raises:
+        UserError: a folder is given twice or is no finished training run, or the subset is missing
+            or damaged; all that can be read before an evaluation is.
+    """
+    for index, folder in enumerate(folders):
+        if folder.resolve() in [other.resolve() for other in folders[:index]]:
+            raise UserError(f"{folder} is given twice; give each run once")
+    runs = [read_run(folder, which, data) for folder in folders]
+    digests = [subset_digest(run, subset) for run in runs]
+    results, notes = [], []
+    for run, manifest in zip(tqdm(runs, unit="run", desc="evaluating", disable=None), digests):
+        measured, note = measure(run, subset, manifest)
+        results.append(Result(run, measured, manifest))
+        notes += [note] if note else []
+    return Comparison(subset, tuple(results), tuple(notes))
+
+
+def _differing(what: str, values: Iterable[tuple[Any, Any, str]]) -> list[str]:
+    """One line if values differ, none if not.
+
+    Args:
+        values: what is compared, how it is shown, and whose it is.
+    """
+    shown: dict[Any, str] = {}
+    owners: dict[Any, dict[str, None]] = {}
+    for value, text, owner in values:
+        shown[value] = str(text)
+        owners.setdefault(value, {})[owner] = None
+    if len(shown) < 2:
+        return []
+    parts = [f"{text} ({', '.join(owners[value])})" for value, text in shown.items()]
+    return [f"{what}: {'; '.join(parts)}"]
+
+
+def _missed_target(found: Result) -> str | None:
+    """A line if a checkpoint is not as sparse as its run was to be, as the best one may be."""
+    target, removed = found.run.sparsity, 1 - found.measured.density
+    if target is None or abs(target - removed) <= SPARSITY_TOLERANCE:
+        return None
+    return (
+        f"{found.run.checkpoint} has {100 * removed:.1f} % sparsity, but the run was to reach "
+        f"{100 * target:.1f} %"
+    )

@@ -1,0 +1,56 @@
+"""The masks that pruning methods are judged against: of magnitudes, and of chance.
+
+Definitions: Lai et al., "PARP", NeurIPS 2021 (arXiv 2106.05933): MPI is the magnitude mask of
+pretrained weights, OMP of finetuned ones, RP that of a randomly initialised model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from speechprune.masking.selection import keep_count, select_each, select_top_k_global
+
+
+@dataclass(frozen=True)
+class Maker:
+    """How a mask is made.
+
+    Attributes:
+        own_weights: rank a checkpoint's own weights; else those of a model like it that is
+            randomly initialised.
+        together: rank all tensors together; else each by itself.
+    """
+
+    own_weights: bool
+    together: bool
+
+
+MAKERS: Mapping[str, Maker] = {
+    "magnitude": Maker(own_weights=True, together=False),
+    "global-magnitude": Maker(own_weights=True, together=True),
+    "random": Maker(own_weights=False, together=False),
+    "global-random": Maker(own_weights=False, together=True),
+}
+
+
+def largest(weights: Mapping[str, Tensor], density: float, *, together: bool) -> dict[str, Tensor]:
+    """The masks of the largest magnitudes.
+
+    Args:
+        weights: of one floating dtype, by name.
+        density: share kept, of all entries ``together`` or of each tensor.
+
+    Returns:
+        bool masks in the shapes of the weights, by name.
+    """
+    tensors = list(weights.values())
+    if together:
+        kept = keep_count(sum(tensor.numel() for tensor in tensors), density)
+        masks = select_top_k_global(tensors, kept, magnitude=True).masks
+    else:
+        counts = [keep_count(tensor.numel(), density) for tensor in tensors]
+        masks = [found.mask for found in select_each(tensors, counts, magnitude=True)]
+    return dict(zip(weights, masks))

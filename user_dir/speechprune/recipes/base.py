@@ -1,0 +1,122 @@
+"""What a recipe is, and running it: training runs one after the other, and what came of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from speechprune.files import write_atomically
+from speechprune.recipes.setting import Setting
+from speechprune.training.rounds import Pooling, Step, Tell, TrainingRun, finish_all
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The rounds of a recipe, in order, and what comes of them: labels of final runs."""
+
+    steps: tuple[Step, ...]
+    results: Mapping[str, TrainingRun]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A method.
+
+    Attributes:
+        plan: its rounds under a setting.
+        options: attributes of the setting that it needs besides those that all need.
+    """
+
+    name: str
+    plan: Callable[[Setting], Plan]
+    options: tuple[str, ...] = field(default=())
+
+    @property
+    def help(self) -> str:
+        """What it does."""
+        return self.plan.__doc__ or ""
+
+
+RECIPES: dict[str, Recipe] = {}
+
+
+def recipe(name: str, *options: str) -> Callable[[Callable[[Setting], Plan]], Any]:
+    """Decorator: the plan is that of the recipe ``name``, described by its docstring."""
+
+    def add(plan: Callable[[Setting], Plan]) -> Callable[[Setting], Plan]:
+        RECIPES[name] = Recipe(name, plan, options)
+        return plan
+
+    return add
+
+
+def cook(
+    recipes: Sequence[tuple[str, Setting]], *, jobs: int = 1, tell: Tell = lambda line: None
+) -> list[Path]:
+    """Run recipes to their end, or on from where they were interrupted.
+
+    Each final run's folder gets a ``summary.json``: recipe, label, settings and rounds.
+
+    Args:
+        recipes: names in `RECIPES` and settings.
+        jobs: recipes at a time.
+        tell: is told when a round begins.
+
+    Returns:
+        the summaries' paths, in order.
+
+    Raises:
+        UserError: a round failed or is missing, or settings do not fit those it was begun with.
+    """
+    plans = [RECIPES[name].plan(setting) for name, setting in recipes]
+    finish_all([plan.steps for plan in plans], jobs=jobs, tell=tell)
+    written = []
+    for (name, setting), plan in zip(recipes, plans):
+        for label, run in plan.results.items():
+            summary = _summary(name, setting, plan, label, run)
+            path = run.folder / "summary.json"
+            write_atomically(path, (json.dumps(summary, indent=2) + "\n").encode())
+            written.append(path)
+    return written
+
+
+def _summary(
+    name: str, setting: Setting, plan: Plan, label: str, run: TrainingRun
+) -> dict[str, Any]:
+    from speechprune.checkpoint import read
+
+    model = read(run.checkpoint, mmap=True)["cfg"]["model"]
+    others = set(plan.results.values()) - {run}
+    steps = [step for step in plan.steps if step not in others]
+    trained = [step for step in steps if isinstance(step, TrainingRun)]
+    return {
+        "recipe": name,
+        "label": label,
+        "sparsity": setting.sparsity if name != "dense" else 0.0,
+        "seed": setting.seed,
+        "freeze_finetune_updates": model["freeze_finetune_updates"],
+        "final_updates": run.updates,
+        "updates": sum(step.updates for step in trained),
+        "data": run.data,
+        "model": str(setting.model),
+        "config": setting.config,
+        "overrides": list(setting.overrides),
+        "checkpoint": str(run.checkpoint),
+        "rounds": [_describe(step) for step in steps],
+    }
+
+
+def _describe(step: Step) -> dict[str, Any]:
+    if isinstance(step, TrainingRun):
+        return {
+            "train": step.name,
+            "folder": str(step.folder),
+            "updates": step.updates,
+            "seconds": step.seconds,
+        }
+    if isinstance(step, Pooling):
+        return {"pool": str(step.target), "languages": [str(path) for path in step.folders]}
+    return {"mask": str(step.target), "by": step.by, "sparsity": step.sparsity}

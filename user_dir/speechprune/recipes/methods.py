@@ -1,0 +1,109 @@
+"""The methods, and the baselines that they are judged against.
+
+Sources: Lai et al., "PARP", NeurIPS 2021 (arXiv 2106.05933), for all but S3-Router; Fu et al.,
+NeurIPS 2022 (arXiv 2211.01522).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from speechprune.recipes.base import Plan, recipe
+from speechprune.recipes.setting import Setting, path_value
+from speechprune.training.rounds import Step
+
+
+@recipe("dense")
+def dense(setting: Setting) -> Plan:
+    """The control: finetune all weights, prune none."""
+    run = setting.dense()
+    return Plan((run,), {"dense control": run})
+
+
+@recipe("rp", "sparsity")
+def random_pruning(setting: Setting) -> Plan:
+    """RP: the magnitude mask of a randomly initialised model, fixed."""
+    return _one_mask(setting, "rp", "RP", "global-random", setting.model)
+
+
+@recipe("mpi", "sparsity")
+def magnitude_pruning_at_initialisation(setting: Setting) -> Plan:
+    """MPI: the magnitude mask of the pretrained weights, fixed."""
+    return _one_mask(setting, "mpi", "MPI", "global-magnitude", setting.model)
+
+
+@recipe("omp", "sparsity")
+def one_shot_magnitude_pruning(setting: Setting) -> Plan:
+    """OMP: finetune, take the magnitude mask, and finetune the pretrained weights under it."""
+    first = setting.dense()
+    plan = _one_mask(setting, "omp", "OMP", "global-magnitude", first.checkpoint)
+    return Plan((first, *plan.steps), plan.results)
+
+
+@recipe("imp", "sparsity", "step", "round_updates")
+def iterative_magnitude_pruning(setting: Setting) -> Plan:
+    """IMP: short finetunings from the pretrained weights, each removing a further share of them;
+    then a full finetuning under the last mask."""
+    steps: list[Step] = []
+    shared = f"imp-rounds-{setting.step:g}"
+    run = setting.run(f"{shared}/0", "model._name=wav2vec_ctc", updates=setting.round_updates)
+    levels = _levels(setting.sparsity, setting.step)
+    for level in levels[:-1]:
+        mask = setting.mask(f"{shared}/{level:g}", run.checkpoint, level)
+        steps += [run, mask]
+        run = setting.masked(f"{shared}/{level:g}", mask.target, updates=setting.round_updates)
+    name = f"imp-{setting.share}"
+    mask = setting.mask(name, run.checkpoint)
+    final = setting.masked(name, mask.target)
+    return Plan((*steps, run, mask, final), {"IMP": final})
+
+
+@recipe("parp", "sparsity")
+def prune_adjust_reprune(setting: Setting) -> Plan:
+    """PARP: start from the magnitude mask of the pretrained weights, adjust, re-prune."""
+    run = setting.parp(f"parp-{setting.share}")
+    return Plan((run,), {"PARP": run})
+
+
+@recipe("parp-p", "sparsity", "start_sparsity")
+def progressive_parp(setting: Setting) -> Plan:
+    """PARP-P: PARP from a lower sparsity, raised at each re-pruning until the target."""
+    start = setting.start_sparsity
+    start = setting.sparsity / 2 if start is None else start
+    run = setting.parp(f"parp-p-{setting.share}", f"model.start_sparsity={start:g}")
+    return Plan((run,), {"PARP-P": run})
+
+
+@recipe("s3router", "sparsity", "score_learning_rate")
+def s3router(setting: Setting) -> Plan:
+    """S3-Router: learn which pretrained connections to keep; the weights stay."""
+    run = setting.router(f"s3router-{setting.share}", "model.init_score=weight_rank")
+    return Plan((run,), {"S3-Router": run})
+
+
+@recipe("s3router-prune", "sparsity", "score_learning_rate")
+def s3router_prune(setting: Setting) -> Plan:
+    """S3-Router for pruning: finetune the weights, then learn which of them to keep."""
+    first = setting.dense()
+    run = setting.router(
+        f"s3router-prune-{setting.share}",
+        "model.init_score=weight_magnitude_with_scale",
+        f"checkpoint.finetune_from_model={path_value(first.checkpoint)}",
+        needs=[first.checkpoint],
+    )
+    return Plan((first, run), {"S3-Router, pruning": run})
+
+
+def _one_mask(setting: Setting, method: str, label: str, by: str, source: Path) -> Plan:
+    """A mask at the target sparsity, and the pretrained weights finetuned under it."""
+    name = f"{method}-{setting.share}"
+    mask = setting.mask(name, source, by=by)
+    run = setting.masked(name, mask.target)
+    return Plan((mask, run), {label: run})
+
+
+def _levels(sparsity: float, step: float) -> list[float]:
+    """Sparsities of the rounds: every step, and the target."""
+    count = int(sparsity / step + 1e-9)
+    levels = [round(step * (index + 1), 6) for index in range(count)]
+    return levels if levels and abs(levels[-1] - sparsity) < 1e-9 else [*levels, sparsity]
