@@ -15,14 +15,22 @@ from pathlib import Path
 
 import click
 
+from speechprune.comparison import compare
+from speechprune.files import write_atomically
 from speechprune.manifests.digits import DigitStrings, make_digits
 from speechprune.manifests.synthetic import SyntheticSpeech, make_synthetic
 from speechprune.nano import ASSET
 from speechprune.recipes import Setting, cook
 
+RESULTS = Path(__file__).parent / "results"
 SPARSITIES = (0.1, 0.5, 0.7, 0.9)
 METHODS = ("rp", "mpi", "omp", "imp", "parp", "parp-p", "s3router", "s3router-prune")
 SEEDS = {"digits": (1, 2, 3), "italian": (1,)}
+
+TITLES = {
+    "digits": "Strings of spoken digits (Free Spoken Digit Dataset), nano model, three seeds",
+    "italian": "Synthetic Italian, 40 words, nano model, one seed",
+}
 
 UPDATES = 250
 PRUNE_EVERY = 10
@@ -54,12 +62,21 @@ def main(archive: Path, out: Path, jobs: int) -> None:
         make_digits(folders["digits"], archive, DigitStrings())
     if not folders["italian"].exists():
         make_synthetic(folders["italian"], ITALIAN, workers=jobs)
-    recipes = [
-        (name, setting)
-        for data, folder in folders.items()
-        for name, setting in _in_order(folder, out / data, SEEDS[data])
-    ]
-    cook(recipes, jobs=jobs, tell=click.echo)
+    for data, folder in folders.items():
+        recipes = _in_order(folder, out / data, SEEDS[data])
+        summaries = cook(recipes, jobs=jobs, tell=click.echo)
+        _report(data, [path.parent for path in summaries])
+
+
+def _report(data: str, runs: list[Path]) -> None:
+    """The table and the figure of what ended on one corpus."""
+    comparison = compare(runs)
+    comparison.draw(RESULTS / f"pruning_{data}.png")
+    lines = [TITLES[data], "", comparison.describe_in_words()]
+    lines += [f"warning: {line}" for line in comparison.warnings()]
+    text = "\n".join(lines)
+    write_atomically(RESULTS / f"pruning_{data}.txt", f"{text}\n".encode())
+    click.echo(text)
 
 
 def _in_order(data: Path, out: Path, seeds: Iterable[int]) -> list[tuple[str, Setting]]:

@@ -176,45 +176,41 @@ def checkpoint_at(run: Run, update: int) -> dict[str, Any]:
     return torch.load(path, weights_only=True)
 
 
+def trained_shapes(lab: Lab, flags: tuple[str, ...]) -> dict[str, torch.Size]:
+    """Name and shape of each trained tensor of a run, in the order that its optimizer has them."""
+    found = lab.build(*flags).named_parameters()
+    return {
+        name.replace("parametrizations.", "").replace(".original", ""): parameter.shape
+        for name, parameter in found
+        if parameter.requires_grad
+    }
+
+
 class Optimizer:
     """What a checkpoint knows of each trained tensor: its fp32 value, moments and steps.
 
     Args:
-        lab: where the run was made.
-        flags: of the run; they say in which order its model has its parameters.
+        shapes: of `trained_shapes`.
     """
 
-    def __init__(self, checkpoint: dict[str, Any], lab: Lab, flags: tuple[str, ...]) -> None:
-        state = checkpoint["last_optimizer_state"]
-        model = lab.build(*flags)
-        shapes = {
-            name.replace("parametrizations.", "").replace(".original", ""): p.shape
-            for name, p in model.named_parameters()
-            if p.requires_grad
-        }
-        self.lr = state["param_groups"][0]["lr"]
-        self.epsilon = state["param_groups"][0]["eps"]
-        self.moments = {}
-        if len(state["param_groups"][0]["params"]) == 1:  # flat, as fp16 has it
-            steps = state["state"][0]["step"]
-            first, second, copy = (
-                _parts(tensor, shapes)
-                for tensor in (
-                    *(state["state"][0][key] for key in ("exp_avg", "exp_avg_sq")),
-                    *state["fp32_params"],
-                )
-            )
+    def __init__(self, checkpoint: dict[str, Any], shapes: dict[str, torch.Size]) -> None:
+        saved = checkpoint["last_optimizer_state"]
+        (group,), state = saved["param_groups"], saved["state"]
+        self.lr, self.epsilon = group["lr"], group["eps"]
+        copies = saved.get("fp32_params")
+        if len(group["params"]) == 1:  # all in one tensor, as fp16 has it
+            tensors = (state[0]["exp_avg"], state[0]["exp_avg_sq"], *copies)
+            first, second, self.weights = (_parts(tensor, shapes) for tensor in tensors)
+            steps = state[0]["step"]
             self.moments = {name: (first[name], second[name], steps) for name in shapes}
-            self.weights = copy
             return
-        for index, name in enumerate(shapes):
-            if index in state["state"]:
-                found = state["state"][index]
-                self.moments[name] = found["exp_avg"], found["exp_avg_sq"], found["step"]
-        if "fp32_params" in state:
-            self.weights = dict(zip(shapes, state["fp32_params"]))
-        else:
-            self.weights = regrown_weights(checkpoint["model"])
+        self.moments = {
+            name: tuple(state[index][key] for key in ("exp_avg", "exp_avg_sq", "step"))
+            for index, name in enumerate(shapes)
+            if index in state
+        }
+        whole = regrown_weights(checkpoint["model"])
+        self.weights = whole if copies is None else dict(zip(shapes, copies))
 
     def steps(self, name: str) -> int:
         """How many steps a tensor has taken."""
@@ -228,22 +224,21 @@ def _parts(flat: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
 
 def assert_every_step_is_parps(run: Run, lab: Lab, flags: tuple[str, ...], plan: Plan) -> None:
     """Each checkpoint follows from the one before: weights are set to zero where a choice of
-    masks was due, and nowhere else; then Adam's step is added, to removed weights too."""
+    masks was due, and nowhere else; then all of them take Adam's step."""
+    shapes = trained_shapes(lab, flags)
     last = run.checkpoint()["optimizer_history"][-1]["num_updates"]
+    taken = 0
     before = checkpoint_at(run, 1)
-    assert_pruned(before["model"], plan, 1)
     for update in range(1, last):
         after = checkpoint_at(run, update + 1)
         assert_pruned(after["model"], plan, update + 1)
-        start, end = Optimizer(before, lab, flags), Optimizer(after, lab, flags)
-        masks = saved_masks(before["model"])
-        for name, mask in masks.items():
+        start, end = Optimizer(before, shapes), Optimizer(after, shapes)
+        for name, mask in saved_masks(before["model"]).items():
             weight = start.weights[name]
             if plan.selects(update):
                 weight = torch.where(mask, weight, 0.0)
-            first, second, step = end.moments.get(name, (None, None, 0))
-            if step > start.steps(name):  # the head alone is trained at first, layers are dropped
-                weight = adam_step(weight, first, second, step, start.lr, end.epsilon)
+            if end.steps(name) > start.steps(name):  # else frozen, or in a layer that was dropped
+                weight = adam_step(weight, *end.moments[name], start.lr, end.epsilon)
                 taken += 1
             torch.testing.assert_close(
                 end.weights[name], weight, rtol=1e-6, atol=1e-7, msg=f"{name} at {update}"

@@ -16,7 +16,7 @@ from nano import write_corpus
 from torch import Tensor
 
 from speechprune import finished_runs
-from speechprune.baseline_masks import make_masks
+from speechprune.baseline_masks import Ranking
 from speechprune.checkpoint import fold, load_finetuned, read
 from speechprune.inference import evaluate
 from speechprune.manifests.manifest import read_split
@@ -46,7 +46,7 @@ class Runs(Lab):
         if name != "masked":
             return KINDS[name]
         mask = self.folder / "mask.safetensors"
-        make_masks(self.wav2vec2, "global-magnitude", 0.4).save(mask)
+        Ranking(self.wav2vec2, "global-magnitude").masks(0.4).save(mask)
         return ("model._name=wav2vec_ctc_masked", "model.fix_attn=false", f"model.mask_file={mask}")
 
     def copy(self, name: str, folder: Path, **summary: Any) -> Path:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from mask_files import Files, run, succeed
 
-from speechprune.baseline_masks import make_masks
+from speechprune.baseline_masks import Ranking
 from speechprune.checkpoint import read, write
 from speechprune.figures import Curve, Panel, line_panels
 from speechprune.mask_sweep import Sweep, group
@@ -108,7 +108,7 @@ def test_masks_are_made_at_each_sparsity_and_compared(files: Files, other: Path)
     assert [point["sparsity"] for point in found["points"]] == pytest.approx([0.25, 0.8], abs=1e-3)
     for point, sparsity in zip(found["points"], (0.25, 0.8)):
         first, second = (
-            make_masks(path, "global-magnitude", sparsity) for path in (files.plain, other)
+            Ranking(path, "global-magnitude").masks(sparsity) for path in (files.plain, other)
         )
         both = sum(int((first[name] & second[name]).sum()) for name in first)
         either = sum(int((first[name] | second[name]).sum()) for name in first)

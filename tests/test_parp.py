@@ -127,30 +127,27 @@ def assert_close(found: Tensor, expected: Tensor, where: Any) -> None:
 def test_pruned_weights_are_zero_once_and_grow_again(lab: Lab) -> None:
     """What the layers read in training: zeros right after a choice, none after Adam's next step."""
     plan = Plan(every=3, sparsity=0.7)
-    trainer, task, _ = start(lab, plan, biases=True)
-    model, shares = trainer.model, []
-    read = partial(_note_zeros, shares, model)
+    trainer, task, reference = start(lab, plan, biases=True)
+    model, zeros = trainer.model, []
+    read = partial(_count_zeros, zeros, model)
     model.w2v_encoder.w2v_model.encoder.layers[0].register_forward_pre_hook(read)
     for update in range(UPDATES):
         trainer.lr_step_update()
         trainer.train_step(micro_batches(task, update))
-    entries = sum(model.get_submodule(_owner(n)).weight.numel() for n in prunable(biases=False))
-    entries += sum(model.get_submodule(_owner(n)).bias.numel() for n in prunable(biases=False))
-    removed = entries - kept_of(entries, 1 - plan.sparsity)
-    dense, *_ = shares[2:3]
-    assert dense < 0.001 * entries
-    assert shares == [removed, removed, *shares[2:6], removed, removed, *shares[8:]]
-    assert len(shares) == 2 * UPDATES and max(shares[2:6] + shares[8:]) < 0.001 * entries
+    entries = sum(weight.numel() for weight in reference.trained_weights().values())
+    right_after = [plan.selects(update) for update in range(UPDATES) for micro_batch in range(2)]
+    assert len(zeros) == len(right_after)
+    for count, chosen in zip(zeros, right_after):
+        if chosen:
+            assert count == entries - kept_of(entries, 1 - plan.sparsity)
+        else:
+            assert count < 0.001 * entries
 
 
-def _owner(name: str) -> str:
-    return name.rpartition(".")[0]
-
-
-def _note_zeros(shares: list[int], model: nn.Module, *unused: Any) -> None:
-    modules = [model.get_submodule(_owner(name)) for name in prunable(biases=False)]
-    tensors = [tensor for module in modules for tensor in (module.weight, module.bias)]
-    shares.append(sum(int((tensor == 0).sum()) for tensor in tensors))
+def _count_zeros(counts: list[int], model: nn.Module, *unused: Any) -> None:
+    owners = [model.get_submodule(name.rpartition(".")[0]) for name in prunable(biases=False)]
+    tensors = [tensor for owner in owners for tensor in (owner.weight, owner.bias)]
+    counts.append(sum(int((tensor == 0).sum()) for tensor in tensors))
 
 
 def test_a_real_run_prunes_when_it_should_and_else_trains_without_masks(

@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
-from speechprune.comparison import Comparison, Row, compare
-from speechprune.finished_runs import Result
-from speechprune.tables import table
+from speechprune.comparison import compare
 
 _PATH = click.Path(path_type=Path)
-_COLUMNS = (
-    "method",
-    "seeds",
-    "sparsity %",
-    "WER %",
-    "CER %",
-    "parameters kept",
-    "updates",
-    "in all",
-    "encoder frozen",
-)
 
 
 @click.command()
@@ -62,70 +47,8 @@ def command(
     if figure is not None:
         comparison.draw(figure)
     if as_json:
-        click.echo(json.dumps(report(comparison, which), indent=2))
+        click.echo(json.dumps(comparison.describe(), indent=2))
         return
-    click.echo(table([_COLUMNS, *map(_cells, comparison.rows())]))
+    click.echo(comparison.describe_in_words())
     for line in comparison.warnings():
         click.echo(f"warning: {line}", err=True)
-
-
-def report(comparison: Comparison, which: str) -> dict[str, Any]:
-    """All that there is to say; rates and sparsities are shares, deviations null for one run."""
-    return {
-        "subset": comparison.subset,
-        "checkpoint": which,
-        "rows": [_row(row) for row in comparison.rows()],
-        "runs": [_result(found) for found in comparison.results],
-        "warnings": comparison.warnings(),
-    }
-
-
-def _row(row: Row) -> dict[str, Any]:
-    described: dict[str, Any] = {
-        "label": row.label,
-        "sparsity": round(row.sparsity / 100, 3),
-        "dense_control": row.is_dense,
-        "seeds": list(row.seeds),
-    }
-    for rate in ("wer", "cer"):
-        value, spread = row.percent(rate)
-        described[rate] = value / 100
-        described[f"{rate}_deviation"] = None if spread is None else spread / 100
-    described["parameters_kept"] = row.kept
-    for name in ("final_updates", "updates", "freeze_finetune_updates"):
-        described[name] = list(row.settings(name))
-    return described
-
-
-def _result(found: Result) -> dict[str, Any]:
-    run = found.run
-    return {
-        "run": str(run.folder),
-        "checkpoint": str(run.checkpoint),
-        "label": run.label,
-        "seed": run.seed,
-        "final_updates": run.final_updates,
-        "updates": run.updates,
-        "freeze_finetune_updates": run.freeze_finetune_updates,
-        "training_data": run.training_data,
-        "test_data": run.task["data"],
-        **asdict(found.measured),
-    }
-
-
-def _cells(row: Row) -> list[str]:
-    settings = ("final_updates", "updates", "freeze_finetune_updates")
-    return [
-        row.label,
-        str(len(row.seeds)),
-        f"{row.sparsity:.1f}",
-        _rate(row, "wer"),
-        _rate(row, "cer"),
-        f"{row.kept:,}",
-        *(", ".join(f"{value:,}" for value in row.settings(name)) for name in settings),
-    ]
-
-
-def _rate(row: Row, rate: str) -> str:
-    value, spread = row.percent(rate)
-    return f"{value:.1f}" if spread is None else f"{value:.1f} ±{spread:.1f}"

@@ -45,10 +45,10 @@ def make(checkpoint: Path, out: Path, by: str, sparsity: float, biases: bool, se
     The baselines of pruning: MPI is global-magnitude of pretrained weights, OMP of finetuned ones,
     RP is global-random. Train them with model._name=wav2vec_ctc_masked model.mask_file=OUT.
     """
-    from speechprune.baseline_masks import make_masks
+    from speechprune.baseline_masks import Ranking
 
     _keep_apart(out, checkpoint)
-    mask_set = make_masks(checkpoint, by, sparsity, biases=biases, seed=seed)
+    mask_set = Ranking(checkpoint, by, biases=biases, seed=seed).masks(sparsity)
     mask_set.save(out)
     click.echo(f"{out}: {len(mask_set)} masks, density {mask_set.density:.4f}")
 

@@ -14,48 +14,52 @@ from speechprune.errors import UserError
 from speechprune.masking.baselines import MAKERS, largest
 from speechprune.masking.mask_set import MaskSet
 from speechprune.masking.sites import with_biases
+from speechprune.models.pruning_settings import check_sparsity
 from speechprune.registry import unknown_name
 
-__all__ = ["MAKERS", "make_masks"]
+__all__ = ["MAKERS", "Ranking"]
 
 
-def make_masks(
-    checkpoint: PathLike,
-    by: str,
-    sparsity: float,
-    *,
-    biases: bool = True,
-    seed: int = 0,
-) -> MaskSet:
-    """Masks of the attention and feed-forward projections of every layer.
+class Ranking:
+    """The attention and feed-forward projections of every layer, ready to be ranked.
 
     Args:
-        checkpoint: pretrained or finetuned; one with masks counts as the sparse network it is.
+        checkpoint: pretrained or finetuned; one with masks counts as the sparse network it is, so
+            that masks of a lower sparsity than its own are arbitrary among its zeros.
         by: a name in `MAKERS`.
-        sparsity: share of all entries (of each tensor, if each is ranked by itself) removed, in
-            [0, 1).
         biases: mask the projections' biases too.
         seed: of the random weights.
 
     Raises:
-        UserError: the checkpoint cannot be read, an unknown name, or a sparsity outside [0, 1).
+        UserError: the checkpoint cannot be read, or an unknown name.
     """
-    if by not in MAKERS:
-        raise UserError(unknown_name("way to make masks", by, list(MAKERS)))
-    if not 0.0 <= sparsity < 1.0:
-        raise UserError(f"sparsity is the share removed and must lie in [0, 1), not {sparsity}")
-    provenance = {
-        "made_by": by,
-        "sparsity": f"{sparsity:g}",
-        "checkpoint": f"sha256:{digest(checkpoint)}",
-        "versions": f"speechprune={__version__} torch={torch.__version__}",
-    }
-    encoder = load_encoder(checkpoint)
-    if not MAKERS[by].own_weights:
-        encoder = initialised_anew(encoder, seed)
-        provenance["seed"] = str(seed)
-    masks = largest(_weights(encoder, biases), 1.0 - sparsity, together=MAKERS[by].together)
-    return MaskSet(masks, provenance)
+
+    def __init__(
+        self, checkpoint: PathLike, by: str, *, biases: bool = True, seed: int = 0
+    ) -> None:
+        if by not in MAKERS:
+            raise UserError(unknown_name("way to make masks", by, list(MAKERS)))
+        self._together = MAKERS[by].together
+        encoder = load_encoder(checkpoint)
+        self._provenance = {
+            "made_by": by,
+            "checkpoint": f"sha256:{digest(checkpoint)}",
+            "versions": f"speechprune={__version__} torch={torch.__version__}",
+        }
+        if not MAKERS[by].own_weights:
+            encoder = initialised_anew(encoder, seed)
+            self._provenance["seed"] = str(seed)
+        self._weights = _weights(encoder, biases)
+
+    def masks(self, sparsity: float) -> MaskSet:
+        """The masks that remove a share ``sparsity``, of all entries or of those of each tensor.
+
+        Raises:
+            UserError: a sparsity outside [0, 1).
+        """
+        check_sparsity("sparsity", sparsity)
+        found = largest(self._weights, 1.0 - sparsity, together=self._together)
+        return MaskSet(found, {**self._provenance, "sparsity": f"{sparsity:g}"})
 
 
 def _weights(encoder: torch.nn.Module, biases: bool) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ What makes a comparison unfair or its numbers weak is told beside it: `Compariso
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -16,6 +16,19 @@ from tqdm import tqdm
 from speechprune.errors import UserError
 from speechprune.figures import Curve, Panel, line_panels
 from speechprune.finished_runs import Result, measure, read_run, subset_digest
+from speechprune.tables import table
+
+_COLUMNS = (
+    "method",
+    "seeds",
+    "sparsity %",
+    "WER %",
+    "CER %",
+    "parameters kept",
+    "updates",
+    "in all",
+    "encoder frozen",
+)
 
 #: What masks and recipes of the same target may differ by.
 SPARSITY_TOLERANCE = 0.005
@@ -60,11 +73,13 @@ class Comparison:
 
     Attributes:
         subset: what they were evaluated on.
+        which: "last" or "best", the checkpoint that counts.
         results: in the order in which the runs were given.
         notes: what else is to be warned of.
     """
 
     subset: str
+    which: str
     results: tuple[Result, ...]
     notes: tuple[str, ...] = ()
 
@@ -109,6 +124,20 @@ class Comparison:
             if len(row.seeds) < len(row.results):
                 lines.append(f"{row.title}: runs with equal seeds are no independent samples")
         return [*lines, *filter(None, map(_missed_target, self.results)), *self.notes]
+
+    def describe(self) -> dict[str, Any]:
+        """All there is to say; rates and sparsities are shares, deviations null for one run."""
+        return {
+            "subset": self.subset,
+            "checkpoint": self.which,
+            "rows": [_row(row) for row in self.rows()],
+            "runs": [_result(found) for found in self.results],
+            "warnings": self.warnings(),
+        }
+
+    def describe_in_words(self) -> str:
+        """A table of the rows."""
+        return table([_COLUMNS, *map(_cells, self.rows())])
 
     def draw(self, path: Path) -> None:
         """Save WER and CER against sparsity; raises UserError if the file cannot be written."""
@@ -156,7 +185,7 @@ def compare(
         measured, note = measure(run, subset, manifest)
         results.append(Result(run, measured, manifest))
         notes += [note] if note else []
-    return Comparison(subset, tuple(results), tuple(notes))
+    return Comparison(subset, which, tuple(results), tuple(notes))
 
 
 def _differing(what: str, values: Iterable[tuple[Any, Any, str]]) -> list[str]:
@@ -185,3 +214,54 @@ def _missed_target(found: Result) -> str | None:
         f"{found.run.checkpoint} has {100 * removed:.1f} % sparsity, but the run was to reach "
         f"{100 * target:.1f} %"
     )
+
+
+def _row(row: Row) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "label": row.label,
+        "sparsity": round(row.sparsity / 100, 3),
+        "dense_control": row.is_dense,
+        "seeds": list(row.seeds),
+    }
+    for rate in ("wer", "cer"):
+        value, spread = row.percent(rate)
+        described[rate] = value / 100
+        described[f"{rate}_deviation"] = None if spread is None else spread / 100
+    described["parameters_kept"] = row.kept
+    for name in ("final_updates", "updates", "freeze_finetune_updates"):
+        described[name] = list(row.settings(name))
+    return described
+
+
+def _result(found: Result) -> dict[str, Any]:
+    run = found.run
+    return {
+        "run": str(run.folder),
+        "checkpoint": str(run.checkpoint),
+        "label": run.label,
+        "seed": run.seed,
+        "final_updates": run.final_updates,
+        "updates": run.updates,
+        "freeze_finetune_updates": run.freeze_finetune_updates,
+        "training_data": run.training_data,
+        "test_data": run.task["data"],
+        **asdict(found.measured),
+    }
+
+
+def _cells(row: Row) -> list[str]:
+    settings = ("final_updates", "updates", "freeze_finetune_updates")
+    return [
+        row.label,
+        str(len(row.seeds)),
+        f"{row.sparsity:.1f}",
+        _rate(row, "wer"),
+        _rate(row, "cer"),
+        f"{row.kept:,}",
+        *(", ".join(f"{value:,}" for value in row.settings(name)) for name in settings),
+    ]
+
+
+def _rate(row: Row, rate: str) -> str:
+    value, spread = row.percent(rate)
+    return f"{value:.1f}" if spread is None else f"{value:.1f} ±{spread:.1f}"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 INK = "#1f2933"
 CELL = 0.62  # inch
 SHADES = ("#2c7fb8", "#7fcdbb", "#edf8b1")
-LINES = ("#2c7fb8", "#d95f0e", "#31a354", "#756bb1", "#c51b8a", "#8c510a", "#636363")
+LINES = ("#2c7fb8", "#d95f0e", "#31a354", "#756bb1", "#c51b8a", "#8c510a", "#d9a400", "#636363")
 MARKERS = "osD^vPX*"
 PANEL = (4.2, 3.0)  # inch
 

@@ -14,7 +14,7 @@ from typing import Any, Union
 
 from tqdm import tqdm
 
-from speechprune.baseline_masks import MAKERS, make_masks
+from speechprune.baseline_masks import MAKERS, Ranking
 from speechprune.checkpoint import read
 from speechprune.errors import UserError
 from speechprune.figures import Curve, Panel, line_panels
@@ -172,17 +172,13 @@ def sweep(
         check_sparsity("sparsity", sparsity)
     for path in checkpoints:
         _refuse_other_files(path)  # before the first mask is made
-    names, points = short_names(checkpoints), []
-    total = len(wanted) * len(checkpoints)
-    with tqdm(total=total, unit="mask", desc="masks", disable=None) as bar:
-        for sparsity in wanted:
-            mask_sets = []
-            for index, path in enumerate(checkpoints):
-                seed = 0 if by in MAKERS and MAKERS[by].own_weights else index
-                mask_sets.append(make_masks(path, by, sparsity, biases=biases, seed=seed))
-                bar.update()
-            points.append(Point.of(names, mask_sets))
-    return Sweep(tuple(points))
+    mask_sets = []
+    for index, path in enumerate(tqdm(checkpoints, unit="model", desc="masks", disable=None)):
+        seed = 0 if by in MAKERS and MAKERS[by].own_weights else index
+        ranking = Ranking(path, by, biases=biases, seed=seed)
+        mask_sets.append([ranking.masks(sparsity) for sparsity in wanted])
+    names = short_names(checkpoints)
+    return Sweep(tuple(Point.of(names, equally_sparse) for equally_sparse in zip(*mask_sets)))
 
 
 def group(names: Sequence[str], mask_sets: Sequence[MaskSet]) -> Sweep:

@@ -183,14 +183,14 @@ class MaskMaking:
         Raises:
             UserError: the checkpoint is missing, or is none.
         """
-        from speechprune.baseline_masks import make_masks
+        from speechprune.baseline_masks import Ranking
 
         if self.is_begun:
             return
         if not self.source.exists():
             raise UserError(f"{self.name} needs {self.source}, which is missing")
         self.target.parent.mkdir(parents=True, exist_ok=True)
-        make_masks(self.source, self.by, self.sparsity, seed=self.seed).save(self.target)
+        Ranking(self.source, self.by, seed=self.seed).masks(self.sparsity).save(self.target)
 
 
 @dataclass(frozen=True)
