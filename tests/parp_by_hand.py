@@ -170,10 +170,21 @@ def assert_pruned(model: dict[str, Tensor], plan: Plan, update: int) -> None:
         assert model[f"{name}_regrown"].numel() == int((~mask).sum())
 
 
+#: A checkpoint for each update, those that end an epoch among them.
+KEPT = (
+    *("checkpoint.save_interval_updates=1", "checkpoint.keep_interval_updates=-1"),
+    *("checkpoint.save_interval=1", "checkpoint.no_epoch_checkpoints=false"),
+)
+
+
 def checkpoint_at(run: Run, update: int) -> dict[str, Any]:
-    """The checkpoint of ``update`` of a run that saved at each."""
-    (path,) = run.path().parent.glob(f"checkpoint_*_{update}.pt")
-    return torch.load(path, weights_only=True)
+    """The checkpoint of ``update`` of a run that kept them all."""
+    folder = run.path().parent
+    for path in (*folder.glob(f"checkpoint_*_{update}.pt"), *folder.glob("checkpoint[0-9]*.pt")):
+        checkpoint = torch.load(path, weights_only=True)
+        if checkpoint["optimizer_history"][-1]["num_updates"] == update:
+            return checkpoint
+    raise FileNotFoundError(f"no checkpoint of update {update} in {folder}")
 
 
 def trained_shapes(lab: Lab, flags: tuple[str, ...]) -> dict[str, torch.Size]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from loop import Lab, Run, setup
 from parp_by_hand import (
+    KEPT,
     Parp,
     Plan,
     assert_every_step_is_parps,
@@ -30,7 +31,6 @@ DETERMINISTIC = (
     *("model.layerdrop=0.0", "model.mask_prob=0.0", "model.mask_channel_prob=0.0"),
     *("optimization.update_freq=[2]", f"optimization.max_update={UPDATES}"),
 )
-KEPT = ("checkpoint.save_interval_updates=1", "checkpoint.keep_interval_updates=-1")
 #: Settings, and whether biases are pruned.
 EXPERIMENTS = {
     "always": (Plan(every=1), True),
@@ -156,9 +156,7 @@ def test_a_real_run_prunes_when_it_should_and_else_trains_without_masks(
     assert_every_step_is_parps(run, lab, plan.flags, plan)
 
 
-def test_the_frozen_encoder_stays_the_pruned_pretrained_one(
-    lab: Lab, plan: Plan, run: Run
-) -> None:
+def test_the_frozen_encoder_stays_the_pruned_pretrained_one(lab: Lab, plan: Plan, run: Run) -> None:
     """Until the head alone has been trained for long enough, nothing is pruned or moves."""
     pretrained = torch.load(lab.wav2vec2, weights_only=True)["model"]
     prefix = "w2v_encoder.w2v_model."

@@ -10,6 +10,7 @@ import torch
 from loop import Lab, Run
 from mishaps import kill_after_update
 from parp_by_hand import (
+    KEPT,
     Plan,
     assert_every_step_is_parps,
     assert_pruned,
@@ -20,8 +21,8 @@ from parp_by_hand import (
 )
 from states import difference
 from test_distributed import QUIET as WITHOUT_NOISE
-from test_distributed import two_ranks
 from test_distributed import UPDATES as UPDATES_OF_RANKS
+from test_distributed import two_ranks
 
 PLAN = Plan(every=3, start=0.2, sparsity=0.6, end=6)
 UPDATES = 8
@@ -34,7 +35,6 @@ NOISY = (
     "model.mask_channel_prob=0.5",
 )
 QUIET = ("checkpoint.save_interval_updates=0", "dataset.validate_interval_updates=0")
-KEPT = ("checkpoint.save_interval_updates=1", "checkpoint.keep_interval_updates=-1")
 OFTEN = (*KEPT, "dataset.validate_interval_updates=1")
 PRECISIONS = {
     "fp32": (),

@@ -17,7 +17,7 @@ from speechprune.masking.sites import with_biases
 from speechprune.models.pruning_settings import check_sparsity
 from speechprune.registry import unknown_name
 
-__all__ = ["MAKERS", "Ranking"]
+__all__ = ["MAKERS", "Ranking", "made_from"]
 
 
 class Ranking:
@@ -39,17 +39,12 @@ class Ranking:
     ) -> None:
         if by not in MAKERS:
             raise UserError(unknown_name("way to make masks", by, list(MAKERS)))
-        self._together = MAKERS[by].together
         encoder = load_encoder(checkpoint)
-        self._provenance = {
-            "made_by": by,
-            "checkpoint": f"sha256:{digest(checkpoint)}",
-            "versions": f"speechprune={__version__} torch={torch.__version__}",
-        }
         if not MAKERS[by].own_weights:
             encoder = initialised_anew(encoder, seed)
-            self._provenance["seed"] = str(seed)
         self._weights = _weights(encoder, biases)
+        self._together = MAKERS[by].together
+        self._origin = _origin(checkpoint, by, seed)
 
     def masks(self, sparsity: float) -> MaskSet:
         """The masks that remove a share ``sparsity``, of all entries or of those of each tensor.
@@ -59,7 +54,18 @@ class Ranking:
         """
         check_sparsity("sparsity", sparsity)
         found = largest(self._weights, 1.0 - sparsity, together=self._together)
-        return MaskSet(found, {**self._provenance, "sparsity": f"{sparsity:g}"})
+        versions = f"speechprune={__version__} torch={torch.__version__}"
+        return MaskSet(found, {**self._origin, "sparsity": f"{sparsity:g}", "versions": versions})
+
+
+def made_from(checkpoint: PathLike, by: str, sparsity: float, seed: int) -> dict[str, str]:
+    """What the provenance of a mask made like this says."""
+    return {**_origin(checkpoint, by, seed), "sparsity": f"{sparsity:g}"}
+
+
+def _origin(checkpoint: PathLike, by: str, seed: int) -> dict[str, str]:
+    origin = {"made_by": by, "checkpoint": f"sha256:{digest(checkpoint)}"}
+    return origin if MAKERS[by].own_weights else {**origin, "seed": str(seed)}
 
 
 def _weights(encoder: torch.nn.Module, biases: bool) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from speechprune.errors import UserError
 from speechprune.files import write_atomically
+from speechprune.masking.mask_set import MaskSet
 
 _UPDATES = re.compile(r'num_updates": "?(\d+)')
 _TAIL = 1 << 14
@@ -181,16 +182,20 @@ class MaskMaking:
         """Make the mask, unless it is there.
 
         Raises:
-            UserError: the checkpoint is missing, or is none.
+            UserError: the checkpoint is missing, or is none, or the mask that is there is another.
         """
-        from speechprune.baseline_masks import Ranking
+        from speechprune.baseline_masks import Ranking, made_from
 
-        if self.is_begun:
-            return
         if not self.source.exists():
             raise UserError(f"{self.name} needs {self.source}, which is missing")
-        self.target.parent.mkdir(parents=True, exist_ok=True)
-        Ranking(self.source, self.by, seed=self.seed).masks(self.sparsity).save(self.target)
+        if not self.is_begun:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            Ranking(self.source, self.by, seed=self.seed).masks(self.sparsity).save(self.target)
+            return
+        wanted = made_from(self.source, self.by, self.sparsity, self.seed)
+        found = MaskSet.load(self.target).provenance
+        if not wanted.items() <= found.items():
+            raise UserError(f"{self.target} is another mask; name another folder, or remove it")
 
 
 @dataclass(frozen=True)
