@@ -79,17 +79,21 @@ class Plan:
         return 1 - (self.start + (self.sparsity - self.start) * way)
 
     def choose(self, weights: dict[str, Tensor], update: int) -> dict[str, Tensor]:
-        """The masks of the largest weights, of all tensors together or of each."""
-        groups = [list(weights)] if self.scope == "global" else [[name] for name in weights]
+        """The masks of the largest weights."""
+        return self.rank({name: weight.detach().abs() for name, weight in weights.items()}, update)
+
+    def rank(self, importance: dict[str, Tensor], update: int) -> dict[str, Tensor]:
+        """The masks of the largest values, of all tensors together or of each."""
+        groups = [list(importance)] if self.scope == "global" else [[name] for name in importance]
         masks = {}
         for names in groups:
-            sizes = [weights[name].numel() for name in names]
-            values = np.concatenate([weights[n].detach().abs().numpy().ravel() for n in names])
+            sizes = [importance[name].numel() for name in names]
+            values = np.concatenate([importance[name].numpy().ravel() for name in names])
             kept = np.zeros(values.size, dtype=bool)
             count = kept_of(values.size, self.density(update))
             kept[np.argsort(-values, kind="stable")[:count]] = True
             for name, part in zip(names, np.split(kept, np.cumsum(sizes)[:-1])):
-                masks[name] = torch.from_numpy(part).view(weights[name].shape)
+                masks[name] = torch.from_numpy(part).view(importance[name].shape)
         return masks
 
 
@@ -152,7 +156,8 @@ def regrown_weights(model: dict[str, Tensor]) -> dict[str, Tensor]:
     weights = {}
     for name, mask in saved_masks(model).items():
         weights[name] = model[name].clone()
-        weights[name][~mask] = model[f"{name}_regrown"]
+        if f"{name}_regrown" in model:  # as PARP saves them
+            weights[name][~mask] = model[f"{name}_regrown"]
     return weights
 
 

@@ -110,6 +110,16 @@ def test_killed_between_two_choices_of_masks(lab: Lab, precision: str, often: Ru
     assert_ends_equal(resumed, often)
 
 
+def test_going_on_from_a_named_checkpoint(lab: Lab, precision: str, often: Run) -> None:
+    """`checkpoint.restore_file` goes on with a run too, from another folder."""
+    source = next(often.path().parent.glob("checkpoint_*_4.pt"))
+    flags = (*NOISY, f"checkpoint.restore_file={source}", *PRECISIONS[precision])
+    name = f"restored-{precision}"
+    run = lab.train(name, *flags, updates=UPDATES, prepare=without_device).succeeded()
+    assert run.records("train_inner")[0]["num_updates"] == "5"
+    assert_ends_equal(run, often)
+
+
 def test_every_update_is_one_of_parp(lab: Lab, often: Run) -> None:
     """With two micro-batches, layers dropped, and fp32 copies where there are some."""
     assert_every_step_is_parps(often, lab, NOISY, PLAN)
