@@ -1,4 +1,4 @@
-"""What pruning cannot do is refused in one line that names the setting, before anything is built."""
+"""What pruning cannot do is refused in one line that names the setting, before training."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ import pytest
 import torch
 from checkpoints import refusal
 from loop import Lab
+from omegaconf import OmegaConf
 from parp_by_hand import prunable
 from torch import Tensor
 
 from speechprune.masking.mask_set import MaskSet
+from speechprune.models.pruning_settings import check_modes
 
 PARP = ("model._name=wav2vec_ctc_parp", "model.fix_attn=false", "optimization.max_update=100")
 FIXED = ("model._name=wav2vec_ctc_masked", "model.fix_attn=false")
 MODELS = {"parp": PARP, "masked": FIXED}
 ENCODER = "w2v_encoder.w2v_model."
+Change = Callable[[dict[str, Tensor]], None]
 
 #: Flags, and what the refusal has to say.
 BAD = {
@@ -34,7 +37,7 @@ BAD = {
     "model.policy=gradual": "'gradual'.*'gradual_magnitude'",
     "model.policy=s3router": "model.policy=s3router.*model._name=wav2vec_ctc_st",
     "model.prune_scope=globl": "model.prune_scope 'globl'.*'global'",
-    "model.prune_scope=site": "model.prune_scope 'site'.*'tensor'",
+    "model.prune_scope=site": "model.prune_scope 'site'; known: global, tensor",
     "model.start_sparsity=0 model.sparsity_schedule=qubic": "sparsity_schedule 'qubic'.*'cubic'",
     "model.sparsity_schedule=exponential": "model.sparsity_schedule 'exponential'",
     # Masks are chosen at 0, 30, 60 and 90.
@@ -47,14 +50,16 @@ BAD = {
         "model.sparsity_end leaves no time.*model.freeze_finetune_updates"
     ),
     "model.start_sparsity=0 model.freeze_finetune_updates=100": "max_update leaves no time",
-    "model.policy=movement model.prune_every=60": "of update 50.*at 60|lower model.prune_every",
+    "model.policy=movement model.prune_every=101": "of update 50.*lower .*model.prune_every",
     "model.fix_attn=true model.fix_fc=true": "nothing to mask",
 }
+EMA = "ema.store_ema=true"
+FULLY_SHARDED = "distributed_training.ddp_backend=fully_sharded"
 MODES = {
-    "distributed_training.ddp_backend=fully_sharded": "use legacy_ddp",
+    FULLY_SHARDED: "use legacy_ddp",
     "distributed_training.ddp_backend=slowmo": "use legacy_ddp",
     "optimization.use_bmuf=true": "leave it out",
-    "ema.store_ema=true": "not sparse",
+    EMA: "not sparse",
     "distributed_training.zero_sharding=os": "leave it out",
     "distributed_training.pipeline_model_parallel=true": "leave it out",
 }
@@ -94,12 +99,21 @@ def test_possible_pruning_is_not_refused(lab: Lab, flags: str) -> None:
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("mode", MODES)
 def test_modes_in_which_pruned_weights_would_come_back_are_refused(
-    lab: Lab, masks: Callable[..., str], mode: str, model: str
+    lab: Lab, request: pytest.FixtureRequest, mode: str, model: str
 ) -> None:
     """Each by its name, with what to do instead."""
-    message = refused(lab, *MODELS[model], masks(), mode)
+    if mode == FULLY_SHARDED:
+        request.applymarker(
+            pytest.mark.xfail(strict=True, reason="fairseq fails first, while the model is built")
+        )
+    message = refused(lab, *MODELS[model], mode)
     assert message.startswith(mode) and MODES[mode] in message
-    lab.build(*MODELS[model], masks())
+
+
+def test_fully_sharded_training_is_refused(lab: Lab) -> None:
+    cfg = OmegaConf.merge(lab.recipe, OmegaConf.from_dotlist([FULLY_SHARDED]))
+    assert "use legacy_ddp" in refusal(check_modes, cfg.model)
+    check_modes(lab.recipe.model)
 
 
 @pytest.fixture
@@ -116,8 +130,7 @@ def masks(lab: Lab, tmp_path: Path) -> Callable[..., str]:
             name: torch.rand(shape, generator=generator) >= removed
             for name, shape in shapes.items()
         }
-        if change is not None:
-            change(found)
+        change(found)
         MaskSet(found, {}).save(tmp_path / "masks.safetensors")
         return f"model.mask_file={tmp_path / 'masks.safetensors'}"
 
@@ -162,7 +175,7 @@ def drop_attention(found: dict[str, Tensor]) -> None:
     ],
 )
 def test_masks_of_other_tensors_are_refused(
-    lab: Lab, masks: Callable[..., str], model: str, change: Callable, message: str
+    lab: Lab, masks: Callable[..., str], model: str, change: Change, message: str
 ) -> None:
     flag = masks(change=change)
     found = refused(lab, *MODELS[model], flag)
@@ -189,7 +202,7 @@ def test_masks_of_another_sparsity_are_refused(lab: Lab, masks: Callable[..., st
     """Those to start from remove what the run says it starts with, or nearly so."""
     flag = masks(0.7)
     message = refused(lab, *PARP, flag)
-    assert re.search("removes 0.7.*the sparsity 0.5; set model.sparsity=0.7", message)
+    assert re.search(r"removes 0\.(\d+), .*the sparsity 0.5; set model.sparsity=0\.\1", message)
     assert "starts at the sparsity 0.3" in refused(
         lab, *PARP, flag, "model.start_sparsity=0.3", "model.sparsity=0.8"
     )
@@ -203,12 +216,12 @@ def test_fixed_masks_have_to_be_given(lab: Lab) -> None:
     assert "wav2vec_ctc_masked needs model.mask_file=FILE" in message
 
 
-@pytest.mark.parametrize("flags", [(*PARP, "model.sparsity=1.0"), (*FIXED, "ema.store_ema=true")])
+@pytest.mark.parametrize("model, flag", [("parp", "model.sparsity=1.0"), ("masked", EMA)])
 def test_a_refused_run_fails_in_one_line_and_leaves_no_checkpoint(
-    lab: Lab, flags: tuple[str, ...]
+    lab: Lab, model: str, flag: str
 ) -> None:
-    run = lab.train(f"refused-{flags[-1].split('.')[-1]}", *flags)
+    run = lab.train(f"refused-{model}", *MODELS[model], flag)
     assert run.exit_code == 1
     (line,) = re.findall(r"UserError: (.*)", run.output)
-    assert line.startswith(flags[-1].partition("=")[0])
+    assert line.startswith(flag.partition("=")[0])
     assert not list(run.folder.glob("**/*.pt"))

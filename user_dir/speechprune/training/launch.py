@@ -31,7 +31,12 @@ from speechprune.plugin import validate_only
 from speechprune.training.command_line import CommandLine, complete, key_of
 from speechprune.training.devices import Machine, find_machine, fit
 from speechprune.training.failures import storage_failure
-from speechprune.training.preflight import check_checkpoints, check_data, check_settings
+from speechprune.training.preflight import (
+    check_checkpoints,
+    check_data,
+    check_settings,
+    warn_of_denser_best,
+)
 from speechprune.training.processes import address_of, run_ranks, set_environment
 
 logger = logging.getLogger(__name__)
@@ -93,6 +98,7 @@ def run(cfg: DictConfig, given: Collection[str]) -> float:
     processes = fit(cfg, given, machine)
     check_data(cfg)
     check_checkpoints(cfg)
+    warn_of_denser_best(cfg)
     try:
         value = _train_in(cfg, processes, machine)
     except Exception as error:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from speechprune.checkpoint import check_pretrained, is_finetuned, read
 from speechprune.errors import UserError
 from speechprune.manifests.check import SplitSummary, check_split
+from speechprune.models.pruning_settings import end_of, start_of
 from speechprune.registry import unknown_name
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,19 @@ def check_settings(cfg: DictConfig) -> None:
     ):
         if is_wrong:
             raise UserError(message)
+
+
+def warn_of_denser_best(cfg: DictConfig) -> None:
+    """Warn if `checkpoint_best.pt` may come from a time before the target sparsity."""
+    if cfg.model._name != "wav2vec_ctc_parp" or start_of(cfg.model) >= cfg.model.sparsity:
+        return
+    end, after = end_of(cfg.model), cfg.dataset.validate_after_updates
+    if after < end and not cfg.dataset.disable_validation:
+        logger.warning(
+            f"the target sparsity is reached at update {end}, but validation begins after {after}: "
+            "checkpoint_best.pt may be of a denser network; set "
+            f"dataset.validate_after_updates={end}, or use checkpoint_last.pt"
+        )
 
 
 def check_checkpoints(cfg: DictConfig) -> None:
