@@ -6,7 +6,7 @@ from pathlib import Path
 
 from speechprune.errors import UserError
 from speechprune.manifests.corpus import Clip, Corpus, Labels
-from speechprune.manifests.manifest import read_lines
+from speechprune.manifests.transcripts import read_transcripts
 
 _SPLITS = ("train", "dev", "test")
 
@@ -28,7 +28,7 @@ def read_aishell(root: Path, labels: Labels) -> Corpus:
         raise UserError(
             f"{root} is not AISHELL-1: looked for transcript/aishell_transcript_v0.8.txt and wav"
         )
-    transcripts = _transcripts(found[0])
+    transcripts = {name: text for _, name, text in read_transcripts(found[0])}
     splits, silent = {}, 0
     for split in _SPLITS:
         recordings = sorted((root / "wav" / split).glob("*/*.wav"))
@@ -51,15 +51,3 @@ def read_aishell(root: Path, labels: Labels) -> Corpus:
         )
     options = {"recordings_without_transcript": silent}
     return Corpus("AISHELL-1", "zh", root, splits, labels, options=options)
-
-
-def _transcripts(path: Path) -> dict[str, str]:
-    transcripts: dict[str, str] = {}
-    for number, line in enumerate(read_lines(path), start=1):
-        name, _, text = line.strip().partition(" ")
-        if not text:
-            raise UserError(f"{path} line {number}: expected `NAME TEXT`, got {line!r}")
-        if name in transcripts:
-            raise UserError(f"{path} line {number}: {name} is there twice")
-        transcripts[name] = text
-    return transcripts

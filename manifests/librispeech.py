@@ -12,7 +12,7 @@ from typing import Iterator, Sequence
 
 from speechprune.errors import UserError
 from speechprune.manifests.corpus import Clip, Corpus, Labels
-from speechprune.manifests.manifest import read_lines
+from speechprune.manifests.transcripts import read_transcripts
 
 #: Chapters of each of Libri-light's sets: ten minutes, one hour and ten hours.
 LIBRI_LIGHT = {
@@ -79,14 +79,7 @@ def _chapter(root: Path, transcripts: Path) -> Iterator[Clip]:
     folder = transcripts.parent
     recordings = {path.stem for path in folder.glob("*.flac")}
     start = folder.relative_to(root).as_posix()
-    told: set[str] = set()
-    for number, line in enumerate(read_lines(transcripts), start=1):
-        name, _, text = line.strip().partition(" ")
-        if not text:
-            raise UserError(f"{transcripts} line {number}: expected `NAME TEXT`, got {line!r}")
-        if name in told:
-            raise UserError(f"{transcripts} line {number}: {name} is there twice")
-        told.add(name)
+    for number, name, text in read_transcripts(transcripts):
         if name not in recordings:
             raise UserError(f"{transcripts} line {number}: no recording {folder / name}.flac")
         recordings.discard(name)

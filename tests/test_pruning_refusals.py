@@ -10,7 +10,6 @@ import pytest
 import torch
 from checkpoints import refusal
 from loop import Lab
-from omegaconf import OmegaConf
 from parp_by_hand import prunable
 from torch import Tensor
 
@@ -111,9 +110,8 @@ def test_modes_in_which_pruned_weights_would_come_back_are_refused(
 
 
 def test_fully_sharded_training_is_refused(lab: Lab) -> None:
-    cfg = OmegaConf.merge(lab.recipe, OmegaConf.from_dotlist([FULLY_SHARDED]))
-    assert "use legacy_ddp" in refusal(check_modes, cfg.model)
-    check_modes(lab.recipe.model)
+    assert "use legacy_ddp" in refusal(check_modes, lab.compose(*PARP, FULLY_SHARDED).model)
+    check_modes(lab.compose(*PARP).model)
 
 
 @pytest.fixture
@@ -122,9 +120,7 @@ def masks(lab: Lab, tmp_path: Path) -> Callable[..., str]:
     weights = torch.load(lab.wav2vec2, weights_only=True)["model"]
     shapes = {name[len(ENCODER) :]: weights[name[len(ENCODER) :]].shape for name in prunable()}
 
-    def write(
-        removed: float = 0.5, change: Callable[[dict[str, Tensor]], None] | None = None
-    ) -> str:
+    def write(removed: float = 0.5, change: Change = lambda found: None) -> str:
         generator = torch.Generator().manual_seed(0)
         found = {
             name: torch.rand(shape, generator=generator) >= removed

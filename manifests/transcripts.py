@@ -1,0 +1,25 @@
+"""Transcript files with a line `NAME TEXT` for each recording."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Iterator
+
+from speechprune.errors import UserError
+from speechprune.manifests.manifest import read_lines
+
+
+def read_transcripts(path: Path) -> Iterator[tuple[int, str, str]]:
+    """Number of the line, counted from 1, name and text of each recording.
+
+    Raises UserError, with the line, for one without text or a name that is there twice.
+    """
+    told: set[str] = set()
+    for number, line in enumerate(read_lines(path), start=1):
+        name, _, text = line.strip().partition(" ")
+        if not text:
+            raise UserError(f"{path} line {number}: expected `NAME TEXT`, got {line!r}")
+        if name in told:
+            raise UserError(f"{path} line {number}: {name} is there twice")
+        told.add(name)
+        yield number, name, text
