@@ -156,7 +156,7 @@ def regrown_weights(model: dict[str, Tensor]) -> dict[str, Tensor]:
     weights = {}
     for name, mask in saved_masks(model).items():
         weights[name] = model[name].clone()
-        if f"{name}_regrown" in model:  # as PARP saves them
+        if f"{name}_regrown" in model:
             weights[name][~mask] = model[f"{name}_regrown"]
     return weights
 

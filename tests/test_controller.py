@@ -13,7 +13,6 @@ from toy import (
     Toy,
     kept_of,
     output,
-    top,
     toy_batch,
     toy_loss,
     toy_sites,
@@ -24,7 +23,7 @@ from toy import (
 from speechprune.errors import UserError
 from speechprune.masking.controller import MaskController, masked_weight, original_weight
 from speechprune.masking.policies import POLICIES, MaskPolicy
-from speechprune.masking.schedule import ConstantSchedule
+from speechprune.masking.schedule import ConstantSchedule, ProgressiveSchedule
 
 
 def s3router(**options: Any) -> MaskPolicy:
@@ -133,14 +132,29 @@ def test_a_resumed_run_ends_bit_equal(every: int, stop: int) -> None:
         assert torch.equal(value, expected[name]), name
 
 
-def test_a_smaller_update_number_is_another_update() -> None:
-    """fairseq repeats an update whose gradients overflowed, also after a validation."""
-    model = MaskedToy(s3router(), 0.4)
-    train_update(model, SignDescent(model), 5)
-    model.eval().train()
-    model.mask_controller.set_num_updates(5)
-    for name, scores in model.scores().items():
-        assert torch.equal(model.masks()[name], top(scores.abs(), kept_of(scores.numel(), 0.4)))
+@pytest.mark.parametrize("policy", ["s3router", "gradual_magnitude", "movement", "parp"])
+def test_a_skipped_step_repeats_the_update(policy: str) -> None:
+    """Half precision skips the step whose gradients overflow, and fairseq may then validate: the
+    repeated update has the masks that it had."""
+    schedule = ProgressiveSchedule(1.0, 0.2, 0, 4, "linear")
+    model = MaskedToy(POLICIES.build(policy), 1.0)
+    model.mask_controller.fold()
+    model.mask_controller = MaskController(
+        toy_sites(model), POLICIES.build(policy), schedule, every=2
+    )
+    optimizer = SignDescent(model)
+    train_update(model, optimizer, 0)
+    model.mask_controller.set_num_updates(1)
+    read = {site.name: getattr(site.module, site.tensor).clone() for site in model.sites}
+    model.eval()
+    assert model.mask_controller.stats()["density"] == pytest.approx(0.6, abs=0.02)
+    model.train()
+    model.mask_controller.set_num_updates(1)
+    for site in model.sites:
+        assert torch.equal(getattr(site.module, site.tensor), read[site.name]), site.name
+    train_update(model, optimizer, 1)
+    model.mask_controller.set_num_updates(2)
+    assert model.mask_controller.stats()["density"] == pytest.approx(0.6, abs=0.02)
 
 
 def test_weights_trained_beside_scores_are_read_as_they_are_now() -> None:

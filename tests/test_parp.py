@@ -21,7 +21,9 @@ from parp_by_hand import (
     saved_masks,
 )
 from torch import Tensor, nn
-from toy import kept_of
+from toy import MaskedToy, SignDescent, kept_of, train_update
+
+from speechprune.masking.policies import POLICIES
 
 UPDATES = 6
 SEED = 1  # of the new CTC head
@@ -148,6 +150,24 @@ def _count_zeros(counts: list[int], model: nn.Module, *unused: Any) -> None:
     owners = [model.get_submodule(name.rpartition(".")[0]) for name in prunable(biases=False)]
     tensors = [tensor for owner in owners for tensor in (owner.weight, owner.bias)]
     counts.append(sum(int((tensor == 0).sum()) for tensor in tensors))
+
+
+@pytest.mark.parametrize("begin, every", [(0, 1), (0, 4), (3, 2), (5, 3)])
+def test_nothing_is_pruned_again_before_the_beginning(begin: int, every: int) -> None:
+    """A toy's weights are not frozen at first, so pruning too early would show."""
+    model = MaskedToy(POLICIES.build("parp"), 0.5, scope="global", every=every, begin=begin)
+    optimizer = SignDescent(model)
+    pruned = []
+    for update in range(10):
+        model.train()
+        model.mask_controller.set_num_updates(update)
+        weights = torch.cat([weight.flatten() for weight in model.originals().values()])
+        if (weights == 0).float().mean() > 0.1:
+            assert (weights == 0).sum() == weights.numel() - kept_of(weights.numel(), 0.5)
+            pruned.append(update)
+        optimizer.lr = 0.05 / (update + 1)  # steps of one length would lead back to zero
+        train_update(model, optimizer, update)
+    assert pruned == [0, *range(begin or every, 10, every)]
 
 
 def test_a_real_run_prunes_when_it_should_and_else_trains_without_masks(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -25,7 +26,8 @@ from speechprune.errors import UserError
 from speechprune.finished_runs import read_run
 from speechprune.masking.mask_set import MaskSet
 from speechprune.recipes import RECIPES, Setting, cook
-from speechprune.training.rounds import MaskMaking, TrainingRun
+from speechprune.recipes.steps import MaskMaking
+from speechprune.training.run import TrainingRun
 
 SHORT = ("model.mask_length=2", "dataset.max_tokens=100000", "model.prune_every=1")
 
@@ -54,14 +56,14 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TrainingRun, "_train", train_quickly)
 
 
-def train_quickly(run: TrainingRun, environment: Mapping[str, str]) -> None:
+def train_quickly(run: TrainingRun, environment: Mapping[str, str], lock: int) -> None:
     train_forked(None, run)
 
 
 def train_forked(prepare: Prepare | None, run: TrainingRun) -> None:
     context: Any = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    arguments = ["--config-name", run.config, *run._all_overrides]
+    arguments = ["--config-name", run.config, *run.all_overrides]
     process = context.Process(target=_train, args=(run.folder / "train.log", arguments, prepare))
     process.start()
     process.join()
@@ -159,7 +161,8 @@ def test_masks_of_imp_are_nested_and_their_weights_rewound(
     state = torch.load(run.checkpoint, weights_only=True)["model"]
     for key, weight in pretrained.items():
         if f"w2v_encoder.w2v_model.{key}" in state and key != "mask_emb":
-            assert torch.equal(state[f"w2v_encoder.w2v_model.{key}"], weight), key
+            kept = weight * levels[-1][key] if key in levels[-1] else weight
+            assert torch.equal(state[f"w2v_encoder.w2v_model.{key}"], kept), key
 
 
 def test_progressive_parp_starts_at_half_the_target(base: Setting) -> None:
@@ -191,7 +194,7 @@ def test_a_finished_recipe_trains_no_more(
     cooked: dict[str, list[dict[str, Any]]], base: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert cooked
-    monkeypatch.setattr(TrainingRun, "_train", lambda run, environment: pytest.fail(run.name))
+    monkeypatch.setattr(TrainingRun, "_train", lambda run, *rest: pytest.fail(run.name))
     told: list[str] = []
     (path,) = cook([("imp", base)], tell=told.append)
     assert json.loads(path.read_text()) == cooked["imp"][0]
@@ -207,7 +210,7 @@ def test_interrupted_between_and_within_rounds(
     first, _, last = RECIPES["omp"].plan(setting).steps
     kill = partial(kill_after_update, 3)
 
-    def train(run: TrainingRun, environment: Mapping[str, str]) -> None:
+    def train(run: TrainingRun, environment: Mapping[str, str], lock: int) -> None:
         train_forked(kill if run.folder == last.folder else None, run)
 
     monkeypatch.setattr(TrainingRun, "_train", train)
@@ -277,6 +280,74 @@ def test_a_mask_of_another_checkpoint_is_refused(started: Setting) -> None:
     other.save(started.out / "omp-0.5" / "mask.safetensors")
     with pytest.raises(UserError, match="is another mask"):
         cook([("omp", started)])
+
+
+def test_other_languages_are_not_taken_for_those_that_were_pooled(
+    cooked: dict[str, list[dict[str, Any]]], base: Setting
+) -> None:
+    assert cooked
+    first, second = base.languages
+    with pytest.raises(UserError, match="pools other languages"):
+        cook([("joint", replace(base, sparsity=0.2, languages=(second, first)))])
+
+
+def test_a_run_that_failed_early_may_be_corrected(base: Setting, tmp_path: Path) -> None:
+    """The reason is told, and nothing that was trained is in the way of other settings."""
+    wrong = replace(base, out=tmp_path, overrides=(*SHORT, "model.dropot=0.1"))
+    with pytest.raises(UserError, match=r"training failed.* see .*dense/train.log"):
+        cook([("dense", wrong)])
+    cook([("dense", replace(base, out=tmp_path))])
+
+
+def test_a_folder_in_use_is_refused(base: Setting, tmp_path: Path) -> None:
+    (run,) = RECIPES["dense"].plan(replace(base, out=tmp_path)).steps
+    run.folder.mkdir()
+    with open(run.folder / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another process is training in"):
+            run.finish({})
+
+
+@pytest.mark.parametrize(
+    "name, override, advice",
+    [
+        ("parp", "model.sparsity=0.9", "use --sparsity"),
+        ("omp", "checkpoint.save_dir=elsewhere", "leave it out"),
+        ("parp-p", "hydra.run.dir=elsewhere", "use --out"),
+        ("s3router", "model.prune_rate=0.3", "leave it out"),
+        ("omp", "model.mask_file=x", "leave it out"),
+    ],
+)
+def test_what_a_recipe_sets_is_refused(
+    base: Setting, name: str, override: str, advice: str
+) -> None:
+    with pytest.raises(UserError, match=f"is set by the recipe {name} itself; {advice}"):
+        cook([(name, replace(base, overrides=(*SHORT, override)))])
+
+
+@pytest.mark.parametrize("name, frozen", [("imp", 2), ("omp", 4), ("transfer", 4)])
+def test_a_mask_of_weights_that_never_moved_is_refused(
+    base: Setting, name: str, frozen: int
+) -> None:
+    overrides = (*SHORT, f"model.freeze_finetune_updates={frozen}")
+    with pytest.raises(UserError, match="its mask would be that of the pretrained weights"):
+        cook([(name, replace(base, overrides=overrides))])
+
+
+def test_masks_are_of_the_tensors_and_the_ranking_that_overrides_choose(base: Setting) -> None:
+    overrides = (*SHORT, "model.prune_biases=false", "model.fix_attn=true")
+    _, mask, _ = RECIPES["omp"].plan(replace(base, overrides=overrides)).steps
+    assert (mask.by, mask.biases, mask.roles) == ("global-magnitude", False, ("ffn.in", "ffn.out"))
+    tensor = replace(base, overrides=(*SHORT, "model.prune_scope=tensor"))
+    assert RECIPES["rp"].plan(tensor).steps[0].by == "random"
+    with pytest.raises(UserError, match="recipes prune the encoder"):
+        RECIPES["rp"].plan(replace(base, overrides=("model.no_prune_proj=false",)))
+
+
+@pytest.mark.parametrize("changes", [{"start_sparsity": 0.6}, {"start_sparsity": -0.1}])
+def test_impossible_starts_are_refused(base: Setting, changes: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=r"must lie in \[0, 0.5\], the target"):
+        replace(base, **changes)
 
 
 @pytest.mark.parametrize("changes", [{"sparsity": 1.0}, {"sparsity": -0.1}, {"step": 0.0}])

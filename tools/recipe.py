@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from speechprune.errors import UserError
 from speechprune.recipes import RECIPES, Recipe, Setting, cook
 
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
@@ -84,18 +83,8 @@ def _cook(
 ) -> None:
     from omegaconf import OmegaConf
 
-    from speechprune.training.command_line import find_recipe, key_of
+    from speechprune.training.command_line import find_recipe
 
-    keys = {key_of(override) for override in overrides}
-    for key, option in (
-        ("optimization.max_update", "--updates"),
-        ("common.seed", "--seed"),
-        ("task.data", "--data"),
-        ("model.w2v_path", "--model"),
-        ("model._name", "another recipe"),
-    ):
-        if key in keys:
-            raise UserError(f"a recipe sets {key} itself; use {option}")
     yaml: Any = OmegaConf.load(find_recipe(config))
     setting = Setting(
         config=config,

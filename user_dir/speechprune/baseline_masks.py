@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
-from torch import Tensor
 
 from speechprune import __version__
 from speechprune.backbones import LAYER_ROLES, find_backbone
@@ -17,17 +18,18 @@ from speechprune.masking.sites import with_biases
 from speechprune.models.pruning_settings import check_sparsity
 from speechprune.registry import unknown_name
 
-__all__ = ["MAKERS", "Ranking", "made_from"]
+__all__ = ["MAKERS", "Ranking", "origin"]
 
 
 class Ranking:
-    """The attention and feed-forward projections of every layer, ready to be ranked.
+    """Weights of a checkpoint, ready to be ranked.
 
     Args:
         checkpoint: pretrained or finetuned; one with masks counts as the sparse network it is, so
             that masks of a lower sparsity than its own are arbitrary among its zeros.
         by: a name in `MAKERS`.
-        biases: mask the projections' biases too.
+        roles: of the tensors, all projections of every layer by default.
+        biases: rank their modules' biases too.
         seed: of the random weights.
 
     Raises:
@@ -35,16 +37,24 @@ class Ranking:
     """
 
     def __init__(
-        self, checkpoint: PathLike, by: str, *, biases: bool = True, seed: int = 0
+        self,
+        checkpoint: PathLike,
+        by: str,
+        *,
+        roles: Collection[str] = LAYER_ROLES,
+        biases: bool = True,
+        seed: int = 0,
     ) -> None:
         if by not in MAKERS:
             raise UserError(unknown_name("way to make masks", by, list(MAKERS)))
         encoder = load_encoder(checkpoint)
         if not MAKERS[by].own_weights:
             encoder = initialised_anew(encoder, seed)
-        self._weights = _weights(encoder, biases)
+        sites = find_backbone(encoder).sites(encoder, roles)
+        sites = with_biases(sites) if biases else sites
+        self._weights = {s.name: getattr(s.module, s.tensor).detach().float() for s in sites}
         self._together = MAKERS[by].together
-        self._origin = _origin(checkpoint, by, seed)
+        self._origin = origin(checkpoint, by, roles=roles, biases=biases, seed=seed)
 
     def masks(self, sparsity: float) -> MaskSet:
         """The masks that remove a share ``sparsity``, of all entries or of those of each tensor.
@@ -55,21 +65,18 @@ class Ranking:
         check_sparsity("sparsity", sparsity)
         found = largest(self._weights, 1.0 - sparsity, together=self._together)
         versions = f"speechprune={__version__} torch={torch.__version__}"
-        return MaskSet(found, {**self._origin, "sparsity": f"{sparsity:g}", "versions": versions})
+        return MaskSet(found, {**self._origin, "sparsity": repr(sparsity), "versions": versions})
 
 
-def made_from(checkpoint: PathLike, by: str, sparsity: float, seed: int) -> dict[str, str]:
-    """What the provenance of a mask made like this says."""
-    return {**_origin(checkpoint, by, seed), "sparsity": f"{sparsity:g}"}
-
-
-def _origin(checkpoint: PathLike, by: str, seed: int) -> dict[str, str]:
-    origin = {"made_by": by, "checkpoint": f"sha256:{digest(checkpoint)}"}
-    return origin if MAKERS[by].own_weights else {**origin, "seed": str(seed)}
-
-
-def _weights(encoder: torch.nn.Module, biases: bool) -> dict[str, Tensor]:
-    """What is ranked, by site name; float32."""
-    sites = find_backbone(encoder).sites(encoder, LAYER_ROLES)
-    sites = with_biases(sites) if biases else sites
-    return {site.name: getattr(site.module, site.tensor).detach().float() for site in sites}
+def origin(
+    checkpoint: PathLike, by: str, *, roles: Collection[str], biases: bool, seed: int
+) -> dict[str, str]:
+    """What the provenance of masks made like this says, whatever their sparsity."""
+    facts = {"made_by": by, "checkpoint": f"sha256:{digest(checkpoint)}"}
+    if not MAKERS[by].own_weights:
+        facts["seed"] = str(seed)
+    if set(roles) != set(LAYER_ROLES):
+        facts["roles"] = " ".join(sorted(roles))
+    if not biases:
+        facts["biases"] = "none"
+    return facts

@@ -12,7 +12,8 @@ from speechprune.files import write_atomically
 from speechprune.inference import evaluate
 from speechprune.manifests.manifest import read_split
 from speechprune.training.command_line import quoted
-from speechprune.training.rounds import TrainingRun, finish_all
+from speechprune.training.rounds import finish_all
+from speechprune.training.run import TrainingRun
 
 _CONFIG = "demo/nano"
 

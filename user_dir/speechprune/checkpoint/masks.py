@@ -22,7 +22,7 @@ from speechprune.masking.mask_set import MaskSet
 from speechprune.masking.masked_weight import mask_key, regrown_key, scores_key
 from speechprune.masking.sites import Site, with_biases
 from speechprune.models.pruning_settings import PruningFlags
-from speechprune.models.settings import MaskFlags, flags_of, masked_roles
+from speechprune.models.settings import SITE_FLAGS, MaskFlags, flags_of, masked_roles
 
 _HEAD = "proj.weight"
 _HEADS = (_HEAD, "proj.bias")
@@ -146,7 +146,7 @@ def _fitting_flags(loaded: LoadedModel, masks: MaskSet) -> dict[str, Any]:
     shapes = _maskable(loaded.model)
     is_plain = not hasattr(loaded.model, "mask_controller")
     if not is_plain:
-        chosen = {name: getattr(loaded.cfg.model, name) for name in _SITE_FLAGS}
+        chosen = {name: getattr(loaded.cfg.model, name) for name in SITE_FLAGS}
         biases = any(site.tensor == "bias" for site in loaded.model.mask_controller.sites)
     else:
         chosen = flags_of({role for name, (role, _) in shapes.items() if name in masks})
@@ -188,16 +188,6 @@ def _maskable(model: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
     return {s.name: (s.role, tuple(getattr(s.module, s.tensor).shape)) for s in with_biases(sites)}
 
 
-_SITE_FLAGS = (
-    "fix_attn",
-    "fix_fc",
-    "no_prune_proj",
-    "no_prune_extractor",
-    "no_prune_pos",
-    "no_prune_post_extract_proj",
-)
-
-
 def _provenance(state: Mapping[str, Any], path: PathLike) -> dict[str, str]:
     """Backbone, pretrained file, the checkpoint's digest, settings that are not the default, and
     versions."""
@@ -224,9 +214,9 @@ _ALWAYS_TOLD = ("prune_rate", "policy", "sparsity")
 def _flags_of_model(name: str) -> list[str]:
     """The flags that say how the masks of a model came about."""
     if name == "wav2vec_ctc_parp":
-        return [*vars(PruningFlags()), *_SITE_FLAGS]
+        return [*vars(PruningFlags()), *SITE_FLAGS]
     if name == "wav2vec_ctc_masked":
-        return ["mask_file", "prune_biases", *_SITE_FLAGS]
+        return ["mask_file", "prune_biases", *SITE_FLAGS]
     return list(vars(MaskFlags()))
 
 

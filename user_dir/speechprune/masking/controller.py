@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,26 @@ from speechprune.errors import UserError
 from speechprune.masking.mask_set import MaskSet
 from speechprune.masking.masked_weight import MaskedWeight, inject, masked_tensors, remove
 from speechprune.masking.policies.base import MaskPolicy
-from speechprune.masking.schedule import Schedule
+from speechprune.masking.schedule import Schedule, Timetable
 from speechprune.masking.selection import Bracket, keep_count, select_each, select_top_k_global
 from speechprune.masking.sites import Site
 
 _SCOPES = ("site", "global")
+
+
+@dataclass(frozen=True)
+class _Settled:
+    """Masks chosen early.
+
+    Attributes:
+        update: whose masks they are.
+        due: sites that training takes new masks for at that update.
+        before: what to go back to if that update does not come.
+    """
+
+    update: int
+    due: list[Site]
+    before: list[tuple[Site, Tensor]]
 
 
 class MaskController(nn.Module):
@@ -64,13 +80,11 @@ class MaskController(nn.Module):
             raise UserError("nothing to mask: the settings leave no tensor")
         if scope not in _SCOPES:
             raise UserError(f"scope {scope!r} is not one of {_SCOPES}")
-        if every is not None and every < 1:
-            raise UserError(f"masks must be chosen every 1 or more updates, not every {every}")
         self.policy = policy
         self.schedule = schedule
         self.scope = scope
-        self.every = every
-        self.begin = begin
+        self.timetable = Timetable(every, begin)
+        self._settled: _Settled | None = None
         self._starts_from_given = False
         self._update: int | None = None
         self._stepping = False
@@ -93,8 +107,8 @@ class MaskController(nn.Module):
         Raises:
             FloatingPointError: an importance is not a number.
         """
-        if update != self._update:
-            self._refresh(update)
+        if update != self._update or self._settled is not None:
+            self._begin(update)
         self._stepping = True
 
     def settle(self) -> None:
@@ -105,12 +119,8 @@ class MaskController(nn.Module):
         if not self._stepping or self._update is None:
             unselected = [site for site in self.sites if masked_weight(site).unselected]
             self._choose(unselected, self._update or 0)
-        elif self.policy.masks_evaluation_only:
-            # Training goes on from weights that this selection does not touch.
-            self._forget_trained_products()
-            self._choose(self.sites, self._update + 1)
         else:
-            self._refresh(self._update + 1)
+            self._settled = self._look_ahead(self._update + 1)
         self._stepping = False
 
     def start_from(self, masks: Mapping[str, Tensor]) -> None:
@@ -128,6 +138,7 @@ class MaskController(nn.Module):
     def loaded(self) -> None:
         """After a checkpoint was loaded: keep its masks, choose only those that it lacked."""
         self._stepping = False
+        self._settled = None
         self._density = None
         self.settle()
         self._update = None
@@ -137,13 +148,40 @@ class MaskController(nn.Module):
             self.settle()
         return super().train(mode)
 
-    def _refresh(self, update: int) -> None:
+    def _begin(self, update: int) -> None:
+        """Go on to ``update``, with the masks that were settled for it or with new ones."""
+        settled, self._settled = self._settled, None
+        if settled is not None and settled.update == update:
+            due = settled.due
+        else:
+            for site, mask in settled.before if settled else ():
+                masked_weight(site).choose(mask, original_weight(site))
+            if update == self._update:
+                return  # the last step was skipped: half precision overflowed
+            due = self._choose_due(update)
+        if self.policy.masks_evaluation_only:
+            self._forget_trained_products()
+        self._edit(due if update else self.sites)
         self._update = update
+
+    def _look_ahead(self, update: int) -> _Settled:
+        """Choose the masks of an update to come, which may not be the next one after all."""
+        if not self.policy.masks_evaluation_only:
+            before = [(site, masked_weight(site).mask) for site in self._due(update)]
+            return _Settled(update, self._choose_due(update), before)
+        # Training goes on from weights that this selection does not touch.
         self._flipped = 0
         self._forget_trained_products()
-        due = [site for site in self.sites if self._is_due(site, update)]
+        due = self._due(update)
+        self._choose(self.sites, update)
+        return _Settled(update, due, [])
+
+    def _choose_due(self, update: int) -> list[Site]:
+        self._flipped = 0
+        self._forget_trained_products()
+        due = self._due(update)
         self._choose(due, update)
-        self._edit(due if update else self.sites)
+        return due
 
     @torch.no_grad()
     def _choose(self, due: list[Site], update: int) -> None:
@@ -171,26 +209,23 @@ class MaskController(nn.Module):
                 edited = self.policy.edit_weight(copy.detach(), mask)
                 if edited is not None:
                     copy.data.copy_(edited)
+                    masked_weight(site).forget_product()
+
+    def _due(self, update: int) -> list[Site]:
+        """The sites whose masks may differ from the ones that they have."""
+        return [site for site in self.sites if self._is_due(site, update)]
 
     def _is_due(self, site: Site, update: int) -> bool:
-        """Whether the mask of ``site`` may differ from the one it has."""
         if masked_weight(site).unselected:
             return True
-        if self._last_selection(update) != update or (update == 0 and self._starts_from_given):
+        if not self.timetable.selects(update) or (update == 0 and self._starts_from_given):
             return False
-        return self._moving(site).requires_grad or self._density_at(
-            site, update
-        ) != self._density_at(site, max(update - 1, 0))
-
-    def _last_selection(self, update: int) -> int:
-        """The last update, up to this one, at which masks are chosen."""
-        if self.every is None or update < self.begin:
-            return 0
-        return update - (update - self.begin) % self.every
+        before, now = (self._density_at(site, u) for u in (max(update - 1, 0), update))
+        return self._moving(site).requires_grad or before != now
 
     def _density_at(self, site: Site, update: int) -> float:
         """Densities change when masks are chosen."""
-        return self.schedule.density(site, self._last_selection(update))
+        return self.schedule.density(site, self.timetable.last_selection(update))
 
     def _moving(self, site: Site) -> Tensor:
         """What the ranking of a site is made of: scores, or the weight itself."""
@@ -278,7 +313,7 @@ class MaskController(nn.Module):
         self.settle()
         for site in self.sites:
             remove(site.module, site.tensor)
-        self.sites = []
+        self.sites, self._settled = [], None
 
 
 def masked_weight(site: Site) -> MaskedWeight:

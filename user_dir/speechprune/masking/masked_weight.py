@@ -4,7 +4,8 @@
 calls ``q_proj``: wrapper modules and forward hooks see nothing. In a state dict a masked tensor
 ``fc1.weight`` appears as ``fc1.weight``, ``fc1.scores`` (S3-Router's own keys) and
 ``fc1.weight_mask`` (the mask's bits, packed); plain checkpoints load too. Under a policy whose
-removed weights grow again, ``fc1.weight`` is saved pruned, and what grew as ``fc1.weight_regrown``.
+removed weights may come back, ``fc1.weight`` is saved pruned, and beside it, as
+``fc1.weight_regrown``, the values that the removed ones have in training.
 """
 
 from __future__ import annotations
@@ -202,7 +203,7 @@ def _to_plain_keys(
         if inside + "original" not in state:
             continue  # done already: the module was masked, folded and masked again
         weight, mask = state.pop(inside + "original"), state.pop(inside + "0.mask")
-        if masked.policy.masks_evaluation_only:
+        if masked.policy.removed_weights_return:
             state[prefix + regrown_key(tensor)] = weight[~mask]
             weight = torch.where(mask, weight, 0.0)
         state[prefix + tensor] = weight
@@ -237,7 +238,7 @@ def _from_plain_keys(
         scores = state.pop(prefix + scores_key(tensor), None)
         regrown = state.pop(prefix + regrown_key(tensor), None)
         mask = masked.mask if bits is None else unpack_bits(bits, masked.mask.shape)
-        if regrown is not None and masked.policy.masks_evaluation_only:
+        if regrown is not None and masked.policy.removed_weights_return:
             state[inside + "original"] = _grown_again(prefix + tensor, weight, mask, regrown)
         if masked.scores is not None:
             if scores is None:

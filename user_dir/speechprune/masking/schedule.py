@@ -11,6 +11,31 @@ from speechprune.masking.sites import Site
 from speechprune.registry import unknown_name
 
 
+@dataclass(frozen=True)
+class Timetable:
+    """When masks are chosen: at update 0, and at every ``every``-th update from ``begin`` on.
+
+    ``every`` is None for masks that stay. Raises UserError if it is below 1.
+    """
+
+    every: int | None
+    begin: int = 0
+
+    def __post_init__(self) -> None:
+        if self.every is not None and self.every < 1:
+            raise UserError(f"masks must be chosen every 1 or more updates, not every {self.every}")
+
+    def last_selection(self, update: int) -> int:
+        """The last update, up to this one, at which masks are chosen."""
+        if self.every is None or update < self.begin:
+            return 0
+        return update - (update - self.begin) % self.every
+
+    def selects(self, update: int) -> bool:
+        """Whether masks are chosen at ``update``."""
+        return self.last_selection(update) == update
+
+
 class Schedule(ABC):
     """How dense each site is at each update."""
 

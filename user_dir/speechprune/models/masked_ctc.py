@@ -40,12 +40,18 @@ class MaskedCtc(Wav2VecCtc):
         Raises:
             UserError: settings or files that cannot work.
         """
+        # fairseq fills in cfg.w2v_args while it builds.
         from_pretrained = cfg.w2v_args is None
         if from_pretrained:
+            cls.check_settings(cfg)
             check_pretrained(cfg.w2v_path, cfg.normalize)
         model = super().build_model(cfg, task)
         model.put_masks(from_pretrained)
         return model
+
+    @classmethod
+    def check_settings(cls, cfg: MaskedCtcConfig) -> None:
+        """Raise UserError for settings that cannot work, as far as they alone can tell."""
 
     def put_masks(self, from_pretrained: bool) -> None:
         """Build ``mask_controller``.

@@ -1,5 +1,6 @@
 """What the models share whose weights are finetuned under masks."""
 
+from dataclasses import dataclass
 from typing import Any, Dict, List, Optional
 
 from speechprune.backbones import LAYER_ROLES
@@ -10,7 +11,13 @@ from speechprune.masking.controller import original_weight
 from speechprune.masking.mask_set import MaskSet
 from speechprune.masking.sites import Site, with_biases
 from speechprune.models.masked_ctc import MaskedCtc
-from speechprune.models.settings import flags_of, is_first_launch
+from speechprune.models.pruning_settings import PruningContext, check_modes
+from speechprune.models.settings import MaskedCtcConfig, flags_of
+
+
+@dataclass
+class PrunedCtcConfig(PruningContext, MaskedCtcConfig):
+    """`wav2vec_ctc_st`'s keys, and what pruning has to know of the run."""
 
 
 class PrunedCtc(MaskedCtc):
@@ -21,18 +28,27 @@ class PrunedCtc(MaskedCtc):
     """
 
     given_masks: Optional[MaskSet] = None
+    #: Whether the checkpoint that comes next is another run's, which is the network that it claims.
+    takes_pruned_weights = False
+
+    @classmethod
+    def check_settings(cls, cfg: PrunedCtcConfig) -> None:
+        check_modes(cfg)
 
     def mask_sites(self) -> List[Site]:
         """The tensors that the flags prune, each weight followed by its bias."""
         sites = super().mask_sites()
         return with_biases(sites) if self.cfg.prune_biases else sites
 
-    def give_masks(self) -> None:
-        """Take the masks of ``model.mask_file``.
+    def begin(self) -> None:
+        """Prepare for a run that begins: take the masks of ``model.mask_file``.
 
         Raises:
             UserError: it cannot be read, or is of other tensors than the flags say.
         """
+        self.takes_pruned_weights = bool(self.cfg.finetune_from_model)
+        if not self.cfg.mask_file:
+            return
         masks = read_mask_set(self.cfg.mask_file)
         shapes = {
             site.name: tuple(original_weight(site).shape) for site in self.mask_controller.sites
@@ -68,8 +84,8 @@ class PrunedCtc(MaskedCtc):
         Raises:
             UserError: the state dict is damaged.
         """
-        begins = self.cfg.w2v_args is None and is_first_launch(self.cfg)
-        if begins:
+        if self.takes_pruned_weights:
+            self.takes_pruned_weights = False
             state_dict = {k: v for k, v in state_dict.items() if not k.endswith("_regrown")}
         result = super().load_state_dict(state_dict, *args, **kwargs)
         if self.given_masks is not None:

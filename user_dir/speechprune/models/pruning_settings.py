@@ -82,8 +82,18 @@ def check_pruning(cfg: Any) -> None:
             f"model.policy={cfg.policy} does not train weights; for S3-Router use "
             "model._name=wav2vec_ctc_st"
         )
+    if 0 < cfg.max_update <= cfg.freeze_finetune_updates:
+        raise UserError(
+            f"model.freeze_finetune_updates={cfg.freeze_finetune_updates} leaves none of "
+            f"optimization.max_update={cfg.max_update} updates to adjust weights in"
+        )
     if start_of(cfg) < cfg.sparsity:
         _check_end(cfg)
+    elif cfg.sparsity_end is not None:
+        raise UserError(
+            f"model.sparsity_end={cfg.sparsity_end} has no effect: the run starts at the target "
+            f"sparsity; set model.start_sparsity below {cfg.sparsity}"
+        )
 
 
 def check_modes(cfg: Any) -> None:

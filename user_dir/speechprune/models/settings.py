@@ -184,6 +184,29 @@ def flags_of(roles: Collection[str]) -> Dict[str, bool]:
     }
 
 
+#: Flags that choose which tensors have masks.
+SITE_FLAGS = (
+    "fix_attn",
+    "fix_fc",
+    "no_prune_proj",
+    "no_prune_extractor",
+    "no_prune_pos",
+    "no_prune_post_extract_proj",
+)
+
+
+def unread_flags(model: str) -> Set[str]:
+    """The flags of masks and pruning that a model of this name does not read."""
+    of_masks, of_pruning = set(vars(MaskFlags())), set(vars(PruningFlags()))
+    read = {
+        "wav2vec_ctc": set(),
+        "wav2vec_ctc_st": of_masks,
+        "wav2vec_ctc_parp": of_pruning | {*SITE_FLAGS, "eval_only"},
+        "wav2vec_ctc_masked": {*SITE_FLAGS, "mask_file", "prune_biases", "eval_only"},
+    }
+    return (of_masks | of_pruning) - read.get(model, of_masks | of_pruning)
+
+
 def densities(cfg: MaskFlags, sites: List[Site]) -> Dict[str, float]:
     """Share kept by site name: layerwise rates come first, then the pair, then prune_rate."""
     by_site = {}

@@ -6,20 +6,25 @@ from speechprune.errors import UserError
 from speechprune.masking.controller import MaskController
 from speechprune.masking.policies import POLICIES
 from speechprune.masking.schedule import ConstantSchedule
-from speechprune.models.pruned_ctc import PrunedCtc
-from speechprune.models.pruning_settings import check_modes
+from speechprune.models.pruned_ctc import PrunedCtc, PrunedCtcConfig
 from speechprune.models.settings import is_first_launch
-from speechprune.models.wav2vec_ctc_parp import PrunedCtcConfig
 
 
 @register_model("wav2vec_ctc_masked", dataclass=PrunedCtcConfig)
 class Wav2VecCtcMasked(PrunedCtc):
     """The masks are those of ``model.mask_file`` from the first update to the last."""
 
+    @classmethod
+    def check_settings(cls, cfg: PrunedCtcConfig) -> None:
+        super().check_settings(cfg)
+        if is_first_launch(cfg) and not cfg.mask_file:
+            raise UserError(
+                "model._name=wav2vec_ctc_masked needs model.mask_file=FILE, a mask file or a "
+                "checkpoint with masks; `speechprune masks make` makes one"
+            )
+
     def put_masks(self, from_pretrained: bool) -> None:
         cfg = self.cfg
-        if from_pretrained:
-            check_modes(cfg)
         self.mask_controller = MaskController(
             self.mask_sites(),
             POLICIES.build("gradual_magnitude"),
@@ -29,9 +34,4 @@ class Wav2VecCtcMasked(PrunedCtc):
             initialise=from_pretrained,
         )
         if from_pretrained and is_first_launch(cfg):
-            if not cfg.mask_file:
-                raise UserError(
-                    "model._name=wav2vec_ctc_masked needs model.mask_file=FILE, a mask file or a "
-                    "checkpoint with masks; `speechprune masks make` makes one"
-                )
-            self.give_masks()
+            self.begin()

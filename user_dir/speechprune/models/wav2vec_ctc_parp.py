@@ -1,28 +1,19 @@
 """`wav2vec_ctc_parp`: prune while finetuning, by PARP or another policy that trains weights."""
 
-from dataclasses import dataclass
-
 from fairseq.models import register_model
 
 from speechprune.errors import UserError
 from speechprune.masking.controller import MaskController
 from speechprune.models.masked_ctc import DENSITY_TOLERANCE
-from speechprune.models.pruned_ctc import PrunedCtc
+from speechprune.models.pruned_ctc import PrunedCtc, PrunedCtcConfig
 from speechprune.models.pruning_settings import (
     SCOPES,
-    PruningContext,
-    check_modes,
     check_pruning,
     policy_of,
     schedule_of,
     start_of,
 )
-from speechprune.models.settings import MaskedCtcConfig, is_first_launch
-
-
-@dataclass
-class PrunedCtcConfig(PruningContext, MaskedCtcConfig):
-    """`wav2vec_ctc_st`'s keys, and what pruning has to know of the run."""
+from speechprune.models.settings import is_first_launch
 
 
 @register_model("wav2vec_ctc_parp", dataclass=PrunedCtcConfig)
@@ -32,11 +23,13 @@ class Wav2VecCtcParp(PrunedCtc):
     Source: Lai et al., NeurIPS 2021 (arXiv 2106.05933), for ``model.policy=parp``.
     """
 
+    @classmethod
+    def check_settings(cls, cfg: PrunedCtcConfig) -> None:
+        super().check_settings(cfg)
+        check_pruning(cfg)
+
     def put_masks(self, from_pretrained: bool) -> None:
         cfg = self.cfg
-        check_pruning(cfg)
-        if from_pretrained:
-            check_modes(cfg)
         self.mask_controller = MaskController(
             self.mask_sites(),
             policy_of(cfg),
@@ -47,12 +40,13 @@ class Wav2VecCtcParp(PrunedCtc):
             seed=cfg.seed,
             initialise=from_pretrained,
         )
-        if from_pretrained and cfg.mask_file and is_first_launch(cfg):
-            self.give_masks()
+        if from_pretrained and is_first_launch(cfg):
+            self.begin()
             self._refuse_other_start()
 
     def _refuse_other_start(self) -> None:
-        assert self.given_masks is not None
+        if self.given_masks is None:
+            return
         removed, claimed = 1.0 - self.given_masks.density, start_of(self.cfg)
         if abs(removed - claimed) > DENSITY_TOLERANCE:
             raise UserError(

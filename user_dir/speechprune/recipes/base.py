@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from speechprune.errors import UserError
 from speechprune.files import write_atomically
 from speechprune.recipes.setting import Setting
-from speechprune.training.rounds import Pooling, Step, Tell, TrainingRun, finish_all
+from speechprune.recipes.steps import Pooling, Step
+from speechprune.training.rounds import Tell, finish_all
+from speechprune.training.run import TrainingRun
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,18 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {}
 
+#: What to use in place of an override.
+_OPTIONS = {
+    "common.seed": "use --seed",
+    "hydra.run.dir": "use --out",
+    "model._name": "choose another recipe",
+    "model.sparsity": "use --sparsity",
+    "model.start_sparsity": "use --start-sparsity",
+    "model.w2v_path": "use --model",
+    "optimization.max_update": "use --updates",
+    "task.data": "use --data",
+}
+
 
 def recipe(name: str, *options: str) -> Callable[[Callable[[Setting], Plan]], Any]:
     """Decorator: the plan is that of the recipe ``name``, described by its docstring."""
@@ -71,6 +86,8 @@ def cook(
     Raises:
         UserError: a round failed or is missing, or settings do not fit those it was begun with.
     """
+    for name, setting in recipes:
+        _refuse_own_keys(name, setting)
     plans = [RECIPES[name].plan(setting) for name, setting in recipes]
     finish_all([plan.steps for plan in plans], jobs=jobs, tell=tell)
     written = []
@@ -81,6 +98,25 @@ def cook(
             write_atomically(path, (json.dumps(summary, indent=2) + "\n").encode())
             written.append(path)
     return written
+
+
+def _refuse_own_keys(name: str, setting: Setting) -> None:
+    """Overrides are for all rounds, and come before what a round sets itself."""
+    from speechprune.training.command_line import key_of
+
+    bare = RECIPES[name].plan(replace(setting, overrides=()))
+    own = {
+        key_of(override)
+        for step in bare.steps
+        if isinstance(step, TrainingRun)
+        for override in step.all_overrides
+    }
+    # Rounds that learn scores may have a learning rate of their own beside that of the others.
+    own = (own | {"checkpoint.save_dir", "checkpoint.restore_file"}) - {"optimization.lr"}
+    for override in setting.overrides:
+        if key_of(override) in own:
+            advice = _OPTIONS.get(key_of(override), "leave it out")
+            raise UserError(f"{key_of(override)} is set by the recipe {name} itself; {advice}")
 
 
 def _summary(

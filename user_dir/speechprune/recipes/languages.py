@@ -8,7 +8,7 @@ from __future__ import annotations
 from speechprune.errors import UserError
 from speechprune.recipes.base import Plan, recipe
 from speechprune.recipes.setting import Setting, path_value
-from speechprune.training.rounds import Pooling
+from speechprune.recipes.steps import Pooling
 
 
 @recipe("transfer", "sparsity", "source")
@@ -17,7 +17,7 @@ def transfer(setting: Setting) -> Plan:
     if setting.source is None:
         raise UserError("transfer needs the data of the source language; give --source DIR")
     first = setting.run("source-dense", "model._name=wav2vec_ctc", data=setting.source)
-    mask = setting.mask(f"source-{setting.share}", first.checkpoint)
+    mask = setting.mask_of_run(f"source-{setting.share}", first)
     fixed = setting.masked(f"transfer-fixed-{setting.share}", mask.target)
     adjusted = setting.parp(
         f"transfer-adjusted-{setting.share}",

@@ -6,11 +6,9 @@ NeurIPS 2022 (arXiv 2211.01522).
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from speechprune.recipes.base import Plan, recipe
 from speechprune.recipes.setting import Setting, path_value
-from speechprune.training.rounds import Step
+from speechprune.recipes.steps import MaskMaking, Step
 
 
 @recipe("dense")
@@ -23,20 +21,23 @@ def dense(setting: Setting) -> Plan:
 @recipe("rp", "sparsity")
 def random_pruning(setting: Setting) -> Plan:
     """RP: the magnitude mask of a randomly initialised model, fixed."""
-    return _one_mask(setting, "rp", "RP", "global-random", setting.model)
+    name = f"rp-{setting.share}"
+    return _masked(setting, name, "RP", setting.mask(name, setting.model, of="random"))
 
 
 @recipe("mpi", "sparsity")
 def magnitude_pruning_at_initialisation(setting: Setting) -> Plan:
     """MPI: the magnitude mask of the pretrained weights, fixed."""
-    return _one_mask(setting, "mpi", "MPI", "global-magnitude", setting.model)
+    name = f"mpi-{setting.share}"
+    return _masked(setting, name, "MPI", setting.mask(name, setting.model))
 
 
 @recipe("omp", "sparsity")
 def one_shot_magnitude_pruning(setting: Setting) -> Plan:
     """OMP: finetune, take the magnitude mask, and finetune the pretrained weights under it."""
     first = setting.dense()
-    plan = _one_mask(setting, "omp", "OMP", "global-magnitude", first.checkpoint)
+    name = f"omp-{setting.share}"
+    plan = _masked(setting, name, "OMP", setting.mask_of_run(name, first))
     return Plan((first, *plan.steps), plan.results)
 
 
@@ -45,15 +46,15 @@ def iterative_magnitude_pruning(setting: Setting) -> Plan:
     """IMP: short finetunings from the pretrained weights, each removing a further share of them;
     then a full finetuning under the last mask."""
     steps: list[Step] = []
-    shared = f"imp-rounds-{setting.step:g}"
+    shared = f"imp-rounds-{setting.step!r}"
     run = setting.run(f"{shared}/0", "model._name=wav2vec_ctc", updates=setting.round_updates)
     levels = _levels(setting.sparsity, setting.step)
     for level in levels[:-1]:
-        mask = setting.mask(f"{shared}/{level:g}", run.checkpoint, level)
+        mask = setting.mask_of_run(f"{shared}/{level!r}", run, level)
         steps += [run, mask]
-        run = setting.masked(f"{shared}/{level:g}", mask.target, updates=setting.round_updates)
+        run = setting.masked(f"{shared}/{level!r}", mask.target, updates=setting.round_updates)
     name = f"imp-{setting.share}"
-    mask = setting.mask(name, run.checkpoint)
+    mask = setting.mask_of_run(name, run)
     final = setting.masked(name, mask.target)
     return Plan((*steps, run, mask, final), {"IMP": final})
 
@@ -70,7 +71,7 @@ def progressive_parp(setting: Setting) -> Plan:
     """PARP-P: PARP from a lower sparsity, raised at each re-pruning until the target."""
     start = setting.start_sparsity
     start = setting.sparsity / 2 if start is None else start
-    run = setting.parp(f"parp-p-{setting.share}", f"model.start_sparsity={start:g}")
+    run = setting.parp(f"parp-p-{setting.share}", f"model.start_sparsity={start!r}")
     return Plan((run,), {"PARP-P": run})
 
 
@@ -94,10 +95,8 @@ def s3router_prune(setting: Setting) -> Plan:
     return Plan((first, run), {"S3-Router, pruning": run})
 
 
-def _one_mask(setting: Setting, method: str, label: str, by: str, source: Path) -> Plan:
-    """A mask at the target sparsity, and the pretrained weights finetuned under it."""
-    name = f"{method}-{setting.share}"
-    mask = setting.mask(name, source, by=by)
+def _masked(setting: Setting, name: str, label: str, mask: MaskMaking) -> Plan:
+    """A mask, and the pretrained weights finetuned under it."""
     run = setting.masked(name, mask.target)
     return Plan((mask, run), {label: run})
 

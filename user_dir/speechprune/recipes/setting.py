@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from speechprune.errors import UserError
-from speechprune.training.rounds import MaskMaking, TrainingRun
+from speechprune.models.settings import SITE_FLAGS, MaskFlags, masked_roles
+from speechprune.recipes.steps import MaskMaking
+from speechprune.training.run import TrainingRun
+
+_RANKING = ("prune_biases", "prune_scope")
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,9 @@ class Setting:
             raise UserError(
                 f"sparsity is the share removed and must lie in [0, 1), not {self.sparsity}"
             )
+        start = self.start_sparsity
+        if start is not None and not 0.0 <= start <= self.sparsity:
+            raise UserError(f"start sparsity {start} must lie in [0, {self.sparsity}], the target")
         if not 0.0 < self.step < 1.0:
             raise UserError(f"step is the share removed per round, in (0, 1), not {self.step}")
 
@@ -88,12 +95,41 @@ class Setting:
         return self.run("dense", "model._name=wav2vec_ctc")
 
     def mask(
-        self, name: str, source: Path, sparsity: float | None = None, by: str = "global-magnitude"
+        self, name: str, source: Path, sparsity: float | None = None, of: str = "magnitude"
     ) -> MaskMaking:
-        """A mask made of the checkpoint ``source``, at the target sparsity unless told another."""
-        sparsity = self.sparsity if sparsity is None else sparsity
-        target = self.out / name / "mask.safetensors"
-        return MaskMaking(f"mask of {name}", target, source, by, sparsity, self.seed)
+        """A mask of the tensors that PARP would prune, ranked as PARP would rank them.
+
+        Args:
+            source: a checkpoint.
+            sparsity: the target if None.
+            of: ``magnitude`` or ``random``.
+        """
+        flags = self.mask_flags
+        return MaskMaking(
+            f"mask of {name}",
+            self.out / name / "mask.safetensors",
+            source,
+            of if flags["prune_scope"] == "tensor" else f"global-{of}",
+            self.sparsity if sparsity is None else sparsity,
+            tuple(sorted(masked_roles(MaskFlags(**{name: flags[name] for name in SITE_FLAGS})))),
+            flags["prune_biases"],
+            self.seed,
+        )
+
+    def mask_of_run(self, name: str, run: TrainingRun, sparsity: float | None = None) -> MaskMaking:
+        """The mask of what ``run`` made of the weights.
+
+        Raises:
+            UserError: the run leaves them as they are.
+        """
+        frozen = self.model_settings["freeze_finetune_updates"]
+        if frozen >= run.updates:
+            raise UserError(
+                f"{run.name} freezes the encoder for all its {run.updates} updates "
+                f"(model.freeze_finetune_updates={frozen}): its mask would be that of the "
+                "pretrained weights"
+            )
+        return self.mask(name, run.checkpoint, sparsity)
 
     def masked(self, name: str, mask: Path, **options: Any) -> TrainingRun:
         """Finetuning of the pretrained weights under a fixed mask."""
@@ -102,7 +138,7 @@ class Setting:
 
     def parp(self, name: str, *overrides: str, **options: Any) -> TrainingRun:
         """PARP to the target sparsity."""
-        sparsity = f"model.sparsity={self.sparsity:g}"
+        sparsity = f"model.sparsity={self.sparsity!r}"
         return self.run(name, "model._name=wav2vec_ctc_parp", sparsity, *overrides, **options)
 
     def router(self, name: str, *overrides: str, **options: Any) -> TrainingRun:
@@ -111,10 +147,10 @@ class Setting:
         return self.run(
             name,
             "model._name=wav2vec_ctc_st",
-            f"model.prune_rate={1.0 - self.sparsity:g}",
+            f"model.prune_rate={round(1.0 - self.sparsity, 12)!r}",
             "model.fix_attn=false",
             "model.trainable_proj=true",
-            *([] if rate is None else [f"optimization.lr=[{rate:g}]"]),
+            *([] if rate is None else [f"optimization.lr=[{rate!r}]"]),
             *overrides,
             **options,
         )
@@ -122,7 +158,30 @@ class Setting:
     @property
     def share(self) -> str:
         """The sparsity, in names of folders."""
-        return f"{self.sparsity:g}"
+        return repr(self.sparsity)
+
+    @property
+    def model_settings(self) -> Any:
+        """The section ``model`` of the config, with the overrides."""
+        from omegaconf import OmegaConf
+
+        from speechprune.training.command_line import find_recipe
+
+        given = [o.lstrip("+") for o in self.overrides if o.lstrip("+").startswith("model.")]
+        recipe = OmegaConf.load(find_recipe(self.config))
+        merged: Any = OmegaConf.merge(recipe, OmegaConf.from_dotlist(given))
+        return merged.model
+
+    @property
+    def mask_flags(self) -> dict[str, Any]:
+        """Which tensors are pruned, and how they are ranked.
+
+        Raises UserError for tensors outside the encoder.
+        """
+        flags = {name: self.model_settings[name] for name in (*SITE_FLAGS, *_RANKING)}
+        if not flags["no_prune_proj"]:
+            raise UserError("recipes prune the encoder: leave out model.no_prune_proj=false")
+        return flags
 
 
 def path_value(path: Path) -> str:

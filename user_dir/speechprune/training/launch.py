@@ -36,6 +36,7 @@ from speechprune.training.preflight import (
     check_data,
     check_settings,
     warn_of_denser_best,
+    warn_of_unread,
 )
 from speechprune.training.processes import address_of, run_ranks, set_environment
 
@@ -99,6 +100,7 @@ def run(cfg: DictConfig, given: Collection[str]) -> float:
     check_data(cfg)
     check_checkpoints(cfg)
     warn_of_denser_best(cfg)
+    warn_of_unread(cfg, given)
     try:
         value = _train_in(cfg, processes, machine)
     except Exception as error:

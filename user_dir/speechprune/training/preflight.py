@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from speechprune.checkpoint import check_pretrained, is_finetuned, read
 from speechprune.errors import UserError
 from speechprune.manifests.check import SplitSummary, check_split
 from speechprune.models.pruning_settings import end_of, start_of
+from speechprune.models.settings import unread_flags
 from speechprune.registry import unknown_name
 
 logger = logging.getLogger(__name__)
@@ -80,6 +82,18 @@ def check_settings(cfg: DictConfig) -> None:
             raise UserError(message)
 
 
+def warn_of_unread(cfg: DictConfig, given: Collection[str]) -> None:
+    """Warn of keys that the user set and that this model does not read.
+
+    Args:
+        given: keys such as "model.prune_rate".
+    """
+    name = cfg.model._name
+    unread = {f"model.{flag}" for flag in unread_flags(name)} & set(given)
+    if unread:
+        logger.warning(f"{name} does not read {', '.join(sorted(unread))}")
+
+
 def warn_of_denser_best(cfg: DictConfig) -> None:
     """Warn if `checkpoint_best.pt` may come from a time before the target sparsity."""
     if cfg.model._name != "wav2vec_ctc_parp" or start_of(cfg.model) >= cfg.model.sparsity:
@@ -108,6 +122,11 @@ def check_checkpoints(cfg: DictConfig) -> None:
         read(start, mmap=True)
     elif settings.finetune_from_model:
         state = read(settings.finetune_from_model, mmap=True)
+        if model._name == "wav2vec_ctc" and any(key.endswith("_mask") for key in state["model"]):
+            raise UserError(
+                f"{settings.finetune_from_model} has masks, which wav2vec_ctc does not know; bake "
+                "them in with `speechprune masks fold`, or train another model"
+            )
         if "ctc" in model._name and not is_finetuned(state):
             raise UserError(
                 f"{settings.finetune_from_model} is no finetuned CTC model; give a pretrained one "

@@ -27,6 +27,9 @@ class MaskPolicy(ABC):
     #: Whether training reads the weight itself, and evaluation alone its product with the mask.
     #: Masks are then chosen anew for every validation and checkpoint.
     masks_evaluation_only: ClassVar[bool] = False
+    #: Whether a trained weight keeps its value while it is removed, so that it can come back:
+    #: checkpoints hold that value beside the pruned weight.
+    removed_weights_return: ClassVar[bool] = False
     #: Whether training starts dense and removes more and more, unless the run says otherwise.
     starts_dense: ClassVar[bool] = False
 

@@ -16,6 +16,7 @@ class GradualMagnitude(MaskPolicy):
     """Keeps the largest weights; a removed weight rests, and may be kept again later."""
 
     trains_weights = True
+    removed_weights_return = True
     by_magnitude = True
     starts_dense = True
 

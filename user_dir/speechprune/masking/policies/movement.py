@@ -20,6 +20,7 @@ class Movement(MaskPolicy):
     """
 
     trains_weights = True
+    removed_weights_return = True
     starts_dense = True
 
     def init_scores(self, weight: Tensor, density: float, generator: torch.Generator) -> Tensor:

@@ -20,6 +20,7 @@ class Parp(MaskPolicy):
     """
 
     trains_weights = True
+    removed_weights_return = True
     by_magnitude = True
     dense_gradient = True
     masks_evaluation_only = True

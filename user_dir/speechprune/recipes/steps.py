@@ -1,0 +1,120 @@
+"""What is done between training runs: masks are made, and languages pooled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Union
+
+from speechprune.errors import UserError
+from speechprune.files import write_atomically
+from speechprune.masking.mask_set import MaskSet
+from speechprune.training.run import TrainingRun
+
+
+@dataclass(frozen=True)
+class MaskMaking:
+    """A mask made of a checkpoint's weights, by a name in `speechprune.masking.baselines.MAKERS`.
+
+    Attributes:
+        name: for people.
+        target: the mask file.
+        source: the checkpoint.
+        roles: of the masked tensors.
+        biases: mask their biases too.
+    """
+
+    name: str
+    target: Path
+    source: Path
+    by: str
+    sparsity: float
+    roles: tuple[str, ...]
+    biases: bool = True
+    seed: int = 0
+
+    @property
+    def is_done(self) -> bool:
+        return self.target.exists()
+
+    is_begun = is_done
+
+    @property
+    def makes(self) -> Path:
+        return self.target
+
+    @property
+    def needs(self) -> tuple[Path, ...]:
+        return (self.source,)
+
+    def finish(self, environment: Mapping[str, str]) -> None:
+        """Make the mask, unless it is there.
+
+        Raises:
+            UserError: the checkpoint is missing, or is none, or the mask that is there is another.
+        """
+        from speechprune.baseline_masks import Ranking, origin
+
+        if not self.source.exists():
+            raise UserError(f"{self.name} needs {self.source}, which is missing")
+        settings = {"roles": self.roles, "biases": self.biases, "seed": self.seed}
+        if not self.is_done:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            Ranking(self.source, self.by, **settings).masks(self.sparsity).save(self.target)
+            return
+        wanted = {**origin(self.source, self.by, **settings), "sparsity": repr(self.sparsity)}
+        if not wanted.items() <= MaskSet.load(self.target).provenance.items():
+            raise UserError(f"{self.target} is another mask; name another folder, or remove it")
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """Manifest folders of several languages merged into one, with one dictionary.
+
+    Attributes:
+        name: for people.
+        target: the merged folder.
+        folders: what is merged.
+    """
+
+    name: str
+    target: Path
+    folders: tuple[Path, ...]
+
+    @property
+    def is_done(self) -> bool:
+        return self._origin.exists()
+
+    is_begun = is_done
+
+    @property
+    def needs(self) -> tuple[Path, ...]:
+        return ()
+
+    @property
+    def makes(self) -> Path:
+        return self.target
+
+    def finish(self, environment: Mapping[str, str]) -> None:
+        """Merge, unless it is done.
+
+        Raises:
+            UserError: the folders cannot be merged, or others were.
+        """
+        from speechprune.manifests.merge import merge
+
+        wanted = json.dumps([str(folder.resolve()) for folder in self.folders], indent=2)
+        if not self.is_done:
+            merge(self.target, self.folders, overwrite=True)
+            write_atomically(self._origin, wanted.encode())
+        elif self._origin.read_text(encoding="utf-8") != wanted:
+            raise UserError(f"{self.target} pools other languages; name another folder")
+
+    @property
+    def _origin(self) -> Path:
+        return self.target.with_name(f"{self.target.name}.json")
+
+
+Step = Union[TrainingRun, MaskMaking, Pooling]

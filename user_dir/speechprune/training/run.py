@@ -1,0 +1,184 @@
+"""A training run in a process of its own, finished once."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from speechprune.errors import UserError
+from speechprune.files import write_atomically
+
+_UPDATES = re.compile(r'num_updates": "?(\d+)')
+_ERROR = re.compile(r"^speechprune: error: (.*)$", re.MULTILINE)
+_TAIL = 1 << 14
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """One training run: what `speechprune train` does with ``overrides``, in ``folder``.
+
+    It can be interrupted: started again, it goes on from its last checkpoint.
+
+    Attributes:
+        name: for people.
+        folder: the run's; its log is ``train.log``.
+        config: the recipe's name, such as ``finetuning/base_1h``.
+        overrides: hydra's.
+        updates: where training ends.
+        needs: files that have to exist before it starts.
+    """
+
+    name: str
+    folder: Path
+    config: str
+    overrides: tuple[str, ...]
+    updates: int
+    needs: tuple[Path, ...] = ()
+
+    @property
+    def checkpoint(self) -> Path:
+        """The last checkpoint."""
+        return self.folder / "checkpoints" / "checkpoint_last.pt"
+
+    @property
+    def makes(self) -> Path:
+        """What later rounds need."""
+        return self.checkpoint
+
+    @property
+    def target(self) -> Path:
+        """What tells steps apart."""
+        return self.folder
+
+    @property
+    def data(self) -> str:
+        """The manifest folder, as the overrides say it."""
+        found = [o.partition("=")[2] for o in self.overrides if o.startswith("task.data=")]
+        return found[-1] if found else ""
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is something to go on from."""
+        return self.is_done or self.checkpoint.exists()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether training has ended."""
+        return self._done.exists()
+
+    @property
+    def seconds(self) -> float | None:
+        """How long training took; None if it was interrupted, or is not done."""
+        taken: float | None = (
+            json.loads(self._done.read_text())["seconds"] if self.is_done else None
+        )
+        return taken
+
+    @property
+    def updates_done(self) -> int:
+        """Updates so far, as the log tells."""
+        if self.is_done:
+            return self.updates
+        found = _UPDATES.findall(self._end_of_log())
+        return min(int(found[-1]), self.updates) if found else 0
+
+    def finish(self, environment: Mapping[str, str]) -> None:
+        """Train, or go on, unless it is done.
+
+        Args:
+            environment: variables for the process besides this one's own.
+
+        Raises:
+            UserError: the folder is a run with other settings or in use, what the run needs or has
+                made is missing, or training failed.
+        """
+        if self.is_begun and self._settings.read_text(encoding="utf-8") != self._wanted:
+            raise UserError(
+                f"{self.folder} is a run with other settings; name another folder, or remove it"
+            )
+        if self.is_done:
+            self._refuse_lost_checkpoint(f"remove {self.folder} to train anew")
+            return
+        for path in self.needs:
+            if not path.exists():
+                raise UserError(f"{self.name} needs {path}, which is missing")
+        resumed = self.is_begun
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._locked() as lock:
+            write_atomically(self._settings, self._wanted.encode())
+            start = time.monotonic()
+            self._train(environment, lock)
+            seconds = None if resumed else round(time.monotonic() - start, 1)
+            self._refuse_lost_checkpoint(f"see {self._log}")
+            write_atomically(self._done, json.dumps({"seconds": seconds}).encode())
+
+    def _train(self, environment: Mapping[str, str], lock: int) -> None:
+        command = [sys.executable, "-m", "speechprune.tools.main", "train"]
+        command += ["--config-name", self.config, *self.all_overrides]
+        with open(self._log, "a", encoding="utf-8") as log:
+            # The lock stays taken until training ends, even if this process is killed.
+            code = subprocess.run(
+                command,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **environment},
+                pass_fds=(lock,),
+            ).returncode
+        if code:
+            reasons = _ERROR.findall(self._end_of_log())
+            reason = f" ({reasons[-1]})" if reasons else ""
+            raise UserError(f"{self.name}: training failed{reason}; see {self._log}")
+
+    @contextmanager
+    def _locked(self) -> Iterator[int]:
+        """Keep other processes from training in this folder; gives the lock's file descriptor."""
+        with open(self.folder / ".lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"another process is training in {self.folder}") from error
+            yield file.fileno()
+
+    def _refuse_lost_checkpoint(self, advice: str) -> None:
+        if not self.checkpoint.exists():
+            raise UserError(f"{self.checkpoint} is missing; {advice}")
+
+    def _end_of_log(self) -> str:
+        if not self._log.exists():
+            return ""
+        with open(self._log, "rb") as file:
+            file.seek(max(0, self._log.stat().st_size - _TAIL))
+            return file.read().decode("utf-8", "replace")
+
+    @property
+    def all_overrides(self) -> list[str]:
+        """What is given to hydra."""
+        from speechprune.training.command_line import quoted
+
+        folder = f"hydra.run.dir={quoted(str(self.folder.resolve()))}"
+        return [folder, f"optimization.max_update={self.updates}", *self.overrides]
+
+    @property
+    def _wanted(self) -> str:
+        return json.dumps({"config": self.config, "overrides": self.all_overrides}, indent=2)
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "train.log"
+
+    @property
+    def _settings(self) -> Path:
+        return self.folder / "overrides.json"
+
+    @property
+    def _done(self) -> Path:
+        return self.folder / "done.json"
