@@ -126,7 +126,6 @@ def test_resuming_does_not_need_the_mask_file(
     assert_fixed(resumed, drawn, pretrained)
 
 
-@pytest.mark.xfail(strict=True, reason="update 0 of the second run chooses masks of density 1")
 def test_resuming_without_the_optimizer_keeps_fixed_masks(
     lab: Lab, fixed: Run, drawn: dict[str, Tensor]
 ) -> None:

@@ -12,11 +12,10 @@ from speechprune.errors import UserError
 from speechprune.masking.mask_set import MaskSet
 from speechprune.masking.masked_weight import MaskedWeight, inject, masked_tensors, remove
 from speechprune.masking.policies.base import MaskPolicy
+from speechprune.masking.ranking import SiteRanking
 from speechprune.masking.schedule import Schedule, Timetable
-from speechprune.masking.selection import Bracket, keep_count, select_each, select_top_k_global
+from speechprune.masking.selection import keep_count
 from speechprune.masking.sites import Site
-
-_SCOPES = ("site", "global")
 
 
 @dataclass(frozen=True)
@@ -78,11 +77,8 @@ class MaskController(nn.Module):
         self.sites = list(sites)
         if not self.sites:
             raise UserError("nothing to mask: the settings leave no tensor")
-        if scope not in _SCOPES:
-            raise UserError(f"scope {scope!r} is not one of {_SCOPES}")
         self.policy = policy
         self.schedule = schedule
-        self.scope = scope
         self.timetable = Timetable(every, begin)
         self._settled: _Settled | None = None
         self._starts_from_given = False
@@ -90,7 +86,7 @@ class MaskController(nn.Module):
         self._stepping = False
         self._flipped: Tensor | int = 0
         self._density: float | None = None
-        self._brackets: dict[str, Bracket | None] = {}
+        self._ranking = SiteRanking(scope, policy.by_magnitude)
         for site in self.sites:
             self._inject(site, seed, initialise)
 
@@ -152,10 +148,10 @@ class MaskController(nn.Module):
         """Go on to ``update``, with the masks that were settled for it or with new ones."""
         settled, self._settled = self._settled, None
         if settled is not None and settled.update == update:
+            self._take_back([pair for pair in settled.before if pair[0] not in settled.due])
             due = settled.due
         else:
-            for site, mask in settled.before if settled else ():
-                masked_weight(site).choose(mask, original_weight(site))
+            self._take_back([] if settled is None else settled.before)
             if update == self._update:
                 return  # the last step was skipped: half precision overflowed
             due = self._choose_due(update)
@@ -166,15 +162,22 @@ class MaskController(nn.Module):
 
     def _look_ahead(self, update: int) -> _Settled:
         """Choose the masks of an update to come, which may not be the next one after all."""
-        if not self.policy.masks_evaluation_only:
-            before = [(site, masked_weight(site).mask) for site in self._due(update)]
-            return _Settled(update, self._choose_due(update), before)
-        # Training goes on from weights that this selection does not touch.
+        due = self._due(update)
+        # Where masks take no part in training, those of the present weights are shown.
+        chosen = self.sites if self.policy.masks_evaluation_only else due
+        before = [(site, masked_weight(site).mask) for site in chosen]
         self._flipped = 0
         self._forget_trained_products()
-        due = self._due(update)
-        self._choose(self.sites, update)
-        return _Settled(update, due, [])
+        self._choose(chosen, update)
+        return _Settled(update, due, before)
+
+    def _take_back(self, masks: list[tuple[Site, Tensor]]) -> None:
+        """Go back to masks that there were."""
+        for site, mask in masks:
+            masked_weight(site).choose(mask, original_weight(site))
+        if masks:
+            self._flipped = 0
+            self._density = None
 
     def _choose_due(self, update: int) -> list[Site]:
         self._flipped = 0
@@ -187,11 +190,14 @@ class MaskController(nn.Module):
     def _choose(self, due: list[Site], update: int) -> None:
         if not due:
             return
-        importances = [
-            self.policy.importance(original_weight(site), masked_weight(site).scores)
+        importances = {
+            site.name: self.policy.importance(original_weight(site), masked_weight(site).scores)
             for site in due
-        ]
-        for site, mask in zip(due, self._select(due, importances, update)):
+        }
+        densities = [self._density_at(site, update) for site in due]
+        others = [masked_weight(s).mask for s in self.sites if s.name not in importances]
+        masks = self._ranking.select(importances, densities, others)
+        for site, mask in zip(due, masks):
             weight = original_weight(site)
             shared = weight.numel() // mask.numel()  # connections per entry of the mask
             self._flipped += masked_weight(site).choose(mask, weight) * shared
@@ -236,40 +242,6 @@ class MaskController(nn.Module):
         for site in self.sites:
             if original_weight(site).requires_grad:
                 masked_weight(site).forget_product()
-
-    def _select(self, due: list[Site], importances: list[Tensor], update: int) -> list[Tensor]:
-        densities = [self._density_at(site, update) for site in due]
-        if self.scope == "global":
-            if len(set(densities)) > 1:
-                raise UserError("one global ranking needs one density for all sites")
-            kept = self._global_count(due, densities[0])
-            result = select_top_k_global(
-                importances,
-                kept,
-                self._brackets.get("global"),
-                magnitude=self.policy.by_magnitude,
-            )
-            self._brackets["global"] = result.bracket
-            return result.masks
-        counts = [
-            keep_count(importance.numel(), density)
-            for importance, density in zip(importances, densities)
-        ]
-        brackets = [self._brackets.get(site.name) for site in due]
-        selections = select_each(importances, counts, brackets, magnitude=self.policy.by_magnitude)
-        for site, selection in zip(due, selections):
-            self._brackets[site.name] = selection.bracket
-        return [selection.mask for selection in selections]
-
-    def _global_count(self, due: list[Site], density: float) -> int:
-        """How many entries of the due sites to keep, when the masks of the others stay."""
-        masks = {site.name: masked_weight(site).mask for site in self.sites}
-        room = sum(masks[site.name].numel() for site in due)
-        kept = keep_count(sum(mask.numel() for mask in masks.values()), density)
-        for site in due:
-            del masks[site.name]
-        kept -= sum(int(mask.count_nonzero()) for mask in masks.values())
-        return min(max(kept, 0), room)
 
     def stats(self) -> dict[str, float | Tensor]:
         """``density``, kept over all masked entries, and ``flipped``, the connections that the

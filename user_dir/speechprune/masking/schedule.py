@@ -32,8 +32,8 @@ class Timetable:
         return update - (update - self.begin) % self.every
 
     def selects(self, update: int) -> bool:
-        """Whether masks are chosen at ``update``."""
-        return self.last_selection(update) == update
+        """Whether masks that there are already are chosen anew at ``update``."""
+        return self.every is not None and self.last_selection(update) == update
 
 
 class Schedule(ABC):

@@ -82,18 +82,8 @@ def check_pruning(cfg: Any) -> None:
             f"model.policy={cfg.policy} does not train weights; for S3-Router use "
             "model._name=wav2vec_ctc_st"
         )
-    if 0 < cfg.max_update <= cfg.freeze_finetune_updates:
-        raise UserError(
-            f"model.freeze_finetune_updates={cfg.freeze_finetune_updates} leaves none of "
-            f"optimization.max_update={cfg.max_update} updates to adjust weights in"
-        )
-    if start_of(cfg) < cfg.sparsity:
-        _check_end(cfg)
-    elif cfg.sparsity_end is not None:
-        raise UserError(
-            f"model.sparsity_end={cfg.sparsity_end} has no effect: the run starts at the target "
-            f"sparsity; set model.start_sparsity below {cfg.sparsity}"
-        )
+    _check_start(cfg)
+    _check_time(cfg)
 
 
 def check_modes(cfg: Any) -> None:
@@ -139,6 +129,31 @@ def end_of(cfg: Any) -> int:
     if cfg.sparsity_end is not None:
         return int(cfg.sparsity_end)
     return (cfg.freeze_finetune_updates + cfg.max_update + 1) // 2
+
+
+def _check_start(cfg: Any) -> None:
+    """What can be removed at first."""
+    if start_of(cfg) > 0.0 and not POLICIES.get(cfg.policy).ranks_at_first:
+        raise UserError(
+            f"model.policy={cfg.policy} cannot tell weights apart before it has trained them; set "
+            "model.start_sparsity=0"
+        )
+
+
+def _check_time(cfg: Any) -> None:
+    """When there is something to adjust, and the target is reached."""
+    if 0 < cfg.max_update <= cfg.freeze_finetune_updates:
+        raise UserError(
+            f"model.freeze_finetune_updates={cfg.freeze_finetune_updates} leaves none of "
+            f"optimization.max_update={cfg.max_update} updates to adjust weights in"
+        )
+    if start_of(cfg) < cfg.sparsity:
+        _check_end(cfg)
+    elif cfg.sparsity_end is not None:
+        raise UserError(
+            f"model.sparsity_end={cfg.sparsity_end} has no effect: the run starts at the target "
+            f"sparsity; set model.start_sparsity below {cfg.sparsity}"
+        )
 
 
 def _check_end(cfg: Any) -> None:

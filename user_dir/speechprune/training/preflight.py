@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.data.data_utils import raise_if_valid_subsets_unintentionally_ignored
+from fairseq.models import MODEL_REGISTRY
 from omegaconf import DictConfig
 
 from speechprune.checkpoint import check_pretrained, is_finetuned, read
@@ -57,7 +58,7 @@ def check_settings(cfg: DictConfig) -> None:
 
     Raises:
         UserError: a seed that random generators refuse, nothing to train, batches without a limit,
-            or a metric that the criterion does not measure.
+            a metric that the criterion does not measure, or what the model's own check refuses.
     """
     seed, frequencies = cfg.common.seed, list(cfg.optimization.update_freq)
     updates, metric = cfg.optimization.max_update, cfg.checkpoint.best_checkpoint_metric
@@ -80,6 +81,9 @@ def check_settings(cfg: DictConfig) -> None:
     ):
         if is_wrong:
             raise UserError(message)
+    model = MODEL_REGISTRY.get(cfg.model._name)
+    if hasattr(model, "check_settings"):
+        model.check_settings(cfg.model)
 
 
 def warn_of_unread(cfg: DictConfig, given: Collection[str]) -> None:

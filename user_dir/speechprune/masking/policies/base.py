@@ -30,6 +30,8 @@ class MaskPolicy(ABC):
     #: Whether a trained weight keeps its value while it is removed, so that it can come back:
     #: checkpoints hold that value beside the pruned weight.
     removed_weights_return: ClassVar[bool] = False
+    #: Whether the importances at the start tell weights apart; else nothing can be removed then.
+    ranks_at_first: ClassVar[bool] = True
     #: Whether training starts dense and removes more and more, unless the run says otherwise.
     starts_dense: ClassVar[bool] = False
 

@@ -13,7 +13,7 @@ from speechprune.masking.policies.base import POLICIES, MaskPolicy
 
 @POLICIES.register("gradual_magnitude")
 class GradualMagnitude(MaskPolicy):
-    """Keeps the largest weights; a removed weight rests, and may be kept again later."""
+    """Keeps the largest weights; a removed weight gets no gradient, and may be kept again."""
 
     trains_weights = True
     removed_weights_return = True

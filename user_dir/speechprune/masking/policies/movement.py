@@ -22,6 +22,7 @@ class Movement(MaskPolicy):
     trains_weights = True
     removed_weights_return = True
     starts_dense = True
+    ranks_at_first = False
 
     def init_scores(self, weight: Tensor, density: float, generator: torch.Generator) -> Tensor:
         return torch.zeros_like(weight)
