@@ -43,7 +43,8 @@ class MaskController(nn.Module):
     The network that is validated and saved is the one that the next update would use: when a
     training step may have changed the scores, entering evaluation and :meth:`settle` choose the
     masks of the update to come. Selection is a pure function of the importances, so choosing early
-    changes nothing.
+    changes nothing. Under a policy that masks evaluation only, it is the present weights pruned
+    afresh, at the density of the last selection; training goes on as if nobody had looked.
 
     Args:
         sites: the tensors to mask; their weights are loaded already.
