@@ -58,7 +58,7 @@ def main(archive: Path, out: Path, jobs: int) -> None:
         ("italian", "Synthetic Italian, one seed"),
     ):
         recipes = _methods(data[name], out / name, SEEDS[name])
-        _report(f"pruning_{name}", title, _train(recipes, jobs))
+        _report(f"pruning_{name}", title, _train(recipes, jobs), out)
     _across_languages(data, out, jobs)
     _overlap(out)
 
@@ -109,19 +109,22 @@ def _across_languages(data: dict[str, Path], out: Path, jobs: int) -> None:
     here = data["italian"], out / "italian", 1
     names = [("dense", 0.0), *((n, s) for s in SPARSITIES for n in ("omp", "parp", "transfer"))]
     runs = _train([(name, _setting(name, *here, share)) for name, share in names], jobs)
-    _report("pruning_transfer", "Italian with masks of Spanish and with its own", runs)
+    _report("pruning_transfer", "Italian with masks of Spanish and with its own", runs, out)
     joint = _train([("joint", _setting("joint", *here, share)) for share in SPARSITIES], jobs)
     for name, alone in (("italian", "dense"), ("spanish", "source-dense")):
         title = f"One mask, head and dictionary for Italian and Spanish: {name}"
         runs = [out / "italian" / "seed1" / alone, *joint]
-        _report(f"pruning_joint_{name}", title, runs, data[name])
+        _report(f"pruning_joint_{name}", title, runs, out, data[name])
 
 
-def _report(name: str, title: str, runs: Sequence[Path], data: Path | None = None) -> None:
-    """The table and the figure of finished runs."""
+def _report(
+    name: str, title: str, runs: Sequence[Path], out: Path, data: Path | None = None
+) -> None:
+    """The table and the figure of finished runs below ``out``."""
     comparison = compare(runs, data=data)
     comparison.draw(RESULTS / f"{name}.png")
-    warnings = [f"warning: {line}" for line in comparison.warnings()]
+    root = f"{out.resolve()}/"
+    warnings = [f"warning: {line.replace(root, '')}" for line in comparison.warnings()]
     _write(name, [title, "", comparison.describe_in_words(), *warnings])
 
 
@@ -130,10 +133,11 @@ def _overlap(out: Path) -> None:
     dense = [out / name / "seed1" / "dense" for name in ("digits", "italian")]
     dense.append(out / "italian" / "seed1" / "source-dense")
     checkpoints = [ASSET, *(folder / "checkpoints" / "checkpoint_last.pt" for folder in dense)]
-    found = sweep(checkpoints, SPARSITIES)
+    names = ("pretrained", "digits", "Italian", "Spanish")
+    found = sweep(checkpoints, SPARSITIES, names=names)
     found.draw(RESULTS / "mask_overlap.png")
-    names = ["IOU of global magnitude masks: pretrained, digits, Italian, Spanish (source-dense)"]
-    _write("mask_overlap", [*names, "", found.describe_in_words()])
+    title = "IOU of the global magnitude masks of the pretrained model and finetuned ones"
+    _write("mask_overlap", [title, "", found.describe_in_words()])
 
 
 def _write(name: str, lines: Sequence[str]) -> None:

@@ -150,6 +150,7 @@ def sweep(
     *,
     by: str = "global-magnitude",
     biases: bool = True,
+    names: Sequence[str] | None = None,
 ) -> Sweep:
     """Make masks of checkpoints at each sparsity, and compare them.
 
@@ -161,6 +162,7 @@ def sweep(
         sparsities: shares removed, in [0, 1).
         by: a name in `MAKERS`.
         biases: mask biases too.
+        names: what to call the checkpoints; what tells their paths apart by default.
 
     Raises:
         UserError: fewer than two checkpoints, one that cannot be read or is of another model, an
@@ -177,7 +179,7 @@ def sweep(
         seed = 0 if by in MAKERS and MAKERS[by].own_weights else index
         ranking = Ranking(path, by, biases=biases, seed=seed)
         mask_sets.append([ranking.masks(sparsity) for sparsity in wanted])
-    names = short_names(checkpoints)
+    names = names or short_names(checkpoints)
     return Sweep(tuple(Point.of(names, equally_sparse) for equally_sparse in zip(*mask_sets)))
 
 
