@@ -70,6 +70,8 @@ def validating_and_saving_change_nothing(case: Case) -> None:
     for update in range(7):
         train_update(quiet, optimizers[0], update)
         train_update(watched, optimizers[1], update)
+        counts = [int(model.mask_controller.stats()["flipped"]) for model in (quiet, watched)]
+        assert counts[0] == counts[1], update
         output(watched)
         watched.state_dict()
     assert_equal_tensors(quiet.originals(), watched.originals())
