@@ -118,6 +118,14 @@ def test_the_command(pretrained: Path, tmp_path: Path) -> None:
     assert (masks.provenance["seed"], masks.provenance["sparsity"]) == ("5", "0.7")
     assert run(pretrained, out, "--by", "magnitude", "--sparsity", 0.5, "--no-biases")[0] == 0
     assert len(MaskSet.load(out)) == 12
+    assert run(pretrained, out, "--by", "magnitude", "--sparsity", 0.5, "--fix-attn")[0] == 0
+    masks = MaskSet.load(out)
+    assert len(masks) == 8 and all(".fc" in name for name in masks)
+    assert masks.provenance["roles"] == "ffn.in ffn.out"
+    code, output = run(
+        pretrained, out, "--by", "magnitude", "--sparsity", 0.5, "--fix-attn", "--fix-fc"
+    )
+    assert code != 0 and "nothing to mask" in output and MaskSet.load(out) == masks
 
 
 @pytest.mark.parametrize(

@@ -38,17 +38,31 @@ def command() -> None:
 )
 @click.option("--sparsity", required=True, type=float, help="Share removed, in [0, 1).")
 @click.option("--biases/--no-biases", default=True, help="Mask biases too, as PARP does.")
+@click.option("--fix-attn", is_flag=True, help="No mask on attention projections.")
+@click.option("--fix-fc", is_flag=True, help="No mask on feed-forward weights.")
 @click.option("--seed", default=0, show_default=True, help="Of the random weights.")
-def make(checkpoint: Path, out: Path, by: str, sparsity: float, biases: bool, seed: int) -> None:
+def make(
+    checkpoint: Path,
+    out: Path,
+    by: str,
+    sparsity: float,
+    biases: bool,
+    fix_attn: bool,
+    fix_fc: bool,
+    seed: int,
+) -> None:
     """Make a mask for CHECKPOINT, pretrained or finetuned, and write it to OUT.
 
     The baselines of pruning: MPI is global-magnitude of pretrained weights, OMP of finetuned ones,
     RP is global-random. Train them with model._name=wav2vec_ctc_masked model.mask_file=OUT.
     """
     from speechprune.baseline_masks import Ranking
+    from speechprune.models.settings import MaskFlags, masked_roles
 
     _keep_apart(out, checkpoint)
-    mask_set = Ranking(checkpoint, by, biases=biases, seed=seed).masks(sparsity)
+    flags = MaskFlags(fix_attn=fix_attn, fix_fc=fix_fc, no_prune_post_extract_proj=True)
+    ranking = Ranking(checkpoint, by, roles=masked_roles(flags), biases=biases, seed=seed)
+    mask_set = ranking.masks(sparsity)
     mask_set.save(out)
     click.echo(f"{out}: {len(mask_set)} masks, density {mask_set.density:.4f}")
 

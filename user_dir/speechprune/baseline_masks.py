@@ -33,7 +33,7 @@ class Ranking:
         seed: of the random weights.
 
     Raises:
-        UserError: the checkpoint cannot be read, or an unknown name.
+        UserError: the checkpoint cannot be read, an unknown name, or no tensor is left.
     """
 
     def __init__(
@@ -51,6 +51,8 @@ class Ranking:
         if not MAKERS[by].own_weights:
             encoder = initialised_anew(encoder, seed)
         sites = find_backbone(encoder).sites(encoder, roles)
+        if not sites:
+            raise UserError("nothing to mask: the settings leave no tensor")
         sites = with_biases(sites) if biases else sites
         self._weights = {s.name: getattr(s.module, s.tensor).detach().float() for s in sites}
         self._together = MAKERS[by].together
