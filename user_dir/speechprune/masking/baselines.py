@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from speechprune.masking.selection import keep_count, select_each, select_top_k_global
+from speechprune.masking.ranking import SiteRanking
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,5 @@ def largest(weights: Mapping[str, Tensor], density: float, *, together: bool) ->
     Returns:
         bool masks in the shapes of the weights, by name.
     """
-    tensors = list(weights.values())
-    if together:
-        kept = keep_count(sum(tensor.numel() for tensor in tensors), density)
-        masks = select_top_k_global(tensors, kept, magnitude=True).masks
-    else:
-        counts = [keep_count(tensor.numel(), density) for tensor in tensors]
-        masks = [found.mask for found in select_each(tensors, counts, magnitude=True)]
-    return dict(zip(weights, masks))
+    ranking = SiteRanking("global" if together else "site", magnitude=True)
+    return dict(zip(weights, ranking.select(weights, [density] * len(weights), others=())))

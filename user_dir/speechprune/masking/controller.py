@@ -25,7 +25,7 @@ class _Settled:
     Attributes:
         update: whose masks they are.
         due: sites that training takes new masks for at that update.
-        before: what to go back to if that update does not come.
+        before: the masks of training that they took the place of.
     """
 
     update: int
@@ -155,7 +155,8 @@ class MaskController(nn.Module):
             self._take_back([] if settled is None else settled.before)
             if update == self._update:
                 return  # the last step was skipped: half precision overflowed
-            due = self._choose_due(update)
+            due = self._due(update)
+            self._choose_anew(due, update)
         if self.policy.masks_evaluation_only:
             self._forget_trained_products()
         self._edit(due if update else self.sites)
@@ -167,9 +168,7 @@ class MaskController(nn.Module):
         # Where masks take no part in training, those of the present weights are shown.
         chosen = self.sites if self.policy.masks_evaluation_only else due
         before = [(site, masked_weight(site).mask) for site in chosen]
-        self._flipped = 0
-        self._forget_trained_products()
-        self._choose(chosen, update)
+        self._choose_anew(chosen, update)
         return _Settled(update, due, before)
 
     def _take_back(self, masks: list[tuple[Site, Tensor]]) -> None:
@@ -180,12 +179,11 @@ class MaskController(nn.Module):
             self._flipped = 0
             self._density = None
 
-    def _choose_due(self, update: int) -> list[Site]:
+    def _choose_anew(self, sites: list[Site], update: int) -> None:
+        """Choose masks of weights that have been trained since the last time."""
         self._flipped = 0
         self._forget_trained_products()
-        due = self._due(update)
-        self._choose(due, update)
-        return due
+        self._choose(sites, update)
 
     @torch.no_grad()
     def _choose(self, due: list[Site], update: int) -> None:

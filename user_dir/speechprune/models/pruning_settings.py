@@ -6,7 +6,7 @@ from typing import Any, Optional
 from omegaconf import II
 
 from speechprune.errors import UserError
-from speechprune.masking.policies import POLICIES, MaskPolicy
+from speechprune.masking.policies import POLICIES
 from speechprune.masking.schedule import (
     SHAPES,
     ConstantSchedule,
@@ -174,12 +174,6 @@ def _check_end(cfg: Any) -> None:
             f"{cfg.prune_every} updates, at {last} for the last time; lower model.sparsity_end or "
             "model.prune_every"
         )
-
-
-def policy_of(cfg: Any) -> MaskPolicy:
-    """The rule that prunes."""
-    policy: MaskPolicy = POLICIES.build(cfg.policy)
-    return policy
 
 
 def schedule_of(cfg: Any) -> Schedule:

@@ -185,14 +185,7 @@ def flags_of(roles: Collection[str]) -> Dict[str, bool]:
 
 
 #: Flags that choose which tensors have masks.
-SITE_FLAGS = (
-    "fix_attn",
-    "fix_fc",
-    "no_prune_proj",
-    "no_prune_extractor",
-    "no_prune_pos",
-    "no_prune_post_extract_proj",
-)
+SITE_FLAGS = tuple(flags_of(()))
 
 
 def unread_flags(model: str) -> Set[str]:

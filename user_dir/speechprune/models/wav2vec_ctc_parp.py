@@ -4,12 +4,12 @@ from fairseq.models import register_model
 
 from speechprune.errors import UserError
 from speechprune.masking.controller import MaskController
+from speechprune.masking.policies import POLICIES
 from speechprune.models.masked_ctc import DENSITY_TOLERANCE
 from speechprune.models.pruned_ctc import PrunedCtc, PrunedCtcConfig
 from speechprune.models.pruning_settings import (
     SCOPES,
     check_pruning,
-    policy_of,
     schedule_of,
     start_of,
 )
@@ -32,7 +32,7 @@ class Wav2VecCtcParp(PrunedCtc):
         cfg = self.cfg
         self.mask_controller = MaskController(
             self.mask_sites(),
-            policy_of(cfg),
+            POLICIES.build(cfg.policy),
             schedule_of(cfg),
             scope=SCOPES[cfg.prune_scope],
             every=cfg.prune_every,

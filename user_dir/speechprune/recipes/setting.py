@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from speechprune.errors import UserError
+from speechprune.models.pruning_settings import check_sparsity
 from speechprune.models.settings import SITE_FLAGS, MaskFlags, masked_roles
 from speechprune.recipes.steps import MaskMaking
 from speechprune.training.run import TrainingRun
@@ -53,10 +54,7 @@ class Setting:
     languages: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.sparsity < 1.0:
-            raise UserError(
-                f"sparsity is the share removed and must lie in [0, 1), not {self.sparsity}"
-            )
+        check_sparsity("sparsity", self.sparsity)
         start = self.start_sparsity
         if start is not None and not 0.0 <= start <= self.sparsity:
             raise UserError(f"start sparsity {start} must lie in [0, {self.sparsity}], the target")
@@ -178,7 +176,8 @@ class Setting:
 
         Raises UserError for tensors outside the encoder.
         """
-        flags = {name: self.model_settings[name] for name in (*SITE_FLAGS, *_RANKING)}
+        settings = self.model_settings
+        flags = {name: settings[name] for name in (*SITE_FLAGS, *_RANKING)}
         if not flags["no_prune_proj"]:
             raise UserError("recipes prune the encoder: leave out model.no_prune_proj=false")
         return flags
