@@ -1,0 +1,1 @@
+"""Choosing layers to drop: how alike layers are, which to drop, and how good what is left is."""

@@ -1,0 +1,55 @@
+"""What the measures share that compare rows: one for each utterance, or one for each frame."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechprune.errors import UserError
+from speechprune.layers.similarity.base import Measure
+from speechprune.layers.similarity.statistics import (
+    FrameMoments,
+    Moments,
+    Statistic,
+    UtteranceMeans,
+    gaussian_moments,
+    refuse_few,
+)
+
+MODES = {"U": UtteranceMeans, "T": FrameMoments}
+
+
+class RowMeasure(Measure):
+    """A measure of second moments.
+
+    Attributes:
+        mode: "U", the rows are the means over time of the utterances; "T", they are the frames.
+    """
+
+    mode: str
+
+    def check(self) -> None:
+        """Raise UserError for settings that cannot work."""
+        if self.mode not in MODES:
+            raise UserError(f"mode {self.mode!r} is neither U (utterances) nor T (frames)")
+
+    @abstractmethod
+    def of(self, moments: Moments) -> NDArray[np.float64]:
+        """The similarity of each pair of states, (S, S)."""
+
+    def statistic(self) -> Statistic:
+        self.check()
+        return MODES[self.mode]()
+
+    def matrix(self, statistic: Statistic) -> NDArray[np.float64]:
+        refuse_few(statistic, 2, "utterances" if self.mode == "U" else "frames")
+        assert isinstance(statistic, (UtteranceMeans, FrameMoments))
+        return self.of(statistic.moments())
+
+    def floor(self, statistic: Statistic, seed: int = 0) -> float:
+        assert isinstance(statistic, (UtteranceMeans, FrameMoments))
+        moments = statistic.moments()
+        channels = len(moments.covariance(0))
+        return float(self.of(gaussian_moments(moments.rows, channels, seed))[0, 1])
