@@ -56,7 +56,7 @@ def check_split(
     """
     folder = Path(folder).absolute()
     manifest = folder / f"{split}.tsv"
-    root, rows = _read_manifest(manifest)
+    root, rows = read_recordings(manifest)
     _check_lengths(root, rows, max_tokens)
     unknown = 0
     if labels is not None:
@@ -73,8 +73,12 @@ def check_split(
     return SplitSummary(len(rows), sum(frames), max(frames), unknown)
 
 
-def _read_manifest(path: Path) -> tuple[Path, list[tuple[str, int]]]:
-    """The folder of the audio, and (path below it, samples) of each recording."""
+def read_recordings(path: Path) -> tuple[Path, list[tuple[str, int]]]:
+    """The folder of the audio, and (path below it, samples) of each recording of a ``.tsv``.
+
+    Raises:
+        UserError: the file is missing, malformed, or lists nothing.
+    """
     if not path.parent.is_dir():
         raise UserError(f"no folder {path.parent}; correct task.data, or prepare the corpus first")
     if not path.is_file():

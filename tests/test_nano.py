@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from speechprune.checkpoint import load_pretrained
 from speechprune.manifests.espeak import Voice, speak
 from speechprune.manifests.synthetic import SyntheticSpeech, make_synthetic
-from speechprune.nano import ASSET, export_encoder, pretrain_nano
+from speechprune.nano import ASSET, export_as_wav2vec2, pretrain_nano
 
 
 def strings_in(value: Any) -> list[str]:
@@ -128,7 +128,7 @@ def test_the_recipe_makes_such_a_file(pretrained: Path) -> None:
 
 def test_export_keeps_the_weights(pretrained: Path, tmp_path: Path) -> None:
     checkpoint = pretrained / "run" / "checkpoints" / "checkpoint_last.pt"
-    export_encoder(checkpoint, tmp_path / "out.pt")
+    export_as_wav2vec2(checkpoint, tmp_path / "out.pt")
     before = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))["model"]
     after = checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "out.pt"))["model"]
     dropped = {name.partition(".")[0] for name in before.keys() - after.keys()}

@@ -16,7 +16,7 @@ from nano import write_corpus, write_finetuned, write_wav2vec2
 
 from speechprune.checkpoint import load_finetuned
 from speechprune.errors import UserError
-from speechprune.inference import _decode, read_audio, transcribe
+from speechprune.inference import decode, read_audio, transcribe
 from speechprune.tools.transcribe import command
 
 
@@ -76,7 +76,7 @@ def test_greedy_decoding_collapses_then_drops_blanks(checkpoint: Path) -> None:
     symbols = ["<s>", "A", "A", "<s>", "A", "|", "|", "B", "<pad>", "</s>", "C", "|", "<s>"]
     numbers = torch.tensor([loaded.dictionary.index(symbol) for symbol in symbols])
     emissions = torch.nn.functional.one_hot(numbers, len(loaded.dictionary)).unsqueeze(1)
-    assert list(_decode(loaded, emissions)) == ["AA BC"]
+    assert list(decode(loaded, emissions)) == ["AA BC"]
 
 
 def test_an_unreadable_file_stops_everything_with_one_line(

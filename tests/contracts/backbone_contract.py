@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Callable
 
@@ -225,6 +225,46 @@ def impossible_layers_are_refused(family: Family) -> None:
         assert list(family.backbone.layers(model)) == before
 
 
+def keys_follow_the_layers(family: Family) -> None:
+    """Layers dropped from a file, by its keys, and from the model in it: one network is left."""
+    source = audio()
+    for dropped in ([1], (2, 0), {3}):
+        whole, short = family.build(layers=4), family.build(layers=4)
+        for tensor in short.state_dict().values():
+            tensor.zero_()  # what it can do it has from what it loads next
+        state = renamed(family, whole.state_dict(), dropped)
+        for model in (whole, short):
+            family.backbone.drop_layers(model, dropped)
+        short.load_state_dict(state, strict=True)
+        expected = output(whole, source)
+        assert expected.any()
+        assert torch.equal(output(short, source), expected)
+
+
+def renamed(
+    family: Family, state: dict[str, Tensor], dropped: Collection[int]
+) -> dict[str, Tensor]:
+    """``state`` without layers, less its keys of dropped ones; no two keys become one."""
+    keys = {key: family.backbone.key_without_layers(key, dropped) for key in state}
+    found = {new: state[key] for key, new in keys.items() if new is not None}
+    assert len(found) == sum(new is not None for new in keys.values())
+    assert all(new == key for key, new in keys.items() if ".layers." not in key)
+    return found
+
+
+def keys_of_masks_follow_the_layers(family: Family) -> None:
+    """In checkpoints, whose keys are plain, and inside the model; and under any prefix."""
+    whole, _ = family.masked(0.5)
+    short = family.build()
+    family.backbone.drop_layers(short, [0])
+    sites = family.backbone.sites(short, ROLES)
+    MaskController(sites, POLICIES.build("s3router"), ConstantSchedule(0.5))
+    for names in (lambda m: set(m.state_dict()), lambda m: {n for n, _ in m.named_parameters()}):
+        for prefix in ("", "w2v_encoder.w2v_model.", "module."):
+            found = {family.backbone.key_without_layers(prefix + key, [0]) for key in names(whole)}
+            assert found - {None} == {prefix + key for key in names(short)}
+
+
 def groups_hold_parameters_of_the_model(family: Family) -> None:
     """Groups are disjoint, without duplicates, and no bias group holds a weight."""
     model = family.build()
@@ -253,5 +293,7 @@ CONTRACT: Sequence[Callable[[Family], None]] = (
     padding_is_told_and_ignored,
     dropping_layers_keeps_the_prefix,
     impossible_layers_are_refused,
+    keys_follow_the_layers,
+    keys_of_masks_follow_the_layers,
     groups_hold_parameters_of_the_model,
 )

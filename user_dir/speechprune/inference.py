@@ -24,7 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from speechprune.checkpoint import LoadedModel
 from speechprune.errors import UserError
-from speechprune.manifests.audio import source_of
+from speechprune.manifests.audio import SAMPLE_RATE, source_of
 from speechprune.manifests.manifest import Split
 from speechprune.masking.controller import masked_weight
 from speechprune.scoring import ErrorCounts, count_character_errors, count_word_errors
@@ -78,9 +78,9 @@ def evaluate(
     Raises:
         UserError: audio is missing or unreadable; `check_split` tells before a model is loaded.
     """
-    device = _device()
+    device = best_device()
     model = loaded.model.to(device)
-    rate = int(loaded.cfg.task.get("sample_rate") or 16000)
+    rate = sample_rate(loaded)
     utterances = split.utterances
     texts: dict[int, str] = {}
     seconds = 0.0
@@ -107,8 +107,8 @@ def transcribe_files(loaded: LoadedModel, paths: Sequence[Path]) -> list[str]:
     """
     for path in paths:
         _open(path).close()
-    loaded.model.to(_device())
-    rate = int(loaded.cfg.task.get("sample_rate") or 16000)
+    loaded.model.to(best_device())
+    rate = sample_rate(loaded)
     texts = []
     for path in paths:
         texts += transcribe(loaded, [read_audio(path, rate)])
@@ -122,15 +122,36 @@ def transcribe(loaded: LoadedModel, audio: Sequence[np.ndarray]) -> list[str]:
         audio: float32 recordings of shape (samples,) at the model's sample rate; one that is too
             short for a single frame has no text.
     """
-    encoder = loaded.model.w2v_encoder.w2v_model
-    lengths = torch.tensor([len(samples) for samples in audio])
-    heard = (encoder._get_feat_extract_output_lengths(lengths) > 0).nonzero().flatten().tolist()
+    heard = audible(loaded, audio)
     texts = [""] * len(audio)
     if heard:
-        emissions = _emissions(loaded, [torch.from_numpy(audio[i]) for i in heard])
-        for index, text in zip(heard, _decode(loaded, emissions)):
+        with torch.inference_mode():
+            output = loaded.model(**padded(loaded, [audio[i] for i in heard]))
+            emissions = loaded.model.get_logits(output)
+        for index, text in zip(heard, decode(loaded, emissions)):
             texts[index] = text
     return texts
+
+
+def audible(loaded: LoadedModel, audio: Sequence[np.ndarray]) -> list[int]:
+    """The recordings of (samples,) that are long enough for a frame."""
+    encoder = loaded.model.w2v_encoder.w2v_model
+    lengths = torch.tensor([len(samples) for samples in audio])
+    enough = encoder._get_feat_extract_output_lengths(lengths) > 0
+    found: list[int] = enough.nonzero().flatten().tolist()
+    return found
+
+
+def padded(loaded: LoadedModel, audio: Sequence[np.ndarray]) -> dict[str, Tensor]:
+    """A batch as the model takes it: ``source``, float32 (B, samples), and ``padding_mask``."""
+    device = next(loaded.model.parameters()).device
+    recordings = [torch.from_numpy(samples) for samples in audio]
+    if loaded.cfg.task.get("normalize"):
+        recordings = [F.layer_norm(samples, samples.shape) for samples in recordings]
+    lengths = torch.tensor([len(samples) for samples in recordings])
+    source = pad_sequence(recordings, batch_first=True).to(device)
+    padding_mask = (torch.arange(source.shape[1]) >= lengths[:, None]).to(device)
+    return {"source": source, "padding_mask": padding_mask}
 
 
 def read_audio(path: Path, rate: int) -> np.ndarray:
@@ -172,23 +193,13 @@ def count_parameters(model: nn.Module) -> int:
     return count - sum(score.numel() for score in scores if score is not None)
 
 
-@torch.inference_mode()
-def _emissions(loaded: LoadedModel, audio: list[Tensor]) -> Tensor:
-    """CTC scores of a batch, (T, B, symbols); frames of padding emit blanks."""
-    device = next(loaded.model.parameters()).device
-    if loaded.cfg.task.get("normalize"):
-        audio = [F.layer_norm(samples, samples.shape) for samples in audio]
-    lengths = torch.tensor([len(samples) for samples in audio])
-    source = pad_sequence(audio, batch_first=True).to(device)
-    padding_mask = (torch.arange(source.shape[1]) >= lengths[:, None]).to(device)
-    output = loaded.model(source=source, padding_mask=padding_mask)
-    return loaded.model.get_logits(output)
-
-
-def _decode(loaded: LoadedModel, emissions: Tensor) -> Iterator[str]:
+def decode(loaded: LoadedModel, emissions: Tensor) -> Iterator[str]:
     """Best symbol of each frame, repetitions and blanks removed, letters joined to words.
 
     A dictionary without `|` is of units that stand alone: phones, or Mandarin characters.
+
+    Args:
+        emissions: CTC scores, (T, B, symbols); frames of padding emit blanks.
     """
     dictionary = loaded.dictionary
     between = "" if "|" in dictionary.symbols else " "
@@ -209,5 +220,11 @@ def _open(path: Path) -> soundfile.SoundFile:
         raise UserError(f"{path} is not readable audio: {error.error_string}") from error
 
 
-def _device() -> torch.device:
+def sample_rate(loaded: LoadedModel) -> int:
+    """What the model listens at, in Hz."""
+    return int(loaded.cfg.task.get("sample_rate") or SAMPLE_RATE)
+
+
+def best_device() -> torch.device:
+    """A GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

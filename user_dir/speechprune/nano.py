@@ -15,6 +15,7 @@ from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config
 from omegaconf import OmegaConf
 
 from speechprune.checkpoint.file import read, write
+from speechprune.checkpoint.pretrained import pretrained_state
 from speechprune.errors import UserError
 from speechprune.manifests.acoustic_units import UNITS, write_units
 from speechprune.manifests.synthetic import Progress, SyntheticSpeech, make_synthetic
@@ -69,11 +70,11 @@ def pretrain_nano(
         code = subprocess.run(command, stdout=stream, stderr=stream, env=_one_thread()).returncode
     if code:
         raise UserError(f"pretraining failed; see {log}")
-    export_encoder(run / "checkpoints" / "checkpoint_last.pt", out)
+    export_as_wav2vec2(run / "checkpoints" / "checkpoint_last.pt", out)
 
 
-def export_encoder(checkpoint: Path, out: Path) -> None:
-    """Write the encoder of a pretraining checkpoint as wav2vec 2.0: half precision, no paths.
+def export_as_wav2vec2(checkpoint: Path, out: Path) -> None:
+    """Write the encoder of HuBERT's pretraining as wav2vec 2.0: half precision, no paths.
 
     Parameters are float16 in the file; loading copies them into float32 parameters. Raises
     UserError if `checkpoint` cannot be read or `out` cannot be written.
@@ -85,23 +86,9 @@ def export_encoder(checkpoint: Path, out: Path) -> None:
         if not name.startswith(_PRETRAINING_ONLY)
     }
     updates = state["optimizer_history"][-1]["num_updates"]
-    settings = {
-        # The criterion and the scheduler are cleared by fairseq's loaders, which need the keys.
-        **{"criterion": None, "lr_scheduler": None},
-        "task": {"_name": "audio_pretraining", "data": ".", "normalize": False},
-        "model": _wav2vec2_settings(state["cfg"]["model"]),
-    }
-    history = {"num_updates": updates, "optimizer_name": None, "lr_scheduler_state": None}
-    write(
-        {
-            "args": None,
-            "cfg": settings,
-            "model": model,
-            "optimizer_history": [history],
-            "extra_state": {"train_iterator": {"epoch": 1}},
-        },
-        out,
-    )
+    task = {"_name": "audio_pretraining", "data": ".", "normalize": False}
+    settings = _wav2vec2_settings(state["cfg"]["model"])
+    write(pretrained_state(model, task, settings, updates), out)
 
 
 def _wav2vec2_settings(hubert: Mapping[str, Any]) -> dict[str, Any]:

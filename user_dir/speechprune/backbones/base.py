@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,28 @@ from speechprune.registry import Registry
 #: Every role a site can have. "layers" are those inside the transformer layers.
 LAYER_ROLES = ("attn.q", "attn.k", "attn.v", "attn.out", "ffn.in", "ffn.out")
 OTHER_ROLES = ("front.conv", "front.proj", "pos.conv")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What enters layer 0, and what each layer is told beside it.
+
+    Attributes:
+        state: in the layers' own shape.
+        options: keyword arguments of a layer's `forward`.
+        padding: of the frames, bool (B, T); None without padding.
+        frames: T.
+    """
+
+    state: Tensor
+    options: Mapping[str, Any]
+    padding: Tensor | None
+    frames: int
+
+    def through(self, layer: nn.Module, state: Tensor) -> Tensor:
+        """The state after ``layer``."""
+        after: Tensor = layer(state, **self.options)[0]
+        return after
 
 
 class Backbone(ABC):
@@ -65,11 +88,41 @@ class Backbone(ABC):
         """
 
     @abstractmethod
+    def enter(self, model: nn.Module, source: Tensor, padding_mask: Tensor | None) -> Entry:
+        """Do what comes before layer 0; arguments are those of `hidden_states`."""
+
+    @abstractmethod
+    def leave(self, model: nn.Module, entry: Entry, state: Tensor) -> Tensor:
+        """What the encoder makes of the state after its last layer.
+
+        Args:
+            entry: what the state began as.
+            state: in the layers' own shape.
+
+        Returns:
+            The encoder's output, (B, T, C).
+        """
+
+    @abstractmethod
     def drop_layers(self, model: nn.Module, dropped: Collection[int]) -> None:
         """Remove the given 0-based layers.
 
         Raises:
             UserError: a layer does not exist, or none would be left.
+        """
+
+    @abstractmethod
+    def key_without_layers(self, key: str, dropped: Collection[int]) -> str | None:
+        """What a key of a checkpoint is called once layers are gone.
+
+        Args:
+            key: of a model of this family, under any prefix, or of its EMA teacher; it may name
+                what is kept beside a layer's tensors, such as masks and scores.
+            dropped: 0-based layers.
+
+        Returns:
+            The key with its layer renumbered, None if it belongs to a dropped layer, and the key
+            itself if it belongs to none.
         """
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from speechprune.backbones.base import BACKBONES, Backbone
+from speechprune.backbones.base import BACKBONES, Backbone, Entry
 from speechprune.errors import UserError
 from speechprune.masking.sites import Site
 
@@ -23,6 +23,9 @@ _LAYER_MODULES = {
     "fc1": "ffn.in",
     "fc2": "ffn.out",
 }
+
+#: The number of a layer in a key. The keys of data2vec's teacher begin where its encoder does.
+_LAYER_NUMBER = re.compile(r"(?:^|\bencoder\.)layers\.(\d+)\.")
 
 
 @BACKBONES.register("wav2vec2")
@@ -105,22 +108,32 @@ class Wav2Vec2(Backbone):
     def hidden_states(
         self, model: nn.Module, source: Tensor, padding_mask: Tensor | None
     ) -> tuple[list[Tensor], Tensor]:
-        states: list[Tensor] = []
-        layers = self.layers(model)
-        with ExitStack() as hooks:
-            entering = layers[0].register_forward_pre_hook(lambda _, args: states.append(args[0]))
-            hooks.callback(entering.remove)
-            for layer in layers:
-                leaving = layer.register_forward_hook(lambda _, __, out: states.append(out[0]))
-                hooks.callback(leaving.remove)
-            result = model.extract_features(source, padding_mask, mask=False)
-        frames = result["x"].shape[1]
+        entry = self.enter(model, source, padding_mask)
+        states = [entry.state]
+        for layer in self.layers(model):
+            states.append(entry.through(layer, states[-1]))
         # The encoder pads the sequence to an even length; those frames are not ours.
-        states = [state.transpose(0, 1)[:, :frames] for state in states]
-        padding = result["padding_mask"]
+        states = [state.transpose(0, 1)[:, : entry.frames] for state in states]
+        padding = entry.padding
         if padding is None:
-            padding = torch.zeros(result["x"].shape[:2], dtype=torch.bool, device=source.device)
-        return states, padding[:, :frames]
+            padding = torch.zeros(states[0].shape[:2], dtype=torch.bool, device=source.device)
+        return states, padding[:, : entry.frames]
+
+    def enter(self, model: nn.Module, source: Tensor, padding_mask: Tensor | None) -> Entry:
+        recorder = _Recorder()
+        layers = self.layers(model)
+        model.encoder.layers = nn.ModuleList([recorder])
+        try:
+            result = model.extract_features(source, padding_mask, mask=False)
+        finally:
+            model.encoder.layers = layers
+        assert recorder.state is not None
+        frames = result["x"].shape[1]
+        return Entry(recorder.state, recorder.options, result["padding_mask"], frames)
+
+    def leave(self, model: nn.Module, entry: Entry, state: Tensor) -> Tensor:
+        output = state.transpose(0, 1)[:, : entry.frames]
+        return model.encoder.layer_norm(output) if model.encoder.layer_norm_first else output
 
     def drop_layers(self, model: nn.Module, dropped: Collection[int]) -> None:
         layers = self.layers(model)
@@ -133,3 +146,24 @@ class Wav2Vec2(Backbone):
         if not kept:
             raise UserError("cannot drop every layer: at least one must stay")
         model.encoder.layers = nn.ModuleList(kept)
+
+    def key_without_layers(self, key: str, dropped: Collection[int]) -> str | None:
+        number = _LAYER_NUMBER.search(key)
+        if number is None:
+            return key
+        layer = int(number[1])
+        if layer in dropped:
+            return None
+        left = layer - len({other for other in dropped if other < layer})
+        return f"{key[: number.start(1)]}{left}{key[number.end(1) :]}"
+
+
+class _Recorder(nn.Module):
+    """In the place of all layers, it keeps what they would be given."""
+
+    state: Tensor | None = None
+    options: Mapping[str, Any] = {}
+
+    def forward(self, state: Tensor, **options: Any) -> tuple[Tensor, tuple[None, Tensor]]:
+        self.state, self.options = state, options
+        return state, (None, state)

@@ -63,9 +63,8 @@ def load_finetuned(path: PathLike, data: PathLike | None = None) -> LoadedModel:
         UserError: the file cannot be read, is no finetuned CTC model, or its dictionary is nowhere.
     """
     path = Path(path)
-    state = _read_finetuned(path)
+    state = read_finetuned(path)
     cfg = state["cfg"]
-    _modernise(cfg, path)
     dictionary = _find_dictionary(state, cfg, path, data)
     task = tasks.setup_task(cfg.task, from_checkpoint=True)
     task.load_state_dict({"target_dictionary": dictionary})
@@ -86,18 +85,25 @@ def is_finetuned(state: Mapping[str, Any]) -> bool:
     return any(key.startswith("w2v_encoder.") for key in state["model"])
 
 
-def _read_finetuned(path: Path) -> dict[str, Any]:
-    """The state of a finetuned checkpoint, its configuration in today's form."""
+def read_finetuned(path: PathLike) -> dict[str, Any]:
+    """The state of a finetuned checkpoint, its configuration in today's form.
+
+    Raises:
+        UserError: the file cannot be read, or is no CTC model with its pretrained one's settings.
+    """
+    path = Path(path)
     state = read(path, mmap=True)
     if not is_finetuned(state):
         raise UserError(f"{path} is no finetuned CTC model; finetune a pretrained one first")
     pretrained = getattr(state.get("args"), "w2v_args", None)
     if pretrained is None:
-        return checkpoint_utils.load_checkpoint_to_cpu(str(path))
-    # fairseq cannot convert a namespace within a namespace: convert the inner one by itself.
-    state = checkpoint_utils.load_checkpoint_to_cpu(str(path), {"w2v_args": None})
-    with open_dict(state["cfg"]):
-        state["cfg"].model.w2v_args = convert_namespace_to_omegaconf(pretrained)
+        state = checkpoint_utils.load_checkpoint_to_cpu(str(path))
+    else:
+        # fairseq cannot convert a namespace within a namespace: convert the inner one by itself.
+        state = checkpoint_utils.load_checkpoint_to_cpu(str(path), {"w2v_args": None})
+        with open_dict(state["cfg"]):
+            state["cfg"].model.w2v_args = convert_namespace_to_omegaconf(pretrained)
+    _modernise(state["cfg"], path)
     return state
 
 

@@ -37,19 +37,24 @@ def fold(path: PathLike, out: PathLike) -> None:
             alphabet, or a file cannot be written.
     """
     loaded = load_finetuned(path)
-    if not hasattr(loaded.model, "mask_controller"):
+    if not hasattr(loaded.model, "fold"):
         raise UserError(f"{path} holds no masks to fold: it is a plain {loaded.cfg.model._name}")
     out = Path(out).absolute()
+    controller = getattr(loaded.model, "mask_controller", None)
+    masks = controller.mask_set() if controller else {}
     provenance = {
+        **loaded.provenance,
         "version": __version__,
         "folded_from": digest(path),
         "density": loaded.density,
+        # Of what the zeros alone do not tell for sure: entries kept, and all, by masked tensor.
+        "kept": {name: [int(mask.sum()), mask.numel()] for name, mask in masks.items()},
         "target_dictionary": _counted_symbols(loaded.dictionary),
     }
     state = {
         "args": None,
         "cfg": _plain_config(loaded.cfg, out.parent),
-        "model": _folded_weights(loaded),
+        "model": folded_weights(loaded),
         "criterion": None,
         "optimizer_history": [_HISTORY],
         "task_state": {},
@@ -66,8 +71,11 @@ def fold(path: PathLike, out: PathLike) -> None:
         raise
 
 
-def _folded_weights(loaded: LoadedModel) -> dict[str, Tensor]:
-    """The weights with masks baked in, under plain names and in the types that were saved."""
+def folded_weights(loaded: LoadedModel) -> dict[str, Tensor]:
+    """The weights with masks baked in, under plain names and in the types that were saved.
+
+    The loaded model has no masks any more.
+    """
     if hasattr(loaded.model, "fold"):
         loaded.model.fold()
     saved = read(loaded.path, mmap=True)["model"]

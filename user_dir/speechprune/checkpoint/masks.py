@@ -21,12 +21,13 @@ from speechprune.masking.bits import pack_bits, unpack_bits
 from speechprune.masking.mask_set import MaskSet
 from speechprune.masking.masked_weight import mask_key, regrown_key, scores_key
 from speechprune.masking.sites import Site, with_biases
+from speechprune.models.layer_settings import LayerFlags
 from speechprune.models.pruning_settings import PruningFlags
 from speechprune.models.settings import SITE_FLAGS, MaskFlags, flags_of, masked_roles
 
 _HEAD = "proj.weight"
 _HEADS = (_HEAD, "proj.bias")
-_DEFAULTS = {**vars(MaskFlags()), **vars(PruningFlags())}
+_DEFAULTS = {**vars(LayerFlags()), **vars(MaskFlags()), **vars(PruningFlags())}
 #: What plain `wav2vec_ctc` configurations lack: in training it comes from other groups.
 _CONTEXT = {
     "finetune_from_model": None,

@@ -1,4 +1,4 @@
-"""Pretrained models: refusing what is none, and loading their encoder."""
+"""Pretrained models: refusing what is none, loading their encoder, and making such a file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from fairseq import checkpoint_utils, tasks
 from omegaconf import open_dict
-from torch import nn
+from torch import Tensor, nn
 
 from speechprune.checkpoint.file import PathLike, read
 from speechprune.checkpoint.finetuned import is_finetuned
@@ -25,7 +25,7 @@ def check_pretrained(path: PathLike, normalize: bool) -> None:
         UserError: the file cannot be read, is a finetuned model, holds no speech encoder, or was
             pretrained with another ``normalize``.
     """
-    task, model = _pretrained_settings(path)
+    task, model = pretrained_settings(path)
     pretrained = bool(task.get("normalize", model.get("normalize", False)))
     if pretrained != normalize:
         raise UserError(
@@ -36,7 +36,7 @@ def check_pretrained(path: PathLike, normalize: bool) -> None:
 
 def model_name(path: PathLike) -> str:
     """A pretrained model's name in fairseq's registry; raises UserError if the file holds none."""
-    model_settings = _pretrained_settings(path)[1]
+    model_settings = pretrained_settings(path)[1]
     return str(model_settings.get("_name", model_settings.get("arch")))
 
 
@@ -67,7 +67,34 @@ def load_pretrained(path: PathLike, name: str, overrides: Mapping[str, Any]) -> 
     return model
 
 
-def _pretrained_settings(path: PathLike) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def pretrained_state(
+    weights: Mapping[str, Tensor], task: Mapping[str, Any], model: Mapping[str, Any], updates: int
+) -> dict[str, Any]:
+    """The state of a checkpoint that is fit for `model.w2v_path`, without paths.
+
+    Args:
+        weights: of the encoder, without pretraining heads.
+        task: settings of pretraining's task, ``normalize`` among them.
+        model: settings of the encoder, with ``_name``.
+        updates: how many there have been.
+    """
+    settings = {
+        # The criterion and the scheduler are cleared by fairseq's loaders, which need the keys.
+        **{"criterion": None, "lr_scheduler": None},
+        "task": {**task, "data": "."},
+        "model": dict(model),
+    }
+    history = {"num_updates": updates, "optimizer_name": None, "lr_scheduler_state": None}
+    return {
+        "args": None,
+        "cfg": settings,
+        "model": dict(weights),
+        "optimizer_history": [history],
+        "extra_state": {"train_iterator": {"epoch": 1}},
+    }
+
+
+def pretrained_settings(path: PathLike) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """The settings of task and model of a pretrained model; UserError if it is none."""
     state = read(path, mmap=True)
     if is_finetuned(state):

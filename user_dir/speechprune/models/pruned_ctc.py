@@ -49,7 +49,8 @@ class PrunedCtc(MaskedCtc):
         self.takes_pruned_weights = bool(self.cfg.finetune_from_model)
         if not self.cfg.mask_file:
             return
-        masks = read_mask_set(self.cfg.mask_file)
+        whole = read_mask_set(self.cfg.mask_file)
+        masks = MaskSet(self.without_layers(whole), whole.provenance)
         shapes = {
             site.name: tuple(original_weight(site).shape) for site in self.mask_controller.sites
         }

@@ -11,6 +11,7 @@ from speechprune.backbones import LAYER_ROLES
 from speechprune.errors import UserError
 from speechprune.masking.initialisation import check_name
 from speechprune.masking.sites import Site
+from speechprune.models.layer_settings import LayerFlags
 from speechprune.models.pruning_settings import PruningFlags
 from speechprune.registry import unknown_name
 
@@ -65,8 +66,8 @@ class MaskFlags:
 
 
 @dataclass
-class MaskedCtcConfig(MaskFlags, PruningFlags, Wav2Vec2CtcConfig):
-    """wav2vec_ctc's keys, those of masks and pruning, and what fairseq's other groups know."""
+class MaskedCtcConfig(LayerFlags, MaskFlags, PruningFlags, Wav2Vec2CtcConfig):
+    """wav2vec_ctc's keys, those of layers, masks and pruning, and what fairseq's other groups know."""
 
     seed: int = II("common.seed")
     finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
@@ -189,15 +190,18 @@ SITE_FLAGS = tuple(flags_of(()))
 
 
 def unread_flags(model: str) -> Set[str]:
-    """The flags of masks and pruning that a model of this name does not read."""
+    """The flags of ours that a model of this name does not read."""
     of_masks, of_pruning = set(vars(MaskFlags())), set(vars(PruningFlags()))
+    of_layers = set(vars(LayerFlags()))
     read = {
         "wav2vec_ctc": set(),
-        "wav2vec_ctc_st": of_masks,
-        "wav2vec_ctc_parp": of_pruning | {*SITE_FLAGS, "eval_only"},
-        "wav2vec_ctc_masked": {*SITE_FLAGS, "mask_file", "prune_biases", "eval_only"},
+        "wav2vec_ctc_pruned": of_layers | {"eval_only"},
+        "wav2vec_ctc_st": of_layers | of_masks,
+        "wav2vec_ctc_parp": of_layers | of_pruning | {*SITE_FLAGS, "eval_only"},
+        "wav2vec_ctc_masked": of_layers | {*SITE_FLAGS, "mask_file", "prune_biases", "eval_only"},
     }
-    return (of_masks | of_pruning) - read.get(model, of_masks | of_pruning)
+    ours = of_layers | of_masks | of_pruning
+    return ours - read.get(model, ours)
 
 
 def densities(cfg: MaskFlags, sites: List[Site]) -> Dict[str, float]:

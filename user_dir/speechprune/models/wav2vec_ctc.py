@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig
 
+from speechprune.models.layer_settings import LayerFlags
 from speechprune.models.pruning_settings import PruningFlags
 from speechprune.models.settings import MaskFlags
 
 
 @dataclass
-class WeightCtcConfig(MaskFlags, PruningFlags, Wav2Vec2CtcConfig):
-    """`wav2vec_ctc`'s keys, and those of masks and pruning, which it does not read."""
+class WeightCtcConfig(LayerFlags, MaskFlags, PruningFlags, Wav2Vec2CtcConfig):
+    """`wav2vec_ctc`'s keys, and those of layers, masks and pruning, which it does not read."""
 
 
 class ImportPlugin(logging.Filter):

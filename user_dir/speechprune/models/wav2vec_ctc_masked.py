@@ -23,7 +23,7 @@ class Wav2VecCtcMasked(PrunedCtc):
                 "checkpoint with masks; `speechprune masks make` makes one"
             )
 
-    def put_masks(self, from_pretrained: bool) -> None:
+    def prepare(self, from_pretrained: bool) -> None:
         cfg = self.cfg
         self.mask_controller = MaskController(
             self.mask_sites(),

@@ -28,7 +28,7 @@ class Wav2VecCtcParp(PrunedCtc):
         super().check_settings(cfg)
         check_pruning(cfg)
 
-    def put_masks(self, from_pretrained: bool) -> None:
+    def prepare(self, from_pretrained: bool) -> None:
         cfg = self.cfg
         self.mask_controller = MaskController(
             self.mask_sites(),

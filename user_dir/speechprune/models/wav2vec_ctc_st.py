@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 class Wav2VecCtcSt(MaskedCtc):
     """Learns which connections to keep; the weights stay as pretrained unless a flag frees them."""
 
-    def put_masks(self, from_pretrained: bool) -> None:
+    def prepare(self, from_pretrained: bool) -> None:
         """Start the scores, then freeze.
 
         Raises:

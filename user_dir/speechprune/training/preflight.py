@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from speechprune.checkpoint import check_pretrained, is_finetuned, read
 from speechprune.errors import UserError
 from speechprune.manifests.check import SplitSummary, check_split
+from speechprune.models.layer_settings import drops_layers
 from speechprune.models.pruning_settings import end_of, start_of
 from speechprune.models.settings import unread_flags
 from speechprune.registry import unknown_name
@@ -81,6 +82,10 @@ def check_settings(cfg: DictConfig) -> None:
     ):
         if is_wrong:
             raise UserError(message)
+    if cfg.model._name == "wav2vec_ctc" and drops_layers(cfg.model):
+        raise UserError(
+            "fairseq's own wav2vec_ctc leaves no layers out; set model._name=wav2vec_ctc_pruned"
+        )
     model = MODEL_REGISTRY.get(cfg.model._name)
     if hasattr(model, "check_settings"):
         model.check_settings(cfg.model)

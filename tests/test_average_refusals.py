@@ -1,0 +1,170 @@
+"""What `speechprune average` refuses: files without a common mean, and bad command lines."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+import torch
+from averages import WEIGHT, Change, Runs, in_half_precision, names, run_command
+from checkpoints import refusal, rewrite
+from torch import Tensor
+
+from speechprune.checkpoint.averaging import average
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("average"))
+
+
+def set_weight(key: str, change: Callable[[Tensor], Tensor]) -> Change:
+    return lambda state: state["model"].update({key: change(state["model"][key])})
+
+
+def without_masks(state: dict[str, Any]) -> None:
+    state["model"] = {k: v for k, v in state["model"].items() if not k.endswith("_mask")}
+
+
+@pytest.mark.parametrize(
+    "kind, change, reason",
+    [
+        ("plain", set_weight(WEIGHT, lambda w: w[:5]), f"{WEIGHT} is float32 [5, 32] in "),
+        ("plain", set_weight(WEIGHT, lambda w: w.int()), f"{WEIGHT} is int32 [64, 32] in "),
+        ("plain", lambda state: state["model"].pop(WEIGHT), f"{WEIGHT} is in "),
+        ("plain", lambda state: state["model"].update(more=torch.ones(1)), "more is in "),
+        ("masked", set_weight(f"{WEIGHT}_mask", lambda m: ~m), f"{WEIGHT}_mask differs between "),
+        ("parp", set_weight(f"{WEIGHT}_mask", lambda m: ~m), "with different masks cannot be"),
+        ("counted", set_weight("steps", lambda n: n + 1), "steps, int64 [], differs between "),
+    ],
+)
+def test_what_has_no_mean_is_refused_by_name(
+    runs: Runs, tmp_path: Path, kind: str, change: Change, reason: str
+) -> None:
+    source = shutil.copy(getattr(runs, kind, runs.plain), tmp_path / "source.pt")
+    if kind == "counted":
+        rewrite(source, in_half_precision)
+    first = runs.save(tmp_path, "checkpoint_1_1.pt", 1, source=source)
+    other = runs.save(tmp_path, "checkpoint_1_2.pt", 2, source=source, change=change)
+    message = refusal(average, tmp_path, by="last")
+    assert reason in message and str(first) in message and str(other) in message
+    assert sorted(first.parent.iterdir()) == [first, other]
+    # Each by itself has a mean.
+    assert names(tmp_path, by="last", num=1) == ["checkpoint_1_2.pt"]
+
+
+def test_scores_without_masks_are_refused(runs: Runs, tmp_path: Path) -> None:
+    """As S3-Router saves them: they may choose other masks in each."""
+    for updates in (1, 2):
+        name = f"checkpoint_1_{updates}.pt"
+        runs.save(tmp_path, name, updates, source=runs.masked, change=without_masks)
+    assert ".scores has no mask beside it" in refusal(average, tmp_path, by="last")
+
+
+def test_what_is_no_tensor_is_refused(runs: Runs, tmp_path: Path) -> None:
+    def add_text(state: dict[str, Any]) -> None:
+        state["model"]["note"] = "text"
+
+    path = runs.save(tmp_path, "checkpoint_1_1.pt", 1, change=add_text)
+    assert refusal(average, tmp_path, by="last").startswith(f"{path}: note is no tensor")
+
+
+@pytest.mark.parametrize(
+    "metrics, subsets, reason",
+    [
+        ("wer wer", "valid valid,more", None),
+        ("wer loss", "valid valid", "by loss of valid, the smaller the better"),
+        ("wer wer", "valid more,valid", "by wer of more, the smaller the better"),
+    ],
+)
+def test_values_of_two_kinds_are_not_compared(
+    runs: Runs, tmp_path: Path, metrics: str, subsets: str, reason: str | None
+) -> None:
+    """fairseq's value is that of the first subset."""
+    for updates, (metric, subset) in enumerate(zip(metrics.split(), subsets.split()), start=1):
+
+        def validate_on(state: dict[str, Any], subset: str = subset) -> None:
+            state["cfg"]["dataset"] = {"valid_subset": subset}
+
+        name = f"checkpoint_1_{updates}.pt"
+        measure = {"change": validate_on, "best_checkpoint_metric": metric}
+        runs.save(tmp_path, name, updates, 2.0, **measure)
+    if reason is None:
+        assert len(names(tmp_path)) == 2
+    else:
+        message = refusal(average, tmp_path)
+        assert "by wer of valid, the smaller the better" in message and reason in message
+    assert len(names(tmp_path, by="last")) == 2
+
+
+@pytest.fixture(scope="module")
+def bad(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What bad command lines name."""
+    folder = tmp_path_factory.mktemp("bad")
+    named = {name: folder / name for name in ("good", "missing", "empty", "quiet", "cut", "alien")}
+    (named["empty"] / "checkpoints").mkdir(parents=True)
+    named["checkpoint"] = runs.save(named["good"], "checkpoint_1_1.pt", 1, 2.0)
+    named["duplicate"] = runs.save(named["good"], "checkpoint_last.pt", 1, 2.0)
+    runs.save(named["quiet"], "checkpoint_1_1.pt", 1)
+    cut = runs.save(named["cut"], "checkpoint_1_1.pt", 1, 2.0)
+    cut.write_bytes(cut.read_bytes()[:-3000])
+    runs.save(
+        named["alien"], "a.pt", 1, 2.0, change=lambda state: state.update(optimizer_history=[])
+    )
+    named["nowhere"] = folder / "no" / "such" / "folder.pt"
+    return named
+
+
+@pytest.mark.parametrize(
+    "line, reason",
+    [
+        ("", "RUN"),
+        ("missing", "is not the folder of a training run: no "),
+        ("checkpoint", "is not the folder of a training run: no "),
+        ("empty", "holds no checkpoints to average"),
+        ("quiet", "has a validation value of its own: average --by last, or validate at each"),
+        ("cut", "truncated"),
+        ("alien", "does not tell its number of updates"),
+        ("good --num 0", "--num"),
+        ("good --by best", "--by"),
+        ("good checkpoint", "checkpoint_1_1.pt would be overwritten"),
+        ("good duplicate", "checkpoint_last.pt would be overwritten"),
+        ("good nowhere", "cannot be written: No such file"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(bad: dict[str, Path], line: str, reason: str) -> None:
+    before = {p: p.read_bytes() for p in bad["good"].parent.rglob("*.pt")}
+    result = run_command(*(bad.get(word, word) for word in line.split()))
+    assert result.exit_code != 0
+    assert result.stderr.startswith("speechprune: error: ") and result.stderr.count("\n") == 1
+    assert reason in result.stderr
+    assert result.stdout == ""
+    assert {p: p.read_bytes() for p in bad["good"].parent.rglob("*.pt")} == before
+
+
+def test_python_callers_are_told_too(bad: dict[str, Path]) -> None:
+    assert "num must be at least 1" in refusal(average, bad["good"], num=0)
+    assert "one of valid, last" in refusal(average, bad["good"], by="best")
+
+
+def test_a_full_disk_leaves_the_earlier_average(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs.save(tmp_path, "checkpoint_1_1.pt", 1, 2.0)
+    out = average(tmp_path).out
+    before, files = out.read_bytes(), sorted(out.parent.iterdir())
+    runs.save(tmp_path, "checkpoint_1_1.pt", 3, 1.0)
+
+    def fill(state: Any, file: Any) -> None:
+        file.write(b"half of a checkpoint")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", fill)
+        assert "No space left" in refusal(average, tmp_path)
+    assert out.read_bytes() == before and sorted(out.parent.iterdir()) == files
+    average(tmp_path)
+    assert out.read_bytes() != before

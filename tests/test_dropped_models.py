@@ -1,0 +1,201 @@
+"""Layers left out in training: real runs of models that drop them, alone and together with masks."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from loop import Lab
+from mishaps import kill_after_update
+from nano import write_data2vec, write_wav2vec2
+
+from speechprune.checkpoint import fold, load_finetuned, read
+from speechprune.errors import UserError
+from speechprune.layers.plan import LayerPlan, LayerPlans
+from speechprune.training.preflight import check_settings
+
+DROP = "model.drop_layers=[1,2]"
+PRUNED = "model._name=wav2vec_ctc_pruned"
+MODELS = {
+    "plain": [PRUNED],
+    "masks": ["model._name=wav2vec_ctc_st", "model.prune_rate=0.7"],
+    "parp": ["model._name=wav2vec_ctc_parp", "model.sparsity=0.5", "model.prune_every=1"],
+}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(tmp_path_factory.mktemp("dropped"))
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_wav2vec2(tmp_path_factory.mktemp("deep") / "deep.pt", layers=5)
+
+
+@pytest.fixture(scope="module", params=sorted(MODELS))
+def trained(request: pytest.FixtureRequest, lab: Lab, deep: Path) -> Any:
+    """A run of each model that drops two of five layers."""
+    overrides = [f"model.w2v_path={deep}", *MODELS[request.param], DROP]
+    name = f"dropped-{request.param}"
+    return lab.train(name, *overrides, updates=2).succeeded(), overrides, request.param
+
+
+def test_the_model_that_is_trained_is_the_smaller_one(lab: Lab, deep: Path) -> None:
+    model = lab.build(f"model.w2v_path={deep}", PRUNED, DROP)
+    pretrained = read(deep)["model"]
+    assert len(model.backbone.encoder.layers) == 3
+    for layer, original in enumerate((0, 3, 4)):
+        key = "self_attn.q_proj.weight"
+        mine = model.backbone.encoder.layers[layer].get_parameter(key)
+        assert torch.equal(mine, pretrained[f"encoder.layers.{original}.{key}"])
+
+
+def test_checkpoints_build_the_smaller_model_by_themselves(trained: Any) -> None:
+    run, _, name = trained
+    cfg = run.checkpoint()["cfg"]["model"]
+    assert cfg["w2v_args"]["model"]["encoder_layers"] == 3 and cfg["drop_layers"] == [1, 2]
+    model = load_finetuned(run.path()).model
+    assert len(model.backbone.encoder.layers) == 3
+    layers = {key.split(".")[4] for key in run.model() if ".encoder.layers." in key}
+    assert layers == {"0", "1", "2"}
+    if name != "plain":
+        assert {site.layer for site in model.mask_controller.sites} == {0, 1, 2}
+
+
+def test_a_resumed_run_equals_one_that_never_stopped(trained: Any, lab: Lab) -> None:
+    _, overrides, name = trained
+    overrides = [*overrides, "model.layerdrop=0.3", "checkpoint.save_interval_updates=1"]
+    whole = lab.train(f"whole-{name}", *overrides, updates=4).succeeded().model()
+    killed = partial(kill_after_update, 2)
+    lab.train(f"killed-{name}", *overrides, updates=4, prepare=killed)
+    resumed = lab.train(f"killed-{name}", *overrides, updates=4).succeeded().model()
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(tensor, resumed[key]) for key, tensor in whole.items())
+
+
+def test_folded_it_is_a_plain_model_with_fewer_layers(trained: Any, tmp_path: Path) -> None:
+    run, _, _ = trained
+    fold(run.path(), tmp_path / "plain.pt")
+    state = read(tmp_path / "plain.pt")
+    assert state["cfg"]["model"]["_name"] == "wav2vec_ctc"
+    assert state["cfg"]["model"]["w2v_args"]["model"]["encoder_layers"] == 3
+    assert not {"drop_layers", "layer_plan"} & set(state["cfg"]["model"])
+    source = torch.randn(1, 8000, generator=torch.Generator().manual_seed(0))
+    outputs = [
+        load_finetuned(path).model(source=source, padding_mask=None)["encoder_out"]
+        for path in (run.path(), tmp_path / "plain.pt")
+    ]
+    assert torch.equal(*outputs)
+
+
+def test_a_plan_file_says_the_same(lab: Lab, deep: Path, tmp_path: Path) -> None:
+    plans = (LayerPlan(5, (1, 2), 0.9), LayerPlan(5, (0, 4), 0.1))
+    LayerPlans(plans, 5).save(tmp_path / "plans.json")
+    by_file = lab.build(f"model.w2v_path={deep}", PRUNED, f"model.layer_plan={tmp_path}/plans.json")
+    by_list = lab.build(f"model.w2v_path={deep}", PRUNED, DROP)
+    assert by_file.layer_plan.dropped == by_list.layer_plan.dropped == (1, 2)
+    assert by_file.depth == 3
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_a_finetuned_model_loses_the_same_layers(lab: Lab, deep: Path, name: str) -> None:
+    """`finetune_from_model` of the whole depth, or of the smaller one."""
+    start = [f"model.w2v_path={deep}", "model._name=wav2vec_ctc"]
+    whole = lab.train("whole-finetuned", *start, updates=2).succeeded()
+    overrides = [f"model.w2v_path={deep}", *MODELS[name], DROP, "optimization.lr=[0.0]"]
+    overrides += ["model.freeze_finetune_updates=0"]
+    begun = lab.train(
+        f"from-whole-{name}",
+        *overrides,
+        f"checkpoint.finetune_from_model={whole.path()}",
+        updates=2,
+    ).succeeded()
+    key = "w2v_encoder.w2v_model.encoder.layers.{}.final_layer_norm.weight"
+    for layer, original in enumerate((0, 3, 4)):
+        mine, theirs = begun.model()[key.format(layer)], whole.model()[key.format(original)]
+        assert torch.equal(mine, theirs)
+    again = lab.train(
+        f"from-small-{name}",
+        *overrides,
+        f"checkpoint.finetune_from_model={begun.path()}",
+        updates=2,
+    ).succeeded()
+    assert torch.equal(again.model()[key.format(2)], begun.model()[key.format(2)])
+
+
+def test_layers_of_any_family_and_layerdrop(lab: Lab, tmp_path: Path) -> None:
+    data2vec = write_data2vec(tmp_path / "data2vec.pt", layers=4)
+    run = lab.train(
+        "data2vec-dropped",
+        f"model.w2v_path={data2vec}",
+        *["task.normalize=true", PRUNED, "model.drop_layers=[0,3]", "model.layerdrop=0.5"],
+        *["model.checkpoint_activations=true", "distributed_training.ddp_backend=legacy_ddp"],
+    ).succeeded()
+    assert len(load_finetuned(run.path()).model.backbone.encoder.layers) == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([PRUNED, "model.drop_layers=[5]"], r"drop_layers=\[5\].*layers 0\.\.4"),
+        ([PRUNED, "model.drop_layers=[0,1,2,3,4]"], "at least one must stay"),
+        ([PRUNED, "model.drop_layers=[1,1]"], "names each layer once"),
+        ([PRUNED, "model.layer_plan=/gone.json"], "/gone.json cannot be read"),
+        ([PRUNED, DROP, "model.layer_plan=/gone.json"], "use one of them"),
+    ],
+)
+def test_impossible_layers_are_refused(
+    lab: Lab, deep: Path, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        lab.build(f"model.w2v_path={deep}", *overrides)
+
+
+def test_a_plan_for_another_depth_is_refused(lab: Lab, deep: Path, tmp_path: Path) -> None:
+    LayerPlans((LayerPlan(12, (1, 2)),), 12).save(tmp_path / "plans.json")
+    with pytest.raises(UserError, match="model of 12 layers, not of 5"):
+        lab.build(f"model.w2v_path={deep}", PRUNED, f"model.layer_plan={tmp_path}/plans.json")
+
+
+def test_a_checkpoint_of_another_depth_is_refused(lab: Lab, deep: Path) -> None:
+    whole = lab.build(f"model.w2v_path={deep}", PRUNED)
+    short = lab.build(f"model.w2v_path={deep}", PRUNED, "model.drop_layers=[0,1,2]")
+    middle = lab.build(f"model.w2v_path={deep}", PRUNED, DROP)
+    with pytest.raises(UserError, match="has 3 layers, but the model has 5;"):
+        whole.load_state_dict(middle.state_dict())
+    with pytest.raises(UserError, match="has 3 layers, but the model has 2, 5 before dropping"):
+        short.load_state_dict(middle.state_dict())
+
+
+def test_fairseqs_own_model_drops_nothing_and_says_so(lab: Lab) -> None:
+    with pytest.raises(UserError, match="set model._name=wav2vec_ctc_pruned"):
+        check_settings(lab.compose("model._name=wav2vec_ctc", DROP))
+
+
+def test_masks_of_the_whole_model_fit_the_smaller_one(lab: Lab, deep: Path, tmp_path: Path) -> None:
+    """A mask file made before layers were dropped."""
+    from speechprune.baseline_masks import Ranking
+
+    masks = Ranking(deep, "global-magnitude", roles=("ffn.in", "ffn.out"), biases=True).masks(0.5)
+    masks.save(tmp_path / "mask.safetensors")
+    model = lab.build(
+        f"model.w2v_path={deep}",
+        "model._name=wav2vec_ctc_masked",
+        f"model.mask_file={tmp_path}/mask.safetensors",
+        DROP,
+    )
+    taken = model.mask_controller.mask_set()
+    for layer, original in enumerate((0, 3, 4)):
+        for tensor in ("fc1.weight", "fc2.bias"):
+            mine = taken[f"encoder.layers.{layer}.{tensor}"]
+            assert torch.equal(mine, masks[f"encoder.layers.{original}.{tensor}"])
+    assert json.dumps(sorted(taken)) == json.dumps(
+        sorted(
+            name for name in masks if not name.startswith(("encoder.layers.3", "encoder.layers.4"))
+        )
+    )

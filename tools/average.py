@@ -1,0 +1,78 @@
+"""`speechprune average`: the mean of the best or last checkpoints of a training run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from speechprune.checkpoint.averaging import CRITERIA, Average, average
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("run", type=_PATH)
+@click.argument("out", required=False, type=_PATH)
+@click.option(
+    "--num",
+    default=10,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="How many checkpoints; all of them, if there are fewer.",
+)
+@click.option(
+    "--by",
+    type=click.Choice(list(CRITERIA)),
+    default="valid",
+    show_default=True,
+    help="Those with the best value of checkpoint.best_checkpoint_metric, or the last ones.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(run: Path, out: Path | None, num: int, by: str, as_json: bool) -> None:
+    """Average checkpoints of RUN, a folder with `checkpoints` in it, and write OUT.
+
+    OUT is RUN/checkpoints/checkpoint_average.pt by default, without optimizer state. Files of the
+    same update count once, and checkpoints with different masks cannot be averaged.
+
+    The recipes keep few checkpoints: train with checkpoint.keep_best_checkpoints=10, or, for the
+    last ones, checkpoint.keep_interval_updates=10.
+    """
+    found = average(run, out, num=num, by=by)
+    click.echo(json.dumps(report(run, found), indent=2) if as_json else table(found))
+
+
+def report(run: Path, found: Average) -> dict[str, Any]:
+    """What was averaged, under the names that `--json` prints."""
+    return {
+        "run": str(run),
+        "out": str(found.out),
+        "by": found.by,
+        "asked": found.asked,
+        "averaged": [checkpoint.describe() for checkpoint in found.averaged],
+        "unvalidated": found.unvalidated,
+    }
+
+
+def table(found: Average) -> str:
+    """What was averaged, as lines to read."""
+    width = max(len(checkpoint.path.name) for checkpoint in found.averaged)
+    lines = []
+    for checkpoint in found.averaged:
+        value = "not validated" if checkpoint.valid is None else f"validation {checkpoint.valid:g}"
+        lines.append(f"{checkpoint.path.name:<{width}}  {checkpoint.updates:>7} updates  {value}")
+    count = len(found.averaged)
+    lines.append(f"{found.out}: the mean of {count} checkpoint{'s' if count > 1 else ''}")
+    if count < found.asked:
+        lines.append(_note(count, found))
+    return "\n".join(lines)
+
+
+def _note(count: int, found: Average) -> str:
+    """Says that there were fewer checkpoints than asked for, and why, if validation is why."""
+    note = f"note: {found.asked} were asked for, and {count} found"
+    if not found.unvalidated:
+        return note
+    return f"{note} with a validation value; {found.unvalidated} without one left out (--by last)"

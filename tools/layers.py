@@ -1,0 +1,222 @@
+"""`speechprune layers`: find layers to drop, verify, and drop them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import click
+
+from speechprune.errors import UserError
+from speechprune.inference import MAX_TOKENS
+from speechprune.layers.plan import LayerPlan, LayerPlans, read_plans
+from speechprune.tables import table
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.group(context_settings={"show_default": True})
+def command() -> None:
+    """Find layers to drop, measure what is left, and drop them. Layers are 0-based."""
+
+
+@command.command()
+@click.argument("checkpoint", metavar="CKPT", type=_PATH)
+@click.option("--data", required=True, type=_PATH, help="Folder of manifests.")
+@click.option("--subset", required=True, help="Name of the manifest; labels are not needed.")
+@click.option(
+    "--measure",
+    "measures",
+    multiple=True,
+    default=("svcca",),
+    help="svcca, dc, dc-unbiased or cka; may be repeated, all in one pass over the audio.",
+)
+@click.option("--utterances", type=click.IntRange(min=1), help="How many to draw; all by default.")
+@click.option("--mode", default="U", help="svcca, cka: a row per utterance (U) or frame (T).")
+@click.option("--threshold", default=0.99, help="svcca: share of the singular values to keep.")
+@click.option("--dc-mode", default="mean", help="dc: an utterance's mean, or all frames (seq).")
+@click.option("--batch-size", default=32, help="dc: utterances that are compared together.")
+@click.option("--seed", default=0, help="Of the draw, and of the data that floors come from.")
+@click.option("--out", type=_PATH, default=Path("similarity"), help="Folder for MEASURE.*.")
+def similarity(
+    checkpoint: Path,
+    data: Path,
+    subset: str,
+    measures: tuple[str, ...],
+    utterances: Optional[int],
+    mode: str,
+    threshold: float,
+    dc_mode: str,
+    batch_size: int,
+    seed: int,
+    out: Path,
+) -> None:
+    """How alike the hidden states of CKPT are, a pretrained or finetuned model.
+
+    For each measure OUT gets MEASURE.safetensors, an (L+1) by (L+1) matrix with where it came from,
+    and MEASURE.png, a heat map. State i is what layer i is given.
+
+    The floor is what the measure gives for independent random data of the same size: values near it
+    tell nothing, and values at different sizes do not compare.
+    """
+    from speechprune.layer_similarity import build_measures, draw
+    from speechprune.layer_similarity import similarity as measure_similarity
+
+    rows, distances = {"mode": mode}, {"mode": dc_mode, "batch_size": batch_size}
+    options: dict[str, dict[str, Any]] = {
+        "svcca": {**rows, "threshold": threshold},
+        "cka": rows,
+        "dc": distances,
+        "dc-unbiased": distances,
+    }
+    built = build_measures(measures, options)
+    found = measure_similarity(
+        checkpoint, data, subset, built, utterances=utterances, seed=seed
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    for name, matrix in found.items():
+        matrix.save(out / f"{name}.safetensors")
+        draw(matrix, out / f"{name}.png")
+        settings = ", ".join(f"{k} {v}" for k, v in matrix.provenance["settings"].items())
+        click.echo(
+            f"{out / name}.safetensors  {settings}; {matrix.provenance['count']} rows; "
+            f"floor {matrix.floor:.4f}"
+        )
+
+
+@command.command()
+@click.argument("matrix", type=_PATH)
+@click.option("--drop", required=True, type=int, metavar="K", help="How many layers to drop.")
+@click.option(
+    "--method",
+    type=click.Choice(["greedy", "beam", "exhaustive", "random", "exact"]),
+    default="exact",
+    help="exact finds the best plans of all, at any depth.",
+)
+@click.option("--top", default=10, type=click.IntRange(min=1), help="How many plans; greedy: 1.")
+@click.option("--seed", default=0, help="random: of the draw.")
+@click.option("--out", type=_PATH, help="Write a file of plans.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON rows, best first.")
+def search(
+    matrix: Path,
+    drop: int,
+    method: str,
+    top: int,
+    seed: int,
+    out: Optional[Path],
+    as_json: bool,
+) -> None:
+    """Rank sets of K layers to drop by a similarity MATRIX, ours or a bare .npy.
+
+    Dropped layers fall into runs of neighbours. The score is the mean over runs of the similarity of
+    what goes into a run and what comes out; larger is better. Of equal scores, the one that drops
+    earlier layers comes first.
+    """
+    from speechprune.layer_search import search as search_plans
+
+    plans = search_plans(matrix, drop, method, top, seed)
+    if out is not None:
+        plans.save(out)
+    rows = [plan.describe() for plan in plans.plans]
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    lines = [["score", "drop"]]
+    lines += [[f"{row['score']:.6f}", _layers(row["drop"])] for row in rows]
+    click.echo("\n".join("  ".join(line) for line in lines))
+
+
+def _evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What `verify` and `greedy` have in common."""
+    for option in reversed(
+        [
+            click.option("--data", required=True, type=_PATH, help="Folder of manifests."),
+            click.option("--subset", required=True, help="A validation subset."),
+            click.option("--allow-test", is_flag=True, help="Choose on a subset named test."),
+            click.option(
+                "--by",
+                type=click.Choice(["cer", "wer"]),
+                help="What plans are ranked by; by default cer for letters, wer for units.",
+            ),
+            click.option("--race", is_flag=True, help="Stop plans that are clearly worse early."),
+            click.option("--level", default=0.05, help="Of the race's test."),
+            click.option("--seed", default=0, help="Of the race."),
+            click.option(
+                "--max-tokens",
+                default=MAX_TOKENS,
+                type=click.IntRange(min=1),
+                help="Audio samples per batch, padding included.",
+            ),
+            click.option("--batch-size", type=click.IntRange(min=1), help="Utterances per batch."),
+            click.option("--out", type=_PATH, help="Write a file of plans, best first."),
+            click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+@command.command()
+@click.argument("checkpoint", metavar="CKPT", type=_PATH)
+@click.argument("plans", type=str)
+@_evaluation_options
+def verify(checkpoint: Path, plans: str, **options: Any) -> None:
+    """Error rate of each of PLANS on CKPT, a finetuned model, without training.
+
+    PLANS is a file, or layers such as 1,3,5. The front end runs once for each utterance, and a layer
+    once for all plans that keep the same layers before it; transcripts are those of evaluating each
+    plan by itself.
+
+    With --race, a plan is stopped once it is clearly worse than the best: a paired test over
+    utterances, repeated whenever their number has doubled.
+    """
+    from speechprune.layer_search import VerificationSettings, verify_plans
+
+    settings = VerificationSettings(**_kept(options))
+    report = verify_plans(checkpoint, lambda layers: read_plans(plans, layers), settings)
+    _tell(report, options)
+
+
+@command.command()
+@click.argument("checkpoint", metavar="CKPT", type=_PATH)
+@click.option("--drop", required=True, type=int, metavar="K", help="How many layers to drop.")
+@_evaluation_options
+def greedy(checkpoint: Path, drop: int, **options: Any) -> None:
+    """Drop K layers of CKPT, a finetuned model, one by one: always the one without which the error
+    rate is lowest (GLP). It shares work as `verify` does."""
+    from speechprune.layer_search import VerificationSettings, eliminate_layers
+
+    report = eliminate_layers(checkpoint, drop, VerificationSettings(**_kept(options)))
+    _tell(report, options)
+
+
+@command.command()
+@click.argument("checkpoint", metavar="CKPT", type=_PATH)
+@click.argument("plan", type=str)
+@click.argument("out", type=_PATH)
+def drop(checkpoint: Path, plan: str, out: Path) -> None:
+    """Write CKPT without the layers of PLAN to OUT, which loads wherever CKPT does.
+
+    PLAN is a file, of which the first plan counts, or layers such as 1,3,5.
+    """
+    from speechprune.checkpoint.layer_dropping import depth, drop_layers
+
+    chosen = read_plans(plan, depth(checkpoint))
+    drop_layers(checkpoint, chosen.plans[0].dropped, out, {"plan": dict(chosen.provenance)})
+    kept = len(chosen.plans[0].kept)
+    click.echo(f"{out}: {kept} of {chosen.plans[0].layers} layers")
+
+
+def _kept(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in ("out", "as_json")}
+
+
+def _tell(report: Any, options: dict[str, Any]) -> None:
+    if options["out"] is not None:
+        report.plans.save(options["out"])
+    click.echo(json.dumps(report.describe()) if options["as_json"] else report.in_words())
+
+
+def _layers(layers: list[int]) -> str:
+    return ",".join(map(str, layers))

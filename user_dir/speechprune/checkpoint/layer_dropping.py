@@ -1,0 +1,253 @@
+"""Smaller checkpoints: layers dropped from any pretrained or finetuned file, in its own layout."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from speechprune import __version__
+from speechprune.backbones import BACKBONES, Backbone
+from speechprune.checkpoint.file import PathLike, digest, read, refuse_to_replace, write
+from speechprune.checkpoint.finetuned import PROVENANCE, load_finetuned
+from speechprune.errors import UserError
+from speechprune.masking.controller import MaskController
+from speechprune.masking.sites import Site
+from speechprune.models.masked_ctc import DENSITY_TOLERANCE
+from speechprune.models.settings import freezes_scores
+
+#: Settings that count layers from below.
+_LAYERS_BELOW = ("fix_mask_before", "load_mask_before")
+#: Settings of the run that made a file, which has dropped its layers before, at rest.
+_OF_THE_RUN: Mapping[str, Any] = {"drop_layers": [], "layer_plan": None}
+#: Where fairseq keeps its running average of a model (`ema.store_ema`).
+_AVERAGES = ("ema", "ema_fp32_params")
+
+
+def depth(path: PathLike) -> int:
+    """The number of layers of a pretrained or finetuned checkpoint, which is not built.
+
+    Raises:
+        UserError: the file cannot be read, or holds no encoder of a registered family.
+    """
+    state = read(path, mmap=True)
+    return _depth(state["model"], _family(state, path))
+
+
+def drop_layers(
+    path: PathLike,
+    dropped: Collection[int],
+    out: PathLike,
+    provenance: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint without some layers, which loads wherever the source does.
+
+    Tensors, masks and scores among them, have the numbers of their layers and nothing else
+    changed; the configuration tells the new depth, and of settings for each layer those that are
+    left. There is no optimizer state.
+
+    Args:
+        path: any pretrained or finetuned checkpoint, ours or fairseq's.
+        dropped: 0-based layers.
+        provenance: more to note in ``out`` beside the source's digest, its depth and ``dropped``.
+
+    Raises:
+        UserError: the source cannot be read or is of no known family; a layer does not exist, none
+            is named or none would be left; ``out`` is the source or cannot be written.
+    """
+    refuse_to_replace(path, out)
+    state = read(path, mmap=True)
+    family = _family(state, path)
+    layers = _depth(state["model"], family)
+    gone = _checked(dropped, layers, path)
+    kept = [layer for layer in range(layers) if layer not in gone]
+    noted = {
+        **_noted_of_the_rest(state.get(PROVENANCE) or {}, gone, family),
+        "version": __version__,
+        "layers_dropped_from": digest(path),
+        "layers": layers,
+        "dropped": gone,
+        **(provenance or {}),
+    }
+    changes = {
+        **_smaller_settings(state, kept, _rates_of_fixed_masks(path, state, kept)),
+        "model": _renamed(state["model"], gone, family),
+        "last_optimizer_state": None,
+        PROVENANCE: noted,
+    }
+    if state.get("extra_state"):
+        changes["extra_state"] = _without_layers_in_averages(state["extra_state"], gone, family)
+    write({**state, **changes}, out)
+
+
+def _checked(dropped: Collection[int], layers: int, path: PathLike) -> list[int]:
+    """The layers to drop, each once, in order; raises UserError if that is not possible."""
+    gone = sorted(set(dropped))
+    if not gone:
+        raise UserError(f"no layer of {path} is to be dropped; name some of 0..{layers - 1}")
+    for layer in gone:
+        if not 0 <= layer < layers:
+            raise UserError(f"cannot drop layer {layer}: {path} has layers 0..{layers - 1}")
+    if len(gone) == layers:
+        raise UserError(f"cannot drop every layer of {path}: at least one must stay")
+    return gone
+
+
+# --- tensors -------------------------------------------------------------------------------------
+
+
+def _family(state: Mapping[str, Any], path: PathLike) -> Backbone:
+    """What is known of the encoder's model family; raises UserError if none is registered."""
+    names = [e.get("_name") or e.get("arch") for e in map(_encoder, _models(state))]
+    name, known = (names or [None])[0], BACKBONES.names()
+    if name not in known:
+        raise UserError(
+            f"{path} holds a {name} model, whose layers are not known; known: {', '.join(known)}"
+        )
+    return BACKBONES.build(name)
+
+
+def _depth(keys: Iterable[str], family: Backbone) -> int:
+    """How many layers have tensors."""
+    layers = 0
+    while any(family.key_without_layers(key, [layers]) is None for key in keys):
+        layers += 1
+    return layers
+
+
+def _renamed(tensors: Mapping[str, Any], gone: list[int], family: Backbone) -> dict[str, Any]:
+    """A state dict without the layers that are gone; so are those nested in it, of teachers."""
+    renamed = {}
+    for key, value in tensors.items():
+        new = family.key_without_layers(key, gone)
+        if new is not None:
+            renamed[new] = _renamed(value, gone, family) if isinstance(value, dict) else value
+    return renamed
+
+
+def _without_layers_in_averages(
+    extra: Mapping[str, Any], gone: list[int], family: Backbone
+) -> dict[str, Any]:
+    averages = {key: _renamed(extra[key], gone, family) for key in _AVERAGES if extra.get(key)}
+    return {**extra, **averages}
+
+
+# --- settings ------------------------------------------------------------------------------------
+
+
+def _smaller_settings(
+    state: Mapping[str, Any], kept: list[int], rates: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The configuration of a smaller model, in the layouts that ``state`` has.
+
+    Args:
+        rates: more changes to the settings of the model.
+    """
+    settings = {key: _plain(state[key]) for key in ("cfg", "args") if key in state}
+    for model in _models(settings):
+        _shorten_encoder(_encoder(model), len(kept))
+        _drop_flags(model, kept)
+        model.update(rates)
+    return settings
+
+
+def _shorten_encoder(encoder: dict[str, Any], layers: int) -> None:
+    encoder["encoder_layers"] = layers
+    # data2vec's targets are an average over so many of the last layers.
+    if encoder.get("average_top_k_layers") is not None:
+        encoder["average_top_k_layers"] = min(encoder["average_top_k_layers"], layers)
+
+
+def _drop_flags(model: dict[str, Any], kept: list[int]) -> None:
+    """Settings for each layer become those of the layers that are kept."""
+    rates = model.get("layerwise_prune_rate")
+    if rates:
+        model["layerwise_prune_rate"] = [rates[layer] for layer in kept if layer < len(rates)]
+    for key in _LAYERS_BELOW:
+        if model.get(key) is not None:
+            model[key] = sum(layer < model[key] for layer in kept)
+    model.update({key: value for key, value in _OF_THE_RUN.items() if key in model})
+
+
+def _models(state: Mapping[str, Any]) -> Iterator[Any]:
+    """The settings of the model: those under ``cfg``, or in 2020 the flat ``args``, or both."""
+    for settings in ((state.get("cfg") or {}).get("model"), state.get("args")):
+        if settings is not None:
+            yield _mapping(settings)
+
+
+def _encoder(model: Any) -> Any:
+    """The settings of the encoder; a finetuned model keeps those of its pretraining."""
+    pretrained = model.get("w2v_args")
+    if pretrained is None:
+        return model
+    pretrained = _mapping(pretrained)
+    return _mapping(pretrained.get("model") or pretrained)
+
+
+def _mapping(settings: Any) -> Any:
+    return vars(settings) if isinstance(settings, Namespace) else settings
+
+
+def _plain(settings: Any) -> Any:
+    """A copy of nested settings in which omegaconf's are dicts."""
+    if isinstance(settings, DictConfig):
+        settings = OmegaConf.to_container(settings, resolve=False, enum_to_str=True)
+    if isinstance(settings, Namespace):
+        return Namespace(**_plain(vars(settings)))
+    if isinstance(settings, dict):
+        return {key: _plain(value) for key, value in settings.items()}
+    return settings
+
+
+# --- densities -----------------------------------------------------------------------------------
+
+
+def _rates_of_fixed_masks(
+    path: PathLike, state: Mapping[str, Any], layers: list[int]
+) -> dict[str, Any]:
+    """What the settings have to claim of fixed masks, where that is another share than before.
+
+    Fixed masks may share their density unequally, and a model whose settings claim another than
+    they have together does not load. All other masks load whatever they keep.
+
+    Raises:
+        UserError: in the layers that are left they keep nothing.
+    """
+    if not any(m.get("fix_mask") or m.get("fix_mask_before") is not None for m in _models(state)):
+        return {}
+    loaded = load_finetuned(path)
+    cfg, controller = loaded.cfg.model, getattr(loaded.model, "mask_controller", None)
+    if controller is None or controller.policy.trains_weights:
+        return {}
+    sites = [site for site in controller.sites if site.layer is None or site.layer in layers]
+    kept, claimed = _densities(controller, [site for site in sites if freezes_scores(cfg, site)])
+    if abs(kept - claimed) <= DENSITY_TOLERANCE:
+        return {}
+    if not kept:
+        raise UserError(f"the fixed masks of {path} keep nothing in the layers that would be left")
+    if cfg.fix_mask:
+        return {"prune_rate": kept, "layerwise_prune_rate": [], "fc_attn_prune_rate": []}
+    of_layers = [[site for site in sites if site.layer == layer] for layer in layers]
+    own = [_densities(controller, of_layer)[0] for of_layer in of_layers]
+    fixed = [layer < cfg.fix_mask_before for layer in layers]
+    return {"layerwise_prune_rate": [kept if f else o for f, o in zip(fixed, own)]}
+
+
+def _densities(controller: MaskController, sites: list[Site]) -> tuple[float, float]:
+    """Shares kept of some sites of a model that is not trained: of their masks, and as claimed."""
+    controller.sites = sites
+    return controller.fixed_densities()
+
+
+def _noted_of_the_rest(
+    noted: Mapping[str, Any], gone: list[int], family: Backbone
+) -> dict[str, Any]:
+    """Provenance, with the density of a folded model, whose masks are no more to be seen."""
+    if not noted.get("kept"):
+        return dict(noted)
+    kept = _renamed(noted["kept"], gone, family)
+    density = sum(n for n, _ in kept.values()) / sum(entries for _, entries in kept.values())
+    return {**noted, "kept": kept, "density": density}

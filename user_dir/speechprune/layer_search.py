@@ -1,0 +1,240 @@
+"""From files to ranked plans: searching matrices, verifying plans, and what is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Callable
+
+from speechprune import __version__
+from speechprune.checkpoint import PathLike, digest, load_finetuned
+from speechprune.inference import MAX_TOKENS, sample_rate
+from speechprune.layer_verification import (
+    Elimination,
+    Measured,
+    Verifier,
+    eliminate,
+    refuse_test,
+)
+from speechprune.layers.matrix import SimilarityMatrix
+from speechprune.layers.optimum import exact
+from speechprune.layers.plan import LayerPlan, LayerPlans
+from speechprune.layers.race import Race
+from speechprune.layers.search import beam, exhaustive, greedy, random
+from speechprune.manifests.check import check_split
+from speechprune.manifests.manifest import read_split
+from speechprune.tables import table
+
+METHODS = ("greedy", "beam", "exhaustive", "random", "exact")
+
+
+def search(path: PathLike, drop: int, method: str, top: int = 10, seed: int = 0) -> LayerPlans:
+    """The best plans by the matrix in a file, with where they came from.
+
+    Args:
+        method: one of `METHODS`; "greedy" finds one plan.
+
+    Raises:
+        UserError: the file holds no matrix, ``drop`` is not within its model, or an exhaustive
+            search would not end.
+    """
+    matrix = SimilarityMatrix.load(path)
+    values = matrix.values
+    if method == "greedy":
+        plans = greedy(values, drop)
+    elif method == "random":
+        plans = random(values, drop, top, seed=seed)
+    else:
+        plans = {"beam": beam, "exhaustive": exhaustive, "exact": exact}[method](values, drop, top)
+    provenance = {
+        "version": __version__,
+        "matrix": digest(path),
+        "measure": matrix.measure,
+        "method": method,
+        **({"seed": seed} if method == "random" else {}),
+        "of": dict(matrix.provenance),
+    }
+    return LayerPlans(tuple(plans), matrix.layers, provenance)
+
+
+@dataclass(frozen=True)
+class VerificationSettings:
+    """How plans are measured.
+
+    Attributes:
+        data, subset: a manifest folder and a validation split in it.
+        allow_test: whether the split may be named as test data.
+        by: "cer", "wer", or None for the usual one of the model's units.
+        race: stop plans that are clearly worse, at ``level``.
+        seed: of the race.
+        max_tokens, batch_size: limits of batches, as in `speechprune.inference.evaluate`.
+    """
+
+    data: Path
+    subset: str
+    allow_test: bool = False
+    by: str | None = None
+    race: bool = False
+    level: float = 0.05
+    seed: int = 0
+    max_tokens: int = MAX_TOKENS
+    batch_size: int | None = None
+
+    def verifier(self, checkpoint: PathLike, remember: bool = False) -> Verifier:
+        """For a finetuned checkpoint; raises UserError for data or a model that cannot be used."""
+        refuse_test(self.subset, self.allow_test)
+        loaded = load_finetuned(checkpoint, self.data)
+        rate = sample_rate(loaded)
+        check_split(self.data, self.subset, labels=None, sample_rate=rate)
+        split = read_split(self.data, self.subset, loaded.cfg.task.labels)
+        return Verifier(
+            loaded,
+            split,
+            max_tokens=self.max_tokens,
+            batch_size=self.batch_size,
+            remember=remember,
+        )
+
+    @property
+    def racing(self) -> Race | None:
+        return Race(self.level, self.seed) if self.race else None
+
+
+@dataclass(frozen=True)
+class VerificationReport:
+    """What measuring plans gave.
+
+    Attributes:
+        measured: best first.
+        metric: what they are ranked by.
+        passes: of utterances through front end and layers: made, and plan by plan.
+        seconds: time that it took, without loading the model.
+        plans: the same as a file of plans.
+        steps: of a search by error rate, the best plan of each step.
+        remarks: lines for people.
+    """
+
+    measured: tuple[Measured, ...]
+    metric: str
+    passes: Mapping[str, int]
+    seconds: float
+    plans: LayerPlans
+    steps: tuple[Measured, ...] = ()
+    remarks: tuple[str, ...] = field(default=())
+
+    def describe(self) -> dict[str, Any]:
+        """To read by program; rates are shares, not percent."""
+        found: dict[str, Any] = {
+            "plans": [measured.describe() for measured in self.measured],
+            "by": self.metric,
+            "passes": dict(self.passes),
+            "seconds": round(self.seconds, 3),
+        }
+        if self.steps:
+            found["steps"] = [step.describe() for step in self.steps]
+        return found
+
+    def in_words(self) -> str:
+        """A table, and what it took."""
+        rows = [["drop", "score", "CER %", "WER %", "utterances"]]
+        for each in self.steps or self.measured:
+            score = "" if each.plan.score is None else f"{each.plan.score:.4f}"
+            rates = [f"{100 * each.rate(metric):.2f}" for metric in ("cer", "wer")]
+            heard = f"{len(each.texts)}{' (stopped)' if each.stopped else ''}"
+            rows.append([",".join(map(str, each.plan.dropped)), score, *rates, heard])
+        made = (
+            f"{self.passes['front_end']} passes of utterances through the front end and "
+            f"{self.passes['layers']} through layers, in {self.seconds:.1f} s; plan by plan: "
+            f"{self.passes['front_end_alone']} and {self.passes['layers_alone']}"
+        )
+        return "\n".join([table(rows), made, *self.remarks])
+
+
+def verify_plans(
+    checkpoint: PathLike, plans: Callable[[int], LayerPlans], settings: VerificationSettings
+) -> VerificationReport:
+    """Measure plans on a finetuned checkpoint.
+
+    Args:
+        plans: gives them for a model of so many layers.
+
+    Raises:
+        UserError: the subset is named as test data, or is missing, damaged or empty; the checkpoint
+            is no finetuned model; or the plans are for another model.
+    """
+    verifier = settings.verifier(checkpoint)
+    given = plans(len(verifier.layers))
+    metric = settings.by or verifier.metric
+    start = perf_counter()
+    measured = verifier.measure(given.plans, metric, settings.racing)
+    seconds = perf_counter() - start
+    ranked = tuple(sorted(measured, key=lambda each: each.rank(metric)))
+    provenance = {**_provenance(checkpoint, settings, metric), "plans": dict(given.provenance)}
+    return VerificationReport(
+        ranked,
+        metric,
+        _passes(verifier),
+        seconds,
+        LayerPlans(tuple(each.plan for each in ranked), given.layers, provenance),
+        remarks=_race_remarks(settings, sum(each.stopped for each in ranked)),
+    )
+
+
+def eliminate_layers(
+    checkpoint: PathLike, drop: int, settings: VerificationSettings
+) -> VerificationReport:
+    """Greedy layer pruning of a finetuned checkpoint by its error rate.
+
+    Raises:
+        UserError: as `verify_plans`, or ``drop`` is not within the model.
+    """
+    verifier = settings.verifier(checkpoint, remember=True)
+    metric = settings.by or verifier.metric
+    start = perf_counter()
+    found: Elimination = eliminate(verifier, drop, metric, settings.racing)
+    seconds = perf_counter() - start
+    provenance = {**_provenance(checkpoint, settings, metric), "method": "glp"}
+    plan = LayerPlan(found.plan.layers, found.plan.dropped)
+    return VerificationReport(
+        found.steps[-1:],
+        metric,
+        _passes(verifier),
+        seconds,
+        LayerPlans((plan,), plan.layers, provenance),
+        found.steps,
+        (f"{found.evaluations} plans were measured", *_race_remarks(settings, found.stopped)),
+    )
+
+
+def _provenance(
+    checkpoint: PathLike, settings: VerificationSettings, metric: str
+) -> dict[str, Any]:
+    return {
+        "version": __version__,
+        "checkpoint": digest(checkpoint),
+        "manifest": digest(settings.data / f"{settings.subset}.tsv"),
+        "subset": settings.subset,
+        "by": metric,
+        "race": {"level": settings.level, "seed": settings.seed} if settings.race else None,
+    }
+
+
+def _passes(verifier: Verifier) -> dict[str, int]:
+    return {
+        "front_end": verifier.made.front_end,
+        "layers": verifier.made.layers,
+        "front_end_alone": verifier.alone.front_end,
+        "layers_alone": verifier.alone.layers,
+    }
+
+
+def _race_remarks(settings: VerificationSettings, stopped: int) -> tuple[str, ...]:
+    if not settings.race:
+        return ()
+    return (
+        f"the race stopped {stopped} plans early; the truly best one is stopped with a probability "
+        f"of at most {settings.level} in each race (paired sign test over utterances, seed "
+        f"{settings.seed})",
+    )

@@ -1,0 +1,135 @@
+"""Similarity of the hidden states of a model, over recordings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from speechprune import __version__
+from speechprune.backbones import find_backbone
+from speechprune.checkpoint import PathLike, digest
+from speechprune.checkpoint.encoder import listening, load_encoder
+from speechprune.errors import UserError
+from speechprune.figures import heat_map
+from speechprune.inference import best_device, read_audio
+from speechprune.layers.matrix import SimilarityMatrix
+from speechprune.layers.similarity import MEASURES, Measure, gather
+from speechprune.manifests.check import check_split, read_recordings
+
+
+@dataclass(frozen=True)
+class Listening:
+    """An encoder and recordings for it.
+
+    Attributes:
+        normalize: whether recordings are to have mean 0 and variance 1.
+        rate: sample rate in Hz.
+        paths: recordings, in the order that they are heard.
+    """
+
+    encoder: nn.Module
+    normalize: bool
+    rate: int
+    paths: Sequence[Path]
+
+    def states(self) -> Iterator[Tensor]:
+        """The hidden states of each recording, (L + 1, T, C).
+
+        Each is heard alone, without padding: a base model's first convolution is normalised over
+        all of a batch, padding included. One too short for a frame is passed over.
+        """
+        family = find_backbone(self.encoder)
+        device = best_device()
+        encoder = self.encoder.to(device)
+        for path in tqdm(self.paths, unit="utterance", desc="listening", disable=None):
+            samples = torch.from_numpy(read_audio(path, self.rate)).to(device)
+            if encoder._get_feat_extract_output_lengths(torch.tensor([len(samples)])) < 1:
+                continue
+            if self.normalize:
+                samples = torch.nn.functional.layer_norm(samples, samples.shape)
+            with torch.inference_mode():
+                states, _ = family.hidden_states(encoder, samples[None], None)
+                yield torch.cat(states)
+
+
+def similarity(
+    checkpoint: PathLike,
+    data: Path,
+    subset: str,
+    measures: Mapping[str, Measure],
+    *,
+    utterances: int | None = None,
+    seed: int = 0,
+) -> dict[str, SimilarityMatrix]:
+    """How alike the hidden states of a model are, by each measure, in one pass over the audio.
+
+    Args:
+        checkpoint: pretrained or finetuned.
+        data: manifest folder; labels are not needed.
+        measures: by the name that each is to have in the result.
+        utterances: how many to draw; all if None.
+
+    Raises:
+        UserError: a file is missing or damaged, there are fewer utterances, or too few for a
+            measure.
+    """
+    normalize, rate = listening(checkpoint)
+    check_split(data, subset, labels=None, sample_rate=rate)
+    paths = _draw(data, subset, utterances, seed)
+    listener = Listening(load_encoder(checkpoint), normalize, rate, paths)
+    statistics = gather(listener.states(), list(measures.values()))
+    shared = {
+        "version": __version__,
+        "checkpoint": digest(checkpoint),
+        "backbone": type(listener.encoder).__name__,
+        "manifest": digest(data / f"{subset}.tsv"),
+        "subset": subset,
+        "seed": seed,
+    }
+    found = {}
+    for (name, measure), statistic in zip(measures.items(), statistics):
+        matrix = measure.matrix(statistic)
+        provenance = {**shared, "settings": measure.describe(), "count": statistic.count}
+        floor = measure.floor(statistic, seed)
+        found[name] = SimilarityMatrix(matrix, name, floor, provenance)
+    return found
+
+
+def build_measures(
+    names: Sequence[str], options: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Measure]:
+    """Measures by name, each with its own ``options``.
+
+    Raises:
+        UserError: a name, an option or a value that is none.
+    """
+    built = {name: MEASURES.build(name, **options.get(name, {})) for name in names}
+    for measure in built.values():
+        measure.statistic()
+    return built
+
+
+def draw(matrix: SimilarityMatrix, path: Path) -> None:
+    """Draw a matrix as a PNG, from its smallest value on; raises UserError if it cannot be written."""
+    labels = [str(state) for state in range(len(matrix.values))]
+    floor = "" if matrix.floor is None else f", independent data {matrix.floor:.2f}"
+    lowest = float(np.floor(10 * matrix.values.min()) / 10)
+    heat_map(matrix.values, labels, path, f"{matrix.measure} of hidden states{floor}", lowest)
+
+
+def _draw(data: Path, subset: str, utterances: int | None, seed: int) -> list[Path]:
+    """Recordings in random order."""
+    root, rows = read_recordings(data / f"{subset}.tsv")
+    wanted = len(rows) if utterances is None else utterances
+    if wanted > len(rows):
+        raise UserError(f"{subset} has {len(rows)} utterances, not {wanted}; ask for fewer")
+    order = np.random.default_rng(seed).permutation(len(rows))[:wanted]
+    return [root / rows[index][0] for index in order]
+
