@@ -39,7 +39,17 @@ PRETRAINED = [
     if (family, layout) != ("data2vec", "2020")
 ]
 
-FINETUNED = ("plain", "plain_2020", "st", "st_2020", "s3router", "parp", "masked", "folded")
+FINETUNED = (
+    "plain",
+    "plain_2020",
+    "st",
+    "st_2020",
+    "s3router",
+    "parp",
+    "masked",
+    "folded",
+    "pruned",
+)
 
 PARP = {
     "_name": "wav2vec_ctc_parp",
@@ -71,6 +81,15 @@ def _scale_layers(weights: dict[str, Any]) -> None:
                 tensor.mul_(1.0 + layer)
 
 
+_MODELS = {
+    "plain": {},
+    "parp": PARP,
+    "folded": PARP,
+    "masked": PARP,
+    "pruned": {"_name": "wav2vec_ctc_pruned"},
+}
+
+
 class Finetuned:
     """Finetuned checkpoints below one folder, by kind, each written once and not to be changed."""
 
@@ -98,7 +117,7 @@ def _write_kind(path: Path, kind: str, pretrained: Path, data: Path) -> Path:
         return rewrite_as_of_2020(write_finetuned(path, pretrained, data))
     if kind == "st_2020":
         return rewrite_as_of_2020(write_finetuned(path, pretrained, data, model=MASKS))
-    model = {"plain": {}, "parp": PARP, "folded": PARP, "masked": PARP}.get(kind, MASKS)
+    model = _MODELS.get(kind, MASKS)
     write_finetuned(path, pretrained, data, model=model)
     if kind == "s3router":
         rewrite(path, lambda state: _drop_bits(state["model"]))

@@ -1,4 +1,4 @@
-"""Layers left out in training: real runs of models that drop them, alone and together with masks."""
+"""Layers left out in training: real runs of models that drop them, alone and with masks."""
 
 from __future__ import annotations
 

@@ -82,6 +82,7 @@ def test_pretrained_models_lose_layers(tmp_path: Path, family: str, layout: str)
     assert (depth(path), depth(out)) == (4, 2)
     assert encoder_settings(out)["encoder_layers"] == 2
     assert set(encoder_settings(out)) == set(encoder_settings(path))
+    assert type(read(out).get("cfg") or {}) is dict
 
     whole, short = load_encoder(path), load_encoder(out)
     assert not torch.equal(features(short), features(whole))
@@ -139,6 +140,21 @@ def test_finetuned_models_of_other_families_lose_layers(
     assert encoder_settings(tmp_path / "short.pt")["encoder_layers"] == 2
 
 
+def test_models_that_were_trained_without_layers_lose_more(
+    finetuned: Finetuned, tmp_path: Path
+) -> None:
+    """Layers are counted as they are in the file."""
+    path, out = tmp_path / "whole.pt", tmp_path / "short.pt"
+    model = {"_name": "wav2vec_ctc_pruned", "drop_layers": [0]}
+    write_finetuned(path, finetuned.pretrained, finetuned.data, model=model)
+    drop_layers(path, [1], out)
+    assert (depth(path), depth(out)) == (3, 2)
+    assert (model_settings(path)["drop_layers"], model_settings(out)["drop_layers"]) == ([0], [])
+    whole, short = load_finetuned(path), load_finetuned(out)
+    skip(whole.model.w2v_encoder.w2v_model, [1])
+    assert torch.equal(logits(short.model), logits(whole.model))
+
+
 @pytest.mark.parametrize("kind", ["plain", "folded"])
 def test_unmodified_fairseq_loads_what_it_loaded_before(
     finetuned: Finetuned, tmp_path: Path, kind: str
@@ -161,5 +177,5 @@ def test_layers_of_two_digits_are_told_apart() -> None:
             found = [rename(key, (1, 10, 1)) for key in keys]
             assert [key for key in found if key is not None] == keys[:22]
             assert found[1] is None and found[10] is None
-        for other in ("decoder.layers.1.fc1.weight", "feature_extractor.conv_layers.1.0.weight"):
+        for other in ("text_encoder.layers.1.weight", "feature_extractor.conv_layers.1.0.weight"):
             assert rename(other, (0, 1)) == other

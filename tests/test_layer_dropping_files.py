@@ -139,6 +139,9 @@ def test_files_without_known_layers_are_refused(pretrained: Path, finetuned: Fin
         for action in (depth, lambda path: drop_layers(path, [0], out)):
             message = refusal(action, pretrained)
             assert f"holds a {change['_name']} model" in message and "wav2vec2" in message
+    pretrained.write_bytes(whole)
+    rewrite(pretrained, lambda state: state.update(model={"mask_emb": torch.ones(32)}))
+    assert "no weights of transformer layers" in refusal(drop_layers, pretrained, [0], out)
     rewrite(pretrained, lambda state: state["cfg"].update(model=None))
     assert "holds a None model" in refusal(depth, pretrained)
     pretrained.write_bytes(finetuned("plain").read_bytes())

@@ -93,31 +93,47 @@ def test_settings_of_the_run_are_at_rest(finetuned: Finetuned) -> None:
     assert (settings["drop_layers"], settings["layer_plan"]) == ([], None)
 
 
-@pytest.mark.parametrize("flags", [{}, {"layerwise_prune_rate": [0.9, 0.2, 0.6, 0.4]}])
-def test_fixed_masks_of_uneven_density_load(
-    finetuned: Finetuned, tmp_path: Path, flags: dict[str, Any]
-) -> None:
+UNEVEN = [0.9, 0.2, 0.6, 0.4]
+
+
+@pytest.fixture
+def uneven(finetuned: Finetuned, tmp_path: Path) -> Path:
+    """A checkpoint with fixed masks, of whose layers each has another density."""
+    path = tmp_path / "fixed.pt"
+    apply_masks(finetuned("st"), uneven_masks(finetuned("st"), UNEVEN), path)
+    return path
+
+
+@pytest.mark.parametrize("rates", [[], [0.5, 0.6, 0.5, 0.5]])
+def test_fixed_masks_of_uneven_density_load(uneven: Path, rates: list[float]) -> None:
     """A model is refused whose settings claim another density than its fixed masks have."""
-    path = tmp_path / "fixed.pt"
-    apply_masks(finetuned("st"), uneven_masks(finetuned("st"), [0.9, 0.2, 0.6, 0.4]), path)
-    settings = flags_after(path, [1], **flags)
-    density = read_checkpoint_masks(tmp_path / "short.pt").density
-    if flags:
-        assert settings["layerwise_prune_rate"] == [0.9, 0.6, 0.4]
-    else:
-        assert settings["prune_rate"] == pytest.approx(density)
-        assert abs(density - model_settings(path)["prune_rate"]) > 0.01
+    settings = flags_after(uneven, [1], layerwise_prune_rate=rates)
+    density = read_checkpoint_masks(uneven.with_name("short.pt")).density
+    assert settings["prune_rate"] == pytest.approx(density)
+    assert settings["layerwise_prune_rate"] == []
+    assert abs(density - model_settings(uneven)["prune_rate"]) > 0.01
 
 
-def test_masks_that_are_fixed_below_a_layer_load(finetuned: Finetuned, tmp_path: Path) -> None:
-    path = tmp_path / "fixed.pt"
-    apply_masks(finetuned("st"), uneven_masks(finetuned("st"), [0.9, 0.2, 0.6, 0.4]), path)
+def test_fixed_masks_that_are_as_claimed_leave_the_settings_alone(uneven: Path) -> None:
+    settings = flags_after(uneven, [1], layerwise_prune_rate=UNEVEN)
+    assert settings["layerwise_prune_rate"] == [0.9, 0.6, 0.4]
+    assert settings["prune_rate"] == model_settings(uneven)["prune_rate"]
+
+
+def test_flags_of_fixed_masks_that_a_model_does_not_read_are_left_alone(
+    finetuned: Finetuned,
+) -> None:
+    settings = flags_after(finetuned("parp"), [0], fix_mask=True)
+    assert settings["prune_rate"] == model_settings(finetuned("parp"))["prune_rate"]
+
+
+def test_masks_that_are_fixed_below_a_layer_load(uneven: Path) -> None:
     lower = {"fix_mask": False, "fix_mask_before": 2, "prune_rate": 0.55}
-    settings = flags_after(path, [1], **lower)
+    settings = flags_after(uneven, [1], **lower)
     assert settings["fix_mask_before"] == 1
     assert settings["layerwise_prune_rate"] == pytest.approx([0.9, 0.6, 0.4], abs=0.02)
     even = {"fix_mask": False, "fix_mask_before": 0}
-    assert flags_after(path, [1], **even)["layerwise_prune_rate"] == []
+    assert flags_after(uneven, [1], **even)["layerwise_prune_rate"] == []
 
 
 def test_masks_that_keep_nothing_are_refused(finetuned: Finetuned, tmp_path: Path) -> None:

@@ -132,7 +132,9 @@ def test_published_searches(
     published: list[dict[str, Any]], matrix: str, method: str, drop: int
 ) -> None:
     (row,) = [
-        row for row in published if (row["matrix"], row["method"], row["k"]) == (matrix, method, drop)
+        row
+        for row in published
+        if (row["matrix"], row["method"], row["k"]) == (matrix, method, drop)
     ]
     assert row["beam_size"] == (10 if method == "beam" else None)
     plans = METHODS[method](row["similarity"], drop)

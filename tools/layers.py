@@ -8,10 +8,8 @@ from typing import Any, Callable, Optional
 
 import click
 
-from speechprune.errors import UserError
 from speechprune.inference import MAX_TOKENS
-from speechprune.layers.plan import LayerPlan, LayerPlans, read_plans
-from speechprune.tables import table
+from speechprune.layers.plan import read_plans
 
 _PATH = click.Path(path_type=Path)
 
@@ -60,8 +58,8 @@ def similarity(
     The floor is what the measure gives for independent random data of the same size: values near it
     tell nothing, and values at different sizes do not compare.
     """
-    from speechprune.layer_similarity import build_measures, draw
-    from speechprune.layer_similarity import similarity as measure_similarity
+    from speechprune.dropping.similarity import build_measures, draw
+    from speechprune.dropping.similarity import similarity as measure_similarity
 
     rows, distances = {"mode": mode}, {"mode": dc_mode, "batch_size": batch_size}
     options: dict[str, dict[str, Any]] = {
@@ -71,9 +69,7 @@ def similarity(
         "dc-unbiased": distances,
     }
     built = build_measures(measures, options)
-    found = measure_similarity(
-        checkpoint, data, subset, built, utterances=utterances, seed=seed
-    )
+    found = measure_similarity(checkpoint, data, subset, built, utterances=utterances, seed=seed)
     out.mkdir(parents=True, exist_ok=True)
     for name, matrix in found.items():
         matrix.save(out / f"{name}.safetensors")
@@ -109,11 +105,11 @@ def search(
 ) -> None:
     """Rank sets of K layers to drop by a similarity MATRIX, ours or a bare .npy.
 
-    Dropped layers fall into runs of neighbours. The score is the mean over runs of the similarity of
-    what goes into a run and what comes out; larger is better. Of equal scores, the one that drops
-    earlier layers comes first.
+    Dropped layers fall into runs of neighbours. The score is the mean over runs of the similarity
+    of what goes into a run and what comes out; larger is better. Of equal scores, the one that
+    drops earlier layers comes first.
     """
-    from speechprune.layer_search import search as search_plans
+    from speechprune.dropping.search import search as search_plans
 
     plans = search_plans(matrix, drop, method, top, seed)
     if out is not None:
@@ -164,14 +160,14 @@ def _evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def verify(checkpoint: Path, plans: str, **options: Any) -> None:
     """Error rate of each of PLANS on CKPT, a finetuned model, without training.
 
-    PLANS is a file, or layers such as 1,3,5. The front end runs once for each utterance, and a layer
-    once for all plans that keep the same layers before it; transcripts are those of evaluating each
-    plan by itself.
+    PLANS is a file, or layers such as 1,3,5. The front end runs once for each utterance, and a
+    layer once for all plans that keep the same layers before it; transcripts are those of
+    evaluating each plan by itself.
 
     With --race, a plan is stopped once it is clearly worse than the best: a paired test over
     utterances, repeated whenever their number has doubled.
     """
-    from speechprune.layer_search import VerificationSettings, verify_plans
+    from speechprune.dropping.search import VerificationSettings, verify_plans
 
     settings = VerificationSettings(**_kept(options))
     report = verify_plans(checkpoint, lambda layers: read_plans(plans, layers), settings)
@@ -185,7 +181,7 @@ def verify(checkpoint: Path, plans: str, **options: Any) -> None:
 def greedy(checkpoint: Path, drop: int, **options: Any) -> None:
     """Drop K layers of CKPT, a finetuned model, one by one: always the one without which the error
     rate is lowest (GLP). It shares work as `verify` does."""
-    from speechprune.layer_search import VerificationSettings, eliminate_layers
+    from speechprune.dropping.search import VerificationSettings, eliminate_layers
 
     report = eliminate_layers(checkpoint, drop, VerificationSettings(**_kept(options)))
     _tell(report, options)
@@ -206,6 +202,40 @@ def drop(checkpoint: Path, plan: str, out: Path) -> None:
     drop_layers(checkpoint, chosen.plans[0].dropped, out, {"plan": dict(chosen.provenance)})
     kept = len(chosen.plans[0].kept)
     click.echo(f"{out}: {kept} of {chosen.plans[0].layers} layers")
+
+
+@command.command()
+@click.argument("checkpoint", metavar="CKPT", type=_PATH)
+@click.option("--drop", required=True, type=int, metavar="K", help="How many layers to drop.")
+@click.option("--data", required=True, type=_PATH, help="Folder of manifests.")
+@click.option("--train", required=True, help="Split to measure similarity on and to finetune on.")
+@click.option("--valid", required=True, help="Split to choose plans and checkpoints on.")
+@click.option("--test", help="Split for the last evaluation.")
+@click.option("--measure", "measures", multiple=True, default=("svcca",), help="May be repeated.")
+@click.option("--utterances", type=click.IntRange(min=1), help="To measure similarity on.")
+@click.option("--top", default=10, type=click.IntRange(min=1), help="Plans to verify by measure.")
+@click.option("--by", type=click.Choice(["cer", "wer"]), help="What plans are ranked by.")
+@click.option("--race", is_flag=True, help="Stop plans that are clearly worse early.")
+@click.option("--config-name", "config", default="finetuning/base_1h", help="Recipe of training.")
+@click.option("--updates", type=click.IntRange(1), help="Those of the config without it.")
+@click.option("--average", "num", default=10, type=click.IntRange(1), help="Of checkpoints.")
+@click.option("--average-by", type=click.Choice(["valid", "last"]), default="valid")
+@click.option("--seed", default=0, type=click.IntRange(0))
+@click.option("--allow-test", is_flag=True, help="Choose on a split named test.")
+@click.option("--out", required=True, type=_PATH, help="Folder of everything.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.argument("overrides", nargs=-1)
+def auto(checkpoint: Path, out: Path, as_json: bool, **options: Any) -> None:
+    """All of it: find K layers of CKPT to drop, verify, drop, finetune, average, test.
+
+    CKPT is a finetuned model. The best plans by each measure are verified, the best of them is
+    finetuned by OVERRIDES of the recipe, and OUT gets one report: report.md, .json and .png.
+    Interrupted, the same command goes on.
+    """
+    from speechprune.dropping.pipeline import pipeline
+
+    report = pipeline(checkpoint, out, **options).run(lambda line: click.echo(line, err=True))
+    click.echo((report / ("report.json" if as_json else "report.md")).read_text(encoding="utf-8"))
 
 
 def _kept(options: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from speechprune.masking.masked_weight import mask_key, regrown_key, scores_key
 CRITERIA = ("valid", "last")
 
 #: The provenance of files that were made of a run's checkpoints, and not saved by the run.
-_MADE_OF_CHECKPOINTS = ("averaged", "folded_from")
+_MADE_OF_CHECKPOINTS = ("averaged", "folded_from", "layers_dropped_from")
 
 _START = {"epoch": 1, "iterations_in_epoch": 0}
 

@@ -33,7 +33,7 @@ def depth(path: PathLike) -> int:
         UserError: the file cannot be read, or holds no encoder of a registered family.
     """
     state = read(path, mmap=True)
-    return _depth(state["model"], _family(state, path))
+    return _depth(state["model"], _family(state, path), path)
 
 
 def drop_layers(
@@ -60,7 +60,7 @@ def drop_layers(
     refuse_to_replace(path, out)
     state = read(path, mmap=True)
     family = _family(state, path)
-    layers = _depth(state["model"], family)
+    layers = _depth(state["model"], family, path)
     gone = _checked(dropped, layers, path)
     kept = [layer for layer in range(layers) if layer not in gone]
     noted = {
@@ -109,11 +109,13 @@ def _family(state: Mapping[str, Any], path: PathLike) -> Backbone:
     return BACKBONES.build(name)
 
 
-def _depth(keys: Iterable[str], family: Backbone) -> int:
-    """How many layers have tensors."""
+def _depth(keys: Iterable[str], family: Backbone, path: PathLike) -> int:
+    """How many layers have tensors; raises UserError if none has."""
     layers = 0
     while any(family.key_without_layers(key, [layers]) is None for key in keys):
         layers += 1
+    if not layers:
+        raise UserError(f"{path} holds no weights of transformer layers; check the checkpoint")
     return layers
 
 

@@ -70,9 +70,7 @@ class Race:
         return stopped
 
 
-def _chance_of(
-    differences: NDArray[np.int64], draws: int, generator: np.random.Generator
-) -> float:
+def _chance_of(differences: NDArray[np.int64], draws: int, generator: np.random.Generator) -> float:
     """How often random signs make a sum as large as that of ``differences``, (N,)."""
     told = np.abs(differences[differences != 0])
     observed = differences.sum()

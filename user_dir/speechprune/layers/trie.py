@@ -38,7 +38,9 @@ def trie(kept: Sequence[tuple[int, ...]]) -> Node:
     return root
 
 
-def walk(node: Node, state: State, apply: Callable[[int, State], State]) -> Iterator[tuple[int, State]]:
+def walk(
+    node: Node, state: State, apply: Callable[[int, State], State]
+) -> Iterator[tuple[int, State]]:
     """The final state of each plan, with its number.
 
     At any time one state for each layer of a path is held, however many plans there are.

@@ -67,7 +67,7 @@ class MaskFlags:
 
 @dataclass
 class MaskedCtcConfig(LayerFlags, MaskFlags, PruningFlags, Wav2Vec2CtcConfig):
-    """wav2vec_ctc's keys, those of layers, masks and pruning, and what fairseq's other groups know."""
+    """wav2vec_ctc's keys, ours, and what fairseq's other groups know."""
 
     seed: int = II("common.seed")
     finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")

@@ -117,7 +117,7 @@ def build_measures(
 
 
 def draw(matrix: SimilarityMatrix, path: Path) -> None:
-    """Draw a matrix as a PNG, from its smallest value on; raises UserError if it cannot be written."""
+    """Draw a matrix as a PNG; raises UserError if it cannot be written."""
     labels = [str(state) for state in range(len(matrix.values))]
     floor = "" if matrix.floor is None else f", independent data {matrix.floor:.2f}"
     lowest = float(np.floor(10 * matrix.values.min()) / 10)
@@ -132,4 +132,3 @@ def _draw(data: Path, subset: str, utterances: int | None, seed: int) -> list[Pa
         raise UserError(f"{subset} has {len(rows)} utterances, not {wanted}; ask for fewer")
     order = np.random.default_rng(seed).permutation(len(rows))[:wanted]
     return [root / rows[index][0] for index in order]
-

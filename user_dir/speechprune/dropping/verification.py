@@ -7,7 +7,7 @@ that have kept the same layers before it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -267,9 +267,7 @@ class Elimination:
         return self.steps[-1].plan
 
 
-def eliminate(
-    verifier: Verifier, drop: int, metric: str, race: Race | None = None
-) -> Elimination:
+def eliminate(verifier: Verifier, drop: int, metric: str, race: Race | None = None) -> Elimination:
     """Greedy layer pruning: at each step drop the layer without which the errors are fewest.
 
     It measures Σ (L - i) plans for i from 0 to ``drop`` - 1. Of layers that tie, the first goes.

@@ -10,14 +10,14 @@ from typing import Any, Callable
 
 from speechprune import __version__
 from speechprune.checkpoint import PathLike, digest, load_finetuned
-from speechprune.inference import MAX_TOKENS, sample_rate
-from speechprune.layer_verification import (
+from speechprune.dropping.verification import (
     Elimination,
     Measured,
     Verifier,
     eliminate,
     refuse_test,
 )
+from speechprune.inference import MAX_TOKENS, sample_rate
 from speechprune.layers.matrix import SimilarityMatrix
 from speechprune.layers.optimum import exact
 from speechprune.layers.plan import LayerPlan, LayerPlans

@@ -1,0 +1,272 @@
+"""Ways to choose layers against each other: a deep nano model on real digits.
+
+`python -m benchmarks.dropping --archive fsdd-5speakers.tar --model deep_nano.pt --out DIR`
+finetunes the model (`make deep-nano` makes it), measures similarity, searches by every method,
+finetunes every plan that was found, and writes tables and a figure to `benchmarks/results/`.
+Interrupted, the same command goes on.
+
+Plans are chosen on training and validation data; the tables are of the test split. The learning
+rate is the better one of 0.001 and 0.002 for the whole model, on the validation split.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from time import perf_counter
+from typing import Any
+
+import click
+
+from speechprune.checkpoint import load_finetuned
+from speechprune.dropping.finetuning import Recipe, SmallerModel
+from speechprune.dropping.search import (
+    VerificationSettings,
+    eliminate_layers,
+    search,
+    verify_plans,
+)
+from speechprune.dropping.similarity import build_measures, draw, similarity
+from speechprune.figures import Curve, Panel, line_panels
+from speechprune.files import write_atomically
+from speechprune.inference import evaluate
+from speechprune.layers.plan import LayerPlan, LayerPlans
+from speechprune.manifests.digits import DigitStrings, make_digits
+from speechprune.manifests.manifest import read_split
+from speechprune.recipes.setting import path_value
+from speechprune.tables import table
+from speechprune.training.rounds import finish_all
+from speechprune.training.run import TrainingRun
+
+RESULTS = Path(__file__).parent / "results"
+MEASURES = ("svcca", "dc", "dc-unbiased", "cka")
+SHARES = (0.25, 0.5, 0.75)
+UTTERANCES = 320
+RANDOM = 10
+WHOLE_UPDATES, UPDATES = 400, 100
+OVERRIDES = ("optimization.lr=[0.001]",)
+QUIET = ("checkpoint.save_interval_updates=0", "dataset.validate_interval_updates=0")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What one way to choose layers found.
+
+    Attributes:
+        plans: one, or those whose mean counts.
+        seconds: that choosing took, similarity or verification included.
+    """
+
+    way: str
+    plans: tuple[LayerPlan, ...]
+    seconds: float
+
+
+@click.command()
+@click.option("--archive", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--model", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True)
+def main(archive: Path, model: Path, out: Path, jobs: int) -> None:
+    """Compare ways to choose layers; ARCHIVE is that of the Free Spoken Digit Dataset."""
+    data = out / "data"
+    if not data.exists():
+        make_digits(data, archive, DigitStrings())
+    whole = _finetuned(model, data, out)
+    seconds = _measure(whole, data, out)
+    layers = _depth(whole)
+    choices = {share: _choose(whole, data, out, round(share * layers), seconds) for share in SHARES}
+    plans = {plan for found in choices.values() for each in found for plan in each.plans}
+    ordered = sorted(plans, key=lambda plan: (len(plan.dropped), plan.dropped))
+    before = _before(whole, data, out, ordered)
+    after = _after(whole, data, out, ordered, jobs)
+    base = _rates(whole, data, out / "whole-test.json")
+    _report(layers, base, choices, before, after)
+
+
+def _finetuned(model: Path, data: Path, out: Path) -> Path:
+    """The whole model, finetuned."""
+    overrides = (
+        f"task.data={path_value(data)}",
+        f"model.w2v_path={path_value(model)}",
+        "model._name=wav2vec_ctc",
+        *OVERRIDES,
+        *QUIET,
+    )
+    run = TrainingRun("whole model", out / "whole", "demo/nano", overrides, WHOLE_UPDATES)
+    finish_all([[run]])
+    return run.checkpoint
+
+
+def _depth(checkpoint: Path) -> int:
+    model: Any = load_finetuned(checkpoint).model
+    return len(model.w2v_encoder.w2v_model.encoder.layers)
+
+
+def _measure(whole: Path, data: Path, out: Path) -> Mapping[str, float]:
+    """Write a matrix by each measure, each in a pass of its own; gives the time of each."""
+
+    def seconds(name: str) -> float:
+        start = perf_counter()
+        measures = build_measures([name], {})
+        found = similarity(whole, data, "train", measures, utterances=UTTERANCES)[name]
+        taken = perf_counter() - start
+        found.save(out / f"{name}.safetensors")
+        draw(found, RESULTS / f"similarity_{name}.png")
+        return taken
+
+    return _kept(out / "similarity.json", lambda: {name: seconds(name) for name in MEASURES})
+
+
+def _choose(
+    whole: Path, data: Path, out: Path, drop: int, similarity_seconds: Mapping[str, float]
+) -> list[Choice]:
+    found = _kept(
+        out / f"choices-{drop}.json",
+        lambda: [_describe(c) for c in _ways(whole, data, out, drop, similarity_seconds)],
+    )
+    layers = found[0]["layers"]
+    return [
+        Choice(c["way"], tuple(LayerPlan(layers, tuple(p)) for p in c["plans"]), c["seconds"])
+        for c in found
+    ]
+
+
+def _describe(choice: Choice) -> dict[str, Any]:
+    plans = [plan.dropped for plan in choice.plans]
+    return {**vars(choice), "plans": plans, "layers": choice.plans[0].layers}
+
+
+def _ways(
+    whole: Path, data: Path, out: Path, drop: int, similarity_seconds: Mapping[str, float]
+) -> list[Choice]:
+    """Every way to choose ``drop`` layers."""
+    matrices = {name: out / f"{name}.safetensors" for name in MEASURES}
+    chance = search(matrices[MEASURES[0]], drop, "random", RANDOM).plans
+    found = [Choice("random", tuple(chance), 0.0)]
+    pool: dict[tuple[int, ...], LayerPlan] = {}
+    for name, path in matrices.items():
+        for method in ("greedy", "beam", "exact"):
+            start = perf_counter()
+            plans = search(path, drop, method).plans
+            seconds = similarity_seconds[name] + perf_counter() - start
+            found.append(Choice(f"{method}, {name}", plans[:1], seconds))
+        pool.update({plan.dropped: plan for plan in plans})
+    settings = VerificationSettings(data, "valid")
+    report = verify_plans(whole, lambda layers: LayerPlans(tuple(pool.values()), layers), settings)
+    seconds = sum(similarity_seconds.values()) + report.seconds
+    best = report.measured[0].plan
+    found.append(Choice(f"best of {len(pool)} exact, verified", (best,), seconds))
+    report = eliminate_layers(whole, drop, settings)
+    found.append(Choice("GLP", report.plans.plans, report.seconds))
+    return found
+
+
+def _before(
+    whole: Path, data: Path, out: Path, plans: Sequence[LayerPlan]
+) -> Mapping[str, Mapping[str, float]]:
+    """Test error rates by plan, without finetuning."""
+
+    def rates() -> dict[str, dict[str, float]]:
+        settings = VerificationSettings(data, "test", allow_test=True)
+        report = verify_plans(whole, lambda layers: LayerPlans(tuple(plans), layers), settings)
+        return {_key(m.plan): {"wer": m.rate("wer"), "cer": m.rate("cer")} for m in report.measured}
+
+    return _kept(out / "before.json", rates)
+
+
+def _after(
+    whole: Path, data: Path, out: Path, plans: Sequence[LayerPlan], jobs: int
+) -> Mapping[str, Mapping[str, float]]:
+    """Test error rates by plan, finetuned and averaged."""
+    recipe = Recipe(data, "train", "valid", "demo/nano", UPDATES, OVERRIDES, average=5)
+    models = [SmallerModel(out / "plans" / _key(plan), whole, plan, recipe) for plan in plans]
+    for model in models:
+        model.prepare()
+    finish_all([[model.run] for model in models], jobs=jobs, tell=click.echo)
+    return {
+        _key(model.plan): _rates(model.finish(), data, model.folder / "test.json")
+        for model in models
+    }
+
+
+def _rates(checkpoint: Path, data: Path, kept: Path) -> Mapping[str, float]:
+    def rates() -> dict[str, float]:
+        found = evaluate(load_finetuned(checkpoint), read_split(data, "test"))
+        return {"wer": found.words.rate, "cer": found.characters.rate}
+
+    return _kept(kept, rates)
+
+
+def _kept(path: Path, make: Callable[[], Any]) -> Any:
+    """What ``make`` gave, now or in an earlier run."""
+    if not path.exists():
+        write_atomically(path, json.dumps(make()).encode())
+    return json.loads(path.read_text())
+
+
+def _key(plan: LayerPlan) -> str:
+    return "-".join(map(str, plan.dropped))
+
+
+def _report(
+    layers: int,
+    base: Mapping[str, float],
+    choices: Mapping[float, Sequence[Choice]],
+    before: Mapping[str, Mapping[str, float]],
+    after: Mapping[str, Mapping[str, float]],
+) -> None:
+    whole = f"WER {100 * base['wer']:.1f} %, CER {100 * base['cer']:.1f} %"
+    lines = [
+        f"Strings of spoken digits (Free Spoken Digit Dataset), test; {layers} layers: {whole}",
+        f"similarity on {UTTERANCES} utterances; {UPDATES} updates of finetuning, 5 best averaged",
+    ]
+    for share, found in choices.items():
+        rows = [["way", "dropped", "WER %", "CER %", "finetuned WER %", "CER %", "chosen in s"]]
+        for choice in found:
+            cells = [
+                _spread([100 * rates[_key(plan)][metric] for plan in choice.plans])
+                for rates in (before, after)
+                for metric in ("wer", "cer")
+            ]
+            dropped = " ".join(map(str, choice.plans[0].dropped)) if len(choice.plans) == 1 else ""
+            rows.append([choice.way, dropped, *cells, f"{choice.seconds:.1f}"])
+        lines += ["", f"{share:.0%} of the layers dropped", table(rows, left=2)]
+    write_atomically(RESULTS / "dropping_digits.txt", ("\n".join(lines) + "\n").encode())
+    click.echo("\n".join(lines))
+    ways = ["random", "greedy, svcca", "exact, svcca", "exact, dc-unbiased", "verified", "GLP"]
+    panels = [
+        Panel("layers dropped, %", f"CER %, {title}", _curves(ways, choices, rates))
+        for title, rates in (("without finetuning", before), ("finetuned", after))
+    ]
+    line_panels(
+        panels, RESULTS / "dropping_digits.png", "Ways to choose layers to drop"
+    )
+
+
+def _curves(
+    ways: Sequence[str],
+    choices: Mapping[float, Sequence[Choice]],
+    rates: Mapping[str, Mapping[str, float]],
+) -> dict[str, Curve]:
+    curves = {}
+    for way in ways:
+        chosen = [next(c for c in found if way in c.way) for found in choices.values()]
+        values = [[100 * rates[_key(plan)]["cer"] for plan in c.plans] for c in chosen]
+        spread = [stdev(v) if len(v) > 1 else 0.0 for v in values]
+        shares = [100 * share for share in choices]
+        curves[way] = Curve(shares, [mean(v) for v in values], spread)
+    return curves
+
+
+def _spread(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    return f"{mean(values):.1f} ±{stdev(values):.1f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Dropping layers, from checkpoints and recordings: similarity, verified plans, finetuning."""

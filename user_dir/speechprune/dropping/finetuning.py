@@ -1,0 +1,139 @@
+"""Finetuning what is left of a model after layers went, and averaging what comes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from speechprune.checkpoint import read
+from speechprune.checkpoint.averaging import average
+from speechprune.checkpoint.encoder import export_encoder
+from speechprune.checkpoint.layer_dropping import drop_layers
+from speechprune.layers.plan import LayerPlan
+from speechprune.models.settings import SITE_FLAGS
+from speechprune.training.command_line import quoted
+from speechprune.training.run import TrainingRun
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a smaller model is finetuned.
+
+    Attributes:
+        data: manifest folder.
+        train, valid: splits in it.
+        config: the recipe's name, such as ``finetuning/base_1h``.
+        updates: of finetuning.
+        overrides: hydra's.
+        average: how many checkpoints to average, saved at equal distances.
+        average_by: "valid" or "last".
+    """
+
+    data: Path
+    train: str
+    valid: str
+    config: str
+    updates: int
+    overrides: tuple[str, ...] = ()
+    average: int = 10
+    average_by: str = "valid"
+
+    @property
+    def saving(self) -> tuple[str, ...]:
+        """Overrides that leave twice as many checkpoints as are averaged, each validated."""
+        every = max(1, self.updates // (2 * self.average))
+        return (
+            f"checkpoint.save_interval_updates={every}",
+            "checkpoint.keep_interval_updates=-1",
+            f"dataset.validate_interval_updates={every}",
+        )
+
+
+@dataclass(frozen=True)
+class SmallerModel:
+    """A finetuned checkpoint without some layers, finetuned again; each file is made once.
+
+    Attributes:
+        folder: of all files.
+        checkpoint: finetuned, with all layers.
+    """
+
+    folder: Path
+    checkpoint: Path
+    plan: LayerPlan
+    recipe: Recipe
+
+    @property
+    def dropped(self) -> Path:
+        """The checkpoint without the layers."""
+        return self.folder / "dropped.pt"
+
+    @property
+    def encoder(self) -> Path:
+        """Its encoder, as training wants to begin with one."""
+        return self.folder / "encoder.pt"
+
+    @property
+    def averaged(self) -> Path:
+        """The result."""
+        return self.run.folder / "checkpoints" / "checkpoint_average.pt"
+
+    @property
+    def run(self) -> TrainingRun:
+        """Finetuning, which can be interrupted; `prepare` makes what it needs."""
+        data = quoted(str(self.recipe.data.resolve()))
+        overrides = (
+            f"task.data={data}",
+            f"dataset.train_subset={self.recipe.train}",
+            f"dataset.valid_subset={self.recipe.valid}",
+            f"model.w2v_path={quoted(str(self.encoder.resolve()))}",
+            f"checkpoint.finetune_from_model={quoted(str(self.dropped.resolve()))}",
+            *self.recipe.saving,
+            *(self._model() if self.dropped.exists() else ()),
+            *self.recipe.overrides,
+        )
+        return TrainingRun(
+            f"finetuning {len(self.plan.kept)} layers",
+            self.folder / "finetuned",
+            self.recipe.config,
+            overrides,
+            self.recipe.updates,
+            (self.dropped, self.encoder),
+        )
+
+    def prepare(self) -> None:
+        """Write the smaller checkpoint and its encoder, unless they are there.
+
+        Raises:
+            UserError: the checkpoint cannot be read, is no finetuned model, or is another one.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.dropped.exists():
+            drop_layers(self.checkpoint, self.plan.dropped, self.dropped)
+        if not self.encoder.exists():
+            export_encoder(self.dropped, self.encoder)
+
+    def finish(self) -> Path:
+        """Average the checkpoints of the finished run, unless that is done; gives `averaged`.
+
+        Raises:
+            UserError: as `speechprune.checkpoint.averaging.average`.
+        """
+        if not self.averaged.exists():
+            average(self.run.folder, num=self.recipe.average, by=self.recipe.average_by)
+        return self.averaged
+
+    def _model(self) -> tuple[str, ...]:
+        """Train all weights; under the masks of the checkpoint, if it has some."""
+        state = read(self.dropped, mmap=True)
+        if not any(key.endswith("_mask") for key in state["model"]):
+            return ("model._name=wav2vec_ctc_pruned",)
+        settings: Any = state["cfg"]["model"]
+        biases = any(key.endswith("bias_mask") for key in state["model"])
+        return (
+            "model._name=wav2vec_ctc_masked",
+            f"model.mask_file={quoted(str(self.dropped.resolve()))}",
+            f"model.prune_biases={str(biases).lower()}",
+            *(f"model.{flag}={str(bool(settings[flag])).lower()}" for flag in SITE_FLAGS),
+        )

@@ -1,0 +1,224 @@
+"""From a finetuned checkpoint to a smaller one: every step, each done once, and one report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from speechprune import __version__
+from speechprune.checkpoint import digest, load_finetuned
+from speechprune.checkpoint.encoder import listening
+from speechprune.checkpoint.finetuned import read_finetuned
+from speechprune.checkpoint.layer_dropping import depth
+from speechprune.dropping.finetuning import Recipe, SmallerModel
+from speechprune.dropping.report import JSON, Report
+from speechprune.dropping.search import VerificationSettings, search, verify_plans
+from speechprune.dropping.similarity import build_measures, draw, similarity
+from speechprune.dropping.verification import refuse_test
+from speechprune.errors import UserError
+from speechprune.files import write_atomically
+from speechprune.finished_runs import manifest_digest
+from speechprune.inference import Evaluation, evaluate
+from speechprune.layers.matrix import SimilarityMatrix
+from speechprune.layers.plan import LayerPlan, LayerPlans
+from speechprune.manifests.check import check_split
+from speechprune.manifests.manifest import read_split
+from speechprune.training.command_line import find_recipe
+from speechprune.training.rounds import Tell, finish_all
+
+#: Options of measures, by measure.
+Options = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Find the layers to drop, verify, drop, finetune, average and test, in a folder.
+
+    Interrupted, it goes on where it was. Plans are chosen on the validation split alone.
+
+    Attributes:
+        checkpoint: finetuned.
+        drop: how many layers go.
+        out: folder of everything.
+        recipe: of finetuning; its splits are those of the other steps too.
+        test: a split for the last evaluation; none if None.
+        measures: names of similarity measures; the best plans by each are verified.
+        options: their settings.
+        utterances: of the training split, that similarity is measured on; all if None.
+        top: plans by each measure that are verified.
+        verification: how; its data and split are those of the recipe.
+    """
+
+    checkpoint: Path
+    drop: int
+    out: Path
+    recipe: Recipe
+    measures: tuple[str, ...]
+    options: Options
+    verification: VerificationSettings
+    test: str | None = None
+    utterances: int | None = None
+    top: int = 10
+    seed: int = 0
+
+    def run(self, tell: Tell = lambda line: None) -> Path:
+        """Do what is left to do; gives the folder, with ``report.json``, ``.md`` and ``.png``.
+
+        Raises:
+            UserError: input that cannot be used, a folder of other settings, or failed training.
+        """
+        self._check()
+        self._claim()
+        if (self.out / JSON).exists():
+            return self.out
+        tell("similarity of hidden states")
+        matrices = self._matrices()
+        tell("search and verification")
+        verified = self._verified(matrices)
+        best = LayerPlan(verified["layers"], tuple(verified["plans"][0]["drop"]))
+        smaller = SmallerModel(self.out / "model", self.checkpoint, best, self.recipe)
+        tell(f"dropping the layers {', '.join(map(str, best.dropped))}, and finetuning")
+        smaller.prepare()
+        finish_all([[smaller.run]])
+        smaller.finish()
+        tell("evaluation")
+        evaluations = self._evaluations(smaller)
+        result = smaller.averaged.relative_to(self.out)
+        Report(self.drop, matrices, verified, evaluations, result).save(self.out)
+        return self.out
+
+    @property
+    def _splits(self) -> tuple[str, ...]:
+        return (self.recipe.valid, *([self.test] if self.test else []))
+
+    def _check(self) -> None:
+        """Refuse at once what a later step would refuse."""
+        layers = depth(self.checkpoint)
+        if not 1 <= self.drop < layers:
+            raise UserError(f"cannot drop {self.drop} of {layers} layers; choose 1 to {layers - 1}")
+        rate = listening(self.checkpoint)[1]
+        for split in (self.recipe.train, *self._splits):
+            check_split(self.recipe.data, split, self._labels, sample_rate=rate, closed=False)
+        refuse_test(self.recipe.valid, self.verification.allow_test)
+
+    @cached_property
+    def _labels(self) -> str:
+        return str(read_finetuned(self.checkpoint)["cfg"].task.labels)
+
+    def _claim(self) -> None:
+        """Note what the folder is of; refuse one of other settings."""
+        data, splits = self.recipe.data, (self.recipe.train, *self._splits)
+        wanted = {
+            "version": __version__,
+            "checkpoint": digest(self.checkpoint),
+            "drop": self.drop,
+            "splits": {split: manifest_digest(data, split, self._labels) for split in splits},
+            "measures": {name: self.options.get(name, {}) for name in self.measures},
+            "utterances": self.utterances,
+            "top": self.top,
+            "seed": self.seed,
+            "by": self.verification.by,
+            "race": self.verification.level if self.verification.race else None,
+            "average": [self.recipe.average, self.recipe.average_by],
+        }
+        self.out.mkdir(parents=True, exist_ok=True)
+        path = self.out / "settings.json"
+        if not path.exists():
+            write_atomically(path, (json.dumps(wanted, indent=2) + "\n").encode())
+        elif json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(wanted)):
+            raise UserError(f"{self.out} is of other settings; name another folder, or remove it")
+
+    def _matrices(self) -> dict[str, SimilarityMatrix]:
+        paths = {name: self.out / f"{name}.safetensors" for name in self.measures}
+        missing = [name for name, path in paths.items() if not path.exists()]
+        if missing:
+            found = similarity(
+                self.checkpoint,
+                self.recipe.data,
+                self.recipe.train,
+                build_measures(missing, self.options),
+                utterances=self.utterances,
+                seed=self.seed,
+            )
+            for name, matrix in found.items():
+                draw(matrix, self.out / f"{name}.png")
+                matrix.save(paths[name])
+        return {name: SimilarityMatrix.load(path) for name, path in paths.items()}
+
+    def _verified(self, matrices: dict[str, SimilarityMatrix]) -> dict[str, Any]:
+        """The best plans by every measure, each once, by their error rates."""
+        path = self.out / "verified.json"
+        if not path.exists():
+            found: dict[tuple[int, ...], LayerPlan] = {}
+            sources: dict[tuple[int, ...], list[str]] = {}
+            for name in matrices:
+                file = self.out / f"{name}.safetensors"
+                for plan in search(file, self.drop, "exact", self.top).plans:
+                    found.setdefault(plan.dropped, LayerPlan(plan.layers, plan.dropped))
+                    sources.setdefault(plan.dropped, []).append(f"{name} {plan.score:.4f}")
+            layers = next(iter(matrices.values())).layers
+            plans = LayerPlans(tuple(found.values()), layers)
+            report = verify_plans(self.checkpoint, lambda _: plans, self.verification)
+            rows = report.describe()
+            for row in rows["plans"]:
+                row["found_by"] = sources[tuple(row["drop"])]
+            verified = json.dumps({**rows, "layers": layers}, indent=2) + "\n"
+            write_atomically(path, verified.encode())
+        verified_rows: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return verified_rows
+
+    def _evaluations(self, smaller: SmallerModel) -> dict[str, dict[str, Evaluation]]:
+        stages = {
+            "whole model": self.checkpoint,
+            "layers dropped": smaller.dropped,
+            "finetuned": smaller.run.checkpoint,
+            "averaged": smaller.averaged,
+        }
+        data = self.recipe.data
+        found: dict[str, dict[str, Evaluation]] = {split: {} for split in self._splits}
+        for stage, path in stages.items():
+            loaded = load_finetuned(path, data)
+            for split in self._splits:
+                found[split][stage] = evaluate(loaded, read_split(data, split, self._labels))
+        return found
+
+
+def pipeline(
+    checkpoint: Path,
+    out: Path,
+    *,
+    drop: int,
+    data: Path,
+    train: str,
+    valid: str,
+    test: str | None = None,
+    measures: tuple[str, ...] = ("svcca",),
+    utterances: int | None = None,
+    top: int = 10,
+    by: str | None = None,
+    race: bool = False,
+    config: str = "finetuning/base_1h",
+    updates: int | None = None,
+    num: int = 10,
+    average_by: str = "valid",
+    seed: int = 0,
+    allow_test: bool = False,
+    overrides: tuple[str, ...] = (),
+) -> Pipeline:
+    """A `Pipeline` of plain settings, as `speechprune layers auto` takes them.
+
+    Raises:
+        UserError: no such recipe.
+    """
+    yaml: Any = OmegaConf.load(find_recipe(config))
+    updates = updates or int(yaml.optimization.max_update)
+    recipe = Recipe(data, train, valid, config, updates, overrides, num, average_by)
+    verification = VerificationSettings(data, valid, allow_test, by, race, seed=seed)
+    return Pipeline(
+        checkpoint, drop, out, recipe, measures, {}, verification, test, utterances, top, seed
+    )

@@ -1,0 +1,125 @@
+"""What came of dropping layers: one report for people, for programs, and as a figure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from speechprune.figures import grouped_bars
+from speechprune.files import write_atomically
+from speechprune.inference import Evaluation
+from speechprune.layers.matrix import SimilarityMatrix
+
+#: The last file of a report to be written: a folder that has it has all.
+JSON = "report.json"
+MARKDOWN = "report.md"
+FIGURE = "report.png"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What each step of dropping layers gave.
+
+    Attributes:
+        drop: how many layers went.
+        matrices: by measure; their files and figures are beside the report.
+        verified: plans, best first, as `VerificationReport.describe` has them, and "layers".
+        evaluations: by split and stage.
+        result: the final checkpoint, within the report's folder.
+    """
+
+    drop: int
+    matrices: Mapping[str, SimilarityMatrix]
+    verified: Mapping[str, Any]
+    evaluations: Mapping[str, Mapping[str, Evaluation]]
+    result: Path
+
+    def save(self, folder: Path) -> None:
+        """Write ``report.png``, ``report.md`` and ``report.json``.
+
+        Raises:
+            UserError: a file cannot be written.
+        """
+        self._draw(folder / FIGURE)
+        write_atomically(folder / MARKDOWN, self.in_words().encode())
+        write_atomically(folder / JSON, (json.dumps(self.describe(), indent=2) + "\n").encode())
+
+    def describe(self) -> dict[str, Any]:
+        """To read by program; rates are shares, not percent."""
+        return {
+            "layers": self.verified["layers"],
+            "drop": self.verified["plans"][0]["drop"],
+            "checkpoint": str(self.result),
+            "similarity": {
+                name: {"file": f"{name}.safetensors", "floor": matrix.floor}
+                for name, matrix in self.matrices.items()
+            },
+            "verified": dict(self.verified),
+            "evaluations": {
+                split: {stage: _numbers(found) for stage, found in stages.items()}
+                for split, stages in self.evaluations.items()
+            },
+        }
+
+    def in_words(self) -> str:
+        """In Markdown."""
+        layers, best = self.verified["layers"], self.verified["plans"][0]["drop"]
+        parts = [
+            f"# {self.drop} of {layers} layers dropped",
+            f"Dropped: {_list(best)}. The smaller model: `{self.result}`.",
+        ]
+        for split, stages in self.evaluations.items():
+            rows = [["", "WER %", "CER %", "parameters", "s of audio per s"]]
+            for stage, found in stages.items():
+                rates = (f"{100 * c.rate:.2f}" for c in (found.words, found.characters))
+                rows.append([stage, *rates, f"{found.parameters:,}", f"{found.speed:.1f}"])
+            parts += [f"## On {split}", _markdown(rows)]
+        parts += [f"![Error rates]({FIGURE})", "## Plans", self._plans(), "## Similarity"]
+        for name, matrix in self.matrices.items():
+            parts += [
+                f"{name}; independent data of this size gives {matrix.floor:.4f}.",
+                f"![{name}]({name}.png)",
+            ]
+        return "\n\n".join(parts) + "\n"
+
+    def _plans(self) -> str:
+        rows = [["dropped", "WER %", "CER %", "found by"]]
+        for plan in self.verified["plans"]:
+            rates = (f"{100 * plan[metric]:.2f}" for metric in ("wer", "cer"))
+            out = f" (stopped after {plan['utterances']})" if plan["stopped"] else ""
+            rows.append([_list(plan["drop"]) + out, *rates, "; ".join(plan["found_by"])])
+        return _markdown(rows)
+
+    def _draw(self, path: Path) -> None:
+        """Error rates at each stage on the last split."""
+        split, stages = list(self.evaluations.items())[-1]
+        series = {
+            "WER %": [100 * found.words.rate for found in stages.values()],
+            "CER %": [100 * found.characters.rate for found in stages.values()],
+        }
+        title = f"{self.drop} of {self.verified['layers']} layers dropped, {split}"
+        grouped_bars(list(stages), series, path, title)
+
+
+def _numbers(found: Evaluation) -> dict[str, Any]:
+    return {
+        "wer": found.words.rate,
+        "cer": found.characters.rate,
+        "parameters": found.parameters,
+        "density": found.density,
+        "seconds_of_audio_per_second": found.speed,
+        "device": found.device,
+    }
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    head, *body = rows
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _list(layers: list[int]) -> str:
+    return ", ".join(map(str, layers))
