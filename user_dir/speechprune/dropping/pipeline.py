@@ -105,6 +105,7 @@ class Pipeline:
         for split in (self.recipe.train, *self._splits):
             check_split(self.recipe.data, split, self._labels, sample_rate=rate, closed=False)
         refuse_test(self.recipe.valid, self.verification.allow_test)
+        build_measures(self.measures, self.options)
 
     @cached_property
     def _labels(self) -> str:

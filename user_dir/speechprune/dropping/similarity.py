@@ -83,6 +83,11 @@ def similarity(
     normalize, rate = listening(checkpoint)
     check_split(data, subset, labels=None, sample_rate=rate)
     paths = _draw(data, subset, utterances, seed)
+    for name, measure in measures.items():
+        if len(paths) < measure.least:
+            raise UserError(
+                f"{len(paths)} utterances are too few for {name}, which needs {measure.least}"
+            )
     listener = Listening(load_encoder(checkpoint), normalize, rate, paths)
     statistics = gather(listener.states(), list(measures.values()))
     shared = {

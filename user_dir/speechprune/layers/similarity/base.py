@@ -25,6 +25,11 @@ class Measure(ABC):
 
     invariances: ClassVar[frozenset[str]]
 
+    @property
+    @abstractmethod
+    def least(self) -> int:
+        """Utterances that it needs at least."""
+
     @abstractmethod
     def statistic(self) -> Statistic:
         """What has to be gathered for it, empty; measures with equal ones share one.

@@ -44,6 +44,10 @@ class DistanceMeasure(Measure):
     def of(self, distances: Tensor) -> Tensor:
         """The similarity of each pair of states, (S, S), from float64 (S, N, N)."""
 
+    @property
+    def least(self) -> int:
+        return self.batch_size
+
     def statistic(self) -> Statistic:
         if self.mode not in ("mean", "seq"):
             raise UserError(f"mode {self.mode!r} is neither mean nor seq")
@@ -52,7 +56,7 @@ class DistanceMeasure(Measure):
         return SequenceDistances(self.batch_size) if self.mode == "seq" else UtteranceMeans()
 
     def matrix(self, statistic: Statistic) -> NDArray[np.float64]:
-        refuse_few(statistic, self.batch_size, "utterances")
+        refuse_few(statistic.count, self.least)
         found = [self.of(batch) for batch in self._batches(statistic)]
         matrix: NDArray[np.float64] = torch.stack(found).mean(dim=0).cpu().numpy()
         # An unbiased estimate of nothing is as often below zero as above.

@@ -30,6 +30,10 @@ class RowMeasure(Measure):
 
     mode: str
 
+    @property
+    def least(self) -> int:
+        return 2 if self.mode == "U" else 1
+
     def check(self) -> None:
         """Raise UserError for settings that cannot work."""
         if self.mode not in MODES:
@@ -44,7 +48,7 @@ class RowMeasure(Measure):
         return MODES[self.mode]()
 
     def matrix(self, statistic: Statistic) -> NDArray[np.float64]:
-        refuse_few(statistic, 2, "utterances" if self.mode == "U" else "frames")
+        refuse_few(statistic.count, 2)
         assert isinstance(statistic, (UtteranceMeans, FrameMoments))
         return self.of(statistic.moments())
 

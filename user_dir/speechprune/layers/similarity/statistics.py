@@ -237,7 +237,7 @@ def gaussian_moments(rows: int, channels: int, seed: int) -> Rows:
     return Rows(torch.stack(factor.split(channels, dim=1)), centred=True)
 
 
-def refuse_few(statistic: Statistic, least: int, what: str) -> None:
-    """Raise UserError if less than ``least`` was gathered."""
-    if statistic.count < least:
-        raise UserError(f"{statistic.count} {what} are too few for this measure; it needs {least}")
+def refuse_few(count: int, least: int) -> None:
+    """Raise UserError if fewer than ``least`` utterances or frames were gathered."""
+    if count < least:
+        raise UserError(f"{count} utterances or frames are too few; the measure needs {least}")

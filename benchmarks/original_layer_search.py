@@ -1,0 +1,197 @@
+"""Layer search done the plain way, to measure against: each pair, set and plan by itself.
+
+The formulas are those of CoMFLP's code (Liu et al., Interspeech 2023) and of the CCA that it uses
+(Raghu et al., NeurIPS 2017); like it, this works on float32 arrays and takes means over what came.
+Where the authors' way is only slower, such as a list of the sets seen, the faster one is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import combinations
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from speechprune import inference
+from speechprune.backbones import find_backbone
+from speechprune.checkpoint import LoadedModel
+from speechprune.inference import Evaluation, evaluate
+from speechprune.manifests.manifest import Split
+
+THRESHOLD = 0.99
+EPSILON = 1e-10
+
+Layers = tuple[int, ...]
+
+
+def svcca(first: NDArray, second: NDArray) -> float:
+    """The mean canonical correlation of two states, each (C, N)."""
+    return float(np.mean(_canonical_correlations(_reduced(first), _reduced(second))))
+
+
+def svcca_pairs(states: int) -> list[tuple[int, int]]:
+    """The pairs that it is computed of: a state with itself too."""
+    return [(i, j) for i in range(states) for j in range(i, states)]
+
+
+def _reduced(activations: NDArray) -> NDArray:
+    """Coordinates along the first singular vectors that make up `THRESHOLD` of all values."""
+    centred = activations - activations.mean(axis=1, keepdims=True)
+    _, values, vectors = np.linalg.svd(centred, full_matrices=False)
+    whole, reached, count = values.sum(), 0.0, 0
+    while reached / whole <= THRESHOLD and count < len(values):
+        reached += values[count]
+        count += 1
+    return values[:count, None] * vectors[:count]
+
+
+def _canonical_correlations(first: NDArray, second: NDArray) -> NDArray:
+    """All of two sets of variables, (K, N) and (M, N), from their joint covariance."""
+    size = len(first)
+    covariance = np.cov(first, second)
+    own_first, own_second = covariance[:size, :size], covariance[size:, size:]
+    between = covariance[:size, size:]
+    largest_first, largest_second = np.abs(own_first).max(), np.abs(own_second).max()
+    own_first, own_second = own_first / largest_first, own_second / largest_second
+    between = between / np.sqrt(largest_first * largest_second)
+    varies_first = np.abs(own_first.diagonal()) >= EPSILON
+    varies_second = np.abs(own_second.diagonal()) >= EPSILON
+    whitening_first = _inverse_root(own_first[np.ix_(varies_first, varies_first)])
+    whitening_second = _inverse_root(own_second[np.ix_(varies_second, varies_second)])
+    product = whitening_first @ between[np.ix_(varies_first, varies_second)] @ whitening_second
+    return np.linalg.svd(product, compute_uv=False)
+
+
+def _inverse_root(covariance: NDArray) -> NDArray:
+    """The square root of the pseudoinverse."""
+    inverse = np.linalg.pinv(covariance + EPSILON * np.eye(len(covariance)))
+    values, vectors = np.linalg.eigh(inverse)
+    return vectors @ np.diag(np.sqrt(values)) @ vectors.T
+
+
+def distance_correlations(states: Sequence[Tensor], batch_size: int) -> NDArray:
+    """The mean over batches of the correlation of each two states, each (N, C)."""
+    batches = list(zip(*(state.split(batch_size) for state in states)))
+    matrix = torch.zeros(len(states), len(states))
+    for batch in batches:
+        centred = [_centred_distances(rows) for rows in batch]
+        for i, first in enumerate(centred):
+            for j, second in enumerate(centred):
+                matrix[i, j] += _correlation(first, second)
+    return (matrix / len(batches)).numpy()
+
+
+def _centred_distances(rows: Tensor) -> Tensor:
+    rows = F.normalize(rows)
+    found = torch.sqrt((rows[None] - rows[:, None]).square().sum(dim=-1) + 1e-12)
+    columns, lines = found.mean(dim=0, keepdim=True), found.mean(dim=1, keepdim=True)
+    return found - columns - lines + found.mean()
+
+
+def _correlation(first: Tensor, second: Tensor) -> Tensor:
+    both, own_first, own_second = (
+        (x * y).sum() / x.numel() for x, y in ((first, second), (first, first), (second, second))
+    )
+    return both / torch.sqrt(own_first * own_second + 1e-9)
+
+
+def score(matrix: NDArray, dropped: Sequence[int]) -> float:
+    """The mean similarity over the runs of neighbours among ``dropped``, which ascend."""
+    total, runs, first = 0.0, 0, dropped[0]
+    for layer, following in zip(dropped, (*dropped[1:], -1)):
+        if following != layer + 1:
+            total += matrix[first, layer + 1]
+            runs += 1
+            first = following
+    return total / runs
+
+
+def greedy(matrix: NDArray, drop: int) -> Layers:
+    """Adds the best layer, ``drop`` times."""
+    dropped: Layers = ()
+    for _ in range(drop):
+        left = (layer for layer in range(len(matrix) - 1) if layer not in dropped)
+        larger = [tuple(sorted((*dropped, layer))) for layer in left]
+        dropped = larger[int(np.argmax([score(matrix, each) for each in larger]))]
+    return dropped
+
+
+def beam(matrix: NDArray, drop: int, width: int = 10) -> list[Layers]:
+    """Adds a layer to each of the best sets, ``drop`` times; each set counts once."""
+    best: list[Layers] = [()]
+    for _ in range(drop):
+        seen: set[Layers] = set()
+        for dropped in best:
+            for layer in range(len(matrix) - 1):
+                if layer not in dropped:
+                    seen.add(tuple(sorted((*dropped, layer))))
+        best = _best(matrix, list(seen), width)
+    return best
+
+
+def exhaustive(matrix: NDArray, drop: int, top: int = 10) -> list[Layers]:
+    """The best of all sets."""
+    return _best(matrix, list(combinations(range(len(matrix) - 1), drop)), top)
+
+
+def _best(matrix: NDArray, sets: Sequence[Layers], top: int) -> list[Layers]:
+    scores = np.array([score(matrix, each) for each in sets])
+    return [sets[index] for index in np.argsort(-scores, kind="stable")[:top]]
+
+
+class PlanByPlan:
+    """Takes layers out of a model, evaluates what is left from audio to errors, puts them back.
+
+    Attributes:
+        texts: transcripts by the layers dropped, in the order in which they were made.
+    """
+
+    def __init__(self, loaded: LoadedModel, split: Split, metric: str) -> None:
+        self.loaded, self.split, self.metric = loaded, split, metric
+        self.encoder: Any = loaded.model.w2v_encoder.w2v_model
+        self.texts: dict[Layers, list[str]] = {}
+
+    def rate(self, dropped: Iterable[int]) -> float:
+        """The error rate without the layers ``dropped``."""
+        dropped = tuple(sorted(dropped))
+        family = find_backbone(self.encoder)
+        whole: nn.ModuleList = family.layers(self.encoder)
+        family.drop_layers(self.encoder, dropped)
+        try:
+            found = self._evaluate(dropped)
+        finally:
+            self.encoder.encoder.layers = whole
+        return found.words.rate if self.metric == "wer" else found.characters.rate
+
+    def _evaluate(self, dropped: Layers) -> Evaluation:
+        texts = self.texts[dropped] = []
+        transcribe: Callable[..., list[str]] = inference.transcribe
+
+        def transcribe_and_note(*arguments: Any) -> list[str]:
+            made = transcribe(*arguments)
+            texts.extend(made)
+            return made
+
+        # An evaluation tells errors alone; the texts are to be compared too.
+        with patch.object(inference, "transcribe", transcribe_and_note):
+            return evaluate(self.loaded, self.split, batch_size=1)
+
+    def best(self, plans: Sequence[Layers]) -> Layers:
+        """The plan with the lowest rate."""
+        return min(plans, key=lambda dropped: (self.rate(dropped), dropped))
+
+    def eliminate(self, layers: int, drop: int) -> list[Layers]:
+        """Greedy layer pruning: the plan of each step."""
+        steps: list[Layers] = []
+        for _ in range(drop):
+            gone = steps[-1] if steps else ()
+            left = [layer for layer in range(layers) if layer not in gone]
+            best = min(left, key=lambda layer: self.rate((*gone, layer)))
+            steps.append(tuple(sorted((*gone, best))))
+        return steps

@@ -1,0 +1,182 @@
+"""`speechprune layers auto`: every step once, resumable, one report; with real training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from nano import write_corpus, write_finetuned, write_wav2vec2
+from test_recipes import train_forked
+
+from speechprune.checkpoint import load_finetuned, read
+from speechprune.dropping import pipeline as steps
+from speechprune.errors import UserError
+from speechprune.inference import evaluate
+from speechprune.manifests.manifest import read_split
+from speechprune.tools.main import commands
+from speechprune.training.run import TrainingRun
+
+LAYERS, UPDATES = 5, 8
+OPTIONS = (
+    *("--drop", "2", "--train", "train", "--valid", "valid", "--measure", "svcca"),
+    *("--measure", "cka", "--top", "4", "--average", "2", "--updates", str(UPDATES)),
+    *("--config-name", "demo/nano", "model.mask_length=2", "dataset.max_tokens=40000"),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("auto")
+    data = write_corpus(folder / "data", train=8, valid=6)
+    pretrained = write_wav2vec2(folder / "pretrained.pt", layers=LAYERS)
+    write_finetuned(folder / "plain.pt", pretrained, data)
+    masks = {"_name": "wav2vec_ctc_st", "prune_rate": 0.4, "fix_attn": True, "trainable_proj": True}
+    write_finetuned(folder / "masks.pt", pretrained, data, model=masks)
+    pretrained.unlink()  # nobody needs it any more
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path) -> Iterator[list[str]]:
+    """Training runs in forks; gives the names of those that were begun."""
+    begun: list[str] = []
+
+    def train(run: TrainingRun, environment: Any, lock: int) -> None:
+        begun.append(run.name)
+        train_forked(None, run)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingRun, "_train", train)
+        yield begun
+
+
+def auto(folder: Path, name: str, out: str, *more: object) -> Any:
+    arguments = ["layers", "auto", folder / f"{name}.pt", "--data", folder / "data"]
+    arguments += ["--out", folder / out, *OPTIONS, *more]
+    return CliRunner().invoke(commands, [str(a) for a in arguments], catch_exceptions=True)
+
+
+@pytest.fixture(scope="module")
+def report(folder: Path, trained: list[str]) -> dict[str, Any]:
+    result = auto(folder, "plain", "plain", "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_the_report_tells_every_step(folder: Path, report: dict[str, Any]) -> None:
+    plans = report["verified"]["plans"]
+    assert report["drop"] == plans[0]["drop"] and report["layers"] == LAYERS
+    assert [plan["cer"] for plan in plans] == sorted(plan["cer"] for plan in plans)
+    assert len({tuple(plan["drop"]) for plan in plans}) == len(plans) >= 4
+    assert set(report["similarity"]) == {"svcca", "cka"}
+    stages = report["evaluations"]["valid"]
+    assert list(stages) == ["whole model", "layers dropped", "finetuned", "averaged"]
+    assert stages["layers dropped"]["cer"] == plans[0]["cer"]
+    assert stages["averaged"]["parameters"] < stages["whole model"]["parameters"]
+    text = (folder / "plain" / "report.md").read_text()
+    for figure in ("report.png", "svcca.png", "cka.png"):
+        assert figure in text
+        assert (folder / "plain" / figure).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_result_is_a_smaller_model_that_was_trained(
+    folder: Path, report: dict[str, Any]
+) -> None:
+    loaded = load_finetuned(folder / "plain" / report["checkpoint"])
+    assert len(loaded.model.w2v_encoder.w2v_model.encoder.layers) == LAYERS - 2
+    found = evaluate(loaded, read_split(folder / "data", "valid"))
+    assert found.characters.rate == report["evaluations"]["valid"]["averaged"]["cer"]
+    model = folder / "plain" / "model"
+    last = read(model / "finetuned" / "checkpoints" / "checkpoint_last.pt")
+    assert last["optimizer_history"][-1]["num_updates"] == UPDATES
+    key = "w2v_encoder.w2v_model.encoder.layers.0.fc1.weight"
+    assert not torch.equal(last["model"][key], read(model / "dropped.pt")["model"][key])
+    assert [each["updates"] for each in loaded.provenance["averaged"]]
+
+
+def test_again_nothing_is_done(folder: Path, report: dict[str, Any], trained: list[str]) -> None:
+    before = len(trained)
+    result = auto(folder, "plain", "plain", "--json")
+    assert json.loads(result.stdout) == report and len(trained) == before
+
+
+def test_interrupted_anywhere_it_goes_on_to_the_same_end(
+    folder: Path, report: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("similarity", "verify_plans", "finish_all", "evaluate")
+    for name in names:
+        with monkeypatch.context() as patch:
+            patch.setattr(steps, name, _interrupt)
+            result = auto(folder, "plain", "interrupted")
+            assert result.exit_code == 130 and not (folder / "interrupted/report.json").exists()
+    found = json.loads(auto(folder, "plain", "interrupted", "--json").stdout)
+    speed = "seconds_of_audio_per_second"
+    for each in (report, found):
+        each["verified"].pop("seconds")
+        for stage in each["evaluations"]["valid"].values():
+            stage.pop(speed, None)
+    assert found == report
+
+
+def _interrupt(*args: Any, **options: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_masks_stay_on_the_smaller_model(folder: Path, trained: list[str]) -> None:
+    result = auto(folder, "masks", "masks", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    last = load_finetuned(folder / "masks/model/finetuned/checkpoints/checkpoint_last.pt")
+    dropped = load_finetuned(folder / "masks/model/dropped.pt")
+    masks = last.model.mask_controller.mask_set()
+    assert masks == dropped.model.mask_controller.mask_set()
+    assert last.density == pytest.approx(0.4, abs=0.01)
+    assert found["evaluations"]["valid"]["averaged"]["density"] == last.density
+
+
+def test_a_folder_of_other_settings_is_refused(folder: Path, report: dict[str, Any]) -> None:
+    result = auto(folder, "plain", "plain", "--top", "3")
+    assert result.exit_code == 1 and "is of other settings; name another folder" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--drop", "0"), "cannot drop 0 of 5 layers"),
+        (("--drop", "5"), "cannot drop 5 of 5 layers"),
+        (("--valid", "gone"), "gone.tsv is missing"),
+        (("--measure", "ccs"), "unknown similarity measure 'ccs'"),
+        (("--config-name", "demo/nana"), "demo/nana"),
+        (("--average", "0"), "0 is not in the range"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(
+    folder: Path, more: tuple[str, ...], message: str
+) -> None:
+    result = auto(folder, "plain", "refused", *more)
+    assert result.exit_code not in (0, None) and message in result.stderr
+    assert not (folder / "refused").exists()
+
+
+def test_validating_on_test_data_is_refused(folder: Path) -> None:
+    for suffix in ("tsv", "ltr"):
+        text = (folder / "data" / f"valid.{suffix}").read_text()
+        (folder / "data" / f"test.{suffix}").write_text(text)
+    result = auto(folder, "plain", "refused", "--valid", "test")
+    assert "named as test data" in result.stderr and not (folder / "refused").exists()
+
+
+def test_failed_training_is_told_with_its_log(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(run: TrainingRun, environment: Any, lock: int) -> None:
+        raise UserError(f"{run.name}: training failed; see {run.folder}")
+
+    monkeypatch.setattr(TrainingRun, "_train", fail)
+    result = auto(folder, "plain", "failed")
+    assert result.exit_code == 1 and "finetuning 3 layers: training failed" in result.stderr
