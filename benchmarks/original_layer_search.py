@@ -7,8 +7,8 @@ Where the authors' way is only slower, such as a list of the sets seen, the fast
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import combinations
+from collections.abc import Iterable, Sequence
+from itertools import chain, combinations
 from typing import Any
 from unittest.mock import patch
 
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from speechprune import inference
 from speechprune.backbones import find_backbone
 from speechprune.checkpoint import LoadedModel
-from speechprune.inference import Evaluation, evaluate
+from speechprune.inference import MAX_TOKENS, Evaluation, batches, evaluate, transcribe
 from speechprune.manifests.manifest import Split
 
 THRESHOLD = 0.99
@@ -149,13 +149,13 @@ class PlanByPlan:
     """Takes layers out of a model, evaluates what is left from audio to errors, puts them back.
 
     Attributes:
-        texts: transcripts by the layers dropped, in the order in which they were made.
+        texts: transcripts by the layers dropped, by place in the split.
     """
 
     def __init__(self, loaded: LoadedModel, split: Split, metric: str) -> None:
         self.loaded, self.split, self.metric = loaded, split, metric
         self.encoder: Any = loaded.model.w2v_encoder.w2v_model
-        self.texts: dict[Layers, list[str]] = {}
+        self.texts: dict[Layers, dict[int, str]] = {}
 
     def rate(self, dropped: Iterable[int]) -> float:
         """The error rate without the layers ``dropped``."""
@@ -170,12 +170,12 @@ class PlanByPlan:
         return found.words.rate if self.metric == "wer" else found.characters.rate
 
     def _evaluate(self, dropped: Layers) -> Evaluation:
-        texts = self.texts[dropped] = []
-        transcribe: Callable[..., list[str]] = inference.transcribe
+        order = chain(*batches([u.frames for u in self.split.utterances], MAX_TOKENS, batch_size=1))
+        texts = self.texts[dropped] = {}
 
         def transcribe_and_note(*arguments: Any) -> list[str]:
             made = transcribe(*arguments)
-            texts.extend(made)
+            texts.update(zip(order, made))
             return made
 
         # An evaluation tells errors alone; the texts are to be compared too.
@@ -191,7 +191,7 @@ class PlanByPlan:
         steps: list[Layers] = []
         for _ in range(drop):
             gone = steps[-1] if steps else ()
-            left = [layer for layer in range(layers) if layer not in gone]
-            best = min(left, key=lambda layer: self.rate((*gone, layer)))
-            steps.append(tuple(sorted((*gone, best))))
+            larger = [tuple(sorted((*gone, n))) for n in range(layers) if n not in gone]
+            # Of plans that tie, the one that drops the first layer beside those gone.
+            steps.append(larger[int(np.argmin([self.rate(dropped) for dropped in larger]))])
         return steps

@@ -126,6 +126,7 @@ class Pipeline:
             "by": self.verification.by,
             "race": self.verification.level if self.verification.race else None,
             "average": [self.recipe.average, self.recipe.average_by],
+            "training": [self.recipe.config, self.recipe.updates, *self.recipe.overrides],
         }
         self.out.mkdir(parents=True, exist_ok=True)
         path = self.out / "settings.json"
