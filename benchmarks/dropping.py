@@ -242,9 +242,7 @@ def _report(
         Panel("layers dropped, %", f"CER %, {title}", _curves(ways, choices, rates))
         for title, rates in (("without finetuning", before), ("finetuned", after))
     ]
-    line_panels(
-        panels, RESULTS / "dropping_digits.png", "Ways to choose layers to drop"
-    )
+    line_panels(panels, RESULTS / "dropping_digits.png", "Ways to choose layers to drop")
 
 
 def _curves(

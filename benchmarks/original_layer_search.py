@@ -1,20 +1,27 @@
-"""Layer search done the plain way, to measure against: each pair, set and plan by itself.
+"""What layer search is measured against, the plain way; and what on, made-up data.
 
-The formulas are those of CoMFLP's code (Liu et al., Interspeech 2023) and of the CCA that it uses
-(Raghu et al., NeurIPS 2017); like it, this works on float32 arrays and takes means over what came.
-Where the authors' way is only slower, such as a list of the sets seen, the faster one is taken.
+The plain way takes each pair, set and plan by itself, by the formulas of CoMFLP's code (Liu et al.,
+Interspeech 2023) and of the CCA that it uses (Raghu et al., NeurIPS 2017), on float32 arrays as
+there. Where that code does what nobody would need, such as to look for a set in a list of those
+seen or to run the whole model beside each plan, it is left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import chain, combinations
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import soundfile
 import torch
+from fairseq import tasks
+from fairseq.data.dictionary import Dictionary
+from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config
 from numpy.typing import NDArray
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,10 +29,12 @@ from speechprune import inference
 from speechprune.backbones import find_backbone
 from speechprune.checkpoint import LoadedModel
 from speechprune.inference import MAX_TOKENS, Evaluation, batches, evaluate, transcribe
-from speechprune.manifests.manifest import Split
+from speechprune.manifests.audio import SAMPLE_RATE
+from speechprune.manifests.manifest import Split, Utterance
 
 THRESHOLD = 0.99
 EPSILON = 1e-10
+LETTERS = "|'ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 Layers = tuple[int, ...]
 
@@ -195,3 +204,64 @@ class PlanByPlan:
             # Of plans that tie, the one that drops the first layer beside those gone.
             steps.append(larger[int(np.argmin([self.rate(dropped) for dropped in larger]))])
         return steps
+
+
+def representations(layers: int, channels: int, rows: int) -> list[NDArray]:
+    """States of a network, float32 (N, C): each the one before with noise, mixed a little.
+
+    Layers add noise unequally, all of it with the spectrum that the first state has.
+    """
+    generator = np.random.default_rng(layers)
+    spectrum = np.arange(1, channels + 1) ** -0.5
+
+    def noise(amount: float) -> NDArray:
+        drawn = generator.standard_normal((rows, channels), dtype=np.float32)
+        return drawn * (amount * spectrum).astype(np.float32)
+
+    mixing = np.eye(channels) + generator.normal(0, 0.1 / channels**0.5, (channels, channels))
+    states = [noise(1.0)]
+    for amount in generator.uniform(0.2, 0.6, layers):
+        states.append((states[-1] + noise(amount)) @ mixing.astype(np.float32))
+    return states
+
+
+def similarities(layers: int) -> NDArray:
+    """A matrix of a deep network: states are the less alike, the more was done between them."""
+    generator = np.random.default_rng(layers)
+    done = np.concatenate([[0.0], generator.uniform(0.01, 0.2, layers).cumsum()])
+    noise = np.triu(generator.uniform(-0.05, 0.05, (layers + 1, layers + 1)))
+    return np.exp(-np.abs(done[:, None] - done)) + noise + noise.T
+
+
+def recogniser(**settings: Any) -> LoadedModel:
+    """wav2vec 2.0 base, but for ``settings``, with a CTC head for 28 letters; random weights."""
+    dictionary = Dictionary()
+    for letter in LETTERS:
+        dictionary.add_symbol(letter)
+    shared = {"data": ".", "normalize": False}
+    encoder = OmegaConf.structured(Wav2Vec2Config(**settings))
+    encoder = {**OmegaConf.to_container(encoder, enum_to_str=True), "_name": "wav2vec2"}
+    pretrained = {"task": {"_name": "audio_pretraining", **shared}, "model": encoder}
+    task = {"_name": "audio_finetuning", "labels": "ltr", **shared}
+    model = {"_name": "wav2vec_ctc", "w2v_args": pretrained, **shared}
+    cfg = OmegaConf.create({"task": task, "model": model})
+    torch.manual_seed(0)
+    built_task = tasks.setup_task(cfg.task, from_checkpoint=True)
+    built_task.load_state_dict({"target_dictionary": dictionary})
+    built = built_task.build_model(cfg.model, from_checkpoint=True).eval().requires_grad_(False)
+    return LoadedModel(Path("random"), built, built_task, dictionary, cfg, {})
+
+
+def noises(folder: Path, loaded: LoadedModel, count: int, seconds: float) -> Split:
+    """Recordings of noise; what ``loaded`` transcribes them to are the references.
+
+    So layers that change little cost few errors, as they do in a trained model.
+    """
+    generator = np.random.default_rng(0)
+    utterances = []
+    for number in range(count):
+        samples = generator.normal(0, 0.1, int(seconds * SAMPLE_RATE)).astype(np.float32)
+        soundfile.write(folder / f"{number}.wav", samples, SAMPLE_RATE, subtype="FLOAT")
+        (text,) = transcribe(loaded, [samples])
+        utterances.append(Utterance(f"{number}.wav", len(samples), text))
+    return Split("noise", folder, tuple(utterances))

@@ -118,3 +118,11 @@ def test_only_the_first_rank_writes_checkpoints(together) -> None:
     files = sorted(path.name for path in (runs[0].folder / "checkpoints").iterdir())
     assert files == ["checkpoint_best.pt", "checkpoint_last.pt"]
     assert "Saving checkpoint" in runs[0].output and "Saving checkpoint" not in runs[1].output
+
+
+def test_ranks_stay_equal_without_dropped_layers(lab: Lab) -> None:
+    dropped = ("model._name=wav2vec_ctc_pruned", "model.drop_layers=[0]")
+    runs, (first, second) = two_ranks(lab, "dropped", *NOISY, *dropped)
+    assert difference(first["model"], second["model"]) == []
+    layers = {key.split(".")[4] for key in runs[0].model() if ".encoder.layers." in key}
+    assert layers == {"0"}

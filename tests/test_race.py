@@ -7,7 +7,8 @@ import pytest
 from nano import write_corpus, write_finetuned, write_wav2vec2
 
 from speechprune.checkpoint import load_finetuned
-from speechprune.dropping.verification import Verifier, eliminate
+from speechprune.dropping.elimination import eliminate
+from speechprune.dropping.verification import Verifier
 from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan
 from speechprune.layers.race import Race

@@ -417,6 +417,19 @@ def test_measures_of_the_same_rows_share_what_is_gathered() -> None:
         assert np.array_equal(measure.matrix(found[name]), values_of(measure, utterances)), name
 
 
+def test_what_is_shared_is_gathered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    added, add = [], UtteranceMeans.add
+
+    def add_and_note(statistic: UtteranceMeans, states: Tensor) -> None:
+        added.append(states)
+        add(statistic, states)
+
+    monkeypatch.setattr(UtteranceMeans, "add", add_and_note)
+    utterances = utterances_like_speech(count=4)
+    gather(utterances, [MEASURES.build(name) for name in ("svcca", "cka", "dc", "dc-unbiased")])
+    assert [id(states) for states in added] == [id(states) for states in utterances]
+
+
 def test_utterances_pass_by_once_and_counts_add_up() -> None:
     measures = [MEASURES.build("cka"), MEASURES.build("cka", mode="T")]
     measures.append(MEASURES.build("dc", mode="seq", batch_size=4))

@@ -12,7 +12,8 @@ from nano import write_corpus, write_data2vec, write_finetuned, write_wav2vec2
 
 from speechprune.checkpoint import load_finetuned
 from speechprune.checkpoint.layer_dropping import drop_layers
-from speechprune.dropping.verification import Measured, Verifier, eliminate, refuse_test
+from speechprune.dropping.elimination import eliminate
+from speechprune.dropping.verification import Measured, Verifier, refuse_test
 from speechprune.errors import UserError
 from speechprune.inference import batches, evaluate, read_audio, transcribe
 from speechprune.layers.plan import LayerPlan

@@ -10,13 +10,8 @@ from typing import Any, Callable
 
 from speechprune import __version__
 from speechprune.checkpoint import PathLike, digest, load_finetuned
-from speechprune.dropping.verification import (
-    Elimination,
-    Measured,
-    Verifier,
-    eliminate,
-    refuse_test,
-)
+from speechprune.dropping.elimination import Elimination, eliminate
+from speechprune.dropping.verification import Measured, Verifier, refuse_test
 from speechprune.inference import MAX_TOKENS, sample_rate
 from speechprune.layers.matrix import SimilarityMatrix
 from speechprune.layers.optimum import exact

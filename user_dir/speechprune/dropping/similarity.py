@@ -56,7 +56,7 @@ class Listening:
                 samples = torch.nn.functional.layer_norm(samples, samples.shape)
             with torch.inference_mode():
                 states, _ = family.hidden_states(encoder, samples[None], None)
-                yield torch.cat(states)
+            yield torch.cat(states)
 
 
 def similarity(

@@ -46,7 +46,7 @@ class SVCCA(RowMeasure):
         spectra = [self._spectrum(moments.covariance(i)) for i in range(moments.states)]
         matrix = np.empty((moments.states, moments.states))
         for i, (_, shrinkage) in enumerate(spectra):
-            matrix[i, i] = shrinkage.mean()
+            matrix[i, i] = float(shrinkage.mean())
         for i, j, product in moments.products([projection for projection, _ in spectra]):
             matrix[i, j] = matrix[j, i] = _mean_singular_value(product)
         return matrix.clip(0.0, 1.0)
