@@ -23,6 +23,7 @@ import click
 
 from speechprune.checkpoint import load_finetuned
 from speechprune.dropping.finetuning import Recipe, SmallerModel
+from speechprune.dropping.pipeline import pipeline
 from speechprune.dropping.search import (
     VerificationSettings,
     eliminate_layers,
@@ -36,6 +37,7 @@ from speechprune.inference import evaluate
 from speechprune.layers.plan import LayerPlan, LayerPlans
 from speechprune.manifests.digits import DigitStrings, make_digits
 from speechprune.manifests.manifest import read_split
+from speechprune.nano import ASSET
 from speechprune.recipes.setting import path_value
 from speechprune.tables import table
 from speechprune.training.rounds import finish_all
@@ -75,7 +77,7 @@ def main(archive: Path, model: Path, out: Path, jobs: int) -> None:
     data = out / "data"
     if not data.exists():
         make_digits(data, archive, DigitStrings())
-    whole = _finetuned(model, data, out)
+    whole = _finetuned(model, data, out / "whole")
     seconds = _measure(whole, data, out)
     layers = _depth(whole)
     choices = {share: _choose(whole, data, out, round(share * layers), seconds) for share in SHARES}
@@ -85,9 +87,37 @@ def main(archive: Path, model: Path, out: Path, jobs: int) -> None:
     after = _after(whole, data, out, ordered, jobs)
     base = _rates(whole, data, out / "whole-test.json")
     _report(layers, base, choices, before, after)
+    _auto("deep", whole, data, out, layers // 2)
+    _auto("nano", _finetuned(ASSET, data, out / "nano"), data, out, 2)
 
 
-def _finetuned(model: Path, data: Path, out: Path) -> Path:
+def _auto(name: str, whole: Path, data: Path, out: Path, drop: int) -> None:
+    """All of it by one command, and its report."""
+    folder = out / f"auto-{name}"
+    pipeline(
+        whole,
+        folder,
+        drop=drop,
+        data=data,
+        train="train",
+        valid="valid",
+        test="test",
+        measures=("svcca", "dc-unbiased"),
+        utterances=UTTERANCES,
+        config="demo/nano",
+        updates=UPDATES,
+        num=5,
+        overrides=OVERRIDES,
+    ).run(click.echo)
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    for figure in ("report", "svcca", "dc-unbiased"):
+        kept = f"layers_auto_{name}_{figure}.png"
+        write_atomically(RESULTS / kept, (folder / f"{figure}.png").read_bytes())
+        text = text.replace(f"({figure}.png)", f"({kept})")
+    write_atomically(RESULTS / f"layers_auto_{name}.md", text.encode())
+
+
+def _finetuned(model: Path, data: Path, folder: Path) -> Path:
     """The whole model, finetuned."""
     overrides = (
         f"task.data={path_value(data)}",
@@ -96,7 +126,7 @@ def _finetuned(model: Path, data: Path, out: Path) -> Path:
         *OVERRIDES,
         *QUIET,
     )
-    run = TrainingRun("whole model", out / "whole", "demo/nano", overrides, WHOLE_UPDATES)
+    run = TrainingRun("whole model", folder, "demo/nano", overrides, WHOLE_UPDATES)
     finish_all([[run]])
     return run.checkpoint
 

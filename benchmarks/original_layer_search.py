@@ -8,7 +8,7 @@ seen or to run the whole model beside each plan, it is left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,13 @@ from speechprune.manifests.manifest import Split, Utterance
 
 THRESHOLD = 0.99
 EPSILON = 1e-10
+SMALL_ENCODER = {
+    "encoder_embed_dim": 32,
+    "encoder_ffn_embed_dim": 64,
+    "encoder_attention_heads": 4,
+    "conv_feature_layers": "[(16, 10, 5)] + [(16, 3, 2)] * 4 + [(16, 2, 2)] * 2",
+    "conv_pos_groups": 4,
+}
 LETTERS = "|'ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 Layers = tuple[int, ...]
@@ -121,14 +128,14 @@ def score(matrix: NDArray, dropped: Sequence[int]) -> float:
     return total / runs
 
 
-def greedy(matrix: NDArray, drop: int) -> Layers:
-    """Adds the best layer, ``drop`` times."""
+def greedy(matrix: NDArray, drop: int) -> list[Layers]:
+    """Adds the best layer, ``drop`` times; one set."""
     dropped: Layers = ()
     for _ in range(drop):
         left = (layer for layer in range(len(matrix) - 1) if layer not in dropped)
         larger = [tuple(sorted((*dropped, layer))) for layer in left]
         dropped = larger[int(np.argmax([score(matrix, each) for each in larger]))]
-    return dropped
+    return [dropped]
 
 
 def beam(matrix: NDArray, drop: int, width: int = 10) -> list[Layers]:
@@ -204,6 +211,28 @@ class PlanByPlan:
             # Of plans that tie, the one that drops the first layer beside those gone.
             steps.append(larger[int(np.argmin([self.rate(dropped) for dropped in larger]))])
         return steps
+
+
+class PassCounter:
+    """Counts utterances through the front end and through layers, whoever sends them."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        encoder: Any = loaded.model.w2v_encoder.w2v_model
+        self.front_end = self.layers = 0
+        encoder.feature_extractor.register_forward_hook(self._count_audio)
+        for layer in find_backbone(encoder).layers(encoder):
+            layer.register_forward_hook(self._count_states)
+
+    def counted(self, way: Callable[[], Any]) -> tuple[Any, int, int]:
+        """What ``way`` gives, and the passes that it made."""
+        self.front_end = self.layers = 0
+        return way(), self.front_end, self.layers
+
+    def _count_audio(self, module: nn.Module, inputs: tuple[Tensor], output: Any) -> None:
+        self.front_end += inputs[0].shape[0]
+
+    def _count_states(self, module: nn.Module, inputs: tuple[Tensor], output: Any) -> None:
+        self.layers += inputs[0].shape[1]
 
 
 def representations(layers: int, channels: int, rows: int) -> list[NDArray]:

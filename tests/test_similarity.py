@@ -231,7 +231,7 @@ def test_utterances_that_fill_no_batch_are_left_out(name: str) -> None:
         measure = MEASURES.build(name, mode=mode, batch_size=BATCH)
         whole = values_of(measure, utterances[: 5 * BATCH])
         assert np.array_equal(values_of(measure, utterances), whole)
-        with pytest.raises(UserError, match=f"{BATCH - 1} utterances are too few.*{BATCH}"):
+        with pytest.raises(UserError, match=f"{BATCH - 1} .* too few.* {BATCH}$"):
             values_of(measure, utterances[: BATCH - 1])
 
 

@@ -58,7 +58,7 @@ def similarity(
     The floor is what the measure gives for independent random data of the same size: values near it
     tell nothing, and values at different sizes do not compare.
     """
-    from speechprune.dropping.similarity import build_measures, draw
+    from speechprune.dropping.similarity import build_measures, draw, warnings
     from speechprune.dropping.similarity import similarity as measure_similarity
 
     rows, distances = {"mode": mode}, {"mode": dc_mode, "batch_size": batch_size}
@@ -79,6 +79,8 @@ def similarity(
             f"{out / name}.safetensors  {settings}; {matrix.provenance['count']} rows; "
             f"floor {matrix.floor:.4f}"
         )
+    for line in warnings(found):
+        click.echo(f"warning: {line}", err=True)
 
 
 @command.command()
@@ -228,9 +230,9 @@ def drop(checkpoint: Path, plan: str, out: Path) -> None:
 def auto(checkpoint: Path, out: Path, as_json: bool, **options: Any) -> None:
     """All of it: find K layers of CKPT to drop, verify, drop, finetune, average, test.
 
-    CKPT is a finetuned model. The best plans by each measure are verified, the best of them is
-    finetuned by OVERRIDES of the recipe, and OUT gets one report: report.md, .json and .png.
-    Interrupted, the same command goes on.
+    CKPT is a finetuned model. The best plans by each measure (svcca and cka of all frames, dc of
+    batches of 32) are verified, the best of them is finetuned by OVERRIDES of the recipe, and OUT
+    gets one report: report.md, .json and .png. Interrupted, the same command goes on.
     """
     from speechprune.dropping.pipeline import pipeline
 

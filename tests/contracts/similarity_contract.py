@@ -244,6 +244,15 @@ def too_little_is_refused(case: Case) -> None:
         assert "\n" not in str(refused.value)
 
 
+def so_many_utterances_are_needed(case: Case) -> None:
+    measure = case.build()
+    utterances = like_a_model()
+    matrix = case.matrix(utterances[: measure.least])
+    assert np.isfinite(matrix).all() and np.allclose(np.diag(matrix), 1.0, atol=1e-3)
+    with pytest.raises(UserError, match="too few"):
+        case.matrix(utterances[: measure.least - 1])
+
+
 def a_mode_that_is_none_is_refused_at_once(case: Case) -> None:
     measure = case.build()
     if "mode" not in measure.settings():
@@ -287,6 +296,7 @@ CONTRACT: Sequence[Callable[[Case], None]] = (
     states_that_do_not_vary_are_like_no_other,
     half_precision_states_lose_nothing_more,
     too_little_is_refused,
+    so_many_utterances_are_needed,
     a_mode_that_is_none_is_refused_at_once,
     settings_describe_it,
 )

@@ -33,6 +33,8 @@ from speechprune.training.rounds import Tell, finish_all
 
 #: Options of measures, by measure.
 Options = dict[str, dict[str, Any]]
+#: Splits to finetune on have few utterances, for which means over time are too few.
+OF_FRAMES: Options = {"svcca": {"mode": "T"}, "cka": {"mode": "T"}}
 
 
 @dataclass(frozen=True)
@@ -222,5 +224,15 @@ def pipeline(
     recipe = Recipe(data, train, valid, config, updates, overrides, num, average_by)
     verification = VerificationSettings(data, valid, allow_test, by, race, seed=seed)
     return Pipeline(
-        checkpoint, drop, out, recipe, measures, {}, verification, test, utterances, top, seed
+        checkpoint,
+        drop,
+        out,
+        recipe,
+        measures,
+        OF_FRAMES,
+        verification,
+        test,
+        utterances,
+        top,
+        seed,
     )

@@ -23,6 +23,9 @@ from speechprune.layers.matrix import SimilarityMatrix
 from speechprune.layers.similarity import MEASURES, Measure, gather
 from speechprune.manifests.check import check_split, read_recordings
 
+#: Independent data this much alike leave little room to tell states apart.
+HIGH_FLOOR = 0.9
+
 
 @dataclass(frozen=True)
 class Listening:
@@ -119,6 +122,16 @@ def build_measures(
     for measure in built.values():
         measure.statistic()
     return built
+
+
+def warnings(matrices: Mapping[str, SimilarityMatrix]) -> list[str]:
+    """What is to be said of matrices that may tell nothing."""
+    return [
+        f"{name} of independent data of this size is {matrix.floor:.2f} already, so that only values "
+        "above it tell anything; more utterances, mode T, or dc-unbiased lower it"
+        for name, matrix in matrices.items()
+        if matrix.floor is not None and matrix.floor >= HIGH_FLOOR
+    ]
 
 
 def draw(matrix: SimilarityMatrix, path: Path) -> None:
