@@ -191,7 +191,7 @@ class PlanByPlan:
 
         def transcribe_and_note(*arguments: Any) -> list[str]:
             made = transcribe(*arguments)
-            texts.update(zip(order, made))
+            texts.update((next(order), text) for text in made)
             return made
 
         # An evaluation tells errors alone; the texts are to be compared too.

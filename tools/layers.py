@@ -92,7 +92,12 @@ def similarity(
     default="exact",
     help="exact finds the best plans of all, at any depth.",
 )
-@click.option("--top", default=10, type=click.IntRange(min=1), help="How many plans; greedy: 1.")
+@click.option(
+    "--top",
+    default=10,
+    type=click.IntRange(min=1),
+    help="How many plans; greedy finds 1, beam up to 10.",
+)
 @click.option("--seed", default=0, help="random: of the draw.")
 @click.option("--out", type=_PATH, help="Write a file of plans.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON rows, best first.")

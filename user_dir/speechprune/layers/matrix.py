@@ -10,7 +10,7 @@ from typing import Any, Optional, Union
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save as safetensors_bytes
 
 from speechprune.errors import UserError
@@ -21,7 +21,7 @@ VERSION = 1
 _TENSOR = "similarity"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SimilarityMatrix:
     """The similarity of each two of the L + 1 hidden states of a model.
 
@@ -43,15 +43,18 @@ class SimilarityMatrix:
 
     def __post_init__(self) -> None:
         values = np.asarray(self.values)
-        if values.dtype.kind not in "fiu" or values.ndim != 2 or len(set(values.shape)) != 1:
-            raise UserError(
-                f"a similarity matrix is square, not of shape {values.shape} ({values.dtype})"
-            )
+        if values.dtype.kind not in "fiu":
+            raise UserError(f"a similarity matrix is of numbers, not of type {values.dtype}")
+        if values.ndim != 2 or len(set(values.shape)) != 1:
+            raise UserError(f"a similarity matrix is square, not of shape {values.shape}")
         if len(values) < 2:
             raise UserError("a similarity matrix of one state is of a model without layers")
         if not np.isfinite(values).all():
             raise UserError("the similarity matrix has entries that are not finite")
-        object.__setattr__(self, "values", values.astype(np.float64))
+        # In C order: safetensors writes what lies in memory.
+        values = values.astype(np.float64, order="C")
+        values.flags.writeable = False
+        object.__setattr__(self, "values", values)
 
     @property
     def layers(self) -> int:
@@ -90,7 +93,8 @@ class SimilarityMatrix:
             return cls(np.load(path)) if is_array else cls._load_ours(path)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        # The header of a damaged array is parsed as Python, which may fail in any way.
+        except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"{path} is no similarity matrix, neither ours nor a .npy array ({reason})"

@@ -35,8 +35,8 @@ def exact(matrix: NDArray, drop: int, top: int = BEAM) -> list[LayerPlan]:
     Raises:
         UserError: the matrix is not square or not finite, or ``drop`` is not within it.
     """
-    matrix = check_matrix(matrix, drop)
-    grid = on_grid(matrix, drop)
+    matrix = check_matrix(matrix, drop, top)
+    grid = on_grid(matrix)
     best = [_Candidate.of(greedy(matrix, drop)[0].runs, grid)]
     while True:
         trial, is_full = best[-1], len(best) == top

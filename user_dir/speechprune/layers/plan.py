@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,9 +108,14 @@ class LayerPlans:
             found = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is no file of layer plans: it is not JSON") from error
         header = found if isinstance(found, dict) and "plans" in found else {}
+        if (header.get("format", FORMAT), header.get("version", VERSION)) != (FORMAT, VERSION):
+            raise UserError(
+                f"{path} is of {header.get('format')} {header.get('version')}; this program reads "
+                f"{FORMAT} {VERSION}"
+            )
         if header.get("layers") not in (None, layers):
             raise UserError(
                 f"{path} has plans for a model of {header['layers']} layers, not of {layers}"
@@ -137,7 +143,7 @@ def read_plans(text: str, layers: int) -> LayerPlans:
         UserError: as `LayerPlans.load`, or layers that do not exist.
     """
     parts = text.split(",")
-    if all(part.strip().isdecimal() for part in parts) and not Path(text).exists():
+    if all(part.strip().isdecimal() for part in parts) and not os.path.exists(text):
         return LayerPlans((LayerPlan(layers, tuple(map(int, parts))),), layers)
     return LayerPlans.load(text, layers)
 

@@ -5,8 +5,8 @@ over its runs of the similarity of the input of layer a and the output of layer 
 
 Source: Liu, Peng and Lee, *CoMFLP*, Interspeech 2023 (arXiv 2309.11768), coarse search.
 
-Similarities are rounded to a grid for comparisons, so that scores that differ by rounding alone tie
-in every method and on every machine. Of plans that tie, the one that drops earlier layers is first.
+Similarities are rounded to a grid for comparisons, so that what ties does so in every method and on
+every machine. Of plans that tie, the one that drops earlier layers is first.
 """
 
 from __future__ import annotations
@@ -31,19 +31,23 @@ _CHUNK = 1 << 17
 Integers = NDArray[np.int64]
 
 
-def check_matrix(matrix: NDArray, drop: int) -> NDArray:
+def check_matrix(matrix: NDArray, drop: int, top: int = 1) -> NDArray:
     """``matrix`` as float64 (L+1, L+1).
 
     Args:
         drop: number of layers that are to be dropped.
+        top: number of plans that are wanted.
 
     Raises:
-        UserError: it is not square, not finite or of no model, or L layers less ``drop`` cannot be.
+        UserError: it is not square, not finite or of no model, L layers less ``drop`` cannot be, or
+            no plan is wanted.
     """
     values = SimilarityMatrix(matrix).values
     layers = len(values) - 1
     if layers < 2:
         raise UserError(f"a matrix of shape {values.shape} is of a model with no layer to spare")
+    if top < 1:
+        raise UserError(f"{top} plans are none; ask for one or more")
     if not 1 <= drop < layers:
         raise UserError(
             f"cannot drop {drop} of {layers} layers; choose 1 to {layers - 1} (the matrix is of "
@@ -52,17 +56,16 @@ def check_matrix(matrix: NDArray, drop: int) -> NDArray:
     return values
 
 
-def on_grid(matrix: NDArray, drop: int) -> Integers:
+def on_grid(matrix: NDArray) -> Integers:
     """Similarities as integers, so coarse that a float64 tells different means apart.
 
     Means over at most R runs differ by 1/R² or more, if they differ: with 50 - 2 log2 R bits they
-    do so after rounding to a float64 too.
+    do so after rounding to a float64 too. The scale is a power of two, which rounds nothing itself.
     """
-    layers = len(matrix) - 1
-    runs = min(drop, layers - drop + 1)
-    bits = 50 - 2 * math.ceil(math.log2(max(runs, 1)))
-    largest = np.abs(matrix).max() or 1.0
-    return np.rint(matrix / largest * 2.0**bits).astype(np.int64)
+    runs = len(matrix) // 2
+    bits = 50 - 2 * math.ceil(math.log2(runs))
+    _, exponent = np.frexp(np.abs(matrix).max())
+    return np.rint(np.ldexp(matrix, bits - exponent)).astype(np.int64)
 
 
 def score(matrix: NDArray, plan: LayerPlan) -> float:
@@ -89,8 +92,8 @@ def beam(matrix: NDArray, drop: int, top: int = BEAM, *, width: int = BEAM) -> l
     Raises:
         UserError: as `check_matrix`.
     """
-    matrix = check_matrix(matrix, drop)
-    grid = on_grid(matrix, drop)
+    matrix = check_matrix(matrix, drop, top)
+    grid = on_grid(matrix)
     layers = len(matrix) - 1
     dropped = np.zeros((1, layers), dtype=bool)
     sums, runs = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
@@ -112,7 +115,7 @@ def exhaustive(matrix: NDArray, drop: int, top: int = BEAM) -> list[LayerPlan]:
     Raises:
         UserError: as `check_matrix`, or there are more than `MOST_SUBSETS` plans.
     """
-    matrix = check_matrix(matrix, drop)
+    matrix = check_matrix(matrix, drop, top)
     layers = len(matrix) - 1
     count = math.comb(layers, drop)
     if count > MOST_SUBSETS:
@@ -120,7 +123,7 @@ def exhaustive(matrix: NDArray, drop: int, top: int = BEAM) -> list[LayerPlan]:
             f"there are {count:.3g} ways to drop {drop} of {layers} layers; `--method exact` finds "
             "the same plans without trying them all"
         )
-    grid = on_grid(matrix, drop)
+    grid = on_grid(matrix)
     best = np.empty((0, drop), dtype=np.int64)
     means = np.empty(0)
     for subsets in _subsets(layers, drop):
@@ -141,7 +144,7 @@ def random(matrix: NDArray, drop: int, top: int = BEAM, *, seed: int = 0) -> lis
     Raises:
         UserError: as `check_matrix`.
     """
-    matrix = check_matrix(matrix, drop)
+    matrix = check_matrix(matrix, drop, top)
     layers = len(matrix) - 1
     generator = np.random.default_rng(seed)
     drawn: dict[tuple[int, ...], None] = {}
@@ -149,7 +152,7 @@ def random(matrix: NDArray, drop: int, top: int = BEAM, *, seed: int = 0) -> lis
         subset = generator.choice(layers, drop, replace=False)
         drawn[tuple(sorted(subset.tolist()))] = None
     subsets = np.array(sorted(drawn))
-    order = np.argsort(-_means(on_grid(matrix, drop), subsets), kind="stable")
+    order = np.argsort(-_means(on_grid(matrix), subsets), kind="stable")
     return [_plan(matrix, row) for row in subsets[order]]
 
 

@@ -29,5 +29,8 @@ class CKA(RowMeasure):
         norms = [float(moments.covariance(i).norm()) for i in range(moments.states)]
         matrix = np.eye(moments.states)
         for i, j, product in moments.products():
-            matrix[i, j] = matrix[j, i] = float(product.norm()) ** 2 / (norms[i] * norms[j])
+            if norms[i] and norms[j]:  # a state that does not vary is like no other
+                matrix[i, j] = matrix[j, i] = float(product.norm()) ** 2 / (norms[i] * norms[j])
+            else:
+                matrix[i, j] = matrix[j, i] = 0.0
         return matrix.clip(0.0, 1.0)

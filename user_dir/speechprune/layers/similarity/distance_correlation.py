@@ -64,14 +64,10 @@ class DistanceMeasure(Measure):
 
     def floor(self, statistic: Statistic, seed: int = 0) -> float:
         generator = torch.Generator().manual_seed(seed)
-        if isinstance(statistic, SequenceDistances):
-            channels = statistic.channels
-        else:
-            assert isinstance(statistic, UtteranceMeans)
-            channels = statistic.means[0].shape[1]
+        size = self.batch_size, statistic.channels
         found = []
         for _ in range(_FLOOR_BATCHES):
-            both = [torch.randn(self.batch_size, channels, generator=generator) for _ in range(2)]
+            both = [torch.randn(size, generator=generator) for _ in range(2)]
             found.append(self.of(torch.stack([distances(x) for x in both]))[0, 1])
         return float(torch.stack(found).mean().clamp(0.0, 1.0))
 

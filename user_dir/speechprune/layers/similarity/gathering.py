@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import torch
 from torch import Tensor
 
+from speechprune.errors import UserError
 from speechprune.layers.similarity.base import Measure
 from speechprune.layers.similarity.statistics import Statistic
 
@@ -17,7 +19,8 @@ def gather(states: Iterable[Tensor], measures: Sequence[Measure]) -> list[Statis
         states: of one utterance each, float (S, T, C), valid frames only.
 
     Raises:
-        UserError: a setting of a measure that cannot work; before any state is asked for.
+        UserError: a setting of a measure that cannot work, before any state is asked for; or states
+            that are not finite.
     """
     shared: list[Statistic] = []
     for_measure = []
@@ -28,6 +31,11 @@ def gather(states: Iterable[Tensor], measures: Sequence[Measure]) -> list[Statis
             shared.append(wanted)
         for_measure.append(found)
     for utterance in states:
+        if not torch.isfinite(utterance).all():
+            raise UserError(
+                "the model's hidden states are not finite: its weights are damaged, or training "
+                "diverged"
+            )
         for statistic in shared:
             statistic.add(utterance)
     return for_measure

@@ -53,7 +53,5 @@ class RowMeasure(Measure):
         return self.of(statistic.moments())
 
     def floor(self, statistic: Statistic, seed: int = 0) -> float:
-        assert isinstance(statistic, (UtteranceMeans, FrameMoments))
-        moments = statistic.moments()
-        channels = len(moments.covariance(0))
-        return float(self.of(gaussian_moments(moments.rows, channels, seed))[0, 1])
+        moments = gaussian_moments(statistic.count, statistic.channels, seed)
+        return float(self.of(moments)[0, 1])

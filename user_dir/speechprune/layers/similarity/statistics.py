@@ -28,6 +28,11 @@ class Statistic(ABC):
     def count(self) -> int:
         """What was gathered so far: utterances, or frames."""
 
+    @property
+    @abstractmethod
+    def channels(self) -> int:
+        """How many numbers stand for one of them."""
+
 
 class Moments(ABC):
     """Second moments of N rows of S states, centred: what canonical correlations are made of."""
@@ -73,6 +78,10 @@ class UtteranceMeans(Statistic):
     def count(self) -> int:
         return len(self.means)
 
+    @property
+    def channels(self) -> int:
+        return self.means[0].shape[1]
+
     def stacked(self) -> Tensor:
         """All means, float64 (S, N, C)."""
         return torch.stack(self.means, dim=1)
@@ -113,6 +122,11 @@ class FrameMoments(Statistic, Moments):
     rows = count
 
     @property
+    def channels(self) -> int:
+        assert self.sums is not None
+        return self.sums.shape[1]
+
+    @property
     def states(self) -> int:
         return len(self.blocks)
 
@@ -134,8 +148,8 @@ class FrameMoments(Statistic, Moments):
 
     def _between(self, i: int, j: int) -> Tensor:
         assert self.sums is not None
-        channels = self.sums.shape[1]
-        raw = self.blocks[i][:, (j - i) * channels : (j - i + 1) * channels]
+        begin = (j - i) * self.channels
+        raw = self.blocks[i][:, begin : begin + self.channels]
         return raw - torch.outer(self.sums[i], self.sums[j]) / self.frames
 
 
@@ -184,12 +198,12 @@ class SequenceDistances(Statistic):
 
     batch_size: int
     distances: list[Tensor] = field(default_factory=list, compare=False, repr=False)
-    channels: int = field(default=0, compare=False)
     _waiting: list[Tensor] = field(default_factory=list, compare=False, repr=False)
+    _longest: int = field(default=0, compare=False, repr=False)
 
     def add(self, states: Tensor) -> None:
         self._waiting.append(states)
-        self.channels = max(self.channels, states[0].numel())
+        self._longest = max(self._longest, states[0].numel())
         if len(self._waiting) == self.batch_size:
             count = len(states)
             longest = max(each.shape[1] for each in self._waiting)
@@ -204,6 +218,10 @@ class SequenceDistances(Statistic):
     def count(self) -> int:
         return len(self.distances) * self.batch_size + len(self._waiting)
 
+    @property
+    def channels(self) -> int:
+        return self._longest
+
 
 def distances(vectors: Tensor) -> Tensor:
     """Euclidean distances between vectors scaled to length 1: (..., N, C) to float64 (..., N, N).
@@ -211,7 +229,8 @@ def distances(vectors: Tensor) -> Tensor:
     Source: Liu et al., Interspeech 2023, whose code adds 1e-12 to each square.
     """
     unit = torch.nn.functional.normalize(vectors.double(), dim=-1)
-    squares = 2.0 - 2.0 * unit @ unit.transpose(-1, -2)
+    lengths = unit.square().sum(dim=-1)  # 1, or 0 of a vector of zeros
+    squares = lengths[..., :, None] + lengths[..., None, :] - 2.0 * unit @ unit.transpose(-1, -2)
     squares = squares.clamp_min(0.0)
     torch.diagonal(squares, dim1=-2, dim2=-1).zero_()
     return (squares + 1e-12).sqrt()
@@ -230,9 +249,7 @@ def gaussian_moments(rows: int, channels: int, seed: int) -> Rows:
         return Rows(torch.stack(values.split(channels, dim=1)))
     factor = torch.randn(both, both, generator=generator, dtype=torch.float64).triu(1)
     degrees = torch.arange(freedom, freedom - both, -1, dtype=torch.float64)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        squares = torch.distributions.Chi2(degrees).sample()
+    squares = 2.0 * torch._standard_gamma(degrees / 2.0, generator=generator)  # chi-squared
     factor += torch.diag(squares.sqrt())
     return Rows(torch.stack(factor.split(channels, dim=1)), centred=True)
 

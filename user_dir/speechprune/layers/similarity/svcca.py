@@ -60,6 +60,8 @@ class SVCCA(RowMeasure):
         share = values.cumsum(0) / values.sum()
         count = int((share <= self.threshold).sum()) + 1
         squares, vectors = squares[:count], vectors.flip(1)[:, :count]
+        if squares[0] == 0.0:  # a state that does not vary is like no other, and like itself
+            return torch.zeros_like(vectors), torch.ones_like(squares)
         enlarged = squares + EPSILON * squares[0]
         return vectors / enlarged.sqrt(), squares / enlarged
 
