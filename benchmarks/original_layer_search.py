@@ -35,6 +35,7 @@ from speechprune.manifests.manifest import Split, Utterance
 THRESHOLD = 0.99
 EPSILON = 1e-10
 SMALL_ENCODER = {
+    "encoder_layers": 6,
     "encoder_embed_dim": 32,
     "encoder_ffn_embed_dim": 64,
     "encoder_attention_heads": 4,

@@ -171,8 +171,8 @@ class Verifier:
         """Transcribe one batch by the plans that are running."""
         batch = self.batches[number]
         heard, entry = self._enter(number)
-        for index in set(batch) - set(heard):
-            for plan in running:
+        for index in batch:
+            for plan in running if index not in heard else ():
                 measured[plan].hear(index, self.split.utterances[index], "")
         if entry is None:
             return
