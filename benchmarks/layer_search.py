@@ -2,11 +2,11 @@
 
     python -m benchmarks.layer_search
 
-Both ways run in one process and take turns; a ratio is that of the plain way's time to ours. Let
-the machine have nothing else to do: other work slows numpy's threads down far more than torch's.
+Both ways run in one process and take turns; times are medians, and ratios those of the plain way's
+time to ours. Let the machine have nothing else to do. A plain SVCCA has the threads that suit it.
 
-On random weights, references are what the whole model hears, so that plans differ in errors. How
-soon a race stops plans depends on how they differ: --model measures it on a finetuned model.
+Under random weights, references are what the whole model hears, so that plans differ in errors. How
+soon a race stops them depends on how they differ: --model measures it on a finetuned model.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from benchmarks import original_layer_search as plain
 from speechprune.checkpoint import LoadedModel, load_finetuned
@@ -35,7 +36,7 @@ from speechprune.dropping.verification import Verifier
 from speechprune.files import write_atomically
 from speechprune.layers.optimum import exact
 from speechprune.layers.plan import LayerPlan
-from speechprune.layers.race import FIRST_LOOK, Race
+from speechprune.layers.race import Race
 from speechprune.layers.search import MOST_SUBSETS, beam, exhaustive, greedy
 from speechprune.layers.similarity import MEASURES
 from speechprune.layers.similarity.statistics import UtteranceMeans
@@ -98,6 +99,8 @@ def compare_similarity(scale: Scale, pairs: int) -> tuple[str, list[NDArray]]:
         _svcca([state[:64] for state in states[:3]], means[:64, :3], 1)  # warms up
         svcca, matrix = _svcca(states, means, pairs)
         for cells in (svcca, _dc(states, means)):
+            if not float(cells[-2]) < TOLERANCE:
+                raise click.ClickException(f"{cells[0]}: similarities differ by {cells[-2]}")
             rows.append([cells[0], str(layers), str(channels), *cells[1:]])
         matrices.append(matrix)
     return table(rows), matrices
@@ -112,13 +115,15 @@ def _svcca(states: Sequence[NDArray], means: torch.Tensor, pairs: int) -> tuple[
     seconds, difference = [], 0.0
     for i, j in (every[n] for n in chosen):
         columns = [np.ascontiguousarray(states[n].T) for n in (i, j)]
-        taken, value = timed(partial(plain.svcca, *columns))
-        seconds.append(taken)
+        # Beside other work a second thread makes OpenBLAS slower, up to hundreds of times.
+        with threadpool_limits(1):
+            alone, value = timed(partial(plain.svcca, *columns))
+        seconds.append(min(alone, timed(partial(plain.svcca, *columns))[0]))
         difference = max(difference, abs(value - ours[0][1][i, j]))
     ours.append(timed(lambda: measure.matrix(statistic)))
     times = both(mean(seconds) * len(every), mean(each for each, _ in ours))
     note = f"{len(chosen)} of {len(every)} pairs"
-    return ["svcca", str(len(means)), *times, small(difference), note], ours[0][1]
+    return ["svcca", str(len(means)), *times, f"{difference:.1g}", note], ours[0][1]
 
 
 def _dc(states: Sequence[NDArray], means: torch.Tensor) -> Row:
@@ -126,27 +131,20 @@ def _dc(states: Sequence[NDArray], means: torch.Tensor) -> Row:
     measure = MEASURES.build("dc", batch_size=BATCH_SIZE)
     statistic = UtteranceMeans(list(means[:count]))
     batched = [torch.from_numpy(state[:count]) for state in states]
-    ways = {
-        "plain": lambda: plain.distance_correlations(batched, BATCH_SIZE),
-        "ours": lambda: measure.matrix(statistic),
-    }
-    (slow, theirs), (fast, values) = alternately(ways).values()
-    return ["dc", str(count), *both(slow, fast), small(np.abs(theirs - values).max()), "all"]
+    plainly = partial(plain.distance_correlations, batched, BATCH_SIZE)
+    found = alternately({"plain": plainly, "ours": partial(measure.matrix, statistic)})
+    (slow, theirs), (fast, values) = found.values()
+    difference = float(np.abs(theirs - values).max())
+    return ["dc", str(count), *both(slow, fast), f"{difference:.1g}", "all"]
 
 
 def in_words(seconds: float) -> str:
-    return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.1f} s"
+    return f"{seconds * 1e3:.3g} ms" if seconds < 0.9995 else f"{seconds:.1f} s"
 
 
 def both(slow: float, fast: float) -> Row:
     """Two times, and the ratio."""
     return [in_words(slow), in_words(fast), f"{slow / fast:.1f}"]
-
-
-def small(difference: float) -> str:
-    if difference > TOLERANCE:
-        raise click.ClickException(f"similarities differ by {difference:.2g}")
-    return f"{difference:.1g}"
 
 
 def compare_search(matrices: Sequence[NDArray]) -> str:
@@ -198,7 +196,7 @@ class Case:
         tasks = {f"{len(self.plans)} plans": self.verify, f"GLP, {measured} plans": self.eliminate}
         for name, way in tasks.items():
             ways = {"plan by plan": partial(way, plainly=True), "sharing": way}
-            if len(self.split.utterances) > FIRST_LOOK:
+            if Race().looks(len(self.split.utterances)):  # else there are too few
                 ways["racing"] = partial(way, Race())
             counted = {key: partial(counter.counted, each) for key, each in ways.items()}
             found = alternately(counted, turns=3, enough=enough)
@@ -213,11 +211,8 @@ class Case:
             return Outcome([way.best([plan.dropped for plan in self.plans])], way.texts)
         measured = verifier.measure(self.plans, verifier.metric, race)
         best = min(measured, key=lambda each: each.rank(verifier.metric))
-        return Outcome(
-            [best.plan.dropped],
-            {each.plan.dropped: each.texts for each in measured if not each.stopped},
-            sum(each.stopped for each in measured),
-        )
+        heard = {each.plan.dropped: each.texts for each in measured if not each.stopped}
+        return Outcome([best.plan.dropped], heard, len(measured) - len(heard))
 
     def eliminate(self, race: Race | None = None, plainly: bool = False) -> Outcome:
         """Greedy layer pruning."""
@@ -272,6 +267,8 @@ def main(
     if (model is None) != (data is None):
         raise click.UsageError("--model and --data go together")
     scale = QUICK if quick else Scale()
+    if quick:
+        torch.set_num_threads(1)  # so little work only waits for its threads
     given = given_case(model, data, subset) if model and data else None
     parts = []
 
@@ -279,8 +276,8 @@ def main(
         click.echo(f"{part}\n")
         parts.append(f"{part}\n")
 
-    load = os.getloadavg()[0]
-    tell(f"{os.cpu_count()} cores, torch {torch.__version__}; load before {load:.1f}")
+    cores, threads, load = os.cpu_count(), torch.get_num_threads(), os.getloadavg()[0]
+    tell(f"{threads} threads, {cores} cores, torch {torch.__version__}; load before {load:.1f}")
     similarities, matrices = compare_similarity(scale, pairs)
     tell(similarities)
     deeper = [plain.similarities(layers) for layers in scale.depths]
@@ -290,7 +287,7 @@ def main(
     for count, seconds in ((utterances or few[0], few[1]), many):
         with tempfile.TemporaryDirectory() as folder:
             split = plain.noises(Path(folder), loaded, count, seconds)
-            title = f"base model of random weights, {count} utterances of {seconds:g} s of noise"
+            title = f"base model, random weights; {count} utterances of {seconds:g} s of noise"
             tell(Case(title, loaded, split, plans).compare(scale.enough))
     if given:
         tell(given.compare(scale.enough))

@@ -72,11 +72,11 @@ class Race:
 
 def _chance_of(differences: NDArray[np.int64], draws: int, generator: np.random.Generator) -> float:
     """How often random signs make a sum as large as that of ``differences``, (N,)."""
-    told = np.abs(differences[differences != 0])
     observed = differences.sum()
     if observed <= 0:
         return 1.0
-    # The sum of those that come out positive, less that of the others.
-    positive = generator.integers(0, 2, size=(draws, len(told)), dtype=np.int8)
-    sums = 2 * (positive @ told) - told.sum()
+    # Of the differences of one size, a binomial number comes out positive.
+    sizes, counts = np.unique(np.abs(differences), return_counts=True)
+    positive = generator.binomial(counts, 0.5, size=(draws, len(sizes)))
+    sums = (2 * positive - counts) @ sizes
     return float((1 + (sums >= observed).sum()) / (1 + draws))
