@@ -61,7 +61,9 @@ def on_grid(matrix: NDArray) -> Integers:
 
     Means over at most R runs differ by 1/R² or more, if they differ: with 50 - 2 log2 R bits they
     do so after rounding to a float64 too. The scale is a power of two, which rounds nothing itself.
+    What compares no state with a later one is in no score, and becomes 0.
     """
+    matrix = np.triu(matrix, 1)
     runs = len(matrix) // 2
     bits = 50 - 2 * math.ceil(math.log2(runs))
     _, exponent = np.frexp(np.abs(matrix).max())

@@ -72,7 +72,7 @@ class UtteranceMeans(Statistic):
     means: list[Tensor] = field(default_factory=list, compare=False, repr=False)
 
     def add(self, states: Tensor) -> None:
-        self.means.append(states.mean(dim=1, dtype=torch.float64).cpu())
+        self.means.append(states.mean(dim=1, dtype=torch.float64).float().cpu())
 
     @property
     def count(self) -> int:
@@ -83,11 +83,11 @@ class UtteranceMeans(Statistic):
         return self.means[0].shape[1]
 
     def stacked(self) -> Tensor:
-        """All means, float64 (S, N, C)."""
+        """All means, float32 (S, N, C)."""
         return torch.stack(self.means, dim=1)
 
     def moments(self) -> Rows:
-        return Rows(self.stacked())
+        return Rows(self.stacked().double())
 
 
 @dataclass
