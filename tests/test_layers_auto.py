@@ -96,7 +96,10 @@ def test_the_result_is_a_smaller_model_that_was_trained(
     assert last["optimizer_history"][-1]["num_updates"] == UPDATES
     key = "w2v_encoder.w2v_model.encoder.layers.0.fc1.weight"
     assert not torch.equal(last["model"][key], read(model / "dropped.pt")["model"][key])
-    assert [each["updates"] for each in loaded.provenance["averaged"]]
+    assert loaded.provenance["averaged"] == report["averaged"] and report["asked"] == 2
+    assert len(report["averaged"]) == 2
+    kept = [path.name for path in (model / "finetuned" / "checkpoints").glob("*.pt")]
+    assert len(kept) <= 6, "disks are not to be filled"
 
 
 def test_again_nothing_is_done(folder: Path, report: dict[str, Any], trained: list[str]) -> None:
@@ -153,6 +156,13 @@ def test_a_folder_of_other_settings_is_refused(folder: Path, report: dict[str, A
         (("--measure", "ccs"), "unknown similarity measure 'ccs'"),
         (("--config-name", "demo/nana"), "demo/nana"),
         (("--average", "0"), "0 is not in the range"),
+        (("--measure", "dc"), "8 utterances are too few for dc"),
+        (("--out", "/dev/null/x"), "/dev/null is a file"),
+        (("model.drop_layers=[0]",), "model.drop_layers is set by layers auto itself"),
+        (("dataset.valid_subset=train",), "use --valid"),
+        (("optimization.max_update=4",), "use --updates"),
+        (("model._name=wav2vec_ctc_st",), "take the steps one by one"),
+        (("model.foo=3",), "unknown key 'model.foo'"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(

@@ -155,13 +155,27 @@ def test_plain_output_tells_of_passes_and_of_the_race(folder: Path) -> None:
             ["similarity", "{pre}", *"--data {data} --subset train --measure ccs".split()],
             "unknown similarity measure 'ccs'",
         ),
+        (["search", "{sim}/dc.safetensors", "--drop", 1, "--seed", -1], "-1 is not in the range"),
+        (["verify", "{ckpt}", "", *"--data {data} --subset valid".split()], "no plan is named"),
+        (
+            ["verify", "{ckpt}", "1", *"--data {data} --subset valid --race --level 0".split()],
+            "level of a race",
+        ),
+        (
+            ["verify", "{ckpt}", "1", *"--data {data} --subset valid --out {bad}/a/b".split()],
+            "there is no folder",
+        ),
+        (
+            ["similarity", "{pre}", *"--data {data} --subset train --out {ckpt}/x".split()],
+            "is a file",
+        ),
         (
             ["similarity", "{pre}", *"--data {data} --subset train --utterances 9".split()],
             "train has 8 utterances, not 9",
         ),
         (
             ["similarity", "{pre}", *"--data {data} --subset train --mode X".split()],
-            "neither U",
+            "is not one of",
         ),
         (
             ["similarity", "{pre}", *"--data {data} --subset train --measure dc".split()],

@@ -74,7 +74,7 @@ def test_looks_double_and_leave_the_end_to_the_full_count() -> None:
     assert Race().looks(16) == []
 
 
-@pytest.mark.parametrize("level", [0.0, 1.0, -0.1, float("nan")])
+@pytest.mark.parametrize("level", [0.0, 1e-7, 1.0, -0.1, float("nan")])
 def test_impossible_levels_are_refused(level: float) -> None:
     with pytest.raises(UserError, match="level of a race must lie in"):
         Race(level)

@@ -175,7 +175,7 @@ def test_the_walk_of_a_trie_visits_every_plan_with_its_own_layers() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["test", "test-clean", "dev_test", "TEST.other", "zh_TW-test", "test2"]
+    "name", ["test", "test-clean", "dev_test", "TEST.other", "zh_TW-test", "test2", "testset"]
 )
 def test_test_data_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"{name} is named as test data"):

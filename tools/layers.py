@@ -8,6 +8,8 @@ from typing import Any, Callable, Optional
 
 import click
 
+from speechprune.errors import UserError
+from speechprune.files import check_folder, make_folder
 from speechprune.inference import MAX_TOKENS
 from speechprune.layers.plan import read_plans
 
@@ -31,11 +33,26 @@ def command() -> None:
     help="svcca, dc, dc-unbiased or cka; may be repeated, all in one pass over the audio.",
 )
 @click.option("--utterances", type=click.IntRange(min=1), help="How many to draw; all by default.")
-@click.option("--mode", default="U", help="svcca, cka: a row per utterance (U) or frame (T).")
+@click.option(
+    "--mode",
+    type=click.Choice(["U", "T"]),
+    default="U",
+    help="svcca, cka: a row per utterance, its mean over time (U), or per frame (T).",
+)
 @click.option("--threshold", default=0.99, help="svcca: share of the singular values to keep.")
-@click.option("--dc-mode", default="mean", help="dc: an utterance's mean, or all frames (seq).")
+@click.option(
+    "--dc-mode",
+    type=click.Choice(["mean", "seq"]),
+    default="mean",
+    help="dc: an utterance's mean, or all its frames (seq).",
+)
 @click.option("--batch-size", default=32, help="dc: utterances that are compared together.")
-@click.option("--seed", default=0, help="Of the draw, and of the data that floors come from.")
+@click.option(
+    "--seed",
+    default=0,
+    type=click.IntRange(0),
+    help="Of the draw, and of the data that floors come from.",
+)
 @click.option("--out", type=_PATH, default=Path("similarity"), help="Folder for MEASURE.*.")
 def similarity(
     checkpoint: Path,
@@ -69,8 +86,9 @@ def similarity(
         "dc-unbiased": distances,
     }
     built = build_measures(measures, options)
+    check_folder(out)
     found = measure_similarity(checkpoint, data, subset, built, utterances=utterances, seed=seed)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     for name, matrix in found.items():
         matrix.save(out / f"{name}.safetensors")
         draw(matrix, out / f"{name}.png")
@@ -98,7 +116,7 @@ def similarity(
     type=click.IntRange(min=1),
     help="How many plans; greedy finds 1, beam up to 10.",
 )
-@click.option("--seed", default=0, help="random: of the draw.")
+@click.option("--seed", default=0, type=click.IntRange(0), help="random: of the draw.")
 @click.option("--out", type=_PATH, help="Write a file of plans.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON rows, best first.")
 def search(
@@ -144,7 +162,7 @@ def _evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option("--race", is_flag=True, help="Stop plans that are clearly worse early."),
             click.option("--level", default=0.05, help="Of the race's test."),
-            click.option("--seed", default=0, help="Of the race."),
+            click.option("--seed", default=0, type=click.IntRange(0), help="Of the race."),
             click.option(
                 "--max-tokens",
                 default=MAX_TOKENS,
@@ -176,6 +194,7 @@ def verify(checkpoint: Path, plans: str, **options: Any) -> None:
     """
     from speechprune.dropping.search import VerificationSettings, verify_plans
 
+    _check_folder(options["out"])
     settings = VerificationSettings(**_kept(options))
     report = verify_plans(checkpoint, lambda layers: read_plans(plans, layers), settings)
     _tell(report, options)
@@ -190,6 +209,7 @@ def greedy(checkpoint: Path, drop: int, **options: Any) -> None:
     rate is lowest (GLP). It shares work as `verify` does."""
     from speechprune.dropping.search import VerificationSettings, eliminate_layers
 
+    _check_folder(options["out"])
     report = eliminate_layers(checkpoint, drop, VerificationSettings(**_kept(options)))
     _tell(report, options)
 
@@ -219,7 +239,9 @@ def drop(checkpoint: Path, plan: str, out: Path) -> None:
 @click.option("--valid", required=True, help="Split to choose plans and checkpoints on.")
 @click.option("--test", help="Split for the last evaluation.")
 @click.option("--measure", "measures", multiple=True, default=("svcca",), help="May be repeated.")
-@click.option("--utterances", type=click.IntRange(min=1), help="To measure similarity on.")
+@click.option(
+    "--utterances", default=256, type=click.IntRange(min=1), help="To measure similarity on."
+)
 @click.option("--top", default=10, type=click.IntRange(min=1), help="Plans to verify by measure.")
 @click.option("--by", type=click.Choice(["cer", "wer"]), help="What plans are ranked by.")
 @click.option("--race", is_flag=True, help="Stop plans that are clearly worse early.")
@@ -250,9 +272,16 @@ def _kept(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tell(report: Any, options: dict[str, Any]) -> None:
+    # Printed first: what took long is not lost with a full disk.
+    click.echo(json.dumps(report.describe()) if options["as_json"] else report.in_words())
     if options["out"] is not None:
         report.plans.save(options["out"])
-    click.echo(json.dumps(report.describe()) if options["as_json"] else report.in_words())
+
+
+def _check_folder(out: Optional[Path]) -> None:
+    """Refuse at once what could not be written in the end."""
+    if out is not None and not out.absolute().parent.is_dir():
+        raise UserError(f"{out} cannot be written: there is no folder {out.parent}")
 
 
 def _layers(layers: list[int]) -> str:

@@ -32,6 +32,25 @@ def replacing_file(path: Union[str, Path]) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
+def check_folder(path: Union[str, Path]) -> None:
+    """Raise UserError if a folder could not be made or written to at ``path``; makes nothing."""
+    path = Path(path).absolute()
+    there = next(each for each in (path, *path.parents) if each.exists())
+    if not there.is_dir():
+        raise UserError(f"{path} cannot be made a folder: {there} is a file")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"{path} cannot be written to: no permission in {there}")
+
+
+def make_folder(path: Union[str, Path]) -> Path:
+    """Make a folder, and those above it; raises UserError if that cannot be done."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be made a folder: {error.strerror}") from error
+    return Path(path)
+
+
 def write_atomically(path: Union[str, Path], data: bytes) -> None:
     """Put ``data`` at ``path``, whole or not at all; raises UserError as `replacing_file`."""
     with replacing_file(path) as file:

@@ -242,6 +242,10 @@ def _tensors(path: Path, tree: Mapping[str, Any]) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise UserError(f"{path}: {name} is no tensor and cannot be averaged")
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise UserError(
+                f"{path}: {name} is not finite, and neither would the average be; remove the file"
+            )
         owner, _, last = name.rpartition(".")
         if last == scores_key("weight") and f"{owner}.{mask_key('weight')}" not in tensors:
             raise UserError(

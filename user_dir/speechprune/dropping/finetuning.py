@@ -10,6 +10,7 @@ from speechprune.checkpoint import read
 from speechprune.checkpoint.averaging import average
 from speechprune.checkpoint.encoder import export_encoder
 from speechprune.checkpoint.layer_dropping import drop_layers
+from speechprune.files import make_folder
 from speechprune.layers.plan import LayerPlan
 from speechprune.models.settings import SITE_FLAGS
 from speechprune.training.command_line import quoted
@@ -41,11 +42,14 @@ class Recipe:
 
     @property
     def saving(self) -> tuple[str, ...]:
-        """Overrides that leave twice as many checkpoints as are averaged, each validated."""
+        """Overrides that save and validate twice as often as checkpoints are averaged, and keep as
+        many as are needed."""
         every = max(1, self.updates // (2 * self.average))
+        best, last = (self.average, 1) if self.average_by == "valid" else (0, self.average)
         return (
             f"checkpoint.save_interval_updates={every}",
-            "checkpoint.keep_interval_updates=-1",
+            f"checkpoint.keep_best_checkpoints={best}",
+            f"checkpoint.keep_interval_updates={last}",
             f"dataset.validate_interval_updates={every}",
         )
 
@@ -108,7 +112,7 @@ class SmallerModel:
         Raises:
             UserError: the checkpoint cannot be read, is no finetuned model, or is another one.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         if not self.dropped.exists():
             drop_layers(self.checkpoint, self.plan.dropped, self.dropped)
         if not self.encoder.exists():

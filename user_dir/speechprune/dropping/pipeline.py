@@ -11,30 +11,60 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from speechprune import __version__
-from speechprune.checkpoint import digest, load_finetuned
+from speechprune.checkpoint import digest, load_finetuned, read
 from speechprune.checkpoint.encoder import listening
-from speechprune.checkpoint.finetuned import read_finetuned
+from speechprune.checkpoint.finetuned import PROVENANCE, read_finetuned
 from speechprune.checkpoint.layer_dropping import depth
 from speechprune.dropping.finetuning import Recipe, SmallerModel
 from speechprune.dropping.report import JSON, Report
 from speechprune.dropping.search import VerificationSettings, search, verify_plans
-from speechprune.dropping.similarity import build_measures, draw, similarity
+from speechprune.dropping.similarity import build_measures, draw, refuse_too_few, similarity
 from speechprune.dropping.verification import refuse_test
 from speechprune.errors import UserError
-from speechprune.files import write_atomically
+from speechprune.files import check_folder, make_folder, write_atomically
 from speechprune.finished_runs import manifest_digest
 from speechprune.inference import Evaluation, evaluate
 from speechprune.layers.matrix import SimilarityMatrix
 from speechprune.layers.plan import LayerPlan, LayerPlans
-from speechprune.manifests.check import check_split
+from speechprune.manifests.check import check_split, read_recordings
 from speechprune.manifests.manifest import read_split
-from speechprune.training.command_line import find_recipe
+from speechprune.training.command_line import complete, find_recipe, refuse_own
 from speechprune.training.rounds import Tell, finish_all
 
 #: Options of measures, by measure.
 Options = dict[str, dict[str, Any]]
 #: Splits to finetune on have few utterances, for which means over time are too few.
 OF_FRAMES: Options = {"svcca": {"mode": "T"}, "cka": {"mode": "T"}}
+
+#: What the pipeline says to training itself.
+_OWN = (
+    "checkpoint.finetune_from_model",
+    "checkpoint.keep_best_checkpoints",
+    "checkpoint.keep_interval_updates",
+    "checkpoint.restore_file",
+    "checkpoint.save_dir",
+    "checkpoint.save_interval_updates",
+    "dataset.train_subset",
+    "dataset.valid_subset",
+    "dataset.validate_interval_updates",
+    "hydra.run.dir",
+    "model._name",
+    "model.drop_layers",
+    "model.layer_plan",
+    "model.mask_file",
+    "model.w2v_path",
+    "optimization.max_update",
+    "task.data",
+)
+#: What to use in place of an override.
+_OPTIONS = {
+    "dataset.train_subset": "use --train",
+    "dataset.valid_subset": "use --valid",
+    "hydra.run.dir": "use --out",
+    "model._name": "for another kind of finetuning take the steps one by one",
+    "optimization.max_update": "use --updates",
+    "task.data": "use --data",
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +81,7 @@ class Pipeline:
         test: a split for the last evaluation; none if None.
         measures: names of similarity measures; the best plans by each are verified.
         options: their settings.
-        utterances: of the training split, that similarity is measured on; all if None.
+        utterances: of the training split, that similarity is measured on, if there are as many.
         top: plans by each measure that are verified.
         verification: how; its data and split are those of the recipe.
     """
@@ -64,7 +94,7 @@ class Pipeline:
     options: Options
     verification: VerificationSettings
     test: str | None = None
-    utterances: int | None = None
+    utterances: int = 256
     top: int = 10
     seed: int = 0
 
@@ -89,9 +119,15 @@ class Pipeline:
         finish_all([[smaller.run]])
         smaller.finish()
         tell("evaluation")
-        evaluations = self._evaluations(smaller)
-        result = smaller.averaged.relative_to(self.out)
-        Report(self.drop, matrices, verified, evaluations, result).save(self.out)
+        Report(
+            drop=self.drop,
+            matrices=matrices,
+            verified=verified,
+            evaluations=self._evaluations(smaller),
+            result=smaller.averaged.relative_to(self.out),
+            averaged=read(smaller.averaged, mmap=True)[PROVENANCE]["averaged"],
+            asked=self.recipe.average,
+        ).save(self.out)
         return self.out
 
     @property
@@ -103,11 +139,20 @@ class Pipeline:
         layers = depth(self.checkpoint)
         if not 1 <= self.drop < layers:
             raise UserError(f"cannot drop {self.drop} of {layers} layers; choose 1 to {layers - 1}")
+        check_folder(self.out)
+        refuse_test(self.recipe.valid, self.verification.allow_test)
+        refuse_own(self.recipe.overrides, _OWN, "layers auto", _OPTIONS)
+        complete(["--config-name", self.recipe.config, *self.recipe.overrides])
         rate = listening(self.checkpoint)[1]
         for split in (self.recipe.train, *self._splits):
             check_split(self.recipe.data, split, self._labels, sample_rate=rate, closed=False)
-        refuse_test(self.recipe.valid, self.verification.allow_test)
-        build_measures(self.measures, self.options)
+        refuse_too_few(self._heard, build_measures(self.measures, self.options))
+
+    @cached_property
+    def _heard(self) -> int:
+        """Utterances that similarity is measured on."""
+        _, rows = read_recordings(self.recipe.data / f"{self.recipe.train}.tsv")
+        return min(self.utterances, len(rows))
 
     @cached_property
     def _labels(self) -> str:
@@ -130,7 +175,7 @@ class Pipeline:
             "average": [self.recipe.average, self.recipe.average_by],
             "training": [self.recipe.config, self.recipe.updates, *self.recipe.overrides],
         }
-        self.out.mkdir(parents=True, exist_ok=True)
+        make_folder(self.out)
         path = self.out / "settings.json"
         if not path.exists():
             write_atomically(path, (json.dumps(wanted, indent=2) + "\n").encode())
@@ -146,7 +191,7 @@ class Pipeline:
                 self.recipe.data,
                 self.recipe.train,
                 build_measures(missing, self.options),
-                utterances=self.utterances,
+                utterances=self._heard,
                 seed=self.seed,
             )
             for name, matrix in found.items():
@@ -202,7 +247,7 @@ def pipeline(
     valid: str,
     test: str | None = None,
     measures: tuple[str, ...] = ("svcca",),
-    utterances: int | None = None,
+    utterances: int = 256,
     top: int = 10,
     by: str | None = None,
     race: bool = False,

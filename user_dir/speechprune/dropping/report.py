@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ class Report:
         verified: plans, best first, as `VerificationReport.describe` has them, and "layers".
         evaluations: by split and stage.
         result: the final checkpoint, within the report's folder.
+        averaged: the checkpoints that it is the mean of, as an average remembers them.
+        asked: how many of them there were to be.
     """
 
     drop: int
@@ -36,6 +38,8 @@ class Report:
     verified: Mapping[str, Any]
     evaluations: Mapping[str, Mapping[str, Evaluation]]
     result: Path
+    averaged: Sequence[Mapping[str, Any]]
+    asked: int
 
     def save(self, folder: Path) -> None:
         """Write ``report.png``, ``report.md`` and ``report.json``.
@@ -53,6 +57,8 @@ class Report:
             "layers": self.verified["layers"],
             "drop": self.verified["plans"][0]["drop"],
             "checkpoint": str(self.result),
+            "averaged": list(self.averaged),
+            "asked": self.asked,
             "similarity": {
                 name: {"file": f"{name}.safetensors", "floor": matrix.floor}
                 for name, matrix in self.matrices.items()
@@ -69,7 +75,7 @@ class Report:
         layers, best = self.verified["layers"], self.verified["plans"][0]["drop"]
         parts = [
             f"# {self.drop} of {layers} layers dropped",
-            f"Dropped: {_list(best)}. The smaller model: `{self.result}`.",
+            f"Dropped: {_list(best)}. The smaller model: `{self.result}`, {self._mean()}.",
         ]
         for split, stages in self.evaluations.items():
             rows = [["", "WER %", "CER %", "parameters", "s of audio per s"]]
@@ -84,6 +90,12 @@ class Report:
                 f"![{name}]({name}.png)",
             ]
         return "\n\n".join(parts) + "\n"
+
+    def _mean(self) -> str:
+        count = len(self.averaged)
+        updates = _list(sorted(each["updates"] for each in self.averaged))
+        missing = f"; {self.asked} were asked for" if count < self.asked else ""
+        return f"the mean of {count} checkpoints (updates {updates}{missing})"
 
     def _plans(self) -> str:
         rows = [["dropped", "WER %", "CER %", "found by"]]

@@ -86,11 +86,7 @@ def similarity(
     normalize, rate = listening(checkpoint)
     check_split(data, subset, labels=None, sample_rate=rate)
     paths = _draw(data, subset, utterances, seed)
-    for name, measure in measures.items():
-        if len(paths) < measure.least:
-            raise UserError(
-                f"{len(paths)} utterances are too few for {name}, which needs {measure.least}"
-            )
+    refuse_too_few(len(paths), measures)
     listener = Listening(load_encoder(checkpoint), normalize, rate, paths)
     statistics = gather(listener.states(), list(measures.values()))
     shared = {
@@ -104,7 +100,7 @@ def similarity(
     found = {}
     for (name, measure), statistic in zip(measures.items(), statistics):
         matrix = measure.matrix(statistic)
-        provenance = {**shared, "settings": measure.describe(), "count": statistic.count}
+        provenance = {**shared, "settings": measure.describe(), "count": measure.used(statistic)}
         floor = measure.floor(statistic, seed)
         found[name] = SimilarityMatrix(matrix, name, floor, provenance)
     return found
@@ -122,6 +118,15 @@ def build_measures(
     for measure in built.values():
         measure.statistic()
     return built
+
+
+def refuse_too_few(utterances: int, measures: Mapping[str, Measure]) -> None:
+    """Raise UserError if a measure needs more utterances."""
+    for name, measure in measures.items():
+        if utterances < measure.least:
+            raise UserError(
+                f"{utterances} utterances are too few for {name}, which needs {measure.least}"
+            )
 
 
 def warnings(matrices: Mapping[str, SimilarityMatrix]) -> list[str]:

@@ -40,7 +40,7 @@ METRICS = ("cer", "wer")
 #: Bytes of states that are kept for the next step of a search, at most.
 REMEMBERED = 2 << 30
 
-_TEST = re.compile(r"(^|[^a-z])test([^a-z]|$)", re.IGNORECASE)
+_TEST = re.compile(r"(^|[^a-z])test(s|set|clean|other)?([^a-z]|$)", re.IGNORECASE)
 
 
 @dataclass

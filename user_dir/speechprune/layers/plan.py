@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -130,7 +131,8 @@ class LayerPlans:
             ) from error
         if not plans:
             raise UserError(f"{path} holds no layer plan")
-        return cls(plans, layers, header.get("provenance") or {})
+        provenance = header.get("provenance")
+        return cls(plans, layers, provenance if isinstance(provenance, dict) else {})
 
 
 def read_plans(text: str, layers: int) -> LayerPlans:
@@ -142,6 +144,8 @@ def read_plans(text: str, layers: int) -> LayerPlans:
     Raises:
         UserError: as `LayerPlans.load`, or layers that do not exist.
     """
+    if not text.strip():
+        raise UserError("no plan is named; give a file of plans, or layers such as 1,3,5")
     parts = text.split(",")
     if all(part.strip().isdecimal() for part in parts) and not os.path.exists(text):
         return LayerPlans((LayerPlan(layers, tuple(map(int, parts))),), layers)
@@ -160,6 +164,8 @@ def _plan(row: Any, layers: int) -> LayerPlan:
     if not all(map(_is_layer, dropped)):
         raise TypeError("layers are numbers")
     score = row.get("score") if isinstance(row, dict) else None
+    if score is not None and not math.isfinite(score):
+        raise ValueError("scores are finite")
     return LayerPlan(layers, tuple(dropped), None if score is None else float(score))
 
 

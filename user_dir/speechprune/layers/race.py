@@ -13,6 +13,9 @@ from speechprune.errors import UserError
 #: Utterances before the first comparison.
 FIRST_LOOK = 16
 
+#: Random signs that a comparison takes at most.
+MOST_DRAWS = 1_000_000
+
 
 @dataclass(frozen=True)
 class Race:
@@ -27,15 +30,15 @@ class Race:
         level: the probability, at most, that the truly best plan is stopped.
         seed: of the order of utterances and of the signs.
 
-    Raises UserError unless 0 < level < 1.
+    Raises UserError unless 0.001 <= level < 1.
     """
 
     level: float = 0.05
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.level < 1.0:
-            raise UserError(f"the level of a race must lie in (0, 1), not {self.level}")
+        if not 0.001 <= self.level < 1.0:
+            raise UserError(f"the level of a race must lie in [0.001, 1), not {self.level}")
 
     def looks(self, utterances: int) -> list[int]:
         """After how many of the utterances plans are compared."""
@@ -60,7 +63,7 @@ class Race:
         """
         best = min(running, key=lambda plan: (errors[plan].sum(), plan))
         level = self.level / max(looks * (plans - 1), 1)
-        draws = int(np.ceil(20 / level))
+        draws = min(int(np.ceil(20 / level)), MOST_DRAWS)
         stopped = []
         for plan in sorted(set(running) - {best}):
             differences = errors[plan] - errors[best]

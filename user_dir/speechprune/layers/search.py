@@ -72,7 +72,8 @@ def on_grid(matrix: NDArray) -> Integers:
 
 def score(matrix: NDArray, plan: LayerPlan) -> float:
     """The mean similarity over the plan's runs."""
-    return math.fsum(float(matrix[first, end]) for first, end in plan.runs) / len(plan.runs)
+    runs = plan.runs
+    return math.fsum(float(matrix[first, end]) / len(runs) for first, end in runs)
 
 
 def greedy(matrix: NDArray, drop: int) -> list[LayerPlan]:

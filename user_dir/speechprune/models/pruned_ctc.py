@@ -88,7 +88,11 @@ class PrunedCtc(MaskedCtc):
         if self.takes_pruned_weights:
             self.takes_pruned_weights = False
             state_dict = {k: v for k, v in state_dict.items() if not k.endswith("_regrown")}
+        if self.given_masks is None:
+            return super().load_state_dict(state_dict, *args, **kwargs)
+        # Whatever masks the checkpoint has, of rows perhaps, others take their place.
+        masks = ("_mask", "scores")
+        state_dict = {k: v for k, v in state_dict.items() if not k.endswith(masks)}
         result = super().load_state_dict(state_dict, *args, **kwargs)
-        if self.given_masks is not None:
-            self.mask_controller.start_from(self.given_masks)
+        self.mask_controller.start_from(self.given_masks)
         return result

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from speechprune.errors import UserError
 from speechprune.files import write_atomically
 from speechprune.recipes.setting import Setting
 from speechprune.recipes.steps import Pooling, Step
@@ -102,7 +101,7 @@ def cook(
 
 def _refuse_own_keys(name: str, setting: Setting) -> None:
     """Overrides are for all rounds, and come before what a round sets itself."""
-    from speechprune.training.command_line import key_of
+    from speechprune.training.command_line import key_of, refuse_own
 
     bare = RECIPES[name].plan(replace(setting, overrides=()))
     own = {
@@ -113,10 +112,7 @@ def _refuse_own_keys(name: str, setting: Setting) -> None:
     }
     # Rounds that learn scores may have a learning rate of their own beside that of the others.
     own = (own | {"checkpoint.save_dir", "checkpoint.restore_file"}) - {"optimization.lr"}
-    for override in setting.overrides:
-        if key_of(override) in own:
-            advice = _OPTIONS.get(key_of(override), "leave it out")
-            raise UserError(f"{key_of(override)} is set by the recipe {name} itself; {advice}")
+    refuse_own(setting.overrides, own, f"the recipe {name}", _OPTIONS)
 
 
 def _summary(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -29,6 +29,7 @@ PATHS = (
     "checkpoint.finetune_from_model",
     "checkpoint.restore_file",
     "common.user_dir",
+    "model.layer_plan",
     "model.mask_file",
     "model.w2v_path",
     "task.data",
@@ -123,6 +124,16 @@ def check_keys(given: Mapping[str, str], recipe: Mapping[str, Any]) -> None:
 def key_of(override: str) -> str:
     """The key of a hydra override: "model.w2v_path" of "+model.w2v_path=x.pt"."""
     return override.lstrip("+~").partition("=")[0].partition("@")[0].strip()
+
+
+def refuse_own(
+    overrides: Sequence[str], own: Collection[str], who: str, advice: Mapping[str, str]
+) -> None:
+    """Raise UserError for overrides of keys that ``who`` sets, with what to do instead."""
+    for override in overrides:
+        key = key_of(override)
+        if key in own:
+            raise UserError(f"{key} is set by {who} itself; {advice.get(key, 'leave it out')}")
 
 
 def value_of(override: str) -> str:

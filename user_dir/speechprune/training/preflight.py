@@ -22,6 +22,7 @@ from speechprune.registry import unknown_name
 logger = logging.getLogger(__name__)
 
 _LAST = "checkpoint_last.pt"
+_WITHOUT_MASKS = ("wav2vec_ctc", "wav2vec_ctc_pruned")
 #: What fairseq's `ctc` and our `masked_ctc` log of a validation.
 _METRICS = ("loss", "nll_loss", "uer", "wer", "raw_wer", "penalty", "density")
 
@@ -131,10 +132,10 @@ def check_checkpoints(cfg: DictConfig) -> None:
         read(start, mmap=True)
     elif settings.finetune_from_model:
         state = read(settings.finetune_from_model, mmap=True)
-        if model._name == "wav2vec_ctc" and any(key.endswith("_mask") for key in state["model"]):
+        if model._name in _WITHOUT_MASKS and any(key.endswith("_mask") for key in state["model"]):
             raise UserError(
-                f"{settings.finetune_from_model} has masks, which wav2vec_ctc does not know; bake "
-                "them in with `speechprune masks fold`, or train another model"
+                f"{settings.finetune_from_model} has masks, which {model._name} does not know; "
+                "bake them in with `speechprune masks fold`, or train another model"
             )
         if "ctc" in model._name and not is_finetuned(state):
             raise UserError(

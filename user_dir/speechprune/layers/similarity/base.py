@@ -50,6 +50,10 @@ class Measure(ABC):
     def floor(self, statistic: Statistic, seed: int = 0) -> float:
         """What the measure gives for independent Gaussian data of the statistic's size."""
 
+    def used(self, statistic: Statistic) -> int:
+        """How much of what was gathered the matrix is made of."""
+        return statistic.count
+
     def describe(self) -> dict[str, Any]:
         """Its settings."""
         return asdict(self)  # type: ignore[call-overload, no-any-return]

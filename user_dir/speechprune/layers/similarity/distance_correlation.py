@@ -62,6 +62,9 @@ class DistanceMeasure(Measure):
         # An unbiased estimate of nothing is as often below zero as above.
         return matrix.clip(0.0, 1.0)
 
+    def used(self, statistic: Statistic) -> int:
+        return statistic.count // self.batch_size * self.batch_size
+
     def floor(self, statistic: Statistic, seed: int = 0) -> float:
         generator = torch.Generator().manual_seed(seed)
         size = self.batch_size, statistic.channels
