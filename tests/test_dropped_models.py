@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from loop import Lab
+from checkpoints import in_plain_fairseq
+from loop import Lab, setup
 from mishaps import kill_after_update
 from nano import write_data2vec, write_wav2vec2
 
 from speechprune.checkpoint import fold, load_finetuned, read
 from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan, LayerPlans
-from speechprune.training.preflight import check_settings
+from speechprune.training.preflight import check_checkpoints, check_settings
 
 DROP = "model.drop_layers=[1,2]"
 PRUNED = "model._name=wav2vec_ctc_pruned"
@@ -91,6 +92,8 @@ def test_folded_it_is_a_plain_model_with_fewer_layers(trained: Any, tmp_path: Pa
         for path in (run.path(), tmp_path / "plain.pt")
     ]
     assert torch.equal(*outputs)
+    (name, *_), _ = in_plain_fairseq(tmp_path / "plain.pt", tmp_path)
+    assert name == "Wav2VecCtc"
 
 
 def test_a_plan_file_says_the_same(lab: Lab, deep: Path, tmp_path: Path) -> None:
@@ -200,3 +203,52 @@ def test_masks_of_the_whole_model_fit_the_smaller_one(lab: Lab, deep: Path, tmp_
             name for name in masks if not name.startswith(("encoder.layers.3", "encoder.layers.4"))
         )
     )
+
+
+def check(lab: Lab, *overrides: str) -> None:
+    """The checks of `speechprune train` before it builds anything."""
+    cfg, _ = setup(lab.compose(*overrides))
+    check_checkpoints(cfg)
+
+
+def test_other_layers_than_a_run_has_lost_are_refused(
+    trained: Any, lab: Lab, deep: Path, tmp_path: Path
+) -> None:
+    run, overrides, name = trained
+    here = f"checkpoint.save_dir={run.folder}/checkpoints"
+    check(lab, *overrides, here)
+    others = [*overrides[:-1], "model.drop_layers=[1,3]"]
+    with pytest.raises(UserError, match=r"has lost the layers \[1, 2\], .* name \[1, 3\]"):
+        check(lab, *others, here)
+    if name == "plain":
+        start = f"checkpoint.finetune_from_model={run.path()}"
+        check(lab, *overrides, start)
+        with pytest.raises(UserError, match=r"has lost the layers \[1, 2\]"):
+            check(lab, *others, start)
+
+
+def test_masks_have_to_be_baked_in_before_all_weights_are_trained(
+    lab: Lab, deep: Path, tmp_path: Path
+) -> None:
+    whole = [f"model.w2v_path={deep}", "model._name=wav2vec_ctc_st"]
+    run = lab.train("with-masks", *whole).succeeded()
+    start = f"checkpoint.finetune_from_model={run.path()}"
+    with pytest.raises(UserError, match="wav2vec_ctc_pruned does not know; bake them in"):
+        check(lab, f"model.w2v_path={deep}", PRUNED, start)
+
+
+def test_masks_of_rows_stay_when_weights_are_finetuned(lab: Lab, deep: Path) -> None:
+    """A row's mask has one bit for each row, and a fixed mask one for each weight."""
+    whole = [f"model.w2v_path={deep}", "model._name=wav2vec_ctc_st"]
+    rows = lab.train("rows", *whole, "model.linear_st_op=linear_st_outstr").succeeded()
+    fixed = lab.train(
+        "rows-fixed",
+        f"model.w2v_path={deep}",
+        *["model._name=wav2vec_ctc_masked", f"model.mask_file={rows.path()}"],
+        *["model.prune_biases=false", f"checkpoint.finetune_from_model={rows.path()}", DROP],
+    ).succeeded()
+    before, after = (load_finetuned(run.path()).model.mask_controller for run in (rows, fixed))
+    masks = before.mask_set()
+    for layer, original in enumerate((0, 3, 4)):
+        mine = after.mask_set()[f"encoder.layers.{layer}.fc1.weight"]
+        assert torch.equal(mine, masks[f"encoder.layers.{original}.fc1.weight"])

@@ -150,6 +150,9 @@ def _smaller_settings(
     settings = {key: _plain(state[key]) for key in ("cfg", "args") if key in state}
     for model in _models(settings):
         _shorten_encoder(_encoder(model), len(kept))
+        if "w2v_args" in model:
+            # Its numbers are of a model before the one at hand, whose provenance tells of it.
+            _mapping(model["w2v_args"]).pop("dropped_layers", None)
         _drop_flags(model, kept)
         model.update(rates)
     return settings

@@ -14,7 +14,7 @@ from speechprune.checkpoint import check_pretrained
 from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan
 from speechprune.masking.mask_set import layer_of
-from speechprune.models.layer_settings import plan_of
+from speechprune.models.layer_settings import DROPPED, plan_of
 
 
 class Ctc(Wav2VecCtc):
@@ -79,13 +79,18 @@ class Ctc(Wav2VecCtc):
     def drop_layers(self) -> None:
         """Leave out what the settings name, and say so in what is saved of them.
 
-        A checkpoint is built from the settings of its encoder, ``w2v_args``.
+        A checkpoint is built from the settings of its encoder, ``w2v_args``, the one thing of these
+        that fairseq saves as the model leaves it.
         """
         self.layer_plan = plan_of(self.cfg, self.depth)
         if self.layer_plan is not None:
             self.family.drop_layers(self.backbone, self.layer_plan.dropped)
             with open_dict(self.cfg.w2v_args):
                 self.cfg.w2v_args.model.encoder_layers = self.depth
+                self.cfg.w2v_args[DROPPED] = {
+                    "layers": self.layer_plan.layers,
+                    "dropped": list(self.layer_plan.dropped),
+                }
 
     def set_num_updates(self, num_updates: int) -> None:
         super().set_num_updates(num_updates)

@@ -1,10 +1,14 @@
 """Settings of dropping layers, and which layers they name."""
 
 from dataclasses import dataclass, field
-from typing import Any, List, Optional
+from typing import Any, List, Mapping, Optional
 
+from speechprune.checkpoint.finetuned import PROVENANCE
 from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan, LayerPlans
+
+#: Where the settings of a saved model's encoder tell what it lost in training.
+DROPPED = "dropped_layers"
 
 
 @dataclass
@@ -24,6 +28,15 @@ class LayerFlags:
 def drops_layers(cfg: Any) -> bool:
     """Whether a model's settings leave layers out."""
     return bool(cfg.drop_layers) or bool(cfg.layer_plan)
+
+
+def dropped_before(state: Mapping[str, Any]) -> Optional[LayerPlan]:
+    """The layers that a finetuned checkpoint lost, in training or as a file; None if not told."""
+    model = (state.get("cfg") or {}).get("model") or {}
+    told = (model.get("w2v_args") or {}).get(DROPPED) or state.get(PROVENANCE) or {}
+    if "dropped" not in told:
+        return None
+    return LayerPlan(told["layers"], tuple(told["dropped"]))
 
 
 def plan_of(cfg: Any, layers: int) -> Optional[LayerPlan]:

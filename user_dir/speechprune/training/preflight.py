@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from fairseq.models import MODEL_REGISTRY
 from omegaconf import DictConfig
 
 from speechprune.checkpoint import check_pretrained, is_finetuned, read
+from speechprune.checkpoint.layer_dropping import depth
 from speechprune.errors import UserError
 from speechprune.manifests.check import SplitSummary, check_split
-from speechprune.models.layer_settings import drops_layers
+from speechprune.models.layer_settings import dropped_before, drops_layers, plan_of
 from speechprune.models.pruning_settings import end_of, start_of
 from speechprune.models.settings import unread_flags
 from speechprune.registry import unknown_name
@@ -129,9 +130,9 @@ def check_checkpoints(cfg: DictConfig) -> None:
     last = Path(settings.save_dir, _LAST)
     start = last if settings.restore_file == _LAST else Path(settings.restore_file)
     if start.exists():
-        read(start, mmap=True)
+        _check_layers(model, start)
     elif settings.finetune_from_model:
-        state = read(settings.finetune_from_model, mmap=True)
+        state = _check_layers(model, Path(settings.finetune_from_model))
         if model._name in _WITHOUT_MASKS and any(key.endswith("_mask") for key in state["model"]):
             raise UserError(
                 f"{settings.finetune_from_model} has masks, which {model._name} does not know; "
@@ -142,6 +143,23 @@ def check_checkpoints(cfg: DictConfig) -> None:
                 f"{settings.finetune_from_model} is no finetuned CTC model; give a pretrained one "
                 "as model.w2v_path"
             )
+
+
+def _check_layers(model: DictConfig, path: Path) -> Mapping[str, Any]:
+    """The state of a checkpoint to go on from; UserError if it lost other layers than are named."""
+    state = read(path, mmap=True)
+    before = dropped_before(state)
+    if before is None or "drop_layers" not in model or not drops_layers(model):
+        return state
+    plan = plan_of(model, depth(model.w2v_path))
+    # Of more layers, some are still to be lost.
+    if plan and plan.layers == before.layers and len(plan.kept) == len(before.kept):
+        if plan.dropped != before.dropped:
+            raise UserError(
+                f"{path} has lost the layers {list(before.dropped)}, but the settings name "
+                f"{list(plan.dropped)}; name the same, or begin a new run"
+            )
+    return state
 
 
 def _check_split(
