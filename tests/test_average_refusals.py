@@ -72,6 +72,13 @@ def test_what_is_no_tensor_is_refused(runs: Runs, tmp_path: Path) -> None:
     assert refusal(average, tmp_path, by="last").startswith(f"{path}: note is no tensor")
 
 
+def test_what_is_not_finite_is_refused(runs: Runs, tmp_path: Path) -> None:
+    spoil = set_weight(WEIGHT, lambda w: w.index_fill(0, torch.tensor([3]), float("nan")))
+    runs.save(tmp_path, "checkpoint_1_1.pt", 1)
+    path = runs.save(tmp_path, "checkpoint_1_2.pt", 2, change=spoil)
+    assert refusal(average, tmp_path, by="last").startswith(f"{path}: {WEIGHT} is not finite")
+
+
 @pytest.mark.parametrize(
     "metrics, subsets, reason",
     [

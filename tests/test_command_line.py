@@ -46,12 +46,13 @@ def test_only_paths_that_exist_here_become_absolute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("data", "more data", "train"):
+    for name in ("data", "more data", "train", "plans.json"):
         Path(name).mkdir()
     found = overrides_of(
         [
             "task.data='more data'",
             "model.w2v_path=gone.pt",
+            "model.layer_plan=plans.json",
             "+checkpoint.finetune_from_model=data",
             "dataset.train_subset=train",
             "--config-name=base_1h",
@@ -59,6 +60,7 @@ def test_only_paths_that_exist_here_become_absolute(
     )
     assert found["task.data"] == f"'{tmp_path}/more data'"
     assert found["model.w2v_path"] == "gone.pt"
+    assert found["model.layer_plan"] == f"{tmp_path}/plans.json"
     assert found["+checkpoint.finetune_from_model"] == f"{tmp_path}/data"
     assert found["dataset.train_subset"] == "train"
     swept = overrides_of(["task.data=data,train,gone", "--config-name=base_1h", "-m"])

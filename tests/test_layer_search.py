@@ -386,3 +386,17 @@ def test_too_many_plans_to_try_are_refused(layers: int, drop: int) -> None:
     with pytest.raises(UserError, match=rf"drop {drop} of {layers} layers.*exact") as refused:
         exhaustive(np.ones((layers + 1, layers + 1)), drop)
     assert "\n" not in str(refused.value)
+
+
+def test_entries_that_no_plan_uses_change_nothing() -> None:
+    matrix = np.random.default_rng(5).random((9, 9))
+    spoilt = matrix.copy()
+    spoilt[np.tril_indices(9)] = 1e30
+    for name, search in METHODS.items():
+        assert search(spoilt, 4) == search(matrix, 4), name
+
+
+def test_no_plans_are_asked_for() -> None:
+    for search in (beam, exhaustive, exact, random):
+        with pytest.raises(UserError, match="0 plans are none; ask for one or more"):
+            search(np.ones((4, 4)), 1, 0)
