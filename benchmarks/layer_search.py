@@ -62,7 +62,7 @@ class Scale:
     utterances: int = 9600
     depths: tuple[int, ...] = (100, 1000)  # of more models to search in
     encoder: Mapping[str, Any] = field(default_factory=dict)  # what differs from wav2vec 2.0 base
-    corpora: tuple[tuple[int, float], ...] = ((8, 10.0), (64, 1.0))  # utterances, seconds of each
+    corpora: tuple[tuple[int, float], ...] = ((8, 10.0), (32, 1.0))  # utterances, seconds of each
     enough: float = 120.0  # seconds after which no more turns of verification are taken
 
 

@@ -400,3 +400,9 @@ def test_no_plans_are_asked_for() -> None:
     for search in (beam, exhaustive, exact, random):
         with pytest.raises(UserError, match="0 plans are none; ask for one or more"):
             search(np.ones((4, 4)), 1, 0)
+
+
+def test_entries_that_cannot_be_added_up_are_refused() -> None:
+    for name, search in METHODS.items():
+        with pytest.raises(UserError, match="too large to add up"):
+            search(np.full((5, 5), 1e308), 2), name

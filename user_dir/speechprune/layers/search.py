@@ -44,6 +44,9 @@ def check_matrix(matrix: NDArray, drop: int, top: int = 1) -> NDArray:
     """
     values = SimilarityMatrix(matrix).values
     layers = len(values) - 1
+    with np.errstate(over="ignore"):
+        if not np.isfinite(np.abs(values).max() * layers):
+            raise UserError("the similarity matrix has entries that are too large to add up")
     if layers < 2:
         raise UserError(f"a matrix of shape {values.shape} is of a model with no layer to spare")
     if top < 1:
@@ -72,8 +75,7 @@ def on_grid(matrix: NDArray) -> Integers:
 
 def score(matrix: NDArray, plan: LayerPlan) -> float:
     """The mean similarity over the plan's runs."""
-    runs = plan.runs
-    return math.fsum(float(matrix[first, end]) / len(runs) for first, end in runs)
+    return math.fsum(float(matrix[first, end]) for first, end in plan.runs) / len(plan.runs)
 
 
 def greedy(matrix: NDArray, drop: int) -> list[LayerPlan]:

@@ -50,7 +50,9 @@ class PrunedCtc(MaskedCtc):
         if not self.cfg.mask_file:
             return
         whole = read_mask_set(self.cfg.mask_file)
-        masks = MaskSet(self.without_layers(whole), whole.provenance)
+        masks = whole
+        if self.layer_plan is not None:
+            masks = MaskSet(self.without_layers(whole), whole.provenance)
         shapes = {
             site.name: tuple(original_weight(site).shape) for site in self.mask_controller.sites
         }
