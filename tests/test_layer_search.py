@@ -4,116 +4,25 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
-from fractions import Fraction
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from search_reference import (
+    METHODS,
+    PUBLISHED,
+    Reference,
+    assert_scores,
+    matrices,
+    runs_of,
+    sets,
+)
 
-from speechprune.errors import UserError
 from speechprune.layers.optimum import exact
 from speechprune.layers.plan import LayerPlan
 from speechprune.layers.search import beam, exhaustive, greedy, random, score
-
-Search = Callable[..., list[LayerPlan]]
-PUBLISHED = ("cca_mat_9600U_svthre0.99.npy", "dc_mat_mean_bs32_iter10.npy")
-METHODS: dict[str, Search] = {
-    "greedy": greedy,
-    "beam": beam,
-    "exhaustive": exhaustive,
-    "exact": exact,
-    "random": random,
-}
-
-
-def runs_of(dropped: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Input of the first and output of the last layer of each run: states, not layers."""
-    starts = [layer for layer in dropped if layer - 1 not in dropped]
-    ends = [layer + 1 for layer in dropped if layer + 1 not in dropped]
-    return list(zip(starts, ends))
-
-
-class Reference:
-    """Means of a matrix's entries without any rounding: entries are integers of a small unit."""
-
-    def __init__(self, matrix: NDArray) -> None:
-        self.layers = len(matrix) - 1
-        exactly = [[Fraction(float(value)) for value in row] for row in matrix]
-        # The denominators of floats are powers of two; those of means, numbers of runs.
-        most = max(value.denominator for row in exactly for value in row)
-        self.unit = Fraction(1, most * math.lcm(*range(1, self.layers + 1)))
-        self.entries = [[int(value / self.unit) for value in row] for row in exactly]
-
-    def mean(self, dropped: tuple[int, ...]) -> int:
-        runs = runs_of(dropped)
-        return sum(self.entries[first][end] for first, end in runs) // len(runs)
-
-    def ranked(self, sets: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        """Largest mean first; of those that tie, the lexicographically smallest."""
-        return sorted(sets, key=lambda dropped: (-self.mean(dropped), dropped))
-
-    def all(self, drop: int) -> list[tuple[int, ...]]:
-        return self.ranked(combinations(range(self.layers), drop))
-
-    def beam(self, drop: int, width: int) -> list[tuple[int, ...]]:
-        """Each set once; the best ``width`` of each size lead to the next."""
-        kept: list[tuple[int, ...]] = [()]
-        for _ in range(drop):
-            larger = {
-                tuple(sorted((*dropped, layer)))
-                for dropped in kept
-                for layer in range(self.layers)
-                if layer not in dropped
-            }
-            kept = self.ranked(larger)[:width]
-        return kept
-
-
-def matrices(layers: int, seed: int) -> dict[str, NDArray]:
-    """Matrices of the kinds that occur, and of those that are hard to rank."""
-    generator = np.random.default_rng(seed)
-    shape = (layers + 1, layers + 1)
-    uniform = generator.uniform(0.2, 1.0, shape)
-    states = np.arange(layers + 1)
-    few = generator.integers(0, 3, shape) / 2
-    # A power of two as the largest value: sums of few values are then exact on any binary grid.
-    few[0, layers] = 1.0
-    found = {
-        "uniform": uniform,
-        "symmetric": (uniform + uniform.T) / 2,
-        "of both signs": generator.normal(size=shape),
-        "negative": uniform - 5.0,
-        "like a model's": 1.0 - 0.02 * np.abs(states[:, None] - states) * uniform,
-        "ones": np.ones(shape),
-        "zeros": np.zeros(shape),
-        "few values": few,
-        "few negative values": -few,
-        "bits": (few > 0.5).astype(float),
-        "steps of 1/64": generator.integers(-64, 65, shape) / 64,
-        "equal by diagonals": (np.abs(states[:, None] - states) % 2).astype(float),
-        "large": uniform * 1e300,
-        "denormal": np.rint(few * 4) * 5e-324,
-        "float32": uniform.astype(np.float32),
-        "integers": generator.integers(-1, 2, shape),
-    }
-    found["steps of 1/64"][0, layers] = 1.0
-    found["integers"][0, layers] = 1
-    return found
-
-
-def sets(plans: list[LayerPlan]) -> list[tuple[int, ...]]:
-    return [plan.dropped for plan in plans]
-
-
-def assert_scores(plans: list[LayerPlan], reference: Reference) -> None:
-    for plan in plans:
-        mean = float(reference.mean(plan.dropped) * reference.unit)
-        assert plan.layers == reference.layers
-        assert plan.score == pytest.approx(mean, rel=1e-14, abs=1e-300)
 
 
 @pytest.fixture(scope="module")
@@ -333,76 +242,3 @@ def test_score_is_the_plain_mean_over_runs() -> None:
     assert score(matrix, LayerPlan(6, (0, 1, 2))) == 1.0
     matrix[2, 4] = 0.25
     assert score(matrix, LayerPlan(6, (2, 3))) == 0.25
-
-
-def of_shape(*shape: int) -> NDArray:
-    return np.ones(shape)
-
-
-def with_entry(value: Any, dtype: Optional[type] = None) -> NDArray:
-    matrix = np.ones((4, 4), dtype=dtype)
-    matrix[1, 2] = value
-    return matrix
-
-
-BAD_MATRICES = {
-    "not square": (of_shape(4, 5), r"square, not of shape \(4, 5\)"),
-    "one dimension": (of_shape(4), r"square, not of shape \(4,\)"),
-    "three dimensions": (of_shape(4, 4, 4), r"square, not of shape \(4, 4, 4\)"),
-    "number": (np.array(1.0), r"square, not of shape \(\)"),
-    "empty": (of_shape(0, 0), "without layers"),
-    "one state": (of_shape(1, 1), "without layers"),
-    "one layer": (of_shape(2, 2), "no layer to spare"),
-    "NaN": (with_entry(math.nan), "not finite"),
-    "infinite": (with_entry(math.inf), "not finite"),
-    "negative infinite": (with_entry(-math.inf), "not finite"),
-    "half precision": (with_entry(math.inf, np.float16), "not finite"),
-    "texts": (np.full((4, 4), "1.0"), "U3"),
-    "objects": (with_entry(None, object), "object"),
-    "complex": (np.ones((4, 4), complex), "complex"),
-    "booleans": (np.ones((4, 4), bool), "bool"),
-}
-
-
-@pytest.mark.parametrize("method", sorted(METHODS))
-@pytest.mark.parametrize("kind", BAD_MATRICES)
-def test_what_is_no_similarity_matrix_is_refused(method: str, kind: str) -> None:
-    matrix, message = BAD_MATRICES[kind]
-    with pytest.raises(UserError, match=message) as refused:
-        METHODS[method](matrix, 1)
-    assert "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize("method", sorted(METHODS))
-@pytest.mark.parametrize("drop", [0, -1, 12, 13, 10**20])
-def test_a_number_of_layers_that_cannot_be_dropped_is_refused(method: str, drop: int) -> None:
-    with pytest.raises(UserError, match=rf"cannot drop {drop} of 12 layers.*1 to 11") as refused:
-        METHODS[method](np.ones((13, 13)), drop)
-    assert "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize("layers, drop", [(30, 15), (48, 24), (1000, 500)])
-def test_too_many_plans_to_try_are_refused(layers: int, drop: int) -> None:
-    with pytest.raises(UserError, match=rf"drop {drop} of {layers} layers.*exact") as refused:
-        exhaustive(np.ones((layers + 1, layers + 1)), drop)
-    assert "\n" not in str(refused.value)
-
-
-def test_entries_that_no_plan_uses_change_nothing() -> None:
-    matrix = np.random.default_rng(5).random((9, 9))
-    spoilt = matrix.copy()
-    spoilt[np.tril_indices(9)] = 1e30
-    for name, search in METHODS.items():
-        assert search(spoilt, 4) == search(matrix, 4), name
-
-
-def test_no_plans_are_asked_for() -> None:
-    for search in (beam, exhaustive, exact, random):
-        with pytest.raises(UserError, match="0 plans are none; ask for one or more"):
-            search(np.ones((4, 4)), 1, 0)
-
-
-def test_entries_that_cannot_be_added_up_are_refused() -> None:
-    for name, search in METHODS.items():
-        with pytest.raises(UserError, match="too large to add up"):
-            search(np.full((5, 5), 1e308), 2), name

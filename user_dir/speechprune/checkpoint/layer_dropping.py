@@ -15,13 +15,14 @@ from speechprune.checkpoint.finetuned import PROVENANCE, load_finetuned
 from speechprune.errors import UserError
 from speechprune.masking.controller import MaskController
 from speechprune.masking.sites import Site
+from speechprune.models.layer_settings import DROPPED, LayerFlags
 from speechprune.models.masked_ctc import DENSITY_TOLERANCE
 from speechprune.models.settings import freezes_scores
 
 #: Settings that count layers from below.
 _LAYERS_BELOW = ("fix_mask_before", "load_mask_before")
 #: Settings of the run that made a file, which has dropped its layers before, at rest.
-_OF_THE_RUN: Mapping[str, Any] = {"drop_layers": [], "layer_plan": None}
+_OF_THE_RUN: Mapping[str, Any] = vars(LayerFlags())
 #: Where fairseq keeps its running average of a model (`ema.store_ema`).
 _AVERAGES = ("ema", "ema_fp32_params")
 
@@ -152,7 +153,7 @@ def _smaller_settings(
         _shorten_encoder(_encoder(model), len(kept))
         if "w2v_args" in model:
             # Its numbers are of a model before the one at hand, whose provenance tells of it.
-            _mapping(model["w2v_args"]).pop("dropped_layers", None)
+            _mapping(model["w2v_args"]).pop(DROPPED, None)
         _drop_flags(model, kept)
         model.update(rates)
     return settings

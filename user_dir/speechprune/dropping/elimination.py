@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from speechprune.dropping.verification import Measured, Verifier
-from speechprune.errors import UserError
-from speechprune.layers.plan import LayerPlan
+from speechprune.layers.plan import LayerPlan, check_drop
 from speechprune.layers.race import Race
 
 
@@ -41,8 +40,7 @@ def eliminate(verifier: Verifier, drop: int, metric: str, race: Race | None = No
         UserError: ``drop`` is not 1 to L - 1, or as `Verifier.measure`.
     """
     layers = len(verifier.layers)
-    if not 1 <= drop < layers:
-        raise UserError(f"cannot drop {drop} of {layers} layers; choose 1 to {layers - 1}")
+    check_drop(drop, layers)
     steps: list[Measured] = []
     evaluations = stopped = 0
     for _ in range(drop):

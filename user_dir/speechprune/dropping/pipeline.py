@@ -25,7 +25,7 @@ from speechprune.files import check_folder, make_folder, write_atomically
 from speechprune.finished_runs import manifest_digest
 from speechprune.inference import Evaluation, evaluate
 from speechprune.layers.matrix import SimilarityMatrix
-from speechprune.layers.plan import LayerPlan, LayerPlans
+from speechprune.layers.plan import LayerPlan, LayerPlans, check_drop
 from speechprune.manifests.check import check_split, read_recordings
 from speechprune.manifests.manifest import read_split
 from speechprune.training.command_line import complete, find_recipe, refuse_own
@@ -136,9 +136,7 @@ class Pipeline:
 
     def _check(self) -> None:
         """Refuse at once what a later step would refuse."""
-        layers = depth(self.checkpoint)
-        if not 1 <= self.drop < layers:
-            raise UserError(f"cannot drop {self.drop} of {layers} layers; choose 1 to {layers - 1}")
+        check_drop(self.drop, depth(self.checkpoint))
         check_folder(self.out)
         refuse_test(self.recipe.valid, self.verification.allow_test)
         refuse_own(self.recipe.overrides, _OWN, "layers auto", _OPTIONS)

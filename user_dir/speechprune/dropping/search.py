@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Callable
@@ -22,14 +22,12 @@ from speechprune.manifests.check import check_split
 from speechprune.manifests.manifest import read_split
 from speechprune.tables import table
 
-METHODS = ("greedy", "beam", "exhaustive", "random", "exact")
-
 
 def search(path: PathLike, drop: int, method: str, top: int = 10, seed: int = 0) -> LayerPlans:
     """The best plans by the matrix in a file, with where they came from.
 
     Args:
-        method: one of `METHODS`; "greedy" finds one plan.
+        method: "greedy", which finds one plan, "beam", "exhaustive", "random" or "exact".
 
     Raises:
         UserError: the file holds no matrix, ``drop`` is not within its model, or an exhaustive
@@ -117,7 +115,7 @@ class VerificationReport:
     seconds: float
     plans: LayerPlans
     steps: tuple[Measured, ...] = ()
-    remarks: tuple[str, ...] = field(default=())
+    remarks: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         """To read by program; rates are shares, not percent."""

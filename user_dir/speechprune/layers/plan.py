@@ -135,6 +135,12 @@ class LayerPlans:
         return cls(plans, layers, provenance if isinstance(provenance, dict) else {})
 
 
+def check_drop(drop: int, layers: int) -> None:
+    """Raise UserError unless ``drop`` of ``layers`` layers can go, and some stay."""
+    if not 1 <= drop < layers:
+        raise UserError(f"cannot drop {drop} of {layers} layers; choose 1 to {layers - 1}")
+
+
 def read_plans(text: str, layers: int) -> LayerPlans:
     """Plans for a model of ``layers`` layers from a command line.
 

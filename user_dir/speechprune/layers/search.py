@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from speechprune.errors import UserError
 from speechprune.layers.matrix import SimilarityMatrix
-from speechprune.layers.plan import LayerPlan
+from speechprune.layers.plan import LayerPlan, check_drop
 
 #: Plans kept from one step of the beam search to the next.
 BEAM = 10
@@ -51,11 +51,7 @@ def check_matrix(matrix: NDArray, drop: int, top: int = 1) -> NDArray:
         raise UserError(f"a matrix of shape {values.shape} is of a model with no layer to spare")
     if top < 1:
         raise UserError(f"{top} plans are none; ask for one or more")
-    if not 1 <= drop < layers:
-        raise UserError(
-            f"cannot drop {drop} of {layers} layers; choose 1 to {layers - 1} (the matrix is of "
-            f"{layers + 1} hidden states)"
-        )
+    check_drop(drop, layers)
     return values
 
 

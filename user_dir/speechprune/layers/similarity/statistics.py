@@ -39,11 +39,6 @@ class Moments(ABC):
 
     @property
     @abstractmethod
-    def rows(self) -> int:
-        """N."""
-
-    @property
-    @abstractmethod
     def states(self) -> int:
         """S."""
 
@@ -119,8 +114,6 @@ class FrameMoments(Statistic, Moments):
     def count(self) -> int:
         return self.frames
 
-    rows = count
-
     @property
     def channels(self) -> int:
         assert self.sums is not None
@@ -158,16 +151,12 @@ class Rows(Moments):
 
     Args:
         values: float64 (S, N, C); taken over.
-        centred: whether they are centred, and stand for N + 1 rows that were not.
+        centred: whether they are centred.
     """
 
     def __init__(self, values: Tensor, centred: bool = False) -> None:
         # They take gigabytes at the size of a large model: they are centred where they are.
         self.values = values if centred else values.sub_(values.mean(dim=1, keepdim=True))
-
-    @property
-    def rows(self) -> int:
-        return self.values.shape[1]
 
     @property
     def states(self) -> int:
