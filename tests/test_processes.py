@@ -85,6 +85,15 @@ def wait_or_die(rank: int, folder: Path) -> None:
     raise RuntimeError("connection closed by peer")
 
 
+def complain_or_die(rank: int, folder: Path) -> None:
+    """The end of rank 0 is seen before that of rank 1, its cause."""
+    note_and(folder, rank)
+    if rank == 0:
+        raise RuntimeError("connection closed by peer")
+    time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def wait_forever(rank: int, folder: Path) -> None:
     note_and(folder, rank)
     time.sleep(FOREVER)
@@ -102,6 +111,7 @@ def test_rank_0_gives_its_value_and_ranks_have_their_environment() -> None:
         (wait_or_refuse, "^rank 1 cannot$"),
         (wait_or_break, "rank 1 failed: KeyError: 'bug of rank 1'; its traceback is above"),
         (wait_or_die, "the process of rank 1 was ended by SIGKILL"),
+        (complain_or_die, "the process of rank 1 was ended by SIGKILL"),
     ],
 )
 def test_the_failure_of_one_rank_ends_all(tmp_path: Path, function, told: str) -> None:

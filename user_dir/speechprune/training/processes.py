@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
 from signal import Signals
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 RankFunction = Callable[..., Any]
 
 _SECONDS_TO_END = 5.0
+_SECONDS_TO_FOLLOW = 1.0
 _LONGEST_TRACEBACK = 20000
 
 
@@ -42,12 +44,22 @@ class _Rank:
     process: BaseProcess
     reports: connection.Connection
 
+    @cached_property
     def report(self) -> _Report:
         """What the ended process sent; empty if it was killed."""
         try:
             return self.reports.recv() if self.reports.poll() else _Report()
         except EOFError:
             return _Report()
+
+    @property
+    def reason(self) -> str | None:
+        """What tells a user why the ended process failed: the signal, or its own words."""
+        code = self.process.exitcode
+        if code is not None and code < 0:
+            name = Signals(-code).name
+            return f"the process of rank {self.number} was ended by {name} (out of memory?)"
+        return self.report.message
 
 
 def run_ranks(
@@ -77,7 +89,7 @@ def run_ranks(
         failed = _first_failed(ranks)
         if failed:
             raise UserError(_explained(failed))
-        return ranks[0].report().value
+        return ranks[0].report.value
     finally:
         _end(ranks)
 
@@ -119,33 +131,31 @@ def _rank(sender: connection.Connection, function: RankFunction, number: int, *s
 def _first_failed(ranks: Sequence[_Rank]) -> list[_Rank]:
     """Wait until all have ended well, or until some have failed: those."""
     running = {rank.process.sentinel: rank for rank in ranks}
+    failed: list[_Rank] = []
     while running:
-        ended = [running.pop(sentinel) for sentinel in connection.wait(list(running))]
+        # A rank may notice that it was left alone before the end of the other is seen here.
+        seconds = _SECONDS_TO_FOLLOW if failed else None
+        ended = [running.pop(sentinel) for sentinel in connection.wait(list(running), seconds)]
         for rank in ended:
             rank.process.join()
-        failed = [rank for rank in ended if rank.process.exitcode]
-        if failed:
-            return failed
-    return []
+        failed += [rank for rank in ended if rank.process.exitcode]
+        if failed and (not ended or any(rank.reason is not None for rank in failed)):
+            break
+    return failed
 
 
 def _explained(failed: Sequence[_Rank]) -> str:
     """Why training ended: a rank that was killed or told its reason comes before one that only
     noticed that it was left alone."""
-    for rank in failed:
-        code = rank.process.exitcode
-        if code is not None and code < 0:
-            name = Signals(-code).name
-            return f"the process of rank {rank.number} was ended by {name} (out of memory?)"
-    reports = {rank.number: rank.report() for rank in failed}
-    for report in reports.values():
-        if report.message is not None:
-            return report.message
-    number, report = next(iter(reports.items()))
-    trace = report.traceback or "no report"
-    logger.error(f"rank {number}: {trace}")
+    killed_first = sorted(failed, key=lambda rank: (rank.process.exitcode or 0) >= 0)
+    for rank in killed_first:
+        if rank.reason is not None:
+            return rank.reason
+    first = failed[0]
+    trace = first.report.traceback or "no report"
+    logger.error(f"rank {first.number}: {trace}")
     last = trace.strip().rpartition("\n")[2]
-    return f"the process of rank {number} failed: {last}; its traceback is above"
+    return f"the process of rank {first.number} failed: {last}; its traceback is above"
 
 
 @contextmanager
