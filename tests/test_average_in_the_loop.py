@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from averages import ENCODER, WEIGHT, run_command
+from checkpoints import rewrite
 from click.testing import CliRunner
 from loop import Lab, Run
-from parp_by_hand import KEPT, Plan, checkpoint_at
+from parp_by_hand import KEPT, Plan, checkpoint_at, regrown_weights, saved_masks
+from torch import Tensor
+from toy import kept_of, top
 
 from speechprune.baseline_masks import Ranking
 from speechprune.checkpoint import load_finetuned
@@ -94,14 +98,79 @@ def test_a_run_with_fixed_masks_stays_the_sparse_network(lab: Lab, tmp_path: Pat
     assert not torch.equal(mean[WEIGHT], last[WEIGHT])
 
 
-@pytest.mark.parametrize("kind", ["router", "parp"])
-def test_a_run_whose_masks_move_is_refused(lab: Lab, kind: str) -> None:
-    flags = Plan(every=1).flags if kind == "parp" else ("model.prune_rate=0.5",)
-    run = lab.train(kind, *FLAGS, *flags, updates=3).succeeded()
-    first, last = (checkpoint_at(run, update)["model"] for update in (1, 3))
-    moved = [k for k in last if k.endswith("_mask") and not torch.equal(first[k], last[k])]
+def mean_of(tensors: list[Tensor]) -> Tensor:
+    """By numpy, in float64."""
+    return torch.from_numpy(np.mean([t.double().numpy() for t in tensors], axis=0)).float()
+
+
+def assert_averaged(folder: Path, models: list[dict[str, Any]]) -> dict[str, Any]:
+    """The run's masks moved; its average loads, keeps as much as the last, and is told as such."""
+    moved = [k for k in models[0] if k.endswith("_mask") and any(map(differs(k, models), models))]
     assert moved
-    result = run_command(run.folder, "--by", "last")
-    assert result.exit_code == 1 and result.stderr.count("\n") == 1
-    assert "_mask differs between" in result.stderr and "fixed masks" in result.stderr
-    assert not (run.folder / "checkpoints" / "checkpoint_average.pt").exists()
+    result = run_command(folder, "--by", "last")
+    assert result.exit_code == 0, result.output
+    assert "note: their masks differ, and were chosen anew from the mean" in result.stdout
+    out = folder / "checkpoints" / "checkpoint_average.pt"
+    last = load_finetuned(folder / "checkpoints" / "checkpoint_last.pt")
+    assert load_finetuned(out).density == last.density
+    state = torch.load(out, weights_only=True)
+    assert state["speechprune"]["masks_chosen_anew"] is True
+    assert state["model"].keys() == {k for k in models[-1] if not k.endswith("_regrown")}
+    return state["model"]
+
+
+def differs(key: str, models: list[dict[str, Any]]) -> Any:
+    return lambda model: not torch.equal(model[key], models[0][key])
+
+
+PLANS = {
+    "parp": Plan(),
+    "each-tensor": Plan(scope="tensor"),
+    "progressive": Plan(start=0.2, sparsity=0.6, end=3),
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_pruning_run_is_pruned_again_after_averaging(lab: Lab, name: str) -> None:
+    """The mean is of the weights as they had grown, at the sparsity that the last one has."""
+    plan = PLANS[name]
+    run = lab.train(name, *FLAGS, *plan.flags, updates=3).succeeded()
+    models = [checkpoint_at(run, update)["model"] for update in (1, 2, 3)]
+    averaged = assert_averaged(run.folder, models)
+    grown = [regrown_weights(model) for model in models]
+    means = {name: mean_of([weights[name] for weights in grown]) for name in grown[0]}
+    expected = plan.choose(means, 3)
+    masks = saved_masks(averaged)
+    for name, mean in means.items():
+        assert torch.equal(masks[name], expected[name]), name
+        assert torch.equal(averaged[name], torch.where(expected[name], mean, 0.0)), name
+
+
+@pytest.mark.parametrize("masks_saved", [True, False])
+def test_the_mean_of_scores_chooses_the_connections(
+    lab: Lab, tmp_path: Path, masks_saved: bool
+) -> None:
+    """Also of scores alone, as S3-Router saves them."""
+    run = lab.train(f"router-{masks_saved}", *FLAGS, "model.prune_rate=0.5", updates=3)
+    models = [checkpoint_at(run.succeeded(), update)["model"] for update in (1, 2, 3)]
+    if masks_saved:
+        averaged = assert_averaged(run.folder, models)
+    else:
+        for path in run.path().parent.glob("*.pt"):
+            rewrite(path, without_masks)
+        averaged = torch.load(average(run.folder, by="last").out, weights_only=True)["model"]
+        assert not any(key.endswith("_mask") for key in averaged)
+    out = run.path().parent / "checkpoint_average.pt"
+    masks = read_mask_set(out)
+    assert len(masks)
+    for site, mask in masks.items():
+        name = f"{ENCODER}{site}"
+        key = name.replace(".weight", ".scores")
+        scores = mean_of([model[key] for model in models])
+        assert torch.equal(averaged[key], scores)
+        assert torch.equal(averaged[name], models[0][name])
+        assert torch.equal(mask, top(scores.abs(), kept_of(scores.numel(), 0.5))), name
+
+
+def without_masks(state: dict[str, Any]) -> None:
+    state["model"] = {k: v for k, v in state["model"].items() if not k.endswith("_mask")}

@@ -14,6 +14,8 @@ from checkpoints import refusal, rewrite
 from torch import Tensor
 
 from speechprune.checkpoint.averaging import average
+from speechprune.checkpoint.masks import apply_masks, read_mask_set
+from speechprune.masking.mask_set import MaskSet
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +27,6 @@ def set_weight(key: str, change: Callable[[Tensor], Tensor]) -> Change:
     return lambda state: state["model"].update({key: change(state["model"][key])})
 
 
-def without_masks(state: dict[str, Any]) -> None:
-    state["model"] = {k: v for k, v in state["model"].items() if not k.endswith("_mask")}
-
-
 @pytest.mark.parametrize(
     "kind, change, reason",
     [
@@ -36,8 +34,6 @@ def without_masks(state: dict[str, Any]) -> None:
         ("plain", set_weight(WEIGHT, lambda w: w.int()), f"{WEIGHT} is int32 [64, 32] in "),
         ("plain", lambda state: state["model"].pop(WEIGHT), f"{WEIGHT} is in "),
         ("plain", lambda state: state["model"].update(more=torch.ones(1)), "more is in "),
-        ("masked", set_weight(f"{WEIGHT}_mask", lambda m: ~m), f"{WEIGHT}_mask differs between "),
-        ("parp", set_weight(f"{WEIGHT}_mask", lambda m: ~m), "with different masks cannot be"),
         ("counted", set_weight("steps", lambda n: n + 1), "steps, int64 [], differs between "),
     ],
 )
@@ -56,12 +52,24 @@ def test_what_has_no_mean_is_refused_by_name(
     assert names(tmp_path, by="last", num=1) == ["checkpoint_1_2.pt"]
 
 
-def test_scores_without_masks_are_refused(runs: Runs, tmp_path: Path) -> None:
-    """As S3-Router saves them: they may choose other masks in each."""
-    for updates in (1, 2):
-        name = f"checkpoint_1_{updates}.pt"
-        runs.save(tmp_path, name, updates, source=runs.masked, change=without_masks)
-    assert ".scores has no mask beside it" in refusal(average, tmp_path, by="last")
+@pytest.mark.parametrize("fixed", [{"fix_mask": True}, {"_name": "wav2vec_ctc_masked"}])
+def test_fixed_masks_that_differ_are_refused(
+    runs: Runs, tmp_path: Path, fixed: dict[str, Any]
+) -> None:
+    """No run of ours leaves such a folder."""
+
+    def fix(state: dict[str, Any]) -> None:
+        state["cfg"]["model"].update(fixed)
+
+    masks = read_mask_set(runs.masked)
+    others = MaskSet({name: mask.flip(0) for name, mask in masks.items()})
+    apply_masks(runs.masked, masks, tmp_path / "one.pt")
+    apply_masks(runs.masked, others, tmp_path / "other.pt")
+    for updates, name in enumerate(("one", "other"), start=1):
+        file = f"checkpoint_1_{updates}.pt"
+        path = runs.save(tmp_path, file, updates, source=tmp_path / f"{name}.pt", change=fix)
+    message = refusal(average, tmp_path, by="last")
+    assert f"{path} has fixed masks, but another of the checkpoints has other ones" in message
 
 
 def test_what_is_no_tensor_is_refused(runs: Runs, tmp_path: Path) -> None:

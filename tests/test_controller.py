@@ -21,7 +21,8 @@ from toy import (
 )
 
 from speechprune.errors import UserError
-from speechprune.masking.controller import MaskController, masked_weight, original_weight
+from speechprune.masking.controller import MaskController
+from speechprune.masking.masked_site import masked_weight, original_weight
 from speechprune.masking.policies import POLICIES, MaskPolicy
 from speechprune.masking.schedule import ConstantSchedule, ProgressiveSchedule
 

@@ -11,7 +11,7 @@ from loop import Lab
 from states import keep, top
 from torch import Tensor, nn
 
-from speechprune.masking.controller import masked_weight
+from speechprune.masking.masked_site import masked_weight
 
 ATTENTION = [f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")]
 FEED_FORWARD = ["fc1", "fc2"]

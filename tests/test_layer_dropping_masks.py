@@ -13,7 +13,7 @@ from kinds import Finetuned, model_settings, uneven_masks
 from speechprune.checkpoint import load_finetuned
 from speechprune.checkpoint.layer_dropping import drop_layers
 from speechprune.checkpoint.masks import apply_masks, read_checkpoint_masks
-from speechprune.masking.controller import masked_weight
+from speechprune.masking.masked_site import masked_weight
 
 DROPPED = [1, 3]
 

@@ -142,6 +142,21 @@ def test_masks_stay_on_the_smaller_model(folder: Path, trained: list[str]) -> No
     assert found["evaluations"]["valid"]["averaged"]["density"] == last.density
 
 
+def test_the_smaller_model_is_pruned_too(folder: Path, trained: list[str]) -> None:
+    """Masks of PARP move while it trains, and the average is as sparse as what it is made of."""
+    settings = ("model._name=wav2vec_ctc_parp", "model.sparsity=0.4", "model.prune_every=1")
+    result = auto(folder, "plain", "parp", "--average", "3", *settings, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    averaged = load_finetuned(folder / "parp" / found["checkpoint"])
+    assert averaged.cfg.model._name == "wav2vec_ctc_parp" and len(found["averaged"]) == 3
+    assert averaged.density == pytest.approx(0.6, abs=0.001)
+    stages = found["evaluations"]["valid"]
+    assert stages["averaged"]["density"] == averaged.density
+    assert stages["layers dropped"]["density"] == 1.0
+    assert "| kept % |" in (folder / "parp/report.md").read_text()
+
+
 def test_a_folder_of_other_settings_is_refused(folder: Path, report: dict[str, Any]) -> None:
     result = auto(folder, "plain", "plain", "--top", "3")
     assert result.exit_code == 1 and "is of other settings; name another folder" in result.stderr
@@ -161,7 +176,7 @@ def test_a_folder_of_other_settings_is_refused(folder: Path, report: dict[str, A
         (("model.drop_layers=[0]",), "model.drop_layers is set by layers auto itself"),
         (("dataset.valid_subset=train",), "use --valid"),
         (("optimization.max_update=4",), "use --updates"),
-        (("model._name=wav2vec_ctc_st",), "take the steps one by one"),
+        (("model.sparsity=0.4",), "model.sparsity: wav2vec_ctc_pruned does not read that"),
         (("model.foo=3",), "unknown key 'model.foo'"),
     ],
 )

@@ -11,7 +11,7 @@ from toy import MaskedToy, Toy, kept_of, output, top, train
 
 from speechprune.errors import UserError
 from speechprune.masking.bits import pack_bits
-from speechprune.masking.controller import masked_weight, original_weight
+from speechprune.masking.masked_site import masked_weight, original_weight
 from speechprune.masking.policies import POLICIES
 
 #: Initialisations that read the weight: the ones that a re-initialisation would betray.

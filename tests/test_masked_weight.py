@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from toy import MaskedToy, toy_batch, toy_loss
 
-from speechprune.masking.controller import masked_weight, original_weight
+from speechprune.masking.masked_site import masked_weight, original_weight
 from speechprune.masking.masked_weight import MaskedWeight, inject, masked_tensors, remove
 from speechprune.masking.policies import POLICIES
 

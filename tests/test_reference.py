@@ -14,7 +14,7 @@ from s3router_by_hand import EPSILON, HEAD, Experiment, Reference
 from torch import Tensor, nn
 
 import speechprune  # noqa: F401
-from speechprune.masking.controller import masked_weight, original_weight
+from speechprune.masking.masked_site import masked_weight, original_weight
 
 CONFIG = Path(__file__).resolve().parent.parent / "config" / "finetuning"
 UPDATES = 6

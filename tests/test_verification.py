@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from speechprune.dropping.verification import Measured, Verifier, refuse_test
 from speechprune.errors import UserError
 from speechprune.inference import batches, evaluate, read_audio, transcribe
 from speechprune.layers.plan import LayerPlan
-from speechprune.layers.trie import trie, walk
+from speechprune.layers.prefixes import passes, walk
 from speechprune.manifests.manifest import Split, read_split
 
 LAYERS = 5
@@ -160,18 +161,24 @@ def test_a_plan_for_another_model_is_refused(base: Path, valid: Split) -> None:
 
 
 def test_the_walk_of_a_trie_visits_every_plan_with_its_own_layers() -> None:
-    layers = range(6)
-    kept = [subset for size in range(1, 6) for subset in combinations(layers, size)]
+    kept = [subset for size in range(1, 6) for subset in combinations(range(6), size)]
+    random.Random(0).shuffle(kept)
     visits = []
 
     def apply(layer: int, state: tuple[int, ...]) -> tuple[int, ...]:
         visits.append((*state, layer))
         return visits[-1]
 
-    found = dict(walk(trie(kept), (), apply))
+    found = dict(walk(kept, (), apply))
     assert [found[n] for n in range(len(kept))] == kept
-    assert len(visits) == len(set(visits)) == trie(kept).passes
+    assert len(visits) == len(set(visits)) == passes(kept)
     assert set(visits) == {plan[:n] for plan in kept for n in range(1, len(plan) + 1)}
+
+
+def test_plans_of_two_thousand_layers_are_walked() -> None:
+    kept = [tuple(range(2000)), (*range(1000), *range(1001, 2001))]
+    assert dict(walk(kept, 0, lambda _, state: state + 1)) == {0: 2000, 1: 2000}
+    assert passes(kept) == 3000
 
 
 @pytest.mark.parametrize(

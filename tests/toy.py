@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechprune.masking.controller import MaskController, masked_weight, original_weight
+from speechprune.masking.controller import MaskController
+from speechprune.masking.masked_site import masked_weight, original_weight
 from speechprune.masking.policies import MaskPolicy
 from speechprune.masking.schedule import ConstantSchedule
 from speechprune.masking.sites import Site

@@ -35,7 +35,8 @@ def command(run: Path, out: Path | None, num: int, by: str, as_json: bool) -> No
     """Average checkpoints of RUN, a folder with `checkpoints` in it, and write OUT.
 
     OUT is RUN/checkpoints/checkpoint_average.pt by default, without optimizer state. Files of the
-    same update count once, and checkpoints with different masks cannot be averaged.
+    same update count once. Where masks differ, they are chosen anew from the averaged scores or
+    weights, as dense as in the newest checkpoint.
 
     The recipes keep few checkpoints: train with checkpoint.keep_best_checkpoints=10, or, for the
     last ones, checkpoint.keep_interval_updates=10.
@@ -53,6 +54,7 @@ def report(run: Path, found: Average) -> dict[str, Any]:
         "asked": found.asked,
         "averaged": [checkpoint.describe() for checkpoint in found.averaged],
         "unvalidated": found.unvalidated,
+        "masks_chosen_anew": found.masks_chosen_anew,
     }
 
 
@@ -65,6 +67,8 @@ def table(found: Average) -> str:
         lines.append(f"{checkpoint.path.name:<{width}}  {checkpoint.updates:>7} updates  {value}")
     count = len(found.averaged)
     lines.append(f"{found.out}: the mean of {count} checkpoint{'s' if count > 1 else ''}")
+    if found.masks_chosen_anew:
+        lines.append("note: their masks differ, and were chosen anew from the mean")
     if count < found.asked:
         lines.append(_note(count, found))
     return "\n".join(lines)

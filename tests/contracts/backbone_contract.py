@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from speechprune.backbones import LAYER_ROLES, Backbone
 from speechprune.backbones.base import OTHER_ROLES
 from speechprune.errors import UserError
-from speechprune.masking.controller import MaskController, masked_weight, original_weight
+from speechprune.masking.controller import MaskController
+from speechprune.masking.masked_site import masked_weight, original_weight
 from speechprune.masking.policies import POLICIES
 from speechprune.masking.schedule import ConstantSchedule
 from speechprune.masking.sites import Site

@@ -21,7 +21,7 @@ from toy import (
     train_update,
 )
 
-from speechprune.masking.controller import masked_weight, original_weight
+from speechprune.masking.masked_site import masked_weight, original_weight
 
 DENSITIES = (0.9, 0.5, 0.13, 1.0)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)

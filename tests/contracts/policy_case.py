@@ -17,7 +17,7 @@ from torch import Tensor
 from toy import MaskedToy, kept_of, top, train
 
 import speechprune.masking.policies as policies
-from speechprune.masking.controller import masked_weight, original_weight
+from speechprune.masking.masked_site import masked_weight, original_weight
 from speechprune.masking.policies import POLICIES, MaskPolicy
 
 TESTS = Path(__file__).resolve().parent.parent

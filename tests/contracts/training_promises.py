@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from toy import SignDescent, Toy, output, toy_batch, toy_loss, train, train_update
 
-from speechprune.masking.controller import masked_weight, original_weight
+from speechprune.masking.masked_site import masked_weight, original_weight
 
 
 def training_flips_connections(case: Case) -> None:

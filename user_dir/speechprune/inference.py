@@ -26,7 +26,7 @@ from speechprune.checkpoint import LoadedModel
 from speechprune.errors import UserError
 from speechprune.manifests.audio import SAMPLE_RATE, source_of
 from speechprune.manifests.manifest import Split
-from speechprune.masking.controller import masked_weight
+from speechprune.masking.masked_site import masked_weight
 from speechprune.scoring import ErrorCounts, count_character_errors, count_word_errors
 
 #: Audio samples per batch, padding included: 80 seconds.

@@ -13,8 +13,7 @@ from speechprune.backbones import BACKBONES, Backbone
 from speechprune.checkpoint.file import PathLike, digest, read, refuse_to_replace, write
 from speechprune.checkpoint.finetuned import PROVENANCE, load_finetuned
 from speechprune.errors import UserError
-from speechprune.masking.controller import MaskController
-from speechprune.masking.sites import Site
+from speechprune.masking.masked_site import density_of, fixed_densities
 from speechprune.models.layer_settings import DROPPED, LayerFlags
 from speechprune.models.masked_ctc import DENSITY_TOLERANCE
 from speechprune.models.settings import freezes_scores
@@ -229,7 +228,8 @@ def _rates_of_fixed_masks(
     if controller is None or controller.policy.trains_weights:
         return {}
     sites = [site for site in controller.sites if site.layer is None or site.layer in layers]
-    kept, claimed = _densities(controller, [site for site in sites if freezes_scores(cfg, site)])
+    frozen = [site for site in sites if freezes_scores(cfg, site)]
+    kept, claimed = fixed_densities(frozen, controller.schedule)
     if abs(kept - claimed) <= DENSITY_TOLERANCE:
         return {}
     if not kept:
@@ -237,15 +237,9 @@ def _rates_of_fixed_masks(
     if cfg.fix_mask:
         return {"prune_rate": kept, "layerwise_prune_rate": [], "fc_attn_prune_rate": []}
     of_layers = [[site for site in sites if site.layer == layer] for layer in layers]
-    own = [_densities(controller, of_layer)[0] for of_layer in of_layers]
+    own = [density_of(of_layer) for of_layer in of_layers]
     fixed = [layer < cfg.fix_mask_before for layer in layers]
     return {"layerwise_prune_rate": [kept if f else o for f, o in zip(fixed, own)]}
-
-
-def _densities(controller: MaskController, sites: list[Site]) -> tuple[float, float]:
-    """Shares kept of some sites of a model that is not trained: of their masks, and as claimed."""
-    controller.sites = sites
-    return controller.fixed_densities()
 
 
 def _noted_of_the_rest(

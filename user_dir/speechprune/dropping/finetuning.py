@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from speechprune.checkpoint import read
 from speechprune.checkpoint.averaging import average
 from speechprune.checkpoint.encoder import export_encoder
 from speechprune.checkpoint.layer_dropping import drop_layers
+from speechprune.errors import UserError
 from speechprune.files import make_folder
 from speechprune.layers.plan import LayerPlan
-from speechprune.models.settings import SITE_FLAGS
-from speechprune.training.command_line import quoted
+from speechprune.models.settings import SITE_FLAGS, unread_flags
+from speechprune.training.command_line import key_of, quoted, value_of
 from speechprune.training.run import TrainingRun
 
 
@@ -94,7 +96,7 @@ class SmallerModel:
             f"model.w2v_path={quoted(str(self.encoder.resolve()))}",
             f"checkpoint.finetune_from_model={quoted(str(self.dropped.resolve()))}",
             *self.recipe.saving,
-            *(self._model() if self.dropped.exists() else ()),
+            *(model_settings(self.dropped, self.recipe.overrides) if self.dropped.exists() else ()),
             *self.recipe.overrides,
         )
         return TrainingRun(
@@ -128,16 +130,34 @@ class SmallerModel:
             average(self.run.folder, num=self.recipe.average, by=self.recipe.average_by)
         return self.averaged
 
-    def _model(self) -> tuple[str, ...]:
-        """Train all weights; under the masks of the checkpoint, if it has some."""
-        state = read(self.dropped, mmap=True)
-        if not any(key.endswith("_mask") for key in state["model"]):
-            return ("model._name=wav2vec_ctc_pruned",)
-        settings: Any = state["cfg"]["model"]
-        biases = any(key.endswith("bias_mask") for key in state["model"])
-        return (
-            "model._name=wav2vec_ctc_masked",
-            f"model.mask_file={quoted(str(self.dropped.resolve()))}",
-            f"model.prune_biases={str(biases).lower()}",
-            *(f"model.{flag}={str(bool(settings[flag])).lower()}" for flag in SITE_FLAGS),
+
+def model_settings(checkpoint: Path, overrides: Sequence[str]) -> tuple[str, ...]:
+    """Settings of the model as which a checkpoint is finetuned, unless ``overrides`` name one.
+
+    All weights train; under the masks of the checkpoint, if it has some.
+    """
+    if "model._name" in map(key_of, overrides):
+        return ()
+    state = read(checkpoint, mmap=True)
+    if not any(key.endswith("_mask") for key in state["model"]):
+        return ("model._name=wav2vec_ctc_pruned",)
+    settings: Any = state["cfg"]["model"]
+    biases = any(key.endswith("bias_mask") for key in state["model"])
+    return (
+        "model._name=wav2vec_ctc_masked",
+        f"model.mask_file={quoted(str(checkpoint.resolve()))}",
+        f"model.prune_biases={str(biases).lower()}",
+        *(f"model.{flag}={str(bool(settings[flag])).lower()}" for flag in SITE_FLAGS),
+    )
+
+
+def refuse_unread(checkpoint: Path, overrides: Sequence[str]) -> None:
+    """Raise UserError for settings that the model would not read which ``checkpoint`` becomes."""
+    settings = (*model_settings(checkpoint, overrides), *overrides)
+    name = {key_of(setting): value_of(setting) for setting in settings}["model._name"]
+    unread = {f"model.{flag}" for flag in unread_flags(name)} & set(map(key_of, overrides))
+    if unread:
+        raise UserError(
+            f"{', '.join(sorted(unread))}: {name} does not read that; name another model, such as "
+            "model._name=wav2vec_ctc_parp"
         )

@@ -15,7 +15,7 @@ from speechprune.checkpoint import digest, load_finetuned, read
 from speechprune.checkpoint.encoder import listening
 from speechprune.checkpoint.finetuned import PROVENANCE, read_finetuned
 from speechprune.checkpoint.layer_dropping import depth
-from speechprune.dropping.finetuning import Recipe, SmallerModel
+from speechprune.dropping.finetuning import Recipe, SmallerModel, refuse_unread
 from speechprune.dropping.report import JSON, Report
 from speechprune.dropping.search import VerificationSettings, search, verify_plans
 from speechprune.dropping.similarity import build_measures, draw, refuse_too_few, similarity
@@ -48,10 +48,8 @@ _OWN = (
     "dataset.valid_subset",
     "dataset.validate_interval_updates",
     "hydra.run.dir",
-    "model._name",
     "model.drop_layers",
     "model.layer_plan",
-    "model.mask_file",
     "model.w2v_path",
     "optimization.max_update",
     "task.data",
@@ -61,7 +59,6 @@ _OPTIONS = {
     "dataset.train_subset": "use --train",
     "dataset.valid_subset": "use --valid",
     "hydra.run.dir": "use --out",
-    "model._name": "for another kind of finetuning take the steps one by one",
     "optimization.max_update": "use --updates",
     "task.data": "use --data",
 }
@@ -141,6 +138,7 @@ class Pipeline:
         refuse_test(self.recipe.valid, self.verification.allow_test)
         refuse_own(self.recipe.overrides, _OWN, "layers auto", _OPTIONS)
         complete(["--config-name", self.recipe.config, *self.recipe.overrides])
+        refuse_unread(self.checkpoint, self.recipe.overrides)
         rate = listening(self.checkpoint)[1]
         for split in (self.recipe.train, *self._splits):
             check_split(self.recipe.data, split, self._labels, sample_rate=rate, closed=False)

@@ -78,11 +78,7 @@ class Report:
             f"Dropped: {_list(best)}. The smaller model: `{self.result}`, {self._mean()}.",
         ]
         for split, stages in self.evaluations.items():
-            rows = [["", "WER %", "CER %", "parameters", "s of audio per s"]]
-            for stage, found in stages.items():
-                rates = (f"{100 * c.rate:.2f}" for c in (found.words, found.characters))
-                rows.append([stage, *rates, f"{found.parameters:,}", f"{found.speed:.1f}"])
-            parts += [f"## On {split}", _markdown(rows)]
+            parts += [f"## On {split}", _markdown(_stages(stages))]
         parts += [f"![Error rates]({FIGURE})", "## Plans", self._plans(), "## Similarity"]
         for name, matrix in self.matrices.items():
             parts += [
@@ -114,6 +110,17 @@ class Report:
         }
         title = f"{self.drop} of {self.verified['layers']} layers dropped, {split}"
         grouped_bars(list(stages), series, path, title)
+
+
+def _stages(stages: Mapping[str, Evaluation]) -> list[list[str]]:
+    """A table of evaluations; with what masks keep, if there are any."""
+    masked = any(found.density < 1.0 for found in stages.values())
+    rows = [["", "WER %", "CER %", "parameters", *["kept %"] * masked, "s of audio per s"]]
+    for stage, found in stages.items():
+        rates = (f"{100 * c.rate:.2f}" for c in (found.words, found.characters))
+        kept = [f"{100 * found.density:.1f}"] * masked
+        rows.append([stage, *rates, f"{found.parameters:,}", *kept, f"{found.speed:.1f}"])
+    return rows
 
 
 def _numbers(found: Evaluation) -> dict[str, Any]:

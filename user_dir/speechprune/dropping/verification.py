@@ -31,8 +31,8 @@ from speechprune.inference import (
     sample_rate,
 )
 from speechprune.layers.plan import LayerPlan
+from speechprune.layers.prefixes import passes, walk
 from speechprune.layers.race import Race
-from speechprune.layers.trie import trie, walk
 from speechprune.manifests.manifest import Split, Utterance
 from speechprune.scoring import ErrorCounts, count_character_errors, count_word_errors
 
@@ -176,10 +176,10 @@ class Verifier:
                 measured[plan].hear(index, self.split.utterances[index], "")
         if entry is None:
             return
-        root = trie([measured[plan].plan.kept for plan in running])
-        self.made.layers += root.passes * len(batch)
+        kept = [measured[plan].plan.kept for plan in running]
+        self.made.layers += passes(kept) * len(batch)
         through = self._through(entry)
-        for place, state in walk(root, entry.state, through):
+        for place, state in walk(kept, entry.state, through):
             texts = decode(self.loaded, self._emissions(entry, state))
             for index, text in zip(heard, texts):
                 measured[running[place]].hear(index, self.split.utterances[index], text)

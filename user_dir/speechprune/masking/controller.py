@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,11 +10,16 @@ from torch import Tensor, nn
 
 from speechprune.errors import UserError
 from speechprune.masking.mask_set import MaskSet
-from speechprune.masking.masked_weight import MaskedWeight, inject, masked_tensors, remove
+from speechprune.masking.masked_site import (
+    density_of,
+    masked_weight,
+    original_weight,
+    ranked_tensor,
+)
+from speechprune.masking.masked_weight import MaskedWeight, inject, remove
 from speechprune.masking.policies.base import MaskPolicy
 from speechprune.masking.ranking import SiteRanking
 from speechprune.masking.schedule import Schedule, Timetable
-from speechprune.masking.selection import keep_count
 from speechprune.masking.sites import Site
 
 
@@ -120,6 +125,19 @@ class MaskController(nn.Module):
             self._settled = self._look_ahead(self._update + 1)
         self._stepping = False
 
+    @torch.no_grad()
+    def choose_as_many(self) -> None:
+        """Choose the masks of the present weights and scores, each of as many entries as it keeps.
+
+        Raises:
+            FloatingPointError: an importance is not a number.
+        """
+        importances = self._importances(self.sites)
+        masks = self._ranking.select_as_many(
+            importances, [masked_weight(site).mask for site in self.sites]
+        )
+        self._take(self.sites, masks)
+
     def start_from(self, masks: Mapping[str, Tensor]) -> None:
         """Take given masks in place of those of update 0, for every site.
 
@@ -189,14 +207,20 @@ class MaskController(nn.Module):
     def _choose(self, due: list[Site], update: int) -> None:
         if not due:
             return
-        importances = {
-            site.name: self.policy.importance(original_weight(site), masked_weight(site).scores)
-            for site in due
-        }
+        importances = self._importances(due)
         densities = [self._density_at(site, update) for site in due]
         others = [masked_weight(s).mask for s in self.sites if s.name not in importances]
-        masks = self._ranking.select(importances, densities, others)
-        for site, mask in zip(due, masks):
+        self._take(due, self._ranking.select(importances, densities, others))
+
+    def _importances(self, sites: list[Site]) -> dict[str, Tensor]:
+        return {
+            site.name: self.policy.importance(original_weight(site), masked_weight(site).scores)
+            for site in sites
+        }
+
+    def _take(self, sites: list[Site], masks: list[Tensor]) -> None:
+        """Put chosen masks on sites."""
+        for site, mask in zip(sites, masks):
             weight = original_weight(site)
             shared = weight.numel() // mask.numel()  # connections per entry of the mask
             self._flipped += masked_weight(site).choose(mask, weight) * shared
@@ -226,16 +250,11 @@ class MaskController(nn.Module):
         if not self.timetable.selects(update) or (update == 0 and self._starts_from_given):
             return False
         before, now = (self._density_at(site, u) for u in (max(update - 1, 0), update))
-        return self._moving(site).requires_grad or before != now
+        return ranked_tensor(site).requires_grad or before != now
 
     def _density_at(self, site: Site, update: int) -> float:
         """Densities change when masks are chosen."""
         return self.schedule.density(site, self.timetable.last_selection(update))
-
-    def _moving(self, site: Site) -> Tensor:
-        """What the ranking of a site is made of: scores, or the weight itself."""
-        scores = masked_weight(site).scores
-        return original_weight(site) if scores is None else scores
 
     def _forget_trained_products(self) -> None:
         for site in self.sites:
@@ -246,20 +265,8 @@ class MaskController(nn.Module):
         """``density``, kept over all masked entries, and ``flipped``, the connections that the
         last selection turned on or off (a tensor on the device, to save a synchronisation)."""
         if self._density is None:
-            self._density = _density(self.sites) if self.sites else 1.0
+            self._density = density_of(self.sites)
         return {"density": self._density, "flipped": self._flipped}
-
-    def fixed_densities(self) -> tuple[float, float]:
-        """Shares kept of what no training moves, as the masks are and as the schedule has it."""
-        fixed = [site for site in self.sites if not self._moving(site).requires_grad]
-        if not fixed:
-            return 1.0, 1.0
-        scheduled = 0.0
-        for site in fixed:
-            entries, density = masked_weight(site).mask.numel(), self.schedule.density(site, 0)
-            scheduled += keep_count(entries, density) / entries * original_weight(site).numel()
-        total = sum(original_weight(site).numel() for site in fixed)
-        return _density(fixed), scheduled / total
 
     def mask_set(self, provenance: Mapping[str, str] | None = None) -> MaskSet:
         """The masks as a value, each in the full shape of its weight."""
@@ -285,22 +292,3 @@ class MaskController(nn.Module):
         for site in self.sites:
             remove(site.module, site.tensor)
         self.sites, self._settled = [], None
-
-
-def masked_weight(site: Site) -> MaskedWeight:
-    """The mask of a site."""
-    return masked_tensors(site.module)[site.tensor]
-
-
-def original_weight(site: Site) -> nn.Parameter:
-    """The unmasked parameter of a site."""
-    return getattr(site.module.parametrizations, site.tensor).original  # type: ignore[union-attr]
-
-
-def _density(sites: Sequence[Site]) -> float:
-    """Kept over all entries of the masked weights (a row's mask counts for its whole row)."""
-    masks = [masked_weight(site).mask for site in sites]
-    entries = [original_weight(site).numel() for site in sites]
-    counts = torch.stack([mask.count_nonzero() for mask in masks]).tolist()
-    kept = sum(n / mask.numel() * size for n, mask, size in zip(counts, masks, entries))
-    return kept / sum(entries)

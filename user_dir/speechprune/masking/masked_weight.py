@@ -239,7 +239,7 @@ def _from_plain_keys(
         regrown = state.pop(prefix + regrown_key(tensor), None)
         mask = masked.mask if bits is None else unpack_bits(bits, masked.mask.shape)
         if regrown is not None and masked.policy.removed_weights_return:
-            state[inside + "original"] = _grown_again(prefix + tensor, weight, mask, regrown)
+            state[inside + "original"] = grown_again(prefix + tensor, weight, mask, regrown)
         if masked.scores is not None:
             if scores is None:
                 scores = masked.starting_scores(weight)
@@ -252,7 +252,7 @@ def _from_plain_keys(
         masked.forget_product()
 
 
-def _grown_again(name: str, weight: Tensor, mask: Tensor, regrown: Tensor) -> Tensor:
+def grown_again(name: str, weight: Tensor, mask: Tensor, regrown: Tensor) -> Tensor:
     """A pruned weight with the values that its removed entries have in training."""
     removed = ~mask.to(weight.device)
     if int(removed.count_nonzero()) != regrown.numel():

@@ -48,15 +48,36 @@ class SiteRanking:
             UserError: several densities for one ranking.
             FloatingPointError: an importance is not a number.
         """
-        names, tensors = list(importances), list(importances.values())
+        tensors = list(importances.values())
         if self.scope == "global":
-            kept = _left_to_keep(tensors, densities, others)
-            found = select_top_k_global(
-                tensors, kept, self._brackets.get(_ALL), magnitude=self.magnitude
-            )
-            self._brackets[_ALL] = found.bracket
-            return found.masks
+            return self._select_together(tensors, _left_to_keep(tensors, densities, others))
         counts = [keep_count(tensor.numel(), d) for tensor, d in zip(tensors, densities)]
+        return self._select_each(importances, counts)
+
+    def select_as_many(
+        self, importances: Mapping[str, Tensor], masks: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Masks of all sites that keep as many entries as ``masks`` do.
+
+        Raises:
+            FloatingPointError: an importance is not a number.
+        """
+        counts = [int(mask.count_nonzero()) for mask in masks]
+        if self.scope == "global":
+            return self._select_together(list(importances.values()), sum(counts))
+        return self._select_each(importances, counts)
+
+    def _select_together(self, tensors: Sequence[Tensor], count: int) -> list[Tensor]:
+        found = select_top_k_global(
+            tensors, count, self._brackets.get(_ALL), magnitude=self.magnitude
+        )
+        self._brackets[_ALL] = found.bracket
+        return found.masks
+
+    def _select_each(
+        self, importances: Mapping[str, Tensor], counts: Sequence[int]
+    ) -> list[Tensor]:
+        names, tensors = list(importances), list(importances.values())
         brackets = [self._brackets.get(name) for name in names]
         selections = select_each(tensors, counts, brackets, magnitude=self.magnitude)
         for name, selection in zip(names, selections):

@@ -9,6 +9,7 @@ from torch import nn
 
 from speechprune.errors import UserError
 from speechprune.masking.controller import MaskController
+from speechprune.masking.masked_site import fixed_densities
 from speechprune.masking.masked_weight import mask_key, regrown_key, scores_key
 from speechprune.masking.sites import Site
 from speechprune.models.ctc import Ctc
@@ -71,7 +72,7 @@ class MaskedCtc(Ctc):
 
     def _refuse_other_density(self) -> None:
         """The network that is trained and saved must be the one that the flags claim."""
-        kept, claimed = self.mask_controller.fixed_densities()
+        kept, claimed = fixed_densities(self.mask_controller.sites, self.mask_controller.schedule)
         if abs(kept - claimed) > DENSITY_TOLERANCE:
             raise UserError(
                 f"the checkpoint's masks keep {kept:.4g} and are fixed, but the flags say "

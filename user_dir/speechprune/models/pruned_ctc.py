@@ -7,8 +7,8 @@ from speechprune.backbones import LAYER_ROLES
 from speechprune.backbones.base import OTHER_ROLES
 from speechprune.checkpoint.masks import read_mask_set
 from speechprune.errors import UserError
-from speechprune.masking.controller import original_weight
 from speechprune.masking.mask_set import MaskSet
+from speechprune.masking.masked_site import original_weight
 from speechprune.masking.sites import Site, with_biases
 from speechprune.models.masked_ctc import MaskedCtc
 from speechprune.models.pruning_settings import PruningContext, check_modes

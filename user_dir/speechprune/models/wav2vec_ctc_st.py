@@ -9,7 +9,8 @@ from torch import nn
 
 from speechprune.backbones import LAYER_ROLES
 from speechprune.backbones.base import OTHER_ROLES
-from speechprune.masking.controller import MaskController, masked_weight, original_weight
+from speechprune.masking.controller import MaskController
+from speechprune.masking.masked_site import masked_weight, original_weight
 from speechprune.masking.policies import POLICIES
 from speechprune.masking.schedule import ConstantSchedule
 from speechprune.models.masked_ctc import MaskedCtc

@@ -1,0 +1,120 @@
+"""What a training run saved: its checkpoints, when, and how good they were in validation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from speechprune.checkpoint.file import read
+from speechprune.checkpoint.finetuned import PROVENANCE
+from speechprune.errors import UserError
+
+#: The provenance of files that were made of a run's checkpoints, and not saved by the run.
+_MADE_OF_CHECKPOINTS = ("averaged", "folded_from", "layers_dropped_from")
+
+
+@dataclass(frozen=True)
+class SavedCheckpoint:
+    """A checkpoint that a training run saved.
+
+    Attributes:
+        valid: what validating this very update gave; None if that is no finite number or missing.
+        measure: which value that is, of which subset, and which direction is better.
+        maximize: that direction.
+    """
+
+    path: Path
+    updates: int
+    valid: float | None
+    measure: str
+    maximize: bool
+
+    @property
+    def rank(self) -> tuple[float, int]:
+        """The smaller the better; the later update first among equal values."""
+        assert self.valid is not None
+        return (-self.valid if self.maximize else self.valid, -self.updates)
+
+    def describe(self) -> dict[str, Any]:
+        """What an average remembers of it."""
+        return {"file": self.path.name, "updates": self.updates, "valid": self.valid}
+
+
+def saved_checkpoints(folder: Path) -> list[SavedCheckpoint]:
+    """All that a run saved, by name; raises UserError if there are none."""
+    if not folder.is_dir():
+        raise UserError(f"{folder.parent} is not the folder of a training run: no {folder}")
+    found = []
+    for path in sorted(folder.glob("*.pt")):
+        state = read(path, mmap=True)
+        provenance = state.get(PROVENANCE) or {}
+        if not any(fact in provenance for fact in _MADE_OF_CHECKPOINTS):
+            found.append(_saved_checkpoint(path, state))
+    if not found:
+        raise UserError(f"{folder} holds no checkpoints to average; give the folder of a run")
+    return found
+
+
+def _saved_checkpoint(path: Path, state: Mapping[str, Any]) -> SavedCheckpoint:
+    try:
+        updates = int(state["optimizer_history"][-1]["num_updates"])
+    except (KeyError, IndexError, TypeError) as error:
+        raise UserError(
+            f"{path} does not tell its number of updates: no training run saved it; move it away"
+        ) from error
+    metric = _setting(state, "checkpoint", "best_checkpoint_metric", "loss")
+    maximize = bool(_setting(state, "checkpoint", "maximize_best_checkpoint_metric", False))
+    # fairseq compares checkpoints by the first subset only.
+    subset = str(_setting(state, "dataset", "valid_subset", "valid")).split(",")[0]
+    direction = "larger" if maximize else "smaller"
+    measure = f"{metric} of {subset}, the {direction} the better"
+    return SavedCheckpoint(path, updates, _own_value(state), measure, maximize)
+
+
+def _setting(state: Mapping[str, Any], section: str, name: str, default: Any) -> Any:
+    """A setting of training; those of 2020 have no sections."""
+    cfg = state.get("cfg")
+    settings = (cfg.get(section) or {}) if cfg else vars(state["args"])
+    value = settings.get(name)
+    return default if value is None else value
+
+
+def _own_value(state: Mapping[str, Any]) -> float | None:
+    """What validation gave for exactly these weights.
+
+    fairseq saves None with a checkpoint that it did not validate, never an older value. But a file
+    of ours that was made of another checkpoint, by `masks apply`, has the value of that one.
+    """
+    value = (state.get("extra_state") or {}).get("val_loss")
+    if value is None or state.get(PROVENANCE) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def once_per_update(saved: Sequence[SavedCheckpoint]) -> list[SavedCheckpoint]:
+    """One file of each update: one with a value if there is one, and the first name."""
+    found: dict[int, SavedCheckpoint] = {}
+    for checkpoint in sorted(saved, key=lambda c: (c.valid is None, c.path.name)):
+        found.setdefault(checkpoint.updates, checkpoint)
+    return list(found.values())
+
+
+def best_first(validated: Sequence[SavedCheckpoint], folder: Path) -> list[SavedCheckpoint]:
+    """Ranks what has a value; raises UserError if nothing has, or if values are of two kinds."""
+    if not validated:
+        raise UserError(
+            f"no checkpoint in {folder} has a validation value of its own: average --by last, or "
+            "validate at each save (dataset.validate_interval_updates as "
+            "checkpoint.save_interval_updates)"
+        )
+    first = validated[0]
+    for other in validated:
+        if other.measure != first.measure:
+            raise UserError(
+                f"{first.path} was validated by {first.measure}, but {other.path} by "
+                f"{other.measure}: such values cannot be compared; average --by last"
+            )
+    return sorted(validated, key=lambda checkpoint: checkpoint.rank)
