@@ -125,6 +125,15 @@ def test_impossible_layers_are_refused(pretrained: Path, dropped: list[int], mes
     assert list(pretrained.parent.iterdir()) == [pretrained]
 
 
+def test_numbered_adapters_are_refused(pretrained: Path) -> None:
+    numbered = {"layer_type": "trf_adp", "adp_trf_idx": "0:2"}
+    rewrite(pretrained, lambda state: state["cfg"]["model"].update(numbered))
+    out = pretrained.with_name("short.pt")
+    assert "adp_trf_idx=0:2 numbers the layers" in refusal(drop_layers, pretrained, [0], out)
+    rewrite(pretrained, lambda state: state["cfg"]["model"].update(adp_trf_idx="all"))
+    drop_layers(pretrained, [0], out)
+
+
 def test_files_without_known_layers_are_refused(pretrained: Path, finetuned: Finetuned) -> None:
     out = pretrained.parent / "short.pt"
     missing = pretrained.with_name("missing.pt")

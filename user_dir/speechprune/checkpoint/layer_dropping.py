@@ -14,7 +14,7 @@ from speechprune.checkpoint.file import PathLike, digest, read, refuse_to_replac
 from speechprune.checkpoint.finetuned import PROVENANCE, load_finetuned
 from speechprune.errors import UserError
 from speechprune.masking.masked_site import density_of, fixed_densities
-from speechprune.models.layer_settings import DROPPED, LayerFlags
+from speechprune.models.layer_settings import DROPPED, LayerFlags, refuse_numbered_adapters
 from speechprune.models.masked_ctc import DENSITY_TOLERANCE
 from speechprune.models.settings import freezes_scores
 
@@ -149,6 +149,8 @@ def _smaller_settings(
     """
     settings = {key: _plain(state[key]) for key in ("cfg", "args") if key in state}
     for model in _models(settings):
+        # fairseq lets a finetuned model's own settings of adapters rule over its encoder's.
+        refuse_numbered_adapters({**_encoder(model), **model})
         _shorten_encoder(_encoder(model), len(kept))
         if "w2v_args" in model:
             # Its numbers are of a model before the one at hand, whose provenance tells of it.
