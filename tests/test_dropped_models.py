@@ -151,10 +151,6 @@ def test_layers_of_any_family_and_layerdrop(lab: Lab, tmp_path: Path) -> None:
         ([PRUNED, "model.drop_layers=[1,1]"], "names each layer once"),
         ([PRUNED, "model.layer_plan=/gone.json"], "/gone.json cannot be read"),
         ([PRUNED, DROP, "model.layer_plan=/gone.json"], "use one of them"),
-        (
-            [PRUNED, DROP, "model.layer_type=trf_adp", "model.adp_trf_idx='0:2'"],
-            "adp_trf_idx=0:2 numbers the layers that have adapters",
-        ),
     ],
 )
 def test_impossible_layers_are_refused(

@@ -14,7 +14,7 @@ from speechprune.checkpoint.file import PathLike, digest, read, refuse_to_replac
 from speechprune.checkpoint.finetuned import PROVENANCE, load_finetuned
 from speechprune.errors import UserError
 from speechprune.masking.masked_site import density_of, fixed_densities
-from speechprune.models.layer_settings import DROPPED, LayerFlags, refuse_numbered_adapters
+from speechprune.models.layer_settings import DROPPED, LayerFlags
 from speechprune.models.masked_ctc import DENSITY_TOLERANCE
 from speechprune.models.settings import freezes_scores
 
@@ -150,7 +150,7 @@ def _smaller_settings(
     settings = {key: _plain(state[key]) for key in ("cfg", "args") if key in state}
     for model in _models(settings):
         # fairseq lets a finetuned model's own settings of adapters rule over its encoder's.
-        refuse_numbered_adapters({**_encoder(model), **model})
+        _refuse_numbered_adapters({**_encoder(model), **model})
         _shorten_encoder(_encoder(model), len(kept))
         if "w2v_args" in model:
             # Its numbers are of a model before the one at hand, whose provenance tells of it.
@@ -158,6 +158,20 @@ def _smaller_settings(
         _drop_flags(model, kept)
         model.update(rates)
     return settings
+
+
+def _refuse_numbered_adapters(encoder: Mapping[str, Any]) -> None:
+    """Raise UserError if only some layers of an encoder have adapters: their settings give the
+    numbers of these layers, which would be others after dropping.
+
+    Args:
+        encoder: settings of the pretrained model, as they are in force.
+    """
+    if encoder.get("layer_type") == "trf_adp" and encoder.get("adp_trf_idx") != "all":
+        raise UserError(
+            f"adp_trf_idx={encoder.get('adp_trf_idx')} numbers the layers that have adapters: "
+            "layers can be dropped if all have them (adp_trf_idx=all) or none"
+        )
 
 
 def _shorten_encoder(encoder: dict[str, Any], layers: int) -> None:

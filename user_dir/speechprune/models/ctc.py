@@ -14,7 +14,7 @@ from speechprune.checkpoint import check_pretrained
 from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan
 from speechprune.masking.mask_set import layer_of
-from speechprune.models.layer_settings import DROPPED, plan_of, refuse_numbered_adapters
+from speechprune.models.layer_settings import DROPPED, plan_of
 
 
 class Ctc(Wav2VecCtc):
@@ -84,7 +84,6 @@ class Ctc(Wav2VecCtc):
         """
         self.layer_plan = plan_of(self.cfg, self.depth)
         if self.layer_plan is not None:
-            refuse_numbered_adapters(self.cfg.w2v_args.model)
             self.family.drop_layers(self.backbone, self.layer_plan.dropped)
             with open_dict(self.cfg.w2v_args):
                 self.cfg.w2v_args.model.encoder_layers = self.depth

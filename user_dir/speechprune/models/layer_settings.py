@@ -30,20 +30,6 @@ def drops_layers(cfg: Any) -> bool:
     return bool(cfg.drop_layers) or bool(cfg.layer_plan)
 
 
-def refuse_numbered_adapters(encoder: Mapping[str, Any]) -> None:
-    """Raise UserError if only some layers of an encoder have adapters: their settings give the
-    numbers of these layers, which would be others after dropping.
-
-    Args:
-        encoder: settings of the pretrained model, as they are in force.
-    """
-    if encoder.get("layer_type") == "trf_adp" and encoder.get("adp_trf_idx") != "all":
-        raise UserError(
-            f"adp_trf_idx={encoder.get('adp_trf_idx')} numbers the layers that have adapters: "
-            "layers can be dropped if all have them (adp_trf_idx=all) or none"
-        )
-
-
 def dropped_before(state: Mapping[str, Any]) -> Optional[LayerPlan]:
     """The layers that a finetuned checkpoint lost, in training or as a file; None if not told."""
     model = (state.get("cfg") or {}).get("model") or {}
