@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from forked_training import train_forked
 from nano import write_corpus, write_finetuned, write_wav2vec2
-from test_recipes import train_forked
 
 from speechprune.checkpoint import load_finetuned, read
 from speechprune.dropping import pipeline as steps

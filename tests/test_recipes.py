@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-import multiprocessing
-import os
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -16,9 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from loop import PRELOAD, Prepare
+from forked_training import SHORT, train_forked, train_quickly, write_setting
 from mishaps import kill_after_update
-from nano import write_corpus, write_wav2vec2
 from states import difference
 
 from speechprune.checkpoint.masks import read_mask_set
@@ -26,62 +22,18 @@ from speechprune.errors import UserError
 from speechprune.finished_runs import read_run
 from speechprune.masking.mask_set import MaskSet
 from speechprune.recipes import RECIPES, Setting, cook
-from speechprune.recipes.steps import MaskMaking
 from speechprune.training.run import TrainingRun
-
-SHORT = ("model.mask_length=2", "dataset.max_tokens=100000", "model.prune_every=1")
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Setting:
-    folder = tmp_path_factory.mktemp("recipes, all")
-    return Setting(
-        out=folder / "out",
-        data=write_corpus(folder / "data"),
-        model=write_wav2vec2(folder / "it's.pt"),
-        config="demo/nano",
-        sparsity=0.5,
-        updates=4,
-        overrides=SHORT,
-        round_updates=2,
-        step=0.2,
-        source=write_corpus(folder / "source", seed=5),
-        languages=(folder / "data", folder / "source"),
-    )
+    return write_setting(tmp_path_factory.mktemp("recipes, all"))
 
 
 @pytest.fixture(autouse=True)
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train in forks of a process that has imported fairseq: the import outlasts the training."""
     monkeypatch.setattr(TrainingRun, "_train", train_quickly)
-
-
-def train_quickly(run: TrainingRun, environment: Mapping[str, str], lock: int) -> None:
-    train_forked(None, run)
-
-
-def train_forked(prepare: Prepare | None, run: TrainingRun) -> None:
-    context: Any = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    arguments = ["--config-name", run.config, *run.all_overrides]
-    process = context.Process(target=_train, args=(run.folder / "train.log", arguments, prepare))
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise UserError(f"{run.name}: training failed; see {run.folder / 'train.log'}")
-
-
-def _train(log: Path, arguments: list[str], prepare: Prepare | None) -> None:
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    torch.set_num_threads(1)
-    sys.argv = ["speechprune"]
-    from speechprune.training import train
-
-    if prepare is not None:
-        prepare()
-    train(arguments)
 
 
 @pytest.fixture(scope="module")
@@ -163,31 +115,6 @@ def test_masks_of_imp_are_nested_and_their_weights_rewound(
         if f"w2v_encoder.w2v_model.{key}" in state and key != "mask_emb":
             kept = weight * levels[-1][key] if key in levels[-1] else weight
             assert torch.equal(state[f"w2v_encoder.w2v_model.{key}"], kept), key
-
-
-def test_progressive_parp_starts_at_half_the_target(base: Setting) -> None:
-    (run,) = RECIPES["parp-p"].plan(base).steps
-    assert "model.start_sparsity=0.25" in run.overrides
-    (run,) = RECIPES["parp-p"].plan(replace(base, start_sparsity=0.1)).steps
-    assert "model.start_sparsity=0.1" in run.overrides
-
-
-@pytest.mark.parametrize(
-    "sparsity, step, levels",
-    [
-        (0.1, 0.1, [0.1]),
-        (0.35, 0.1, [0.1, 0.2, 0.3, 0.35]),
-        (0.9, 0.1, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]),
-        (0.05, 0.2, [0.05]),
-    ],
-)
-def test_rounds_of_imp(base: Setting, sparsity: float, step: float, levels: list[float]) -> None:
-    plan = RECIPES["imp"].plan(replace(base, sparsity=sparsity, step=step))
-    made = [step for step in plan.steps if isinstance(step, MaskMaking)]
-    assert [mask.sparsity for mask in made] == pytest.approx(levels)
-    for before, mask, after in zip(plan.steps, plan.steps[1:], plan.steps[2:]):
-        if isinstance(mask, MaskMaking):
-            assert mask.source == before.checkpoint and mask.target in after.needs
 
 
 def test_a_finished_recipe_trains_no_more(
@@ -306,51 +233,3 @@ def test_a_folder_in_use_is_refused(base: Setting, tmp_path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another process is training in"):
             run.finish({})
-
-
-@pytest.mark.parametrize(
-    "name, override, advice",
-    [
-        ("parp", "model.sparsity=0.9", "use --sparsity"),
-        ("omp", "checkpoint.save_dir=elsewhere", "leave it out"),
-        ("parp-p", "hydra.run.dir=elsewhere", "use --out"),
-        ("s3router", "model.prune_rate=0.3", "leave it out"),
-        ("omp", "model.mask_file=x", "leave it out"),
-    ],
-)
-def test_what_a_recipe_sets_is_refused(
-    base: Setting, name: str, override: str, advice: str
-) -> None:
-    with pytest.raises(UserError, match=f"is set by the recipe {name} itself; {advice}"):
-        cook([(name, replace(base, overrides=(*SHORT, override)))])
-
-
-@pytest.mark.parametrize("name, frozen", [("imp", 2), ("omp", 4), ("transfer", 4)])
-def test_a_mask_of_weights_that_never_moved_is_refused(
-    base: Setting, name: str, frozen: int
-) -> None:
-    overrides = (*SHORT, f"model.freeze_finetune_updates={frozen}")
-    with pytest.raises(UserError, match="its mask would be that of the pretrained weights"):
-        cook([(name, replace(base, overrides=overrides))])
-
-
-def test_masks_are_of_the_tensors_and_the_ranking_that_overrides_choose(base: Setting) -> None:
-    overrides = (*SHORT, "model.prune_biases=false", "model.fix_attn=true")
-    _, mask, _ = RECIPES["omp"].plan(replace(base, overrides=overrides)).steps
-    assert (mask.by, mask.biases, mask.roles) == ("global-magnitude", False, ("ffn.in", "ffn.out"))
-    tensor = replace(base, overrides=(*SHORT, "model.prune_scope=tensor"))
-    assert RECIPES["rp"].plan(tensor).steps[0].by == "random"
-    with pytest.raises(UserError, match="recipes prune the encoder"):
-        RECIPES["rp"].plan(replace(base, overrides=("model.no_prune_proj=false",)))
-
-
-@pytest.mark.parametrize("changes", [{"start_sparsity": 0.6}, {"start_sparsity": -0.1}])
-def test_impossible_starts_are_refused(base: Setting, changes: dict[str, float]) -> None:
-    with pytest.raises(UserError, match=r"must lie in \[0, 0.5\], the target"):
-        replace(base, **changes)
-
-
-@pytest.mark.parametrize("changes", [{"sparsity": 1.0}, {"sparsity": -0.1}, {"step": 0.0}])
-def test_impossible_shares_are_refused(base: Setting, changes: dict[str, float]) -> None:
-    with pytest.raises(UserError, match="share removed"):
-        replace(base, **changes)
