@@ -125,6 +125,7 @@ def differs(key: str, models: list[dict[str, Any]]) -> Any:
 
 PLANS = {
     "parp": Plan(),
+    "half": Plan(),
     "each-tensor": Plan(scope="tensor"),
     "progressive": Plan(start=0.2, sparsity=0.6, end=3),
 }
@@ -134,7 +135,8 @@ PLANS = {
 def test_a_pruning_run_is_pruned_again_after_averaging(lab: Lab, name: str) -> None:
     """The mean is of the weights as they had grown, at the sparsity that the last one has."""
     plan = PLANS[name]
-    run = lab.train(name, *FLAGS, *plan.flags, updates=3).succeeded()
+    half = ("common.bf16=true", "common.memory_efficient_bf16=true") * (name == "half")
+    run = lab.train(name, *FLAGS, *plan.flags, *half, updates=3).succeeded()
     models = [checkpoint_at(run, update)["model"] for update in (1, 2, 3)]
     averaged = assert_averaged(run.folder, models)
     grown = [regrown_weights(model) for model in models]
