@@ -66,6 +66,8 @@ def check_split(
                 f"{folder / split}.{labels} has {len(lines)} lines for {len(rows)} recordings in "
                 f"{manifest.name}; prepare both again"
             )
+        if not any(line.strip() for line in lines):
+            raise UserError(f"{folder / split}.{labels} has empty lines only: no labels")
         dictionary = Path(dictionary_folder or folder) / f"dict.{labels}.txt"
         unknown = _count_unknown(folder / f"{split}.{labels}", lines, dictionary, closed)
     _check_recordings(root, rows, sample_rate, manifest)

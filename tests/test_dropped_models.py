@@ -15,8 +15,11 @@ from mishaps import kill_after_update
 from nano import write_data2vec, write_wav2vec2
 
 from speechprune.checkpoint import fold, load_finetuned, read
+from speechprune.checkpoint.encoder import export_encoder
+from speechprune.checkpoint.layer_dropping import drop_layers
 from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan, LayerPlans
+from speechprune.models.layer_settings import lost_layers
 from speechprune.training.preflight import check_checkpoints, check_settings
 
 DROP = "model.drop_layers=[1,2]"
@@ -225,6 +228,41 @@ def test_other_layers_than_a_run_has_lost_are_refused(
         check(lab, *overrides, start)
         with pytest.raises(UserError, match=r"has lost the layers \[1, 2\]"):
             check(lab, *others, start)
+
+
+def test_what_was_lost_is_known_by_its_first_numbers(lab: Lab, deep: Path, tmp_path: Path) -> None:
+    """From file to file, in training, and as an encoder to begin with."""
+    once, twice, encoder = (tmp_path / f"{name}.pt" for name in ("once", "twice", "encoder"))
+    drop_layers(deep, [1], once)
+    model = lab.build(f"model.w2v_path={once}", PRUNED, "model.drop_layers=[0]")  # 2, 3, 4 stay
+    state = {"cfg": {"model": model.cfg}}
+    assert lost_layers(state) == LayerPlan(5, (0, 1))
+    here = ("optimization.lr=[0.0]",)
+    run = lab.train("once", f"model.w2v_path={once}", PRUNED, "model.drop_layers=[0]", *here)
+    drop_layers(run.succeeded().path(), [2], twice)
+    assert lost_layers(read(twice)) == LayerPlan(5, (0, 1, 4))
+    export_encoder(twice, encoder)
+    assert lost_layers(read(encoder)) == LayerPlan(5, (0, 1, 4))
+    upper = [
+        read(path)["model"][f"encoder.layers.{n}.fc1.weight"]
+        for path, n in ((encoder, 1), (deep, 3))
+    ]
+    assert torch.equal(*upper)
+    # The same two layers in other hands.
+    other = f"model.w2v_path={deep}", PRUNED, "model.drop_layers=[1,2,3]"
+    with pytest.raises(UserError, match=r"has lost the layers \[0, 1, 4\]"):
+        lab.build(*other, f"checkpoint.finetune_from_model={twice}")
+    lab.build(*other[:2], "model.drop_layers=[0,1,4]", f"checkpoint.finetune_from_model={twice}")
+
+
+def test_fairseqs_own_command_refuses_too(trained: Any, lab: Lab) -> None:
+    """Without the checks of `speechprune train`."""
+    run, overrides, name = trained
+    result = lab.train(run.folder.name, *overrides[:-1], "model.drop_layers=[1,3]", updates=9)
+    assert result.exit_code and "has lost the layers [1, 2]" in result.output
+    if name == "plain":
+        result = lab.train("own", "model._name=wav2vec_ctc", "model.drop_layers=[1]")
+        assert result.exit_code and "wav2vec_ctc leaves no layers out" in result.output
 
 
 def test_masks_have_to_be_baked_in_before_all_weights_are_trained(

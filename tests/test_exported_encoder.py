@@ -143,7 +143,7 @@ def test_what_is_no_finetuned_model_is_refused(finetuned: Finetuned, tmp_path: P
     path = tmp_path / "finetuned.pt"
     path.write_bytes(finetuned("st").read_bytes())
     before = path.read_bytes()
-    assert "is the checkpoint to start from" in refusal(export_encoder, path, path)
+    assert "would be overwritten" in refusal(export_encoder, path, path)
     assert path.read_bytes() == before
     rewrite(path, lambda state: state["cfg"]["model"].update(w2v_args=None))
     assert "w2v_args" in refusal(export_encoder, path, out)

@@ -286,3 +286,10 @@ def test_a_full_disk_leaves_the_old_file_whole(
 def test_a_folder_that_is_missing_is_told(plans: LayerPlans, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No such file or directory"):
         plans.save(tmp_path / "nowhere" / "plans.json")
+
+
+def test_a_plan_after_a_plan() -> None:
+    both = LayerPlan(6, (1, 4)).then(LayerPlan(4, (0, 2), 0.5))
+    assert both == LayerPlan(6, (0, 1, 3, 4))  # 0, 2, 3, 5 were left
+    with pytest.raises(UserError, match="a plan for 6 layers, but 4 are left"):
+        LayerPlan(6, (1, 4)).then(LayerPlan(6, (0,)))

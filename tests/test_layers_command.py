@@ -30,6 +30,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (data / f"test.{suffix}").write_text((data / f"valid.{suffix}").read_text())
     (data / "empty.tsv").write_text((data / "valid.tsv").read_text().splitlines()[0] + "\n")
     (data / "empty.ltr").write_text("")
+    (data / "silent.tsv").write_text((data / "valid.tsv").read_text())
+    (data / "silent.ltr").write_text("\n" * 6)
     result = run(
         *("similarity", pretrained, "--data", data, "--subset", "train", "--out", folder / "sim"),
         *("--measure", "svcca", "--measure", "dc", "--measure", "cka", "--batch-size", 4),
@@ -146,7 +148,30 @@ def test_plain_output_tells_of_passes_and_of_the_race(folder: Path) -> None:
         (["drop", "{ckpt}", "0,1,2,3", "{bad}/out.pt"], "at least one must stay"),
         (["drop", "{ckpt}", "4", "{bad}/out.pt"], "layers 0..3"),
         (["drop", "{ckpt}", "{bad}/other.json", "{bad}/out.pt"], "model of 12 layers, not of 4"),
-        (["drop", "{ckpt}", "1", "{ckpt}"], "write to another file"),
+        (["drop", "{ckpt}", "1", "{ckpt}"], "finetuned.pt would be overwritten"),
+        (["drop", "{ckpt}", "{bad}/plan.json", "{bad}/plan.json"], "would be overwritten"),
+        (["drop", "{ckpt}", "1", "."], ". is a folder; name a file"),
+        (
+            ["search", "{sim}/dc.safetensors", *"--drop 1 --out {sim}/dc.safetensors".split()],
+            "would be overwritten",
+        ),
+        (
+            ["verify", "{ckpt}", "1", *"--data {data} --subset valid --out {ckpt}".split()],
+            "would be overwritten",
+        ),
+        (
+            ["verify", "{ckpt}", "{bad}/plan.json", "--out", "{bad}/plan.json"]
+            + "--data {data} --subset valid".split(),
+            "would be overwritten",
+        ),
+        (
+            ["greedy", "{ckpt}", *"--drop 1 --data {data} --subset valid --out {ckpt}".split()],
+            "would be overwritten",
+        ),
+        (
+            ["verify", "{ckpt}", "1", *"--data {data} --subset silent".split()],
+            "no utterance of silent has a text",
+        ),
         (
             ["similarity", "{pre}", *"--data {data} --subset empty --out {bad}/sim".split()],
             "lists no recording",
@@ -189,6 +214,7 @@ def test_bad_input_gets_one_line(
     np.save(tmp_path / "wide.npy", np.ones((3, 4)))
     np.save(tmp_path / "nan.npy", np.full((4, 4), np.nan))
     (tmp_path / "other.json").write_text('{"layers": 12, "plans": [{"drop": [1]}]}')
+    (tmp_path / "plan.json").write_text('[{"drop": [1]}]')
     places = {
         "here": folder,
         "sim": folder / "sim",

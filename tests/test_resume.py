@@ -124,6 +124,18 @@ def test_killed_after_an_epoch(lab: Lab, frozen: Run) -> None:
     assert_ends_equal(resumed, frozen)
 
 
+@pytest.mark.parametrize("updates", [UPDATES, UPDATES_IN_EPOCH])
+def test_started_again_after_its_end_nothing_is_trained(lab: Lab, updates: int) -> None:
+    name = f"ended-{updates}"
+    ended = lab.train(name, *NOISY, updates=updates).succeeded()
+    before = ended.path().read_bytes()
+    again = lab.train(name, *NOISY, updates=updates).succeeded()
+    assert f"nothing to train: {updates} of {updates} updates are done" in again.output
+    assert not again.records("train_inner") and again.path().read_bytes() == before
+    further = lab.train(name, *NOISY, updates=updates + 1).succeeded()
+    assert resumed_at(further) == updates
+
+
 def test_killed_while_writing_a_checkpoint_and_again(lab: Lab, frozen: Run) -> None:
     """A half-written file is not the one that the next run reads."""
     options = (*NOISY, "checkpoint.save_interval_updates=2")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Union
 
 import click
 
 from speechprune.errors import UserError
-from speechprune.files import check_folder, make_folder
+from speechprune.files import check_folder, make_folder, refuse_to_replace
 from speechprune.inference import MAX_TOKENS
 from speechprune.layers.plan import read_plans
 
@@ -136,6 +136,7 @@ def search(
     """
     from speechprune.dropping.search import search as search_plans
 
+    _check_out(out, matrix)
     plans = search_plans(matrix, drop, method, top, seed)
     if out is not None:
         plans.save(out)
@@ -194,7 +195,7 @@ def verify(checkpoint: Path, plans: str, **options: Any) -> None:
     """
     from speechprune.dropping.search import VerificationSettings, verify_plans
 
-    _check_folder(options["out"])
+    _check_out(options["out"], checkpoint, plans)
     settings = VerificationSettings(**_kept(options))
     report = verify_plans(checkpoint, lambda layers: read_plans(plans, layers), settings)
     _tell(report, options)
@@ -209,7 +210,7 @@ def greedy(checkpoint: Path, drop: int, **options: Any) -> None:
     rate is lowest (GLP). It shares work as `verify` does."""
     from speechprune.dropping.search import VerificationSettings, eliminate_layers
 
-    _check_folder(options["out"])
+    _check_out(options["out"], checkpoint)
     report = eliminate_layers(checkpoint, drop, VerificationSettings(**_kept(options)))
     _tell(report, options)
 
@@ -225,6 +226,7 @@ def drop(checkpoint: Path, plan: str, out: Path) -> None:
     """
     from speechprune.checkpoint.layer_dropping import depth, drop_layers
 
+    _check_out(out, checkpoint, plan)
     chosen = read_plans(plan, depth(checkpoint))
     drop_layers(checkpoint, chosen.plans[0].dropped, out, {"plan": dict(chosen.provenance)})
     kept = len(chosen.plans[0].kept)
@@ -278,9 +280,12 @@ def _tell(report: Any, options: dict[str, Any]) -> None:
         report.plans.save(options["out"])
 
 
-def _check_folder(out: Optional[Path]) -> None:
-    """Refuse at once what could not be written in the end."""
-    if out is not None and not out.absolute().parent.is_dir():
+def _check_out(out: Optional[Path], *sources: Union[Path, str]) -> None:
+    """Refuse at once what could not be written in the end, or is one of the files to read."""
+    if out is None:
+        return
+    refuse_to_replace(out, *sources)
+    if not out.absolute().parent.is_dir():
         raise UserError(f"{out} cannot be written: there is no folder {out.parent}")
 
 

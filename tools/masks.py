@@ -8,7 +8,7 @@ from typing import Optional
 
 import click
 
-from speechprune.errors import UserError
+from speechprune.files import refuse_to_replace
 from speechprune.mask_report import (
     MEASURES,
     Comparison,
@@ -59,7 +59,7 @@ def make(
     from speechprune.baseline_masks import Ranking
     from speechprune.models.settings import MaskFlags, masked_roles
 
-    _keep_apart(out, checkpoint)
+    refuse_to_replace(out, checkpoint)
     flags = MaskFlags(fix_attn=fix_attn, fix_fc=fix_fc, no_prune_post_extract_proj=True)
     ranking = Ranking(checkpoint, by, roles=masked_roles(flags), biases=biases, seed=seed)
     mask_set = ranking.masks(sparsity)
@@ -85,7 +85,7 @@ def export(checkpoint: Path, out: Path) -> None:
     """Write the masks of CHECKPOINT to OUT, a safetensors file of one bit per weight."""
     from speechprune.checkpoint.masks import read_checkpoint_masks
 
-    _keep_apart(out, checkpoint)
+    refuse_to_replace(out, checkpoint)
     mask_set = read_checkpoint_masks(checkpoint)
     mask_set.save(out)
     click.echo(f"{out}: {len(mask_set)} masks, density {mask_set.density:.4f}")
@@ -103,7 +103,7 @@ def apply(checkpoint: Path, masks: Path, out: Path) -> None:
     """
     from speechprune.checkpoint.masks import apply_masks, read_mask_set
 
-    _keep_apart(out, checkpoint, masks)
+    refuse_to_replace(out, checkpoint, masks)
     mask_set = read_mask_set(masks)
     apply_masks(checkpoint, mask_set, out)
     click.echo(f"{out}: {len(mask_set)} masks, density {mask_set.density:.4f}")
@@ -127,7 +127,7 @@ def compare(masks: tuple[Path, ...], heat_map: Optional[Path], measure: str, as_
     if len(masks) < 2:
         raise click.UsageError("Give at least two mask files or checkpoints.")
     if heat_map is not None:
-        _keep_apart(heat_map, *masks)
+        refuse_to_replace(heat_map, *masks)
     comparison = Comparison.of(short_names(masks), [read_mask_set(path) for path in masks])
     if heat_map is not None:
         comparison.draw(heat_map, measure)
@@ -178,7 +178,7 @@ def iou(
     if own and (by is not None or sparsities or biases is not None):
         raise click.UsageError("--own makes no masks: leave out --by, --sparsity and --biases.")
     if figure is not None:
-        _keep_apart(figure, *checkpoints)
+        refuse_to_replace(figure, *checkpoints)
     if own:
         found = group(short_names(checkpoints), [read_mask_set(path) for path in checkpoints])
     else:
@@ -200,12 +200,6 @@ def fold(checkpoint: Path, out: Path) -> None:
     """Bake the masks of CHECKPOINT in: plain fairseq loads OUT, with equal logits."""
     from speechprune.checkpoint import fold as fold_masks
 
-    _keep_apart(out, checkpoint)
+    refuse_to_replace(out, checkpoint)
     fold_masks(checkpoint, out)
     click.echo(f"{out}: a plain wav2vec_ctc checkpoint")
-
-
-def _keep_apart(out: Path, *sources: Path) -> None:
-    """Refuse to overwrite what is read."""
-    if out.resolve() in [source.resolve() for source in sources]:
-        raise UserError(f"{out} would be overwritten; give another file to write to")

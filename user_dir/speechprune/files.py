@@ -19,6 +19,8 @@ def replacing_file(path: Union[str, Path]) -> Iterator[BinaryIO]:
     UserError if it cannot be written (no such folder, no permission, full disk).
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file to write")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -40,6 +42,14 @@ def check_folder(path: Union[str, Path]) -> None:
         raise UserError(f"{path} cannot be made a folder: {there} is a file")
     if not os.access(there, os.W_OK):
         raise UserError(f"{path} cannot be written to: no permission in {there}")
+
+
+def refuse_to_replace(out: Union[str, Path], *sources: Union[str, Path]) -> None:
+    """Raise UserError if ``out`` is one of the files that it is to be made of."""
+    for source in map(Path, sources):
+        same = Path(out).exists() and source.exists() and Path(out).samefile(source)
+        if same or Path(out).resolve() == source.resolve():
+            raise UserError(f"{out} would be overwritten; give another file to write to")
 
 
 def make_folder(path: Union[str, Path]) -> Path:

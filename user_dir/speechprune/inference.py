@@ -76,8 +76,10 @@ def evaluate(
         batch_size: at most this many utterances per batch; None for no such limit.
 
     Raises:
-        UserError: audio is missing or unreadable; `check_split` tells before a model is loaded.
+        UserError: audio is missing or unreadable, which `check_split` tells before a model is
+            loaded, or there is no text to compare with.
     """
+    refuse_without_text(split)
     device = best_device()
     model = loaded.model.to(device)
     rate = sample_rate(loaded)
@@ -97,6 +99,12 @@ def evaluate(
     parameters = count_parameters(model)
     density = loaded.density
     return Evaluation(words, characters, parameters, density, audio_seconds, seconds, device.type)
+
+
+def refuse_without_text(split: Split) -> None:
+    """Raise UserError if no utterance has a reference, for then there are no error rates."""
+    if not any(utterance.text for utterance in split.utterances):
+        raise UserError(f"no utterance of {split.name} has a text to compare transcripts with")
 
 
 def transcribe_files(loaded: LoadedModel, paths: Sequence[Path]) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import logging
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +26,8 @@ from fairseq.models.wav2vec import wav2vec2
 from fairseq.optim import fp16_optimizer
 
 from speechprune.checkpoint import allow_known_classes
+
+logger = logging.getLogger(__name__)
 
 
 @functools.cache
@@ -142,22 +145,30 @@ def _keep_master_copies() -> None:
     optimizer.state_dict, optimizer.load_state_dict = save_copies, load_copies
 
 
-def validate_only(train_module: ModuleType) -> None:
-    """Give `model.eval_only=true` its meaning in fairseq's loop: one validation pass, then end."""
+def end_in_time(train_module: ModuleType) -> None:
+    """Let fairseq's loop train no more than it is to.
+
+    With `model.eval_only=true` there is one validation pass, and nothing is trained. A run that is
+    started again after its last update ends there: fairseq looks at `optimization.max_update` only
+    after one more update, which it would save.
+    """
     train = train_module.train
-    if getattr(train, "honours_eval_only", False):
+    if getattr(train, "ends_in_time", False):
         return
 
     @functools.wraps(train)
-    def train_or_validate(cfg: Any, trainer: Any, task: Any, epoch_itr: Any) -> Any:
-        if not getattr(cfg.model, "eval_only", False):
-            return train(cfg, trainer, task, epoch_itr)
-        subsets = cfg.dataset.valid_subset.split(",")
-        losses = train_module.validate(cfg, trainer, task, epoch_itr, subsets)
-        return losses, True
+    def train_in_time(cfg: Any, trainer: Any, task: Any, epoch_itr: Any) -> Any:
+        if getattr(cfg.model, "eval_only", False):
+            subsets = cfg.dataset.valid_subset.split(",")
+            return train_module.validate(cfg, trainer, task, epoch_itr, subsets), True
+        updates, last = trainer.get_num_updates(), cfg.optimization.max_update
+        if 0 < last <= updates:
+            logger.info(f"nothing to train: {updates} of {last} updates are done")
+            return [None], True
+        return train(cfg, trainer, task, epoch_itr)
 
-    train_or_validate.honours_eval_only = True  # type: ignore[attr-defined]
-    train_module.train = train_or_validate  # type: ignore[attr-defined]
+    train_in_time.ends_in_time = True  # type: ignore[attr-defined]
+    train_module.train = train_in_time  # type: ignore[attr-defined]
 
 
 def _register() -> None:
@@ -168,9 +179,9 @@ def _register() -> None:
     checkpoint_utils.PathManager = _AtomicCopies
     _keep_master_copies()
     _name_master_copies()
-    # `fairseq-hydra-train` has imported its loop by now; `speechprune train` calls validate_only.
+    # `fairseq-hydra-train` has imported its loop by now; `speechprune train` calls end_in_time.
     if "fairseq_cli.train" in sys.modules:
-        validate_only(sys.modules["fairseq_cli.train"])
+        end_in_time(sys.modules["fairseq_cli.train"])
     for folder in ("models", "criterions"):
         package = Path(__file__).parent / folder
         for file in sorted(package.glob("[!_]*.py")):

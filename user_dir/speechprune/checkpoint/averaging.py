@@ -20,6 +20,7 @@ from speechprune.checkpoint.saved import (
     saved_checkpoints,
 )
 from speechprune.errors import UserError
+from speechprune.files import refuse_to_replace
 from speechprune.masking.bits import unpack_bits
 from speechprune.masking.masked_weight import grown_again, mask_key, regrown_key
 
@@ -80,8 +81,7 @@ def average(
     folder = Path(run) / "checkpoints"
     saved = saved_checkpoints(folder)
     out = folder / "checkpoint_average.pt" if out is None else Path(out)
-    if out.resolve() in [checkpoint.path.resolve() for checkpoint in saved]:
-        raise UserError(f"{out} would be overwritten; give another file to write to")
+    refuse_to_replace(out, *(checkpoint.path for checkpoint in saved))
     candidates = once_per_update(saved)
     validated = [c for c in candidates if c.valid is not None]
     if by == "valid":

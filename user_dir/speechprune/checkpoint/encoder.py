@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from speechprune import __version__
 from speechprune.backbones import BACKBONES
-from speechprune.checkpoint.file import PathLike, digest, read, refuse_to_replace, write
+from speechprune.checkpoint.file import PathLike, digest, read, write
 from speechprune.checkpoint.finetuned import (
     PROVENANCE,
     is_finetuned,
@@ -22,7 +22,9 @@ from speechprune.checkpoint.finetuned import (
 )
 from speechprune.checkpoint.folding import folded_weights
 from speechprune.checkpoint.pretrained import model_name, pretrained_settings, pretrained_state
+from speechprune.files import refuse_to_replace
 from speechprune.manifests.audio import SAMPLE_RATE
+from speechprune.models.layer_settings import lost_layers
 
 #: Where a finetuned checkpoint keeps the encoder's tensors.
 _ENCODER = "w2v_encoder.w2v_model."
@@ -68,11 +70,14 @@ def export_encoder(path: PathLike, out: PathLike) -> None:
         UserError: the source cannot be read or is no finetuned CTC model, or ``out`` is the source
             or cannot be written.
     """
-    refuse_to_replace(path, out)
+    refuse_to_replace(out, path)
     state = read_finetuned(path)
     pretrained = _pretrained_configuration(state["cfg"])
     noted = dict(state.get(PROVENANCE) or {})
     noted.pop("target_dictionary", None)  # of the head, which stays behind
+    lost = lost_layers(state)
+    if lost is not None:
+        noted.update(layers=lost.layers, dropped=list(lost.dropped))
     provenance = {**noted, "version": __version__, "encoder_of": digest(path)}
     exported = pretrained_state(
         _encoder_weights(path, state), pretrained["task"], pretrained["model"], updates=0

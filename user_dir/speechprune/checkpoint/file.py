@@ -101,12 +101,6 @@ def write(state: dict[str, Any], path: PathLike) -> None:
         ) from error
 
 
-def refuse_to_replace(source: PathLike, out: PathLike) -> None:
-    """Raise UserError if ``out`` is the file that ``source`` is."""
-    if Path(out).exists() and Path(source).exists() and Path(out).samefile(source):
-        raise UserError(f"{out} is the checkpoint to start from; write to another file")
-
-
 def digest(path: PathLike) -> str:
     """SHA-256 of a file, in hexadecimal."""
     checksum = hashlib.sha256()

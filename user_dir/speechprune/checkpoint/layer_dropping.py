@@ -10,11 +10,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from speechprune import __version__
 from speechprune.backbones import BACKBONES, Backbone
-from speechprune.checkpoint.file import PathLike, digest, read, refuse_to_replace, write
+from speechprune.checkpoint.file import PathLike, digest, read, write
 from speechprune.checkpoint.finetuned import PROVENANCE, load_finetuned
 from speechprune.errors import UserError
+from speechprune.files import refuse_to_replace
+from speechprune.layers.plan import LayerPlan
 from speechprune.masking.masked_site import density_of, fixed_densities
-from speechprune.models.layer_settings import DROPPED, LayerFlags
+from speechprune.models.layer_settings import DROPPED, LayerFlags, lost_layers
 from speechprune.models.masked_ctc import DENSITY_TOLERANCE
 from speechprune.models.settings import freezes_scores
 
@@ -51,13 +53,14 @@ def drop_layers(
     Args:
         path: any pretrained or finetuned checkpoint, ours or fairseq's.
         dropped: 0-based layers.
-        provenance: more to note in ``out`` beside the source's digest, its depth and ``dropped``.
+        provenance: more to note in ``out`` beside the source's digest, and all layers that were
+            ever ``dropped`` of how many ``layers``.
 
     Raises:
         UserError: the source cannot be read or is of no known family; a layer does not exist, none
             is named or none would be left; ``out`` is the source or cannot be written.
     """
-    refuse_to_replace(path, out)
+    refuse_to_replace(out, path)
     state = read(path, mmap=True)
     family = _family(state, path)
     layers = _depth(state["model"], family, path)
@@ -67,8 +70,7 @@ def drop_layers(
         **_noted_of_the_rest(state.get(PROVENANCE) or {}, gone, family),
         "version": __version__,
         "layers_dropped_from": digest(path),
-        "layers": layers,
-        "dropped": gone,
+        **_lost(state, LayerPlan(layers, tuple(gone))),
         **(provenance or {}),
     }
     changes = {
@@ -80,6 +82,12 @@ def drop_layers(
     if state.get("extra_state"):
         changes["extra_state"] = _without_layers_in_averages(state["extra_state"], gone, family)
     write({**state, **changes}, out)
+
+
+def _lost(state: Mapping[str, Any], plan: LayerPlan) -> dict[str, Any]:
+    lost = lost_layers(state, plan)
+    assert lost is not None
+    return {"layers": lost.layers, "dropped": list(lost.dropped)}
 
 
 def _checked(dropped: Collection[int], layers: int, path: PathLike) -> list[int]:

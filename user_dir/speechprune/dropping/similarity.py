@@ -133,7 +133,8 @@ def warnings(matrices: Mapping[str, SimilarityMatrix]) -> list[str]:
     """What is to be said of matrices that may tell nothing."""
     return [
         f"{name} of independent data of this size is {matrix.floor:.2f} already, so that only "
-        "values above it tell anything; more utterances, mode T, or dc-unbiased lower it"
+        f"values above it tell anything; {MEASURES.build(matrix.measure).lowers_floor} would lower "
+        "it"
         for name, matrix in matrices.items()
         if matrix.floor is not None and matrix.floor >= HIGH_FLOOR
     ]

@@ -28,6 +28,7 @@ from speechprune.inference import (
     decode,
     padded,
     read_audio,
+    refuse_without_text,
     sample_rate,
 )
 from speechprune.layers.plan import LayerPlan
@@ -104,6 +105,9 @@ class Verifier:
     Args:
         remember: keep what the front end gave, up to `REMEMBERED` bytes, for the next measurement.
 
+    Raises:
+        UserError: the split has no texts.
+
     Attributes:
         made: passes so far.
         alone: passes that evaluating plan by plan would have made.
@@ -118,6 +122,7 @@ class Verifier:
         batch_size: int | None = None,
         remember: bool = False,
     ) -> None:
+        refuse_without_text(split)
         self.loaded, self.split = loaded, split
         self.encoder: Any = loaded.model.w2v_encoder.w2v_model  # type: ignore[union-attr]
         self.family = find_backbone(self.encoder)

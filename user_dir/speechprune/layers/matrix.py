@@ -107,4 +107,6 @@ class SimilarityMatrix:
             values = file.get_tensor(_TENSOR)
         if header["version"] != VERSION:
             raise UserError(f"version {header['version']}; this program reads {VERSION}")
+        if not isinstance(header["provenance"], dict):
+            raise UserError("its provenance is no JSON object")
         return cls(values, header["measure"], header["floor"], header["provenance"])

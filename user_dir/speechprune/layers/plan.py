@@ -65,6 +65,17 @@ class LayerPlan:
                 found.append((layer, layer + 1))
         return tuple(found)
 
+    def then(self, later: LayerPlan) -> LayerPlan:
+        """The layers that are gone once ``later`` was carried out too, on what this plan leaves.
+
+        Raises:
+            UserError: ``later`` is for a model of another depth.
+        """
+        kept = self.kept
+        if later.layers != len(kept):
+            raise UserError(f"a plan for {later.layers} layers, but {len(kept)} are left")
+        return LayerPlan(self.layers, (*self.dropped, *(kept[layer] for layer in later.dropped)))
+
     def describe(self) -> dict[str, Any]:
         """As a row of a file of plans."""
         return {"drop": list(self.dropped), "score": self.score}
@@ -119,7 +130,7 @@ class LayerPlans:
             )
         if header.get("layers") not in (None, layers):
             raise UserError(
-                f"{path} has plans for a model of {header['layers']} layers, not of {layers}"
+                f"{path} has plans for a model of {header['layers']!r} layers, not of {layers}"
             )
         try:
             plans = tuple(_plan(row, layers) for row in _rows(header.get("plans", found)))

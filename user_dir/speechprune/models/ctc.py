@@ -10,11 +10,12 @@ from omegaconf import open_dict
 from torch import nn
 
 from speechprune.backbones import Backbone, find_backbone
-from speechprune.checkpoint import check_pretrained
+from speechprune.checkpoint import check_pretrained, read
 from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan
 from speechprune.masking.mask_set import layer_of
-from speechprune.models.layer_settings import DROPPED, plan_of
+from speechprune.models.layer_settings import DROPPED, lost_layers, plan_of, refuse_other_layers
+from speechprune.models.settings import starting_checkpoint
 
 
 class Ctc(Wav2VecCtc):
@@ -83,14 +84,16 @@ class Ctc(Wav2VecCtc):
         that fairseq saves as the model leaves it.
         """
         self.layer_plan = plan_of(self.cfg, self.depth)
+        lost = lost_layers(read(self.cfg.w2v_path, mmap=True), self.layer_plan)
         if self.layer_plan is not None:
             self.family.drop_layers(self.backbone, self.layer_plan.dropped)
+        if lost is not None:
             with open_dict(self.cfg.w2v_args):
                 self.cfg.w2v_args.model.encoder_layers = self.depth
-                self.cfg.w2v_args[DROPPED] = {
-                    "layers": self.layer_plan.layers,
-                    "dropped": list(self.layer_plan.dropped),
-                }
+                self.cfg.w2v_args[DROPPED] = {"layers": lost.layers, "dropped": list(lost.dropped)}
+        start = starting_checkpoint(self.cfg)
+        if start is not None:
+            refuse_other_layers(start, read(start, mmap=True), lost)
 
     def set_num_updates(self, num_updates: int) -> None:
         super().set_num_updates(num_updates)

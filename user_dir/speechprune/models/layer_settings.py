@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, List, Mapping, Optional
 
+from speechprune.checkpoint.file import PathLike
 from speechprune.checkpoint.finetuned import PROVENANCE
 from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan, LayerPlans
@@ -30,8 +31,51 @@ def drops_layers(cfg: Any) -> bool:
     return bool(cfg.drop_layers) or bool(cfg.layer_plan)
 
 
-def dropped_before(state: Mapping[str, Any]) -> Optional[LayerPlan]:
-    """The layers that a finetuned checkpoint lost, in training or as a file; None if not told."""
+def refuse_unread_layers(cfg: Any) -> None:
+    """Raise UserError if settings of fairseq's own `wav2vec_ctc`, which reads none, leave out
+    layers."""
+    if "drop_layers" in cfg and drops_layers(cfg):
+        raise UserError(
+            "fairseq's own wav2vec_ctc leaves no layers out; set model._name=wav2vec_ctc_pruned"
+        )
+
+
+def lost_layers(state: Mapping[str, Any], now: Optional[LayerPlan] = None) -> Optional[LayerPlan]:
+    """All layers that a model has lost, by the numbers that they had at first.
+
+    Args:
+        state: a pretrained or finetuned checkpoint, which tells what it lost in training or as a
+            file.
+        now: what it loses besides.
+
+    Returns:
+        None if none are known.
+    """
+    before = _lost_before(state)
+    if before is None or now is None:
+        return now or before
+    return before.then(now)
+
+
+def refuse_other_layers(path: PathLike, state: Mapping[str, Any], own: Optional[LayerPlan]) -> None:
+    """Raise UserError if a checkpoint is as deep as a model, but has lost other layers than it.
+
+    Args:
+        path, state: the checkpoint that is to give the model its weights.
+        own: what the model has lost, as `lost_layers` tells.
+    """
+    before = lost_layers(state)
+    if own is None or before is None or own.layers != before.layers:
+        return
+    # Of more layers, some are still to be lost.
+    if len(own.kept) == len(before.kept) and own.dropped != before.dropped:
+        raise UserError(
+            f"{path} has lost the layers {list(before.dropped)}, but the settings name "
+            f"{list(own.dropped)}; name the same, or begin a new run"
+        )
+
+
+def _lost_before(state: Mapping[str, Any]) -> Optional[LayerPlan]:
     model = (state.get("cfg") or {}).get("model") or {}
     told = (model.get("w2v_args") or {}).get(DROPPED) or state.get(PROVENANCE) or {}
     if "dropped" not in told:

@@ -229,4 +229,13 @@ def is_first_launch(cfg: MaskedCtcConfig) -> bool:
 
     It decides by this file too, see `fairseq.checkpoint_utils.load_checkpoint`.
     """
-    return not os.path.exists(os.path.join(cfg.save_dir, "checkpoint_last.pt"))
+    return not os.path.exists(_last(cfg))
+
+
+def starting_checkpoint(cfg: MaskedCtcConfig) -> Optional[str]:
+    """The checkpoint that fairseq will load before training; None if there is none."""
+    return cfg.finetune_from_model if is_first_launch(cfg) else _last(cfg)
+
+
+def _last(cfg: MaskedCtcConfig) -> str:
+    return os.path.join(cfg.save_dir, "checkpoint_last.pt")

@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from speechprune.errors import UserError
-from speechprune.plugin import validate_only
+from speechprune.plugin import end_in_time
 from speechprune.training.command_line import CommandLine, complete, key_of
 from speechprune.training.devices import Machine, find_machine, fit
 from speechprune.training.failures import storage_failure
@@ -129,7 +129,7 @@ def train_rank(rank: int | None, settings: dict[str, Any], address: str | None) 
     # Imported late: it sets up logging for the console script that it is.
     from fairseq_cli import train as loop
 
-    validate_only(loop)
+    end_in_time(loop)
     cfg = _config(settings)
     _forget_last_run(loop)
     with ExitStack() as stack:

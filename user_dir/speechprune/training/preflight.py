@@ -15,7 +15,13 @@ from speechprune.checkpoint import check_pretrained, is_finetuned, read
 from speechprune.checkpoint.layer_dropping import depth
 from speechprune.errors import UserError
 from speechprune.manifests.check import SplitSummary, check_split
-from speechprune.models.layer_settings import dropped_before, drops_layers, plan_of
+from speechprune.models.layer_settings import (
+    drops_layers,
+    lost_layers,
+    plan_of,
+    refuse_other_layers,
+    refuse_unread_layers,
+)
 from speechprune.models.pruning_settings import end_of, start_of
 from speechprune.models.settings import unread_flags
 from speechprune.registry import unknown_name
@@ -84,10 +90,8 @@ def check_settings(cfg: DictConfig) -> None:
     ):
         if is_wrong:
             raise UserError(message)
-    if cfg.model._name == "wav2vec_ctc" and drops_layers(cfg.model):
-        raise UserError(
-            "fairseq's own wav2vec_ctc leaves no layers out; set model._name=wav2vec_ctc_pruned"
-        )
+    if cfg.model._name == "wav2vec_ctc":
+        refuse_unread_layers(cfg.model)
     model = MODEL_REGISTRY.get(cfg.model._name)
     if hasattr(model, "check_settings"):
         model.check_settings(cfg.model)
@@ -148,17 +152,9 @@ def check_checkpoints(cfg: DictConfig) -> None:
 def _check_layers(model: DictConfig, path: Path) -> Mapping[str, Any]:
     """The state of a checkpoint to go on from; UserError if it lost other layers than are named."""
     state = read(path, mmap=True)
-    before = dropped_before(state)
-    if before is None or "drop_layers" not in model or not drops_layers(model):
-        return state
-    plan = plan_of(model, depth(model.w2v_path))
-    # Of more layers, some are still to be lost.
-    if plan and plan.layers == before.layers and len(plan.kept) == len(before.kept):
-        if plan.dropped != before.dropped:
-            raise UserError(
-                f"{path} has lost the layers {list(before.dropped)}, but the settings name "
-                f"{list(plan.dropped)}; name the same, or begin a new run"
-            )
+    if "drop_layers" in model and _value(model, "w2v_path"):
+        plan = plan_of(model, depth(model.w2v_path)) if drops_layers(model) else None
+        refuse_other_layers(path, state, lost_layers(read(model.w2v_path, mmap=True), plan))
     return state
 
 

@@ -21,9 +21,11 @@ class Measure(ABC):
     Attributes:
         invariances: changes of a state's channels that leave the measure as it is: "translation",
             "scale", "rotation", "linear" (any invertible map).
+        lowers_floor: what makes independent data less alike, as advice.
     """
 
     invariances: ClassVar[frozenset[str]]
+    lowers_floor: ClassVar[str] = "more utterances"
 
     @property
     @abstractmethod

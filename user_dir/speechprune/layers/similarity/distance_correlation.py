@@ -39,6 +39,7 @@ class DistanceMeasure(Measure):
 
     # Vectors are scaled to length 1 each; a translation changes their directions.
     invariances: ClassVar[frozenset[str]] = frozenset({"scale", "rotation"})
+    lowers_floor: ClassVar[str] = "larger batches, or dc-unbiased,"
 
     @abstractmethod
     def of(self, distances: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ class RowMeasure(Measure):
     """
 
     mode: str
+    lowers_floor: ClassVar[str] = "mode T, or more utterances,"
 
     @property
     def least(self) -> int:
