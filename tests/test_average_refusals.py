@@ -72,6 +72,20 @@ def test_fixed_masks_that_differ_are_refused(
     assert f"{path} has fixed masks, but another of the checkpoints has other ones" in message
 
 
+def test_other_lost_layers_are_refused(runs: Runs, tmp_path: Path) -> None:
+    """As deep as each other, and with other layers in the same places."""
+    for updates, dropped in ((1, [0]), (2, [1])):
+
+        def tell(state: dict[str, Any], dropped: list[int] = dropped) -> None:
+            told = {"layers": 3, "dropped": dropped}
+            state["cfg"]["model"].setdefault("w2v_args", {})["dropped_layers"] = told
+
+        runs.save(tmp_path, f"checkpoint_1_{updates}.pt", updates, change=tell)
+    assert "have lost different layers: they are not of one run" in refusal(
+        average, tmp_path, by="last"
+    )
+
+
 def test_what_is_no_tensor_is_refused(runs: Runs, tmp_path: Path) -> None:
     def add_text(state: dict[str, Any]) -> None:
         state["model"]["note"] = "text"

@@ -38,8 +38,9 @@ def command(run: Path, out: Path | None, num: int, by: str, as_json: bool) -> No
     same update count once. Where masks differ, they are chosen anew from the averaged scores or
     weights, as dense as in the newest checkpoint.
 
-    The recipes keep few checkpoints: train with checkpoint.keep_best_checkpoints=10, or, for the
-    last ones, checkpoint.keep_interval_updates=10.
+    The recipes keep few checkpoints: train with checkpoint.keep_interval_updates=-1, which keeps
+    all that are saved, or, for --by last, 10. What fairseq keeps by keep_best_checkpoints=10 are
+    not the ten best: it takes none that is worse than those it has, even if these are fewer.
     """
     found = average(run, out, num=num, by=by)
     click.echo(json.dumps(report(run, found), indent=2) if as_json else table(found))
@@ -53,6 +54,7 @@ def report(run: Path, found: Average) -> dict[str, Any]:
         "by": found.by,
         "asked": found.asked,
         "averaged": [checkpoint.describe() for checkpoint in found.averaged],
+        "denser": found.denser,
         "unvalidated": found.unvalidated,
         "masks_chosen_anew": found.masks_chosen_anew,
     }
@@ -69,6 +71,8 @@ def table(found: Average) -> str:
     lines.append(f"{found.out}: the mean of {count} checkpoint{'s' if count > 1 else ''}")
     if found.masks_chosen_anew:
         lines.append("note: their masks differ, and were chosen anew from the mean")
+    if found.denser:
+        lines.append(f"note: {found.denser} from when the network was denser left out")
     if count < found.asked:
         lines.append(_note(count, found))
     return "\n".join(lines)

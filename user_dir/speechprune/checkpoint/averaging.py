@@ -15,6 +15,7 @@ from speechprune.checkpoint.file import PathLike, read, write
 from speechprune.checkpoint.finetuned import PROVENANCE, load_finetuned
 from speechprune.checkpoint.saved import (
     SavedCheckpoint,
+    as_sparse_as_the_newest,
     best_first,
     once_per_update,
     saved_checkpoints,
@@ -39,7 +40,8 @@ class Average:
         by: one of CRITERIA.
         asked: how many checkpoints were to be averaged.
         averaged: which ones were, the best or latest first.
-        unvalidated: how many updates were passed over, by "valid", for want of a value.
+        denser: how many updates were passed over since they were of a denser network.
+        unvalidated: how many others were, by "valid", for want of a value.
         masks_chosen_anew: whether their masks differed.
     """
 
@@ -47,6 +49,7 @@ class Average:
     by: str
     asked: int
     averaged: tuple[SavedCheckpoint, ...]
+    denser: int
     unvalidated: int
     masks_chosen_anew: bool
 
@@ -56,9 +59,10 @@ def average(
 ) -> Average:
     """Average checkpoints of the training run in the folder ``run``; fewer if there are fewer.
 
-    Files of one update count once, and what was averaged or folded before counts not at all. What
-    is written is the newest of the averaged checkpoints with other weights: it has no optimizer
-    state, no validation value, and nothing of what PARP's removed weights had grown to.
+    Files of one update count once, and what was averaged or folded before counts not at all; nor
+    do checkpoints from when a run was pruned less. What is written is the newest of the averaged
+    checkpoints with other weights: it has no optimizer state, no validation value, and nothing of
+    what PARP's removed weights had grown to.
 
     A mean of networks with different masks would be denser than each. Where masks differ, scores
     are averaged, and weights as they had grown while they were removed; from these means masks are
@@ -71,8 +75,8 @@ def average(
 
     Raises:
         UserError: there is nothing to average, a checkpoint is damaged, checkpoints disagree in
-            names, shapes or counters, ``out`` is one of the run's own checkpoints or cannot be
-            written.
+            names, shapes, counters or lost layers, ``out`` is one of the run's own checkpoints or
+            cannot be written.
     """
     if num < 1 or by not in CRITERIA:
         raise UserError(
@@ -82,16 +86,18 @@ def average(
     saved = saved_checkpoints(folder)
     out = folder / "checkpoint_average.pt" if out is None else Path(out)
     refuse_to_replace(out, *(checkpoint.path for checkpoint in saved))
-    candidates = once_per_update(saved)
-    validated = [c for c in candidates if c.valid is not None]
+    all_updates = once_per_update(saved)
+    candidates = as_sparse_as_the_newest(all_updates)
+    denser, unvalidated = len(all_updates) - len(candidates), 0
     if by == "valid":
+        validated = [c for c in candidates if c.valid is not None]
+        unvalidated = len(candidates) - len(validated)
         chosen = best_first(validated, folder)[:num]
     else:
         chosen = sorted(candidates, key=lambda c: -c.updates)[:num]
     differ = not _have_equal_masks([checkpoint.path for checkpoint in chosen])
     write(_averaged_state(chosen, by, differ), out)
-    unvalidated = len(candidates) - len(validated) if by == "valid" else 0
-    return Average(out, by, num, tuple(chosen), unvalidated, differ)
+    return Average(out, by, num, tuple(chosen), denser, unvalidated, differ)
 
 
 def _have_equal_masks(paths: Sequence[Path]) -> bool:

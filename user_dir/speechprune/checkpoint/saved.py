@@ -11,6 +11,10 @@ from typing import Any
 from speechprune.checkpoint.file import read
 from speechprune.checkpoint.finetuned import PROVENANCE
 from speechprune.errors import UserError
+from speechprune.layers.plan import LayerPlan
+from speechprune.masking.bits import popcount
+from speechprune.masking.masked_weight import mask_key
+from speechprune.models.layer_settings import lost_layers
 
 #: The provenance of files that were made of a run's checkpoints, and not saved by the run.
 _MADE_OF_CHECKPOINTS = ("averaged", "folded_from", "layers_dropped_from")
@@ -24,6 +28,8 @@ class SavedCheckpoint:
         valid: what validating this very update gave; None if that is no finite number or missing.
         measure: which value that is, of which subset, and which direction is better.
         maximize: that direction.
+        kept: entries that its masks keep, all together; None if it has none.
+        lost: the layers that it was trained without, if that is known.
     """
 
     path: Path
@@ -31,6 +37,8 @@ class SavedCheckpoint:
     valid: float | None
     measure: str
     maximize: bool
+    kept: int | None = None
+    lost: LayerPlan | None = None
 
     @property
     def rank(self) -> tuple[float, int]:
@@ -71,7 +79,13 @@ def _saved_checkpoint(path: Path, state: Mapping[str, Any]) -> SavedCheckpoint:
     subset = str(_setting(state, "dataset", "valid_subset", "valid")).split(",")[0]
     direction = "larger" if maximize else "smaller"
     measure = f"{metric} of {subset}, the {direction} the better"
-    return SavedCheckpoint(path, updates, _own_value(state), measure, maximize)
+    kept, lost = _kept(state["model"]), lost_layers(state)
+    return SavedCheckpoint(path, updates, _own_value(state), measure, maximize, kept, lost)
+
+
+def _kept(tensors: Mapping[str, Any]) -> int | None:
+    masks = [bits for name, bits in tensors.items() if name.endswith(mask_key(""))]
+    return sum(popcount(bits.numpy()) for bits in masks) if masks else None
 
 
 def _setting(state: Mapping[str, Any], section: str, name: str, default: Any) -> Any:
@@ -100,6 +114,21 @@ def once_per_update(saved: Sequence[SavedCheckpoint]) -> list[SavedCheckpoint]:
     for checkpoint in sorted(saved, key=lambda c: (c.valid is None, c.path.name)):
         found.setdefault(checkpoint.updates, checkpoint)
     return list(found.values())
+
+
+def as_sparse_as_the_newest(saved: Sequence[SavedCheckpoint]) -> list[SavedCheckpoint]:
+    """Those whose masks keep as much as those of the newest, the network that a run claims.
+
+    Raises UserError if some were trained without other layers than the newest.
+    """
+    newest = max(saved, key=lambda checkpoint: checkpoint.updates)
+    for other in saved:
+        if other.lost != newest.lost:
+            raise UserError(
+                f"{other.path} and {newest.path} have lost different layers: they are not of one "
+                "run"
+            )
+    return [checkpoint for checkpoint in saved if checkpoint.kept == newest.kept]
 
 
 def best_first(validated: Sequence[SavedCheckpoint], folder: Path) -> list[SavedCheckpoint]:

@@ -44,14 +44,16 @@ class Recipe:
 
     @property
     def saving(self) -> tuple[str, ...]:
-        """Overrides that save and validate twice as often as checkpoints are averaged, and keep as
-        many as are needed."""
+        """Overrides that save and validate twice as often as checkpoints are averaged.
+
+        All are kept until then: of what fairseq keeps as the best, some better ones may be missing.
+        """
         every = max(1, self.updates // (2 * self.average))
-        best, last = (self.average, 1) if self.average_by == "valid" else (0, self.average)
+        kept = -1 if self.average_by == "valid" else self.average
         return (
             f"checkpoint.save_interval_updates={every}",
-            f"checkpoint.keep_best_checkpoints={best}",
-            f"checkpoint.keep_interval_updates={last}",
+            "checkpoint.keep_best_checkpoints=0",
+            f"checkpoint.keep_interval_updates={kept}",
             f"dataset.validate_interval_updates={every}",
         )
 
@@ -123,11 +125,15 @@ class SmallerModel:
     def finish(self) -> Path:
         """Average the checkpoints of the finished run, unless that is done; gives `averaged`.
 
+        What was saved for the average alone is then removed.
+
         Raises:
             UserError: as `speechprune.checkpoint.averaging.average`.
         """
         if not self.averaged.exists():
             average(self.run.folder, num=self.recipe.average, by=self.recipe.average_by)
+        for path in sorted(self.averaged.parent.glob("checkpoint_[0-9]*_[0-9]*.pt")):
+            path.unlink()
         return self.averaged
 
 
