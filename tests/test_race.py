@@ -46,7 +46,7 @@ def test_clearly_worse_plans_are_stopped_and_close_ones_are_not() -> None:
     errors = generator.poisson(rates[:, None], size=(4, UTTERANCES))
     assert run(Race(), errors) >= {0, 1}
     assert not run(Race(), errors) & {2, 3}
-    # Within 16 utterances the worst is told, the third perhaps not.
+    # Within 16 batches the worst is told, the third perhaps not.
     assert 3 in Race().clearly_worse(errors[:, :16], range(4), 0, 3, 4)
 
 
@@ -55,6 +55,21 @@ def test_differences_in_pairs_count_and_not_the_spread_over_utterances() -> None
     generator = np.random.default_rng(2)
     hard = generator.integers(0, 200, UTTERANCES)
     assert run(Race(), np.stack([hard, hard + 1])) == {0}
+
+
+def test_the_best_plan_survives_where_plans_differ_by_length() -> None:
+    """One is better on short utterances, the other on long ones; a batch has one length."""
+    generator = np.random.default_rng(5)
+    lengths = np.sort(generator.integers(1, 30, UTTERANCES * 4)).reshape(-1, 4)
+    better = generator.poisson(np.where(lengths < 15, 2.0, 6.0))
+    worse = generator.poisson(np.where(lengths < 15, 7.0, 1.2))
+    errors = np.stack([better, worse]).sum(axis=2)
+    assert errors[0].sum() < errors[1].sum()
+    survived = 0
+    for seed in range(100):
+        order = np.random.default_rng(seed).permutation(errors.shape[1])
+        survived += 0 in run(Race(seed=seed), errors[:, order])
+    assert survived >= 95
 
 
 def test_equal_plans_all_stay() -> None:
@@ -66,6 +81,10 @@ def test_the_same_seed_gives_the_same_race() -> None:
     errors = np.random.default_rng(3).poisson(2.0, size=(5, UTTERANCES))
     errors[3:] += 1
     assert run(Race(seed=4), errors) == run(Race(seed=4), errors)
+
+
+def test_there_are_batches_enough() -> None:
+    assert [Race.batch_size(count) for count in (5, 64, 127, 128, 6400)] == [1, 1, 1, 2, 100]
 
 
 def test_looks_double_and_leave_the_end_to_the_full_count() -> None:
@@ -89,7 +108,7 @@ def verifier(tmp_path_factory: pytest.TempPathFactory) -> Verifier:
     # The last layer says the same of every frame, which makes more errors than babble does.
     last = loaded.model.w2v_encoder.w2v_model.encoder.layers[3].final_layer_norm
     last.weight.zero_()
-    return Verifier(loaded, read_split(data, "valid"), batch_size=3, remember=True)
+    return Verifier(loaded, read_split(data, "valid"), batch_size=2, remember=True)
 
 
 def test_survivors_are_measured_as_without_a_race(verifier: Verifier) -> None:

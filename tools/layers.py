@@ -191,7 +191,8 @@ def verify(checkpoint: Path, plans: str, **options: Any) -> None:
     evaluating each plan by itself.
 
     With --race, a plan is stopped once it is clearly worse than the best: a paired test over
-    utterances, repeated whenever their number has doubled.
+    batches, repeated whenever their number has doubled. They are 64 or more then, where there are
+    as many utterances.
     """
     from speechprune.dropping.search import VerificationSettings, verify_plans
 

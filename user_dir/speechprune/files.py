@@ -16,7 +16,8 @@ def replacing_file(path: Union[str, Path]) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of ``path`` when the block ends.
 
     Whatever was at ``path`` stays whole until then, and for good if the block fails. Raises
-    UserError if it cannot be written (no such folder, no permission, full disk).
+    UserError if it cannot be written (no such folder, no permission, full disk), or if a file of
+    another kind is there: a checkpoint is soon lost to a slip in a command line.
     """
     path = Path(path)
     if path.is_dir():
@@ -27,6 +28,7 @@ def replacing_file(path: Union[str, Path]) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        refuse_other_kind(path, kind_of(temporary))
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
@@ -42,6 +44,36 @@ def check_folder(path: Union[str, Path]) -> None:
         raise UserError(f"{path} cannot be made a folder: {there} is a file")
     if not os.access(there, os.W_OK):
         raise UserError(f"{path} cannot be written to: no permission in {there}")
+
+
+def kind_of(path: Path) -> str:
+    """What a file is by its first bytes: "checkpoint", "figure", "masks or matrix" (safetensors),
+    "JSON", "text", or "" if it is empty or missing."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64)
+    except OSError:
+        return ""
+    for kind, is_so in (
+        ("", not start),
+        ("checkpoint", start.startswith((b"PK\x03\x04", b"\x80"))),
+        ("figure", start.startswith((b"\x89PNG", b"%PDF", b"<?xml", b"<svg"))),
+        ("masks or matrix", start[8:9] == b"{" and start[4:8] == bytes(4)),
+        ("JSON", start.lstrip().startswith((b"{", b"["))),
+    ):
+        if is_so:
+            return kind
+    return "text"
+
+
+def refuse_other_kind(path: Path, kind: str) -> None:
+    """Raise UserError if there is a file of another kind at ``path``."""
+    there = kind_of(path)
+    if there not in ("", kind):
+        raise UserError(
+            f"{path} is there already, and holds another kind of file ({there}); name another "
+            "file, or remove it"
+        )
 
 
 def refuse_to_replace(out: Union[str, Path], *sources: Union[str, Path]) -> None:

@@ -130,10 +130,13 @@ BACKBONES: Registry = Registry("backbone", "speechprune.backbones")
 
 
 def find_backbone(model: nn.Module) -> Backbone:
-    """The family of ``model``; raises UserError if no registered backbone knows it."""
-    for name in BACKBONES.names():
-        backbone = BACKBONES.build(name)
-        if backbone.matches(model):
-            return backbone
+    """The family of ``model``; raises UserError if no registered backbone knows it.
+
+    Of several, a relative that is derived from the others knows it best.
+    """
+    backbones = [BACKBONES.build(name) for name in BACKBONES.names()]
+    matching = [backbone for backbone in backbones if backbone.matches(model)]
+    if matching:
+        return max(matching, key=lambda backbone: len(type(backbone).__mro__))
     known = ", ".join(BACKBONES.names())
     raise UserError(f"no backbone knows {type(model).__name__}; known: {known}")

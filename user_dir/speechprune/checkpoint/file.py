@@ -128,6 +128,8 @@ def _check_file(path: Path) -> bool:
     if not start:
         raise UserError(f"{path} is empty; copy or download it again")
     if start != b"PK\x03\x04":
+        if not start.startswith(b"\x80"):  # a pickle, as older versions of torch write
+            raise UserError(f"{path} is no PyTorch checkpoint")
         return False
     try:
         with zipfile.ZipFile(path) as archive:

@@ -62,7 +62,8 @@ class VerificationSettings:
         by: "cer", "wer", or None for the usual one of the model's units.
         race: stop plans that are clearly worse, at ``level``.
         seed: of the race.
-        max_tokens, batch_size: limits of batches, as in `speechprune.inference.evaluate`.
+        max_tokens, batch_size: limits of batches, as in `speechprune.inference.evaluate`; a race
+            without a batch size has batches that suit it.
     """
 
     data: Path
@@ -82,12 +83,11 @@ class VerificationSettings:
         rate = sample_rate(loaded)
         check_split(self.data, self.subset, labels=None, sample_rate=rate)
         split = read_split(self.data, self.subset, loaded.cfg.task.labels)
+        batch_size = self.batch_size
+        if self.race and batch_size is None:
+            batch_size = Race.batch_size(len(split.utterances))
         return Verifier(
-            loaded,
-            split,
-            max_tokens=self.max_tokens,
-            batch_size=self.batch_size,
-            remember=remember,
+            loaded, split, max_tokens=self.max_tokens, batch_size=batch_size, remember=remember
         )
 
     @property
@@ -131,12 +131,14 @@ class VerificationReport:
 
     def in_words(self) -> str:
         """A table, and what it took."""
-        rows = [["drop", "score", "CER %", "WER %", "utterances"]]
-        for each in self.steps or self.measured:
-            score = "" if each.plan.score is None else f"{each.plan.score:.4f}"
+        shown = self.steps or self.measured
+        scored = any(each.plan.score is not None for each in shown)
+        rows = [["drop", *["score"] * scored, "CER %", "WER %", "utterances"]]
+        for each in shown:
+            score = ["" if each.plan.score is None else f"{each.plan.score:.4f}"] * scored
             rates = [f"{100 * each.rate(metric):.2f}" for metric in ("cer", "wer")]
             heard = f"{len(each.texts)}{' (stopped)' if each.stopped else ''}"
-            rows.append([",".join(map(str, each.plan.dropped)), score, *rates, heard])
+            rows.append([",".join(map(str, each.plan.dropped)), *score, *rates, heard])
         made = (
             f"{self.passes['front_end']} passes of utterances through the front end and "
             f"{self.passes['layers']} through layers, in {self.seconds:.1f} s; plan by plan: "
@@ -228,6 +230,6 @@ def _race_remarks(settings: VerificationSettings, stopped: int) -> tuple[str, ..
         return ()
     return (
         f"the race stopped {stopped} plans early; the truly best one is stopped with a probability "
-        f"of at most {settings.level} in each race (paired sign test over utterances, seed "
+        f"of at most {settings.level} in each race (paired sign test over batches, seed "
         f"{settings.seed})",
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -146,8 +147,8 @@ class Verifier:
 
         Args:
             metric: what a race is decided by.
-            race: stops plans that are clearly worse than the best; utterances then come in the
-                race's order.
+            race: stops plans that are clearly worse than the best; batches then come in the race's
+                order.
 
         Raises:
             UserError: audio is missing or unreadable, or a plan is for another model.
@@ -161,12 +162,12 @@ class Verifier:
         order = list(range(len(self.batches)))
         if race is not None:
             np.random.default_rng(race.seed).shuffle(order)
-        referee = _Referee(race, measured, metric, len(self.split.utterances))
+        referee = _Referee(race, measured, metric, len(self.batches))
         total = len(self.split.utterances)
         with tqdm(total=total, unit="utterance", desc=f"{len(plans)} plans", disable=None) as bar:
             for number in order:
                 self._hear(number, referee.running, measured)
-                referee.look()
+                referee.note(self.batches[number])
                 bar.update(len(self.batches[number]))
         self.alone.add(_alone(plans, total))
         return measured
@@ -225,32 +226,31 @@ class _Referee:
     """Knows which plans are running."""
 
     def __init__(
-        self, race: Race | None, measured: Sequence[Measured], metric: str, utterances: int
+        self, race: Race | None, measured: Sequence[Measured], metric: str, batches: int
     ) -> None:
         self.race, self.measured, self.metric = race, measured, metric
         self.running = list(range(len(measured)))
-        self.looks = race.looks(utterances) if race else []
-        self.next = 0
+        self.looks = race.looks(batches) if race else []
+        self.errors: list[NDArray[np.int64]] = []
 
-    def look(self) -> None:
-        """Stop plans, if it is time to look."""
-        if self.race is None or len(self.running) == 1 or self.next == len(self.looks):
+    def note(self, batch: Sequence[int]) -> None:
+        """A batch was heard: stop plans, if it is time to look."""
+        if self.race is None or len(self.running) == 1:
             return
-        heard = sorted(self.measured[self.running[0]].texts)
-        if len(heard) < self.looks[self.next]:
-            return
-        errors = np.zeros((len(self.measured), len(heard)), dtype=np.int64)
+        errors = np.zeros(len(self.measured), dtype=np.int64)
         for plan in self.running:
             counts = self.measured[plan].counts(self.metric)
-            errors[plan] = [counts[index].errors for index in heard]
+            errors[plan] = sum(counts[index].errors for index in batch)
+        self.errors.append(errors)
+        if len(self.errors) not in self.looks:
+            return
+        look = self.looks.index(len(self.errors))
         stopped = self.race.clearly_worse(
-            errors, self.running, self.next, len(self.looks), len(self.measured)
+            np.stack(self.errors, axis=1), self.running, look, len(self.looks), len(self.measured)
         )
         for plan in stopped:
             self.measured[plan].stopped = True
         self.running = [plan for plan in self.running if plan not in stopped]
-        while self.next < len(self.looks) and len(heard) >= self.looks[self.next]:
-            self.next += 1
 
 
 def refuse_test(subset: str, allowed: bool) -> None:

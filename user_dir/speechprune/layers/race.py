@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 
 from speechprune.errors import UserError
 
-#: Utterances before the first comparison.
+#: Batches before the first comparison: with fewer no signs are rare enough.
 FIRST_LOOK = 16
+
+#: Batches that a race wants, where there are as many utterances.
+ENOUGH = 64
 
 #: Random signs that a comparison takes at most.
 MOST_DRAWS = 1_000_000
@@ -19,16 +22,17 @@ MOST_DRAWS = 1_000_000
 
 @dataclass(frozen=True)
 class Race:
-    """A paired test over utterances, repeated whenever their number has doubled.
+    """A paired test over batches of utterances, repeated whenever their number has doubled.
 
     A plan is compared with the one of the fewest errors so far. Were it no worse, the sign of each
-    difference in errors on an utterance would be a coin toss: the test draws such signs at random
-    and counts how often they make as large a difference (Fisher 1935). The level is divided by the
-    number of comparisons (Bonferroni).
+    difference in errors on a batch would be a coin toss: the test draws such signs at random and
+    counts how often they make as large a difference (Fisher 1935). The level is divided by the
+    number of comparisons (Bonferroni). Batches are what is drawn in random order: their utterances
+    are of one length, and a plan may be better on long ones and worse on short ones.
 
     Attributes:
         level: the probability, at most, that the truly best plan is stopped.
-        seed: of the order of utterances and of the signs.
+        seed: of the order of batches and of the signs.
 
     Raises UserError unless 0.001 <= level < 1.
     """
@@ -40,11 +44,16 @@ class Race:
         if not 0.001 <= self.level < 1.0:
             raise UserError(f"the level of a race must lie in [0.001, 1), not {self.level}")
 
-    def looks(self, utterances: int) -> list[int]:
-        """After how many of the utterances plans are compared."""
+    @staticmethod
+    def batch_size(utterances: int) -> int:
+        """How many utterances a batch may have, so that there are batches enough."""
+        return max(1, utterances // ENOUGH)
+
+    def looks(self, batches: int) -> list[int]:
+        """After how many of the batches plans are compared."""
         found = []
         look = FIRST_LOOK
-        while look < utterances:
+        while look < batches:
             found.append(look)
             look *= 2
         return found
@@ -55,7 +64,7 @@ class Race:
         """The plans to stop.
 
         Args:
-            errors: of each plan on each utterance heard, (P, N).
+            errors: of each plan on each batch heard, (P, N).
             running: numbers of the plans that are still in the race.
             look: which comparison this is, from 0 on.
             looks: how many there are at most.
