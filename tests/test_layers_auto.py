@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ from nano import write_corpus, write_finetuned, write_wav2vec2
 
 from speechprune.checkpoint import load_finetuned, read
 from speechprune.dropping import pipeline as steps
+from speechprune.dropping.report import Report
 from speechprune.errors import UserError
-from speechprune.inference import evaluate
+from speechprune.inference import Evaluation, evaluate
 from speechprune.manifests.manifest import read_split
+from speechprune.scoring import ErrorCounts
 from speechprune.tools.main import commands
 from speechprune.training.run import TrainingRun
 
@@ -159,7 +163,9 @@ def test_the_smaller_model_is_pruned_too(folder: Path, trained: list[str]) -> No
 
 def test_a_folder_of_other_settings_is_refused(folder: Path, report: dict[str, Any]) -> None:
     result = auto(folder, "plain", "plain", "--top", "3")
-    assert result.exit_code == 1 and "is of other settings; name another folder" in result.stderr
+    assert (
+        result.exit_code == 1 and "is of other settings (top); name another folder" in result.stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -178,6 +184,10 @@ def test_a_folder_of_other_settings_is_refused(folder: Path, report: dict[str, A
         (("optimization.max_update=4",), "use --updates"),
         (("model.sparsity=0.4",), "model.sparsity: wav2vec_ctc_pruned does not read that"),
         (("model.foo=3",), "unknown key 'model.foo'"),
+        (("dataset.max_tokens=1000",), "more than dataset.max_tokens=1000"),
+        (("model._name=wav2vec_ctc_parp", "model.sparsity=1.5"), "model.sparsity"),
+        (("model._name=wav2vec_ctc_masked",), "needs model.mask_file=FILE"),
+        (("common.seed=-1",), "common.seed=-1 is no seed"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(
@@ -205,3 +215,44 @@ def test_failed_training_is_told_with_its_log(
     monkeypatch.setattr(TrainingRun, "_train", fail)
     result = auto(folder, "plain", "failed")
     assert result.exit_code == 1 and "finetuning 3 layers: training failed" in result.stderr
+
+
+def test_how_to_train_may_be_corrected_until_it_was_trained(
+    folder: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found before is not made again."""
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingRun, "_train", lambda *_: (_ for _ in ()).throw(UserError("failed")))
+        assert auto(folder, "plain", "corrected", "model.dropout=0.5").exit_code == 1
+    monkeypatch.setattr(steps, "similarity", _interrupt)
+    result = auto(folder, "plain", "corrected", "model.dropout=0.1")
+    assert result.exit_code == 0, result.output
+    result = auto(folder, "plain", "corrected", "model.dropout=0.2")
+    assert "is of other settings (training)" in result.stderr
+
+
+def test_a_folder_that_lost_its_result_or_is_damaged_is_refused(
+    folder: Path, report: dict[str, Any], tmp_path: Path
+) -> None:
+    shutil.copytree(folder / "plain", folder / "lost")
+    (folder / "lost" / report["checkpoint"]).unlink()
+    result = auto(folder, "plain", "lost")
+    assert result.exit_code == 1 and "checkpoint_average.pt is missing" in result.stderr
+    (folder / "lost" / "report.json").unlink()
+    (folder / "lost" / "verified.json").write_text('{"cut')
+    result = auto(folder, "plain", "lost")
+    assert result.exit_code == 1 and "verified.json is damaged; remove it" in result.stderr
+
+
+def test_the_better_of_the_average_and_the_last_is_the_result(report: dict[str, Any]) -> None:
+    stages = report["evaluations"]["valid"]
+    cer = {stage: stages[stage]["cer"] for stage in ("averaged", "finetuned")}
+    assert cer[report["stage"]] == min(cer.values())
+    better = Report(3, {}, {"by": "cer"}, {"valid": {}}, {}, [], 2)
+    counts = {
+        name: ErrorCounts(reference_length=10, deletions=n) for name, n in (("a", 3), ("b", 2))
+    }
+    measured = {n: Evaluation(c, c, 1, 1.0, 1.0, 1.0, "cpu") for n, c in counts.items()}
+    paths = {"a": Path("a.pt"), "b": Path("b.pt")}
+    better = replace(better, evaluations={"valid": measured}, results=paths)
+    assert better.best == "b"

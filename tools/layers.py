@@ -37,7 +37,7 @@ def command() -> None:
     "--mode",
     type=click.Choice(["U", "T"]),
     default="U",
-    help="svcca, cka: a row per utterance, its mean over time (U), or per frame (T).",
+    help="svcca, cka, measures of rows: one per utterance, its mean (U), or per frame (T).",
 )
 @click.option("--threshold", default=0.99, help="svcca: share of the singular values to keep.")
 @click.option(
@@ -75,16 +75,11 @@ def similarity(
     The floor is what the measure gives for independent random data of the same size: values near it
     tell nothing, and values at different sizes do not compare.
     """
-    from speechprune.dropping.similarity import build_measures, draw, warnings
+    from speechprune.dropping.similarity import build_measures, draw, options_of, warnings
     from speechprune.dropping.similarity import similarity as measure_similarity
 
-    rows, distances = {"mode": mode}, {"mode": dc_mode, "batch_size": batch_size}
-    options: dict[str, dict[str, Any]] = {
-        "svcca": {**rows, "threshold": threshold},
-        "cka": rows,
-        "dc": distances,
-        "dc-unbiased": distances,
-    }
+    rows = {"mode": mode, "threshold": threshold}
+    options = options_of(measures, rows, {"mode": dc_mode, "batch_size": batch_size})
     built = build_measures(measures, options)
     check_folder(out)
     found = measure_similarity(checkpoint, data, subset, built, utterances=utterances, seed=seed)

@@ -9,6 +9,8 @@ of that. Models with ``extractor_mode=layer_norm`` (large, XLS-R, data2vec) hard
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,8 @@ from speechprune.manifests.audio import SAMPLE_RATE, source_of
 from speechprune.manifests.manifest import Split
 from speechprune.masking.masked_site import masked_weight
 from speechprune.scoring import ErrorCounts, count_character_errors, count_word_errors
+
+logger = logging.getLogger(__name__)
 
 #: Audio samples per batch, padding included: 80 seconds.
 MAX_TOKENS = 1280000
@@ -77,9 +81,9 @@ def evaluate(
 
     Raises:
         UserError: audio is missing or unreadable, which `check_split` tells before a model is
-            loaded, or there is no text to compare with.
+            loaded, or there is no text to compare with, or one in another alphabet.
     """
-    refuse_without_text(split)
+    check_references(loaded, split)
     device = best_device()
     model = loaded.model.to(device)
     rate = sample_rate(loaded)
@@ -101,10 +105,31 @@ def evaluate(
     return Evaluation(words, characters, parameters, density, audio_seconds, seconds, device.type)
 
 
-def refuse_without_text(split: Split) -> None:
-    """Raise UserError if no utterance has a reference, for then there are no error rates."""
-    if not any(utterance.text for utterance in split.utterances):
+def check_references(loaded: LoadedModel, split: Split) -> None:
+    """Warn of symbols in the references that the model cannot write.
+
+    Raises:
+        UserError: there are no references, or the model knows none of their symbols.
+    """
+    known = set(loaded.dictionary.symbols)
+    letters = "|" in known
+    used: Counter[str] = Counter()
+    for utterance in split.utterances:
+        used.update(utterance.text.replace(" ", "") if letters else utterance.text.split())
+    unknown = Counter({symbol: count for symbol, count in used.items() if symbol not in known})
+    if not used:
         raise UserError(f"no utterance of {split.name} has a text to compare transcripts with")
+    example = sorted(unknown, key=lambda symbol: (-unknown[symbol], symbol))[:1]
+    if len(unknown) == len(used):
+        raise UserError(
+            f"{split.name} is in another alphabet than {loaded.path}: no symbol of it, such as "
+            f"{example[0]!r}, is known"
+        )
+    if unknown:
+        logger.warning(
+            f"{sum(unknown.values())} of {sum(used.values())} symbols in the texts of "
+            f"{split.name}, such as {example[0]!r}, are unknown to {loaded.path}: each is an error"
+        )
 
 
 def transcribe_files(loaded: LoadedModel, paths: Sequence[Path]) -> list[str]:

@@ -16,6 +16,7 @@ from speechprune.files import make_folder
 from speechprune.layers.plan import LayerPlan
 from speechprune.models.settings import SITE_FLAGS, unread_flags
 from speechprune.training.command_line import key_of, quoted, value_of
+from speechprune.training.rehearsal import rehearse
 from speechprune.training.run import TrainingRun
 
 
@@ -41,6 +42,16 @@ class Recipe:
     overrides: tuple[str, ...] = ()
     average: int = 10
     average_by: str = "valid"
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Overrides that say how to train, and on what."""
+        return (
+            f"task.data={quoted(str(self.data.resolve()))}",
+            f"dataset.train_subset={self.train}",
+            f"dataset.valid_subset={self.valid}",
+            *self.saving,
+        )
 
     @property
     def saving(self) -> tuple[str, ...]:
@@ -90,14 +101,10 @@ class SmallerModel:
     @property
     def run(self) -> TrainingRun:
         """Finetuning, which can be interrupted; `prepare` makes what it needs."""
-        data = quoted(str(self.recipe.data.resolve()))
         overrides = (
-            f"task.data={data}",
-            f"dataset.train_subset={self.recipe.train}",
-            f"dataset.valid_subset={self.recipe.valid}",
+            *self.recipe.settings,
             f"model.w2v_path={quoted(str(self.encoder.resolve()))}",
             f"checkpoint.finetune_from_model={quoted(str(self.dropped.resolve()))}",
-            *self.recipe.saving,
             *(model_settings(self.dropped, self.recipe.overrides) if self.dropped.exists() else ()),
             *self.recipe.overrides,
         )
@@ -154,6 +161,21 @@ def model_settings(checkpoint: Path, overrides: Sequence[str]) -> tuple[str, ...
         f"model.mask_file={quoted(str(checkpoint.resolve()))}",
         f"model.prune_biases={str(biases).lower()}",
         *(f"model.{flag}={str(bool(settings[flag])).lower()}" for flag in SITE_FLAGS),
+    )
+
+
+def rehearse_finetuning(checkpoint: Path, recipe: Recipe) -> None:
+    """Raise UserError for what finetuning ``checkpoint`` would refuse later."""
+    refuse_unread(checkpoint, recipe.overrides)
+    rehearse(
+        [
+            *("--config-name", recipe.config),
+            *recipe.settings,
+            f"model.w2v_path={quoted(str(checkpoint.resolve()))}",
+            f"optimization.max_update={recipe.updates}",
+            *model_settings(checkpoint, recipe.overrides),
+            *recipe.overrides,
+        ]
     )
 
 

@@ -15,10 +15,17 @@ from speechprune.checkpoint import digest, load_finetuned, read
 from speechprune.checkpoint.encoder import listening
 from speechprune.checkpoint.finetuned import PROVENANCE, read_finetuned
 from speechprune.checkpoint.layer_dropping import depth
-from speechprune.dropping.finetuning import Recipe, SmallerModel, refuse_unread
+from speechprune.dropping.claims import claim, read_json
+from speechprune.dropping.finetuning import Recipe, SmallerModel, rehearse_finetuning
 from speechprune.dropping.report import JSON, Report
 from speechprune.dropping.search import VerificationSettings, search, verify_plans
-from speechprune.dropping.similarity import build_measures, draw, refuse_too_few, similarity
+from speechprune.dropping.similarity import (
+    build_measures,
+    draw,
+    options_of,
+    refuse_too_few,
+    similarity,
+)
 from speechprune.dropping.verification import refuse_test
 from speechprune.errors import UserError
 from speechprune.files import check_folder, make_folder, write_atomically
@@ -28,13 +35,13 @@ from speechprune.layers.matrix import SimilarityMatrix
 from speechprune.layers.plan import LayerPlan, LayerPlans, check_drop
 from speechprune.manifests.check import check_split, read_recordings
 from speechprune.manifests.manifest import read_split
-from speechprune.training.command_line import complete, find_recipe, refuse_own
+from speechprune.training.command_line import find_recipe, refuse_own
 from speechprune.training.rounds import Tell, finish_all
 
 #: Options of measures, by measure.
 Options = dict[str, dict[str, Any]]
 #: Splits to finetune on have few utterances, for which means over time are too few.
-OF_FRAMES: Options = {"svcca": {"mode": "T"}, "cka": {"mode": "T"}}
+_OF_FRAMES = {"mode": "T"}
 
 #: What the pipeline says to training itself.
 _OWN = (
@@ -54,6 +61,8 @@ _OWN = (
     "optimization.max_update",
     "task.data",
 )
+#: Of what a folder is made of, what concerns training alone.
+_OF_TRAINING = ("average", "training")
 #: What to use in place of an override.
 _OPTIONS = {
     "dataset.train_subset": "use --train",
@@ -104,6 +113,7 @@ class Pipeline:
         self._check()
         self._claim()
         if (self.out / JSON).exists():
+            self._refuse_lost_result()
             return self.out
         tell("similarity of hidden states")
         matrices = self._matrices()
@@ -121,11 +131,25 @@ class Pipeline:
             matrices=matrices,
             verified=verified,
             evaluations=self._evaluations(smaller),
-            result=smaller.averaged.relative_to(self.out),
+            results={
+                stage: path.relative_to(self.out)
+                for stage, path in (
+                    ("averaged", smaller.averaged),
+                    ("finetuned", smaller.run.checkpoint),
+                )
+            },
             averaged=read(smaller.averaged, mmap=True)[PROVENANCE]["averaged"],
             asked=self.recipe.average,
         ).save(self.out)
         return self.out
+
+    def _refuse_lost_result(self) -> None:
+        result = self.out / read_json(self.out / JSON)["checkpoint"]
+        if not result.exists():
+            raise UserError(
+                f"{result} is missing, though {self.out / JSON} tells of it; remove {self.out} to "
+                "make it anew"
+            )
 
     @property
     def _splits(self) -> tuple[str, ...]:
@@ -137,8 +161,7 @@ class Pipeline:
         check_folder(self.out)
         refuse_test(self.recipe.valid, self.verification.allow_test)
         refuse_own(self.recipe.overrides, _OWN, "layers auto", _OPTIONS)
-        complete(["--config-name", self.recipe.config, *self.recipe.overrides])
-        refuse_unread(self.checkpoint, self.recipe.overrides)
+        rehearse_finetuning(self.checkpoint, self.recipe)
         rate = listening(self.checkpoint)[1]
         for split in (self.recipe.train, *self._splits):
             check_split(self.recipe.data, split, self._labels, sample_rate=rate, closed=False)
@@ -171,12 +194,9 @@ class Pipeline:
             "average": [self.recipe.average, self.recipe.average_by],
             "training": [self.recipe.config, self.recipe.updates, *self.recipe.overrides],
         }
-        make_folder(self.out)
-        path = self.out / "settings.json"
-        if not path.exists():
-            write_atomically(path, (json.dumps(wanted, indent=2) + "\n").encode())
-        elif json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(wanted)):
-            raise UserError(f"{self.out} is of other settings; name another folder, or remove it")
+        # How to train may still be corrected until something was trained.
+        begun = any((self.out / "model" / "finetuned" / "checkpoints").glob("*.pt"))
+        claim(make_folder(self.out), wanted, () if begun else _OF_TRAINING)
 
     def _matrices(self) -> dict[str, SimilarityMatrix]:
         paths = {name: self.out / f"{name}.safetensors" for name in self.measures}
@@ -214,8 +234,7 @@ class Pipeline:
                 row["found_by"] = sources[tuple(row["drop"])]
             verified = json.dumps({**rows, "layers": layers}, indent=2) + "\n"
             write_atomically(path, verified.encode())
-        verified_rows: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return verified_rows
+        return read_json(path)
 
     def _evaluations(self, smaller: SmallerModel) -> dict[str, dict[str, Evaluation]]:
         stages = {
@@ -270,7 +289,7 @@ def pipeline(
         out,
         recipe,
         measures,
-        OF_FRAMES,
+        options_of(measures, _OF_FRAMES, {}),
         verification,
         test,
         utterances,

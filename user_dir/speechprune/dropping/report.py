@@ -28,7 +28,7 @@ class Report:
         matrices: by measure; their files and figures are beside the report.
         verified: plans, best first, as `VerificationReport.describe` has them, and "layers".
         evaluations: by split and stage.
-        result: the final checkpoint, within the report's folder.
+        results: what may be the smaller model, by stage, within the report's folder.
         averaged: the checkpoints that it is the mean of, as an average remembers them.
         asked: how many of them there were to be.
     """
@@ -37,7 +37,7 @@ class Report:
     matrices: Mapping[str, SimilarityMatrix]
     verified: Mapping[str, Any]
     evaluations: Mapping[str, Mapping[str, Evaluation]]
-    result: Path
+    results: Mapping[str, Path]
     averaged: Sequence[Mapping[str, Any]]
     asked: int
 
@@ -51,12 +51,19 @@ class Report:
         write_atomically(folder / MARKDOWN, self.in_words().encode())
         write_atomically(folder / JSON, (json.dumps(self.describe(), indent=2) + "\n").encode())
 
+    @property
+    def best(self) -> str:
+        """The stage that is best on the validation split, the first of equal ones."""
+        validated, metric = next(iter(self.evaluations.values())), self.verified["by"]
+        return min(self.results, key=lambda stage: _rate(validated[stage], metric))
+
     def describe(self) -> dict[str, Any]:
         """To read by program; rates are shares, not percent."""
         return {
             "layers": self.verified["layers"],
             "drop": self.verified["plans"][0]["drop"],
-            "checkpoint": str(self.result),
+            "checkpoint": str(self.results[self.best]),
+            "stage": self.best,
             "averaged": list(self.averaged),
             "asked": self.asked,
             "similarity": {
@@ -75,7 +82,8 @@ class Report:
         layers, best = self.verified["layers"], self.verified["plans"][0]["drop"]
         parts = [
             f"# {self.drop} of {layers} layers dropped",
-            f"Dropped: {_list(best)}. The smaller model: `{self.result}`, {self._mean()}.",
+            f"Dropped: {_list(best)}. The smaller model: `{self.results[self.best]}`, "
+            f"{self._origin()}.",
         ]
         for split, stages in self.evaluations.items():
             parts += [f"## On {split}", _markdown(_stages(stages))]
@@ -86,6 +94,12 @@ class Report:
                 f"![{name}]({name}.png)",
             ]
         return "\n\n".join(parts) + "\n"
+
+    def _origin(self) -> str:
+        if self.best == "averaged":
+            return self._mean()
+        validated = next(iter(self.evaluations))
+        return f"the last checkpoint, better on {validated} than {self._mean()}"
 
     def _mean(self) -> str:
         count = len(self.averaged)
@@ -121,6 +135,10 @@ def _stages(stages: Mapping[str, Evaluation]) -> list[list[str]]:
         kept = [f"{100 * found.density:.1f}"] * masked
         rows.append([stage, *rates, f"{found.parameters:,}", *kept, f"{found.speed:.1f}"])
     return rows
+
+
+def _rate(found: Evaluation, metric: str) -> float:
+    return (found.words if metric == "wer" else found.characters).rate
 
 
 def _numbers(found: Evaluation) -> dict[str, Any]:

@@ -172,7 +172,12 @@ def verify_plans(
         metric,
         _passes(verifier),
         seconds,
-        LayerPlans(tuple(each.plan for each in ranked), given.layers, provenance),
+        LayerPlans(
+            tuple(each.plan for each in ranked),
+            given.layers,
+            provenance,
+            [each.facts for each in ranked],
+        ),
         remarks=_race_remarks(settings, sum(each.stopped for each in ranked)),
     )
 
@@ -197,7 +202,7 @@ def eliminate_layers(
         metric,
         _passes(verifier),
         seconds,
-        LayerPlans((plan,), plan.layers, provenance),
+        LayerPlans((plan,), plan.layers, provenance, [found.steps[-1].facts]),
         found.steps,
         (f"{found.evaluations} plans were measured", *_race_remarks(settings, found.stopped)),
     )

@@ -21,6 +21,8 @@ from speechprune.figures import heat_map
 from speechprune.inference import best_device, read_audio
 from speechprune.layers.matrix import SimilarityMatrix
 from speechprune.layers.similarity import MEASURES, Measure, gather
+from speechprune.layers.similarity.distance_correlation import DistanceMeasure
+from speechprune.layers.similarity.rows import RowMeasure
 from speechprune.manifests.check import check_split, read_recordings
 
 #: Independent data this much alike leave little room to tell states apart.
@@ -118,6 +120,27 @@ def build_measures(
     for measure in built.values():
         measure.statistic()
     return built
+
+
+def options_of(
+    names: Sequence[str], rows: Mapping[str, Any], distances: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """The settings of each measure, as far as it has them.
+
+    Args:
+        rows: for measures of rows, such as svcca.
+        distances: for measures of distances between utterances, such as dc.
+
+    Raises:
+        UserError: a name that is none.
+    """
+    found = {}
+    for name in names:
+        measure = MEASURES.get(name)
+        given = rows if issubclass(measure, RowMeasure) else {}
+        given = distances if issubclass(measure, DistanceMeasure) else given
+        found[name] = {k: v for k, v in given.items() if k in measure.settings()}
+    return found
 
 
 def refuse_too_few(utterances: int, measures: Mapping[str, Measure]) -> None:

@@ -26,10 +26,10 @@ from speechprune.inference import (
     audible,
     batches,
     best_device,
+    check_references,
     decode,
     padded,
     read_audio,
-    refuse_without_text,
     sample_rate,
 )
 from speechprune.layers.plan import LayerPlan
@@ -87,9 +87,13 @@ class Measured:
 
     def describe(self) -> dict[str, Any]:
         """As a row to read by program."""
-        heard = len(self.texts)
+        return {**self.plan.describe(), **self.facts}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What was measured."""
         rates = {metric: self.rate(metric) for metric in METRICS}
-        return {**self.plan.describe(), **rates, "utterances": heard, "stopped": self.stopped}
+        return {**rates, "utterances": len(self.texts), "stopped": self.stopped}
 
     def hear(self, index: int, utterance: Utterance, text: str) -> None:
         self.texts[index] = text
@@ -107,7 +111,7 @@ class Verifier:
         remember: keep what the front end gave, up to `REMEMBERED` bytes, for the next measurement.
 
     Raises:
-        UserError: the split has no texts.
+        UserError: the split has no texts, or texts in another alphabet.
 
     Attributes:
         made: passes so far.
@@ -123,7 +127,7 @@ class Verifier:
         batch_size: int | None = None,
         remember: bool = False,
     ) -> None:
-        refuse_without_text(split)
+        check_references(loaded, split)
         self.loaded, self.split = loaded, split
         self.encoder: Any = loaded.model.w2v_encoder.w2v_model  # type: ignore[union-attr]
         self.family = find_backbone(self.encoder)

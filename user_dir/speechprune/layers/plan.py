@@ -89,11 +89,13 @@ class LayerPlans:
         plans: at least one.
         layers: depth of the model; None if the file does not tell.
         provenance: matrix, method, settings, versions.
+        facts: more to tell of each plan in a file, such as its error rate; none, or one for each.
     """
 
     plans: tuple[LayerPlan, ...]
     layers: Optional[int] = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    facts: Sequence[Mapping[str, Any]] = ()
 
     def save(self, path: Union[str, Path]) -> None:
         """Write one JSON file, whole or not at all; raises UserError if it cannot be written."""
@@ -102,7 +104,10 @@ class LayerPlans:
             "version": VERSION,
             "layers": self.layers,
             "provenance": self.provenance,
-            "plans": [plan.describe() for plan in self.plans],
+            "plans": [
+                {**plan.describe(), **facts}
+                for plan, facts in zip(self.plans, self.facts or [{}] * len(self.plans))
+            ],
         }
         write_atomically(path, (json.dumps(state, indent=2) + "\n").encode())
 

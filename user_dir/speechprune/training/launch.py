@@ -93,7 +93,7 @@ def run(cfg: DictConfig, given: Collection[str]) -> float:
     Raises:
         UserError: as `train`.
     """
-    cfg = _completed(cfg)
+    cfg = _with_logging(completed(cfg))
     check_settings(cfg)
     machine = find_machine(cfg.common.cpu)
     processes = fit(cfg, given, machine)
@@ -169,13 +169,14 @@ def _start_hydra(job: Any, line: CommandLine) -> None:
             warnings.filterwarnings("ignore", r"[\s\S]*hydra\.cc/docs", UserWarning)
             main()
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_first_lines(error)) from error
+        raise UserError(first_lines(error)) from error
     finally:
         sys.argv = words
 
 
-def _completed(cfg: DictConfig) -> DictConfig:
-    """All keys that fairseq knows, interpolations resolved, enumerations as text."""
+def completed(cfg: DictConfig) -> DictConfig:
+    """A composed config with all keys that fairseq knows, interpolations resolved, enumerations as
+    text; raises UserError for keys that the recipe leaves to its user."""
     missing = [
         f"{group}.{key}"
         for group, section in cfg.items()
@@ -187,15 +188,20 @@ def _completed(cfg: DictConfig) -> DictConfig:
         raise UserError(f"the recipe leaves these to you: {'=... '.join(missing)}=...")
     try:
         add_defaults(cfg)
-        if cfg.common.reset_logging:
-            reset_logging()
-        else:
-            with open_dict(cfg):
-                logging_cfg = HydraConfig.get().job_logging
-                cfg.job_logging_cfg = OmegaConf.to_container(logging_cfg, resolve=True)
         return _config(_settings(cfg))
     except OmegaConfBaseException as error:
-        raise UserError(_first_lines(error)) from error
+        raise UserError(first_lines(error)) from error
+
+
+def _with_logging(cfg: DictConfig) -> DictConfig:
+    """Log as fairseq was told to."""
+    if cfg.common.reset_logging:
+        reset_logging()
+    else:
+        with open_dict(cfg):
+            logging_cfg = HydraConfig.get().job_logging
+            cfg.job_logging_cfg = OmegaConf.to_container(logging_cfg, resolve=True)
+    return cfg
 
 
 def _settings(cfg: DictConfig) -> dict[str, Any]:
@@ -272,7 +278,7 @@ def _is_no_traceback(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("Traceback")
 
 
-def _first_lines(error: Exception) -> str:
+def first_lines(error: Exception) -> str:
     """A hydra or omegaconf error and its cause, less what they say of their objects."""
     chain = [error] if error.__cause__ is None else [error, error.__cause__]
     lines = [line.strip().rstrip(".") for link in chain for line in str(link).splitlines()]

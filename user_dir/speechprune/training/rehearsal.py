@@ -1,0 +1,57 @@
+"""What training would refuse of settings and data, told before anything is started."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from inspect import signature
+
+from fairseq.dataclass.initialize import hydra_init
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from speechprune.errors import UserError
+from speechprune.training.command_line import complete
+from speechprune.training.launch import completed, first_lines
+from speechprune.training.preflight import check_data, check_settings
+
+try:
+    from hydra import compose, initialize_config_dir
+except ImportError:  # hydra 1.0
+    from hydra.experimental import compose, initialize_config_dir
+
+
+def rehearse(arguments: Sequence[str]) -> None:
+    """Compose the settings of a training run, and check them as `train` would.
+
+    Files that are named, other than those of the data, need not exist yet.
+
+    Args:
+        arguments: of `speechprune train`, without sweeps.
+
+    Raises:
+        UserError: what training would refuse of settings and data.
+    """
+    cfg = completed(_composed(arguments))
+    check_settings(cfg)
+    check_data(cfg)
+
+
+def _composed(arguments: Sequence[str]) -> DictConfig:
+    words = iter(complete(arguments).arguments)
+    overrides, options = [], {}
+    for word in words:
+        if word.startswith("--"):
+            options[word] = next(words)
+        else:
+            overrides.append(word)
+    name = options["--config-name"]
+    hydra_init(name)
+    # Hydra 1.0 knows no versions.
+    versions = "version_base" in signature(initialize_config_dir).parameters
+    version = {"version_base": "1.1"} if versions else {}
+    try:
+        with initialize_config_dir(options["--config-dir"], **version):
+            return compose(config_name=name, overrides=overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(first_lines(error)) from error
