@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,25 @@ def test_table_shows_what_json_says(tmp_path: Path, data: Path) -> None:
     assert f"{found['words']['deletions']} deletions" in shown
     assert f"{found['parameters']:,}" in shown
     assert "density     1.0000" in shown
+
+
+def test_texts_in_another_alphabet(
+    tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Symbols that the model cannot write are told; if it can write none, nothing is compared."""
+    loaded = load_finetuned(write_model(tmp_path, data, {}))
+    split = read_split(data, "valid")
+    evaluate(loaded, split)
+    assert not caplog.records
+    texts = ["AE\u00c4", *(u.text for u in split.utterances[1:])]
+    some = [u._replace(text=text) for u, text in zip(split.utterances, texts)]
+    evaluate(loaded, replace(split, utterances=tuple(some)))
+    symbols = sum(len(text.replace(" ", "")) for text in texts)
+    assert f"1 of {symbols} symbols in the texts of valid, such as '\u00c4'" in caplog.text
+    for text, told in (("ab b", "such as 'b', is known"), ("", "no utterance of valid has a text")):
+        strange = tuple(u._replace(text=text) for u in split.utterances)
+        with pytest.raises(UserError, match=told):
+            evaluate(loaded, replace(split, utterances=strange))
 
 
 def test_bad_corpora_get_one_line(tmp_path: Path, data: Path) -> None:

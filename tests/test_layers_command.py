@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from nano import write_corpus, write_finetuned, write_wav2vec2
 
 from speechprune.checkpoint import load_finetuned
+from speechprune.dropping.similarity import options_of, warnings
 from speechprune.layers.matrix import SimilarityMatrix
 from speechprune.layers.plan import LayerPlans
 from speechprune.tools.main import commands
@@ -113,6 +114,34 @@ def test_verify_greedy_and_drop(folder: Path, tmp_path: Path) -> None:
         loaded = load_finetuned(tmp_path / "small.pt")
         assert loaded.provenance["dropped"] == list(kept)
         assert len(loaded.model.w2v_encoder.w2v_model.encoder.layers) == 2
+
+
+def test_files_of_plans_tell_what_was_measured(folder: Path, tmp_path: Path) -> None:
+    line = [folder / "finetuned.pt", "--data", folder / "data", "--subset", "valid", "--json"]
+    for name, words in (("verify", ["1,2"]), ("greedy", ["--drop", 2])):
+        out = tmp_path / f"{name}.json"
+        result = run(name, line[0], *words, *line[1:], "--out", out)
+        assert result.exit_code == 0, result.output
+        (row,) = json.loads(out.read_text())["plans"]
+        (told,) = json.loads(result.stdout)["plans"]
+        assert row == told and {"drop", "cer", "wer", "utterances", "stopped"} <= set(row)
+        assert LayerPlans.load(out, LAYERS).plans[0].dropped == tuple(row["drop"])
+
+
+def test_measures_get_the_settings_that_they_have() -> None:
+    rows, distances = {"mode": "T", "threshold": 0.9}, {"mode": "seq", "batch_size": 4}
+    assert options_of(["svcca", "cka", "dc"], rows, distances) == {
+        "svcca": rows,
+        "cka": {"mode": "T"},
+        "dc": distances,
+    }
+
+
+def test_advice_on_floors_is_of_the_measure() -> None:
+    matrices = {n: SimilarityMatrix(np.eye(3), n, 0.95) for n in ("svcca", "dc", "dc-unbiased")}
+    told = dict(zip(matrices, warnings(matrices)))
+    assert "mode T, or more utterances, would lower it" in told["svcca"]
+    assert "larger batches, or dc-unbiased, would lower it" in told["dc"]
 
 
 def test_plain_output_tells_of_passes_and_of_the_race(folder: Path) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from backbone_contract import CONTRACT, Family
+from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
 from nano import write_data2vec, write_wav2vec2
+from readme import readme_snippet
 from torch import nn
 from toy import load_backbone
 
@@ -64,6 +67,18 @@ def test_a_model_is_known_by_its_own_family_alone(family: Family) -> None:
     assert type(find_backbone(model)) is type(family.backbone)
     knowing = [name for name in BACKBONES.names() if BACKBONES.build(name).matches(model)]
     assert knowing == [FAMILIES[family.name][0]]
+
+
+@pytest.mark.parametrize("name", ["a_model", "zzz_model"])
+def test_of_relatives_the_nearest_knows_a_model(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's backbone, whatever its name comes before or after."""
+    assert BACKBONES.names()
+    monkeypatch.setattr(BACKBONES, "_parts", dict(BACKBONES._parts))
+    scope: dict[str, Any] = {}
+    exec(readme_snippet("Add a backbone").replace("my_model", name), scope)
+    model = nn.Module()
+    model.__class__ = type("MyModel", (Wav2Vec2Model,), {})
+    assert type(find_backbone(model)) is scope["MyModel"]
 
 
 def test_an_unknown_model_is_refused() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Callable
 
 import pytest
+from readme import readme_snippet
 from similarity_contract import CONTRACT, Case
 
 import speechprune.layers.similarity as similarity
@@ -20,34 +21,6 @@ VARIANTS = {
     "dc-unbiased": [{"mode": "mean"}, {"mode": "seq"}],
 }
 CASES = [Case(name, settings) for name in MEASURES.names() for settings in VARIANTS.get(name, [{}])]
-
-PROCRUSTES = """
-from dataclasses import dataclass
-from typing import ClassVar
-
-import numpy as np
-import torch
-
-from speechprune.layers.similarity.base import MEASURES
-from speechprune.layers.similarity.rows import RowMeasure
-
-
-@MEASURES.register("fresh_procrustes")
-@dataclass(frozen=True)
-class Procrustes(RowMeasure):
-    mode: str = "T"
-
-    invariances: ClassVar[frozenset[str]] = frozenset({"translation", "scale", "rotation"})
-
-    def of(self, moments):
-        sizes = [float(moments.covariance(i).trace()) for i in range(moments.states)]
-        matrix = np.eye(moments.states)
-        for i, j, product in moments.products():
-            size = max(sizes[i], 0.0) * max(sizes[j], 0.0)
-            found = float(torch.linalg.svdvals(product).sum()) / size**0.5 if size else 0.0
-            matrix[i, j] = matrix[j, i] = found
-        return matrix.clip(0.0, 1.0)
-"""
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -66,16 +39,16 @@ def test_every_registered_measure_is_tested_in_every_mode() -> None:
 
 @pytest.fixture(scope="module")
 def new_measure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A measure of some ten lines, a file dropped into a folder of measures."""
+    """The README's measure, a file dropped into a folder of measures."""
     folder = tmp_path_factory.mktemp("measures")
-    (folder / "fresh_procrustes.py").write_text(PROCRUSTES, encoding="utf-8")
+    (folder / "procrustes.py").write_text(readme_snippet("Add a measure"), encoding="utf-8")
     parts, path = dict(MEASURES._parts), list(similarity.__path__)
     similarity.__path__.append(str(folder))
     MEASURES._walked = False
-    assert "fresh_procrustes" in MEASURES.names()
-    yield "fresh_procrustes"
+    assert "procrustes" in MEASURES.names()
+    yield "procrustes"
     MEASURES._parts, similarity.__path__[:] = parts, path
-    sys.modules.pop(f"{similarity.__name__}.fresh_procrustes", None)
+    sys.modules.pop(f"{similarity.__name__}.procrustes", None)
 
 
 @pytest.mark.parametrize("promise", CONTRACT, ids=lambda promise: promise.__name__)

@@ -9,6 +9,7 @@ from typing import Callable
 import pytest
 from mask_promises import MASK_PROMISES
 from policy_case import Case, digest, digests_elsewhere
+from readme import readme_snippet
 from training_promises import TRAINING_PROMISES
 
 import speechprune.masking.policies as policies
@@ -49,18 +50,6 @@ class Movement(MaskPolicy):
         return gradient * weight
 """
 
-MAGNITUDE = """
-from speechprune.masking.policies.base import POLICIES, MaskPolicy
-
-
-@POLICIES.register("fresh_magnitude")
-class Magnitude(MaskPolicy):
-    trains_weights = dense_gradient = True
-
-    def importance(self, weight, scores):
-        return weight.abs()
-"""
-
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("promise", CONTRACT, ids=lambda promise: promise.__name__)
@@ -76,15 +65,15 @@ def test_masks_are_equal_across_processes_and_hash_seeds() -> None:
 
 @pytest.fixture(scope="module")
 def new_policies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Case]]:
-    """Two policies of some ten lines, each a file dropped into a folder of policies."""
+    """A policy of some ten lines, and the README's: files dropped into a folder of policies."""
     folder = tmp_path_factory.mktemp("policies")
     (folder / "fresh_movement.py").write_text(MOVEMENT, encoding="utf-8")
-    (folder / "fresh_magnitude.py").write_text(MAGNITUDE, encoding="utf-8")
+    (folder / "row_magnitude.py").write_text(readme_snippet("Add a policy"), encoding="utf-8")
     parts, path = dict(POLICIES._parts), list(policies.__path__)
     POLICIES._walked = False
-    yield [Case(name, folder=str(folder)) for name in ("fresh_movement", "fresh_magnitude")]
+    yield [Case(name, folder=str(folder)) for name in ("fresh_movement", "row_magnitude")]
     POLICIES._parts, policies.__path__[:] = parts, path
-    for name in ("fresh_movement", "fresh_magnitude"):
+    for name in ("fresh_movement", "row_magnitude"):
         sys.modules.pop(f"{policies.__name__}.{name}", None)
 
 
