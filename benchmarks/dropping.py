@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
 from time import perf_counter
 from typing import Any
 
 import click
 
+from benchmarks.dropping_report import RESULTS, Choice, plan_key, write_report
 from speechprune.checkpoint import load_finetuned
+from speechprune.checkpoint.averaging import average
+from speechprune.checkpoint.encoder import export_encoder
 from speechprune.dropping.finetuning import Recipe, SmallerModel
 from speechprune.dropping.pipeline import pipeline
 from speechprune.dropping.search import (
@@ -30,20 +31,18 @@ from speechprune.dropping.search import (
     search,
     verify_plans,
 )
-from speechprune.dropping.similarity import build_measures, draw, similarity
-from speechprune.figures import Curve, Panel, line_panels
-from speechprune.files import write_atomically
+from speechprune.dropping.similarity import build_measures, draw, options_of, similarity
+from speechprune.files import make_folder, write_atomically
 from speechprune.inference import evaluate
+from speechprune.layers.matrix import SimilarityMatrix
 from speechprune.layers.plan import LayerPlan, LayerPlans
 from speechprune.manifests.digits import DigitStrings, make_digits
 from speechprune.manifests.manifest import read_split
 from speechprune.nano import ASSET
 from speechprune.recipes.setting import path_value
-from speechprune.tables import table
 from speechprune.training.rounds import finish_all
 from speechprune.training.run import TrainingRun
 
-RESULTS = Path(__file__).parent / "results"
 MEASURES = ("svcca", "dc", "dc-unbiased", "cka")
 SHARES = (0.25, 0.5, 0.75)
 UTTERANCES = 320
@@ -51,20 +50,6 @@ RANDOM = 10
 WHOLE_UPDATES, UPDATES = 400, 100
 OVERRIDES = ("optimization.lr=[0.001]",)
 QUIET = ("checkpoint.save_interval_updates=0", "dataset.validate_interval_updates=0")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What one way to choose layers found.
-
-    Attributes:
-        plans: one, or those whose mean counts.
-        seconds: that choosing took, similarity or verification included.
-    """
-
-    way: str
-    plans: tuple[LayerPlan, ...]
-    seconds: float
 
 
 @click.command()
@@ -85,8 +70,7 @@ def main(archive: Path, model: Path, out: Path, jobs: int) -> None:
     ordered = sorted(plans, key=lambda plan: (len(plan.dropped), plan.dropped))
     before = _before(whole, data, out, ordered)
     after = _after(whole, data, out, ordered, jobs)
-    base = _rates(whole, data, out / "whole-test.json")
-    _report(layers, base, choices, before, after)
+    write_report(_head(whole, data, out, layers), choices, before, after)
     _auto("deep", whole, data, out, layers // 2)
     _auto("nano", _finetuned(ASSET, data, out / "nano"), data, out, 2)
 
@@ -141,7 +125,7 @@ def _measure(whole: Path, data: Path, out: Path) -> Mapping[str, float]:
 
     def seconds(name: str) -> float:
         start = perf_counter()
-        measures = build_measures([name], {})
+        measures = build_measures([name], options_of([name], {"mode": "T"}, {}))
         found = similarity(whole, data, "train", measures, utterances=UTTERANCES)[name]
         taken = perf_counter() - start
         found.save(out / f"{name}.safetensors")
@@ -203,7 +187,9 @@ def _before(
     def rates() -> dict[str, dict[str, float]]:
         settings = VerificationSettings(data, "test", allow_test=True)
         report = verify_plans(whole, lambda layers: LayerPlans(tuple(plans), layers), settings)
-        return {_key(m.plan): {"wer": m.rate("wer"), "cer": m.rate("cer")} for m in report.measured}
+        return {
+            plan_key(m.plan): {"wer": m.rate("wer"), "cer": m.rate("cer")} for m in report.measured
+        }
 
     return _kept(out / "before.json", rates)
 
@@ -212,15 +198,58 @@ def _after(
     whole: Path, data: Path, out: Path, plans: Sequence[LayerPlan], jobs: int
 ) -> Mapping[str, Mapping[str, float]]:
     """Test error rates by plan, finetuned and averaged."""
-    recipe = Recipe(data, "train", "valid", "demo/nano", UPDATES, OVERRIDES, average=5)
-    models = [SmallerModel(out / "plans" / _key(plan), whole, plan, recipe) for plan in plans]
+    recipe = _recipe(data)
+    models = [SmallerModel(out / "plans" / plan_key(plan), whole, plan, recipe) for plan in plans]
     for model in models:
         model.prepare()
     finish_all([[model.run] for model in models], jobs=jobs, tell=click.echo)
     return {
-        _key(model.plan): _rates(model.finish(), data, model.folder / "test.json")
+        plan_key(model.plan): _rates(model.finish(), data, model.folder / "test.json")
         for model in models
     }
+
+
+def _head(whole: Path, data: Path, out: Path, layers: int) -> list[str]:
+    """What the tables are of, and what they compare with."""
+    rates = {
+        f"{layers} layers": _rates(whole, data, out / "whole-test.json"),
+        f"after {UPDATES} more updates, averaged as the others": _rates(
+            _control(whole, data, out / "control"), data, out / "control-test.json"
+        ),
+    }
+    floors = {name: SimilarityMatrix.load(out / f"{name}.safetensors").floor for name in MEASURES}
+    return [
+        "Strings of spoken digits (Free Spoken Digit Dataset), test",
+        *(
+            f"{name}: WER {100 * each['wer']:.1f} %, CER {100 * each['cer']:.1f} %"
+            for name, each in rates.items()
+        ),
+        f"similarity on {UTTERANCES} utterances, svcca and cka on all their frames; floors: "
+        + ", ".join(f"{name} {floor:.2f}" for name, floor in floors.items()),
+        f"{UPDATES} updates of finetuning, 5 best averaged",
+    ]
+
+
+def _control(whole: Path, data: Path, folder: Path) -> Path:
+    """The whole model, finetuned as the smaller ones are."""
+    encoder, averaged = folder / "encoder.pt", folder / "averaged.pt"
+    if not averaged.exists():
+        export_encoder(whole, make_folder(folder) / encoder.name)
+        overrides = (
+            *_recipe(data).settings,
+            f"model.w2v_path={path_value(encoder)}",
+            f"checkpoint.finetune_from_model={path_value(whole)}",
+            "model._name=wav2vec_ctc_pruned",
+            *OVERRIDES,
+        )
+        run = TrainingRun("whole model, further", folder / "run", "demo/nano", overrides, UPDATES)
+        finish_all([[run]])
+        average(run.folder, averaged, num=5)
+    return averaged
+
+
+def _recipe(data: Path) -> Recipe:
+    return Recipe(data, "train", "valid", "demo/nano", UPDATES, OVERRIDES, average=5)
 
 
 def _rates(checkpoint: Path, data: Path, kept: Path) -> Mapping[str, float]:
@@ -236,64 +265,6 @@ def _kept(path: Path, make: Callable[[], Any]) -> Any:
     if not path.exists():
         write_atomically(path, json.dumps(make()).encode())
     return json.loads(path.read_text())
-
-
-def _key(plan: LayerPlan) -> str:
-    return "-".join(map(str, plan.dropped))
-
-
-def _report(
-    layers: int,
-    base: Mapping[str, float],
-    choices: Mapping[float, Sequence[Choice]],
-    before: Mapping[str, Mapping[str, float]],
-    after: Mapping[str, Mapping[str, float]],
-) -> None:
-    whole = f"WER {100 * base['wer']:.1f} %, CER {100 * base['cer']:.1f} %"
-    lines = [
-        f"Strings of spoken digits (Free Spoken Digit Dataset), test; {layers} layers: {whole}",
-        f"similarity on {UTTERANCES} utterances; {UPDATES} updates of finetuning, 5 best averaged",
-    ]
-    for share, found in choices.items():
-        rows = [["way", "dropped", "WER %", "CER %", "finetuned WER %", "CER %", "chosen in s"]]
-        for choice in found:
-            cells = [
-                _spread([100 * rates[_key(plan)][metric] for plan in choice.plans])
-                for rates in (before, after)
-                for metric in ("wer", "cer")
-            ]
-            dropped = " ".join(map(str, choice.plans[0].dropped)) if len(choice.plans) == 1 else ""
-            rows.append([choice.way, dropped, *cells, f"{choice.seconds:.1f}"])
-        lines += ["", f"{share:.0%} of the layers dropped", table(rows, left=2)]
-    write_atomically(RESULTS / "dropping_digits.txt", ("\n".join(lines) + "\n").encode())
-    click.echo("\n".join(lines))
-    ways = ["random", "greedy, svcca", "exact, svcca", "exact, dc-unbiased", "verified", "GLP"]
-    panels = [
-        Panel("layers dropped, %", f"CER %, {title}", _curves(ways, choices, rates))
-        for title, rates in (("without finetuning", before), ("finetuned", after))
-    ]
-    line_panels(panels, RESULTS / "dropping_digits.png", "Ways to choose layers to drop")
-
-
-def _curves(
-    ways: Sequence[str],
-    choices: Mapping[float, Sequence[Choice]],
-    rates: Mapping[str, Mapping[str, float]],
-) -> dict[str, Curve]:
-    curves = {}
-    for way in ways:
-        chosen = [next(c for c in found if way in c.way) for found in choices.values()]
-        values = [[100 * rates[_key(plan)]["cer"] for plan in c.plans] for c in chosen]
-        spread = [stdev(v) if len(v) > 1 else 0.0 for v in values]
-        shares = [100 * share for share in choices]
-        curves[way] = Curve(shares, [mean(v) for v in values], spread)
-    return curves
-
-
-def _spread(values: Sequence[float]) -> str:
-    if len(values) == 1:
-        return f"{values[0]:.1f}"
-    return f"{mean(values):.1f} ±{stdev(values):.1f}"
 
 
 if __name__ == "__main__":
