@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechprune.layers.plan import LayerPlan
-from speechprune.layers.search import BEAM, Integers, check_matrix, greedy, on_grid, score
+from speechprune.layers.search import BEAM, Integers, check_matrix, greedy, on_grid, scored_plan
 
 #: Less than any sum, with room to add some: no such plan.
 _NEVER = -(1 << 61)
@@ -47,7 +47,7 @@ def exact(matrix: NDArray, drop: int, top: int = BEAM) -> list[LayerPlan]:
         # Plans better than the trial have positive sums: if there are fewer than wanted, all of
         # them are in, and of those as good as the trial the first ones.
         if len(found) < top or (is_full and best[-1].mean <= trial.mean):
-            return [_plan(matrix, candidate) for candidate in best]
+            return [scored_plan(matrix, candidate.dropped) for candidate in best]
 
 
 @dataclass(frozen=True)
@@ -200,8 +200,3 @@ class _Choices:
             self.path(index),
             self.edges_after(index),
         )
-
-
-def _plan(matrix: NDArray, candidate: _Candidate) -> LayerPlan:
-    plan = LayerPlan(len(matrix) - 1, candidate.dropped)
-    return LayerPlan(plan.layers, plan.dropped, score(matrix, plan))

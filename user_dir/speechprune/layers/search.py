@@ -12,7 +12,7 @@ every machine. Of plans that tie, the one that drops earlier layers is first.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import chain, combinations, islice
 
 import numpy as np
@@ -74,6 +74,12 @@ def score(matrix: NDArray, plan: LayerPlan) -> float:
     return math.fsum(float(matrix[first, end]) for first, end in plan.runs) / len(plan.runs)
 
 
+def scored_plan(matrix: NDArray, dropped: Iterable[int]) -> LayerPlan:
+    """The plan that drops some layers, with its score."""
+    plan = LayerPlan(len(matrix) - 1, tuple(int(layer) for layer in dropped))
+    return LayerPlan(plan.layers, plan.dropped, score(matrix, plan))
+
+
 def greedy(matrix: NDArray, drop: int) -> list[LayerPlan]:
     """The plan that comes of adding the best layer at each step.
 
@@ -107,7 +113,7 @@ def beam(matrix: NDArray, drop: int, top: int = BEAM, *, width: int = BEAM) -> l
         sums, runs = new_sums[parents, added], new_runs[parents, added]
         dropped = dropped[parents]
         dropped[np.arange(len(chosen)), added] = True
-    return [_plan(matrix, np.flatnonzero(row)) for row in dropped[:top]]
+    return [scored_plan(matrix, np.flatnonzero(row)) for row in dropped[:top]]
 
 
 def exhaustive(matrix: NDArray, drop: int, top: int = BEAM) -> list[LayerPlan]:
@@ -136,7 +142,7 @@ def exhaustive(matrix: NDArray, drop: int, top: int = BEAM) -> list[LayerPlan]:
         # Subsets come in order, and a stable sort leaves those that tie so.
         order = np.argsort(-means, kind="stable")[:top]
         best, means = best[order], means[order]
-    return [_plan(matrix, row) for row in best]
+    return [scored_plan(matrix, row) for row in best]
 
 
 def random(matrix: NDArray, drop: int, top: int = BEAM, *, seed: int = 0) -> list[LayerPlan]:
@@ -154,7 +160,7 @@ def random(matrix: NDArray, drop: int, top: int = BEAM, *, seed: int = 0) -> lis
         drawn[tuple(sorted(subset.tolist()))] = None
     subsets = np.array(sorted(drawn))
     order = np.argsort(-_means(on_grid(matrix), subsets), kind="stable")
-    return [_plan(matrix, row) for row in subsets[order]]
+    return [scored_plan(matrix, row) for row in subsets[order]]
 
 
 def _with_one_more(
@@ -215,8 +221,3 @@ def _subsets(layers: int, drop: int) -> Iterator[NDArray]:
         if not len(chunk):
             return
         yield chunk
-
-
-def _plan(matrix: NDArray, dropped: Sequence[int] | NDArray) -> LayerPlan:
-    plan = LayerPlan(len(matrix) - 1, tuple(int(layer) for layer in dropped))
-    return LayerPlan(plan.layers, plan.dropped, score(matrix, plan))
