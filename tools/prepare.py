@@ -211,7 +211,7 @@ def synthetic(
     "--archive",
     required=True,
     type=click.Path(path_type=Path),
-    help="Tar archive of fsdd/{digit}_{speaker}_{index}.flac.",
+    help="Tar or zip archive, or folder, of DIGIT_SPEAKER_INDEX.wav or .flac.",
 )
 def digits(
     out: Path,
