@@ -248,6 +248,7 @@ REFUSALS = {
     "check {out}": "no folder",
     "stats {short}": "train.wrd has 3 lines for 4 recordings",
     "stats {same} --figure {out}/lengths.png": "cannot be written",
+    "stats {short} --figure {out}/lengths.jpg": "lengths.jpg cannot be drawn; name a file that",
 }
 
 
