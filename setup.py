@@ -33,6 +33,7 @@ setup(
     python_requires=">=3.9",
     packages=packages(),
     package_dir=FOLDERS,
+    py_modules=["speechprune_command"],
     package_data={"speechprune": ["assets/*"], "speechprune.config": ["*/*.yaml"]},
     install_requires=[
         "fairseq-fixed==0.12.3.1; python_version >= '3.11'",
@@ -55,5 +56,5 @@ setup(
         "apex": ["apex @ git+https://github.com/NVIDIA/apex"],
         "dev": ["pytest", "ruff", "mypy", "jiwer"],
     },
-    entry_points={"console_scripts": ["speechprune = speechprune.tools.main:main"]},
+    entry_points={"console_scripts": ["speechprune = speechprune_command:main"]},
 )

@@ -1,26 +1,19 @@
-"""Strings of spoken digits, cut together from real recordings of single ones.
-
-The archive is the Free Spoken Digit Dataset's (Jakobovski and contributors, CC BY-SA 4.0): 8 kHz
-mono FLAC named `fsdd/{digit}_{speaker}_{index}.flac`, where indices 0 to 4 are the test recordings.
-"""
+"""Strings of spoken digits, cut together from real recordings of single ones."""
 
 from __future__ import annotations
 
-import io
 import os
-import re
-import tarfile
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
-import soundfile
 import soxr
 
 from speechprune.errors import UserError
 from speechprune.manifests.audio import SAMPLE_RATE, write_flac
+from speechprune.manifests.digit_recordings import Recording, read_recordings
 from speechprune.manifests.folders import replacing
 from speechprune.manifests.manifest import (
     AUDIO,
@@ -29,15 +22,11 @@ from speechprune.manifests.manifest import (
     Utterance,
     write_manifest,
 )
-from speechprune.manifests.verbatim import told_of
+from speechprune.manifests.verbatim import SHARED_SPEAKERS, told_of
 
 WORDS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
 
-_MEMBER = re.compile(r"(?:.*/)?(\d)_([a-z]+)_(\d+)\.flac")
 _SPLITS = ("train", "valid", "test")
-_TEST_INDICES = range(0, 5)
-_VALID_INDICES = range(5, 10)
-_LARGEST_RECORDING = 1 << 20  # bytes; the largest of the archive has 19 thousand
 
 Progress = Callable[[Iterable[Utterance], int], Iterable[Utterance]]
 
@@ -72,48 +61,6 @@ class DigitStrings:
             raise UserError(f"seed {self.seed} is negative; choose 0 or more")
 
 
-@dataclass(frozen=True)
-class Recording:
-    """One spoken digit: `samples` float32 (T,) at the archive's rate, 8 kHz."""
-
-    digit: int
-    speaker: str
-    index: int
-    samples: np.ndarray
-
-    @property
-    def split(self) -> str:
-        """The one split that may use it."""
-        if self.index in _TEST_INDICES:
-            return "test"
-        return "valid" if self.index in _VALID_INDICES else "train"
-
-
-def read_recordings(archive: Path) -> tuple[list[Recording], int]:
-    """All recordings of the archive, sorted, and their sample rate in Hz.
-
-    Members are decoded in memory and never written under their own names. Raises UserError for
-    an archive that is missing or damaged, or holds no digits or several sample rates.
-    """
-    try:
-        with tarfile.open(archive) as tar:
-            decoded = [found for member in tar if (found := _decode(tar, member)) is not None]
-    except FileNotFoundError:
-        raise UserError(
-            f"{archive} is missing; it should be the archive of spoken digits"
-        ) from None
-    except (tarfile.TarError, EOFError, soundfile.LibsndfileError) as error:
-        reason = str(error).partition("\n")[0].rstrip(".:")
-        raise UserError(f"{archive} is not an archive of FLAC recordings: {reason}") from error
-    rates = sorted({rate for _, rate in decoded})
-    if not rates:
-        raise UserError(f"{archive} holds no recording named fsdd/DIGIT_SPEAKER_INDEX.flac")
-    if len(rates) > 1:
-        raise UserError(f"{archive} holds recordings of several sample rates, {rates} Hz; use one")
-    recordings = [recording for recording, _ in decoded]
-    return sorted(recordings, key=lambda r: (r.digit, r.speaker, r.index)), rates[0]
-
-
 def make_digits(
     folder: Path,
     archive: Path,
@@ -126,18 +73,23 @@ def make_digits(
     """Cut digit strings together into the manifest folder `folder`, labelled by number words.
 
     `resume` leaves a finished folder of the same settings as it is. `progress` wraps the stream of
-    finished utterances. Raises UserError as `read_recordings` and
-    `folders.replacing` do, or if a split has no recording of a digit.
+    finished utterances. Raises UserError as `read_recordings` and `folders.replacing` do, or if a
+    split has no recording of a digit, or the recordings would be replaced.
+
+    Args:
+        archive: the recordings, an archive or a folder.
     """
     provenance = {
         "corpus": "Free Spoken Digit Dataset, strings",
         "language": "en",
-        "archive": archive.name,
+        "archive": os.path.basename(os.path.abspath(archive)),
         "settings": asdict(settings),
     }
     if resume and (folder / PROVENANCE).exists():
         told_of(folder, provenance)
         return
+    if folder.exists() and archive.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{archive} lies in {folder}; choose another folder for --out")
     recordings, rate = read_recordings(archive)
     takes = _takes(recordings)
     with replacing(folder, overwrite) as partial:
@@ -148,7 +100,9 @@ def make_digits(
             Split(name, root, tuple(u for u in finished if u.path.startswith(f"{name}/")))
             for name in settings.sizes
         ]
-        write_manifest(partial, splits, provenance)
+        # By design: the data set tests on the speakers that it trains on.
+        speakers = sorted({utterance.speaker for utterance in finished})
+        write_manifest(partial, splits, {**provenance, SHARED_SPEAKERS: speakers})
 
 
 # Samples by split, speaker and digit.
@@ -176,8 +130,7 @@ def _strings(settings: DigitStrings, takes: _Takes, rate: int, folder: Path) -> 
             digits, samples = _one_string(settings, takes[name][speaker], rate, random)
             path = f"{name}/{index:06d}-{speaker}.flac"
             frames = write_flac(folder / path, soxr.resample(samples, rate, SAMPLE_RATE))
-            # No speaker is told: the data set tests on the speakers that it trains on.
-            yield Utterance(path, frames, " ".join(WORDS[digit] for digit in digits))
+            yield Utterance(path, frames, " ".join(WORDS[digit] for digit in digits), speaker)
 
 
 def _one_string(
@@ -197,21 +150,3 @@ def _one_string(
 
 def _pause(settings: DigitStrings, rate: int, random: np.random.Generator) -> np.ndarray:
     return np.zeros(int(random.uniform(*settings.silence) * rate), dtype=np.float32)
-
-
-def _decode(tar: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[Recording, int] | None:
-    """The recording in `member` and its rate; None for whatever is not a recording.
-
-    Raises UserError for a member that would be written elsewhere if it was extracted.
-    """
-    if member.name.startswith("/") or ".." in member.name.split("/"):
-        raise UserError(f"{tar.name} has a member {member.name!r} outside of it; do not trust it")
-    named = _MEMBER.fullmatch(member.name)
-    if named is None or not member.isfile() or member.size > _LARGEST_RECORDING:
-        return None
-    stream = tar.extractfile(member)
-    if stream is None:
-        return None
-    samples, rate = soundfile.read(io.BytesIO(stream.read()), dtype="float32")
-    digit, speaker, index = named.groups()
-    return Recording(int(digit), speaker, int(index), samples), rate

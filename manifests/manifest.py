@@ -77,14 +77,16 @@ def read_split(folder: Path, name: str, labels: str = "ltr") -> Split:
     if len(rows) < 2:
         raise UserError(f"{folder / name}.tsv lists no audio; prepare the corpus again")
     letters = read_lines(folder / f"{name}.{labels}")
-    speakers = [""] * len(letters)
+    columns = {labels: letters}
     if (folder / f"{name}.spk").exists():
-        speakers = read_lines(folder / f"{name}.spk")
-    if not len(letters) == len(speakers) == len(rows) - 1:
-        raise UserError(
-            f"{folder / name}.tsv lists {len(rows) - 1} recordings, but {name}.{labels} has "
-            f"{len(letters)} lines and {name}.spk {len(speakers)}; prepare the corpus again"
-        )
+        columns["spk"] = read_lines(folder / f"{name}.spk")
+    for ending, lines in columns.items():
+        if len(lines) != len(rows) - 1:
+            raise UserError(
+                f"{folder / name}.tsv lists {len(rows) - 1} recordings, but {name}.{ending} has "
+                f"{len(lines)} lines; prepare the corpus again"
+            )
+    speakers = columns.get("spk", [""] * len(letters))
     utterances = []
     for number, (row, symbols, speaker) in enumerate(zip(rows[1:], letters, speakers), start=2):
         path, tab, frames = row.partition("\t")

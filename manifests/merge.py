@@ -17,6 +17,7 @@ from speechprune.manifests.manifest import unspell
 from speechprune.manifests.operations import Sizes
 from speechprune.manifests.verbatim import (
     DICTIONARY,
+    SHARED_SPEAKERS,
     WORD_END,
     Lines,
     audio_key,
@@ -24,6 +25,7 @@ from speechprune.manifests.verbatim import (
     read_dictionary,
     read_provenance,
     read_verbatim,
+    shared_speakers,
     source_of,
     split_names,
     write_dictionary,
@@ -58,6 +60,11 @@ class _Source:
         for stop in accumulate(length for _, length in runs):
             order += sorted(range(len(order), stop), key=lines.paths.__getitem__)
         return lines.take(order, split), runs
+
+    def shared_speakers(self) -> list[str]:
+        """Those of the corpus, under their new names."""
+        names = shared_speakers(self.provenance)
+        return names if "languages" in self.provenance else [f"{self.language}/{n}" for n in names]
 
 
 @dataclass
@@ -102,6 +109,8 @@ def merge(
         UserError: letters would be mixed with units, a recording is there twice, languages are
             unclear, a source is malformed or would be lost, or as `folders.replacing`.
     """
+    for source in sources:
+        split_names(source)  # refuses what is no manifest folder
     keep_sources(out, sources)
     corpora = _with_languages(sources, languages)
     counts, overwritten = _joint_dictionary(corpora)
@@ -116,8 +125,10 @@ def merge(
             sizes[name] = write_verbatim(partial, _pool(name, [lines for lines, _ in blocks]))
             tags[name] = joined(run for _, runs in blocks for run in runs)
         write_dictionary(partial / DICTIONARY, counts, overwritten)
-        told = [source_of(corpus.folder, corpus.provenance) for corpus in corpora]
-        described = {"operation": "merge", "sources": told, "languages": tags, "splits": sizes}
+        described: dict[str, Any] = {"operation": "merge", "languages": tags, "splits": sizes}
+        described["sources"] = [source_of(corpus.folder, corpus.provenance) for corpus in corpora]
+        if shared := {name for corpus in corpora for name in corpus.shared_speakers()}:
+            described[SHARED_SPEAKERS] = sorted(shared)
         write_provenance(partial, described)
     return sizes
 

@@ -13,10 +13,12 @@ from speechprune.manifests.languages import Runs, read_runs, select
 from speechprune.manifests.manifest import read_lines, write_lines
 from speechprune.manifests.verbatim import (
     DICTIONARY,
+    SHARED_SPEAKERS,
     Lines,
     keep_sources,
     read_provenance,
     read_verbatim,
+    shared_speakers,
     source_of,
     split_names,
     write_provenance,
@@ -67,6 +69,8 @@ def rearrange(
         told: dict[str, Any] = {"languages": languages} if languages else {}
         if "language" in provenance:
             told["language"] = provenance["language"]
+        if shared := shared_speakers(provenance):
+            told[SHARED_SPEAKERS] = shared
         told.update(source=source_of(source, provenance), splits=sizes)
         write_provenance(partial, {**described, **told})
     return {name: sizes[name] for name in sorted(sizes)}

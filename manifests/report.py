@@ -19,7 +19,9 @@ from speechprune.manifests.verbatim import (
     audio_key,
     parse_row,
     read_dictionary,
+    read_provenance,
     read_rows,
+    shared_speakers,
     split_names,
 )
 from speechprune.tables import table
@@ -134,6 +136,7 @@ class _Check:
         self._recordings: dict[str, str] = {}
         self._speakers: dict[str, set[str]] = {}
         self._known = self._dictionary()
+        self._shared = self._shared_speakers()
 
     def split(self, name: str) -> tuple[list[int], int]:
         """Check a split; returns the samples of each recording and the number of symbols."""
@@ -157,7 +160,7 @@ class _Check:
         return [frames for _, frames in rows], symbols
 
     def compare_speakers(self) -> None:
-        """Once all splits are checked: who is trained on is not tested on."""
+        """Once all splits are checked: who is trained on is not tested on, unless that is meant."""
         train = {
             speaker: name
             for name in sorted(self._speakers, reverse=True)
@@ -166,7 +169,7 @@ class _Check:
         }
         for name in sorted(self._speakers):
             if name.startswith(_HELD_OUT):
-                for speaker in sorted(self._speakers[name] & train.keys()):
+                for speaker in sorted(self._speakers[name] & train.keys() - self._shared):
                     where = f"in {train[speaker]} and in {name}"
                     self._add(name, "shared speaker", f"{speaker!r} speaks {where}")
 
@@ -183,6 +186,13 @@ class _Check:
         except UserError as error:
             self._add("", "dictionary", str(error))
             return None
+
+    def _shared_speakers(self) -> set[str]:
+        try:
+            return set(shared_speakers(read_provenance(self.folder)))
+        except UserError as error:
+            self._add("", "provenance", str(error))
+            return set()
 
     def _paths(self, name: str, root: str, rows: Sequence[tuple[str, int]]) -> None:
         """No recording twice, and none too long."""

@@ -113,13 +113,13 @@ def _symbol_table(measured: Mapping[str, Statistics]) -> str:
 
 
 def length_histogram(lengths: Mapping[str, Sequence[float]], path: Union[str, Path]) -> None:
-    """Draw the lengths of utterances as a PNG: a panel for each split, one axis for all.
+    """Draw the lengths of utterances: a panel for each split, one axis for all.
 
     Args:
         lengths: seconds of each utterance, by split.
-        path: the PNG file; written atomically.
+        path: the figure, .png, .pdf or .svg; written atomically.
 
-    Raises UserError if the file cannot be written.
+    Raises UserError as `figures.save_figure` does.
     """
     width, height = _PANEL
     figure, axes = new_figure((width, height * len(lengths)))

@@ -20,6 +20,9 @@ from speechprune.manifests.manifest import PROVENANCE, read_lines, write_lines
 DICTIONARY = "dict.ltr.txt"
 #: Between the words of labels that are letters; labels without it are units.
 WORD_END = "|"
+#: The key of `provenance.json` that tells who speaks in train and in test because a corpus means to
+#: test on speakers whom training knows.
+SHARED_SPEAKERS = "shared_speakers"
 
 _OVERWRITE = " #fairseq:overwrite"
 
@@ -168,6 +171,12 @@ def read_provenance(folder: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"{path} is not a JSON object; remove it if it is not ours")
     return found
+
+
+def shared_speakers(provenance: Mapping[str, Any]) -> list[str]:
+    """Who may be trained and tested on; as a rule nobody."""
+    found = provenance.get(SHARED_SPEAKERS)
+    return list(map(str, found)) if isinstance(found, list) else []
 
 
 def told_of(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:

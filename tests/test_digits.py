@@ -5,16 +5,24 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+import zipfile
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from corpora import files_of
 
 from speechprune.errors import UserError
-from speechprune.manifests.digits import WORDS, DigitStrings, make_digits, read_recordings
+from speechprune.manifests.digit_recordings import read_recordings
+from speechprune.manifests.digits import WORDS, DigitStrings, make_digits
 from speechprune.manifests.manifest import read_split
+from speechprune.manifests.merge import merge
+from speechprune.manifests.partition import split_split
+from speechprune.manifests.report import check_folder
+from speechprune.manifests.subset import draw_subset
+from speechprune.manifests.verbatim import read_provenance
 
 SPEAKERS = ("ann", "bob")
 INDICES = range(12)
@@ -26,14 +34,14 @@ def level(digit: int, speaker: str, index: int) -> int:
     return 400 + 100 * (digit + 10 * (SPEAKERS.index(speaker) + len(SPEAKERS) * index))
 
 
-def flac(samples: np.ndarray, rate: int = 8000) -> bytes:
+def flac(samples: np.ndarray, rate: int = 8000, form: str = "FLAC") -> bytes:
     buffer = io.BytesIO()
-    soundfile.write(buffer, samples.astype(np.int16), rate, format="FLAC", subtype="PCM_16")
+    soundfile.write(buffer, samples.astype(np.int16), rate, format=form, subtype="PCM_16")
     return buffer.getvalue()
 
 
 def archive_of(path: Path, members: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w") as tar:
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as tar:
         for name, content in members.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
@@ -80,7 +88,7 @@ def test_labels_speakers_and_splits_are_those_of_the_recordings(
         for utterance in split.utterances:
             found = heard(split.root / utterance.path)
             assert utterance.text == " ".join(WORDS[digit] for digit, _, _ in found)
-            assert len({speaker for _, speaker, _ in found}) == 1
+            assert {speaker for _, speaker, _ in found} == {utterance.speaker}
             assert all(index in indices for _, _, index in found)
             lengths.add(len(found))
     assert lengths == {1, 2, 3, 4, 5}
@@ -103,6 +111,73 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path, archive: Path) -> No
     }
     assert audio["a"] == audio["b"]
     assert audio["a"] != audio["c"]
+
+
+def as_github_gives_them(path: Path, members: dict[str, bytes]) -> Path:
+    """The same recordings as a repository of WAV files: an archive or folder, as the name says."""
+    root = "free-spoken-digit-dataset-master"
+    files = {f"{root}/README.md": b"# Free Spoken Digit Dataset\n", f"{root}/0_ann_0.txt": b"no"}
+    for name, content in members.items():
+        samples, rate = soundfile.read(io.BytesIO(content), dtype="int16")
+        wav = name.replace("fsdd", f"{root}/recordings").replace(".flac", ".wav")
+        files[wav] = flac(samples, rate, "WAV")
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+    elif path.suffix:
+        archive_of(path, files)
+    else:
+        for name, content in files.items():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("name", ["clone", "master.tar.gz", "master.tar", "master.zip"])
+def test_what_github_gives_makes_the_same_corpus(
+    tmp_path: Path, archive: Path, members: dict[str, bytes], name: str
+) -> None:
+    source = as_github_gives_them(tmp_path / name, members)
+    make_digits(tmp_path / "out", archive, SMALL)
+    expected = files_of(tmp_path / "out")
+    make_digits(tmp_path / "out", source, SMALL, overwrite=True)
+    found = files_of(tmp_path / "out")
+    assert found.pop("provenance.json") == expected.pop("provenance.json").replace(
+        archive.name.encode(), name.encode()
+    )
+    assert found == expected
+
+
+def test_a_folder_is_named_in_the_provenance_however_it_is_given(
+    tmp_path: Path, members: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(as_github_gives_them(tmp_path / "clone", members))
+    make_digits(tmp_path / "out", Path("."), SMALL)
+    assert read_provenance(tmp_path / "out")["archive"] == "clone"
+
+
+def test_recordings_are_never_replaced(tmp_path: Path, archive: Path) -> None:
+    make_digits(tmp_path / "out", archive, SMALL)
+    (tmp_path / "out" / "digits.tar").write_bytes(archive.read_bytes())
+    for source in (tmp_path / "out", tmp_path / "out" / "digits.tar"):
+        with pytest.raises(UserError, match="lies in .*out; choose another folder"):
+            make_digits(tmp_path / "out", source, SMALL, overwrite=True)
+    assert (tmp_path / "out" / "digits.tar").exists()
+
+
+def test_speakers_that_all_splits_share_are_no_mistake(tmp_path: Path, archive: Path) -> None:
+    made, drawn, cut, both = (tmp_path / name for name in ("made", "drawn", "cut", "both"))
+    make_digits(made, archive, SMALL)
+    draw_subset(made, drawn, 0.1)
+    split_split(made, cut, {"train": 0.5, "valid2": 0.5})
+    make_digits(tmp_path / "more", archive, SMALL)
+    merge(both, [made, tmp_path / "more"], ["en", "de"])
+    for folder in (made, drawn, cut, both):
+        assert not check_folder(folder).errors, check_folder(folder).describe_in_words()
+    (made / "valid.spk").write_text("eve\n" * SMALL.sizes["valid"])
+    (made / "train.spk").write_text("eve\n" * SMALL.sizes["train"])
+    assert check_folder(made).counts == {"shared speaker": 1}
 
 
 def test_real_digits(tmp_path: Path, shared_data: Path) -> None:
@@ -141,13 +216,23 @@ def test_links_are_passed_over(tmp_path: Path, members: dict[str, bytes]) -> Non
 
 def test_bad_archives_are_refused(tmp_path: Path, archive: Path, members: dict[str, bytes]) -> None:
     content = archive.read_bytes()
-    bad = {"truncated": content[: len(content) // 2], "empty": b"", "text": b"no archive" * 100}
+    packed = archive_of(tmp_path / "whole.tar.gz", members).read_bytes()
+    zipped = as_github_gives_them(tmp_path / "whole.zip", members).read_bytes()
+    bad = {
+        "short.gz": packed[: len(packed) // 2],
+        "damaged.gz": packed[:2000] + b"\xff" * 90 + packed[2090:],
+        "damaged.zip": zipped[:600] + b"\xff" * 90 + zipped[690:],
+        "truncated": content[: len(content) // 2],
+        "empty": b"",
+        "text": b"no archive" * 100,
+    }
     for name, damaged in bad.items():
         (tmp_path / name).write_bytes(damaged)
     archive_of(tmp_path / "rates", {**members, "fsdd/0_ann_50.flac": flac(np.zeros(9), 16000)})
     archive_of(tmp_path / "lacking", {k: v for k, v in members.items() if "/7_bob_" not in k})
     archive_of(tmp_path / "noise", {"fsdd/0_ann_1.flac": b"not audio"})
-    for name in ("truncated", "empty", "text", "rates", "lacking", "noise", "missing"):
+    (tmp_path / "folder").mkdir()
+    for name in (*bad, "rates", "lacking", "noise", "missing", "folder"):
         with pytest.raises(UserError) as caught:
             make_digits(tmp_path / "corpus", tmp_path / name, SMALL)
         assert "\n" not in str(caught.value), name

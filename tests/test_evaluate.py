@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from bars import watch
 from click.testing import CliRunner
 from fairseq.criterions.ctc import CtcCriterion, CtcCriterionConfig
 from nano import write_corpus, write_finetuned, write_wav2vec2
 
+from speechprune import inference
 from speechprune.checkpoint import LoadedModel, fold, load_finetuned
 from speechprune.errors import UserError
 from speechprune.inference import batches, evaluate, read_audio, transcribe
@@ -72,6 +74,16 @@ def test_batches_leave_a_layer_normed_extractor_alone(
     split = read_split(data, "valid")
     together, apart = evaluate(loaded, split), evaluate(loaded, split, **options)
     assert (together.words, together.characters) == (apart.words, apart.characters)
+
+
+def test_decoding_is_seen_to_go_on(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, split = load_finetuned(write_model(tmp_path, data, {})), read_split(data, "valid")
+    silent = evaluate(loaded, split, batch_size=3)
+    bars = watch(inference, monkeypatch)
+    assert evaluate(loaded, split, batch_size=3).characters == silent.characters
+    assert [(bar.desc, bar.n, bar.total) for bar in bars] == [("decoding", 7, 7)]
 
 
 def test_batches_hold_every_utterance_once_within_both_limits() -> None:

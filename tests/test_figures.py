@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from speechprune.errors import UserError
-from speechprune.figures import heat_map
+from speechprune.figures import Curve, Panel, draw_panel, heat_map, new_figure
 
 
 def size(path) -> tuple[int, int]:
@@ -36,6 +36,37 @@ def test_a_heat_map_is_the_same_each_time(tmp_path):
     for name in ("a.png", "b.png"):
         heat_map(matrix, ["x", "y", "z"], tmp_path / name, "title", 0.2, 0.9)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "name, start", [("a.PNG", b"\x89PNG"), ("b.pdf", b"%PDF-1."), ("c.svg", b"<?xml")]
+)
+def test_the_ending_is_the_format_and_the_bytes_are_the_same_each_time(
+    tmp_path, monkeypatch, name, start
+):
+    contents = set()
+    for second in ("0", "86400"):
+        # matplotlib would write this time; without it, that of the clock.
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", second)
+        heat_map(np.eye(3), ["x", "y", "z"], tmp_path / name, "title")
+        contents.add((tmp_path / name).read_bytes())
+    assert len(contents) == 1 and contents.pop().startswith(start)
+
+
+@pytest.mark.parametrize("name", ["map", "map.jpg", "map.png.txt"])
+def test_another_ending_is_refused(tmp_path, name):
+    with pytest.raises(UserError, match=f"{name} cannot be drawn; name a file that ends in .png"):
+        heat_map(np.eye(3), ["x", "y", "z"], tmp_path / name)
+    assert os.listdir(tmp_path) == []
+
+
+def test_values_at_one_place_are_drawn_over_it_alone():
+    figure, axes = new_figure((3, 3))
+    curves = {"a": Curve([49.999], [0.7]), "by chance": Curve([49.999], [0.3], dashed=True)}
+    draw_panel(axes, Panel("sparsity (%)", "IOU", curves), ["a"])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["50"]
+    (chance,) = [line for line in axes.get_lines() if line.get_linestyle() == "--"]
+    assert list(chance.get_xdata()) == [0, 1] and list(chance.get_ydata()) == [0.3, 0.3]
 
 
 def test_labels_must_fit_the_matrix(tmp_path):

@@ -97,6 +97,18 @@ def test_wrong_usage_is_one_line_that_names_the_help() -> None:
     assert result.stderr.count("\n") == 1 and "See `speechprune evaluate --help`" in result.stderr
 
 
+@pytest.mark.parametrize("group_name", ["prepare", "manifest", "masks", "layers"])
+def test_a_group_without_a_subcommand_prints_its_help(group_name: str) -> None:
+    bare, asked = (
+        CliRunner().invoke(group.commands, [group_name, *flag], prog_name="speechprune")
+        for flag in ([], ["--help"])
+    )
+    assert (bare.exit_code, bare.stdout) == (2, "")
+    assert bare.stderr == asked.stdout and bare.stderr.startswith(
+        f"Usage: speechprune {group_name}"
+    )
+
+
 def test_an_unknown_command_gets_the_nearest_name() -> None:
     result = CliRunner().invoke(group.commands, ["evalaute"])
     assert result.exit_code == 1

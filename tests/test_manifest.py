@@ -135,14 +135,15 @@ def test_bad_utterances_are_not_written(
         ("train.tsv", "/audio\n", "lists no audio"),
         ("train.tsv", "/audio\na.flac\t1600\nb.flac 1600\nc.flac\t1\n", "line 3"),
         ("train.ltr", None, "train.ltr is missing"),
-        ("train.ltr", "O N |\n", "lists 3 recordings, but train.ltr has 1 lines"),
+        ("train.ltr", "O N |\n", "lists 3 recordings, but train.ltr has 1 lines; prepare"),
+        ("train.spk", "Ann\n", "lists 3 recordings, but train.spk has 1 lines; prepare"),
     ],
 )
 def test_bad_folders_are_refused(
     tmp_path: Path, name: str, content: str | None, complaint: str
 ) -> None:
     folder = write_corpus(tmp_path / "corpus")
-    (folder / name).unlink()
+    (folder / name).unlink(missing_ok=name == "train.spk")
     if content is not None:
         (folder / name).write_text(content)
     with pytest.raises(UserError, match=complaint) as caught:

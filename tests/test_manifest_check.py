@@ -73,6 +73,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "fewer words": ("line count", lambda f: rewrite(f / "train.wrd", lambda rows: rows[:-1])),
     "more speakers": ("line count", lambda f: rewrite(f / "train.spk", lambda r: [*r, "x"])),
     "symbol": ("unknown symbol", lambda f: edit(f / "dict.ltr.txt", "V ", "W ")),
+    "provenance": ("provenance", lambda f: edit(f / "provenance.json", "{", "")),
     "empty": ("empty label", lambda f: rewrite(f / "valid.ltr", lambda rows: ["|", rows[1]])),
     "words": ("words", lambda f: edit(f / "train.wrd", "SEVEN", "ELEVEN")),
     "twice": ("repeated path", lambda f: rewrite(f / "train.tsv", first_row_again)),
@@ -102,7 +103,7 @@ def test_each_kind_of_damage_is_found(folder: Path, damage: str) -> None:
     assert found["problems"][kind]["count"] == 1
     assert "\n" not in found["problems"][kind]["examples"][0]
     told = sum(row["errors"] for row in found["splits"].values())
-    assert (told == 0) == (kind == "dictionary")
+    assert (told == 0) == (kind in ("dictionary", "provenance"))
 
 
 def test_what_a_batch_cannot_hold_is_found(folder: Path) -> None:

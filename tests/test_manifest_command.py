@@ -243,9 +243,12 @@ REFUSALS = {
     "merge {out} {same} {short}": "train.wrd has 3 lines for 4 recordings",
     "merge {out} {same} {untagged}": "merge the corpora again",
     "merge {out} {same} {garbled}": "provenance.json is not JSON",
+    "merge {out} {same} {other}/gone": "no folder",
+    "merge {out} {same} {parent}": "holds no SPLIT.tsv",
     "check {out}": "no folder",
     "stats {short}": "train.wrd has 3 lines for 4 recordings",
     "stats {same} --figure {out}/lengths.png": "cannot be written",
+    "stats {short} --figure {out}/lengths.jpg": "lengths.jpg cannot be drawn; name a file that",
 }
 
 

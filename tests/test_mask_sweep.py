@@ -191,6 +191,7 @@ def test_a_curve_needs_a_value_at_each_place(tmp_path: Path) -> None:
         ("spanish whole --own --no-biases", "--own makes no masks"),
         ("spanish whole --own --figure nowhere", "No such file"),
         ("spanish whole --own --figure whole", "would be overwritten"),
+        ("plain missing --figure iou.jpg", "iou.jpg cannot be drawn; name a file that ends in"),
     ],
 )
 def test_bad_input_is_told_in_one_line(

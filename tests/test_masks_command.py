@@ -236,6 +236,33 @@ def test_more_masks_are_compared_pair_by_pair_and_drawn(files: Files, tmp_path: 
         (["a.pt", "a.safetensors"], ["a.pt", "a.safetensors"]),
         (["runs/a.pt", "runs/sub/a.pt"], ["a", "sub/a"]),
         (["runs.pt", "runs/a.pt"], ["runs", "runs/a"]),
+        (["es/checkpoints/checkpoint_best.pt", "fr/checkpoints/checkpoint_last.pt"], ["es", "fr"]),
+        (["runs/es/checkpoints/checkpoint_best.pt", "runs/fr.safetensors"], ["es", "fr"]),
+        (
+            ["es/checkpoints/checkpoint_best.pt", "es/checkpoints/checkpoint_last.pt"],
+            ["checkpoint_best", "checkpoint_last"],
+        ),
+        (
+            [
+                "es/checkpoints/checkpoint_best.pt",
+                "es/checkpoints/checkpoint_last.pt",
+                "fr/checkpoints/checkpoint_last.pt",
+            ],
+            ["es/checkpoint_best", "es/checkpoint_last", "fr"],
+        ),
+        (
+            [
+                "runs/es/checkpoints/checkpoint_best.pt",
+                "runs/es.safetensors",
+                "runs/fr.safetensors",
+            ],
+            ["es/checkpoint_best", "es.safetensors", "fr"],
+        ),
+        (
+            ["a/checkpoints/checkpoint_1.pt", "a/checkpoints/checkpoint_1.safetensors"],
+            ["checkpoint_1.pt", "checkpoint_1.safetensors"],
+        ),
+        (["masks_0.5", "masks_0.7"], ["masks_0.5", "masks_0.7"]),
     ],
 )
 def test_names_are_what_tells_files_apart(paths: list[str], names: list[str]) -> None:

@@ -33,6 +33,7 @@ def bad(files: Files, tmp_path: Path) -> dict[str, Path]:
         "folder": tmp_path,
         "out": tmp_path / "out.pt",
         "nowhere": tmp_path / "no" / "folder" / "out.pt",
+        "undrawn": tmp_path / "no" / "folder" / "map.png",
     }
     for name, content in {
         "empty": b"",
@@ -46,6 +47,11 @@ def bad(files: Files, tmp_path: Path) -> dict[str, Path]:
     few = MaskSet.load(whole)
     named["half"] = tmp_path / "half.safetensors"
     MaskSet({s: m for s, m in few.items() if ".1." not in s}).save(named["half"])
+    named["gap"] = tmp_path / "gap.safetensors"
+    MaskSet({s: m for s, m in few.items() if ".1.fc2." not in s}).save(named["gap"])
+    biases = {s.replace("weight", "bias"): m[..., 0] for s, m in few.items()}
+    named["biased"] = tmp_path / "biased.safetensors"
+    MaskSet({**few, **biases}).save(named["biased"])
     named["none_kept"] = tmp_path / "none_kept.safetensors"
     MaskSet({s: torch.zeros_like(m) for s, m in few.items()}).save(named["none_kept"])
     state = read(files.spanish)
@@ -85,9 +91,20 @@ def bad(files: Files, tmp_path: Path) -> dict[str, Path]:
         ("apply plain whole plain", "would be overwritten"),
         ("compare whole", "at least two"),
         ("compare whole missing", "does not exist"),
-        ("compare whole deep", "another model"),
-        ("compare whole spanish --heat-map nowhere", "No such file"),
+        ("compare whole deep", "masks of another model: one has 2 layer(s), the other 3"),
+        ("compare half whole", "masks of another model: one has 1 layer(s), the other 2"),
+        ("compare whole gap", "masks of another model: they have no site 'encoder.layers.1.fc2.w"),
+        (
+            "compare whole biased",
+            "one has masks of biases, the other has none; train with model.prune",
+        ),
+        (
+            "compare biased whole",
+            "one has masks of biases, the other has none; train with model.prune",
+        ),
+        ("compare whole spanish --heat-map undrawn", "No such file"),
         ("compare whole spanish --heat-map whole", "would be overwritten"),
+        ("compare whole missing --heat-map map.jpg", "map.jpg cannot be drawn; name a file that"),
         ("compare whole spanish --measure jaccard", "jaccard"),
         ("fold missing out", "does not exist"),
         ("fold spanish nowhere", "No such file"),

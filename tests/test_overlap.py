@@ -125,7 +125,7 @@ def test_the_pairwise_table_holds_every_overlap():
 
 def test_masks_of_different_models_are_not_compared():
     masks = even_masks(0.5, seed=0)
-    name = "encoder.layers.1.fc1.weight"
+    name = "encoder.layers.0.fc2.weight"
     fewer = MaskSet({n: m for n, m in masks.items() if n != name})
     reshaped = MaskSet({**masks, name: torch.ones(9, dtype=torch.bool)})
     for other in (fewer, reshaped):
@@ -133,3 +133,18 @@ def test_masks_of_different_models_are_not_compared():
             overlap(masks, other)
         with pytest.raises(UserError, match=name):
             pairwise([other, other, masks])
+
+
+def test_what_differs_between_masks_is_told():
+    masks = even_masks(0.5, seed=0)
+    biases = {n.replace("weight", "bias"): torch.ones(3, dtype=torch.bool) for n in SHAPES}
+    biased = MaskSet({**masks, **biases})
+    shallow = MaskSet({n: m for n, m in masks.items() if ".1." not in n})
+    for first, second, told in (
+        (masks, biased, "one has masks of biases, the other has none; .*prune_biases=false"),
+        (biased, masks, "one has masks of biases, the other has none; .*--no-biases"),
+        (masks, shallow, r"one has 2 layer\(s\), the other 1"),
+        (shallow, biased, r"one has 1 layer\(s\), the other 2"),
+    ):
+        with pytest.raises(UserError, match=told):
+            overlap(first, second)

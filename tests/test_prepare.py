@@ -40,6 +40,7 @@ def test_digits_gives_what_was_asked_for(tmp_path: Path, shared_data: Path) -> N
     out = tmp_path / "corpus"
     assert prepare("digits", "--out", str(out), "--archive", archive, *SIZES).exit_code == 0
     assert check_split(out, "test").utterances == 2
+    assert len((out / "test.spk").read_text().splitlines()) == 2
     again = prepare("digits", "--out", str(out), "--archive", archive, *SIZES, "--overwrite")
     assert again.exit_code == 0
     assert os.listdir(tmp_path) == ["corpus"]

@@ -110,6 +110,18 @@ def test_a_broken_part_is_not_hidden(parts: Registry, tmp_path: Path) -> None:
             parts.names()
 
 
+@pytest.mark.parametrize("name", ["version", "help", "prune"])
+def test_a_far_name_is_not_offered(name: str) -> None:
+    commands = ["compare", "evaluate", "layers", "masks", "prepare", "recipe", "train"]
+    assert f"unknown command {name!r}; known: compare, " in unknown_name("command", name, commands)
+
+
+def test_a_name_that_is_begun_is_offered() -> None:
+    message = unknown_name("policy", "gradual", ["s3router", "gradual_magnitude"])
+    assert message == "unknown policy 'gradual'; did you mean 'gradual_magnitude'?"
+    assert "known" in unknown_name("policy", "", ["s3router"])
+
+
 def test_refusals_are_one_line() -> None:
     message = unknown_name("flag", "model.prune_rat", ["model.prune_rate", "model.init_score"])
     assert message == "unknown flag 'model.prune_rat'; did you mean 'model.prune_rate'?"

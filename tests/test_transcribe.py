@@ -11,12 +11,14 @@ import pytest
 import soundfile
 import soxr
 import torch
+from bars import watch
 from click.testing import CliRunner
 from nano import write_corpus, write_finetuned, write_wav2vec2
 
+from speechprune import inference
 from speechprune.checkpoint import load_finetuned
 from speechprune.errors import UserError
-from speechprune.inference import decode, read_audio, transcribe
+from speechprune.inference import decode, read_audio, transcribe, transcribe_files
 from speechprune.tools.transcribe import command
 
 
@@ -46,6 +48,16 @@ def test_prints_each_file_and_its_text(checkpoint: Path, data: Path) -> None:
     assert ran.stdout == "".join(f"{f}\t{t}\n" for f, t in zip(files, texts))
     rows = json.loads(run(checkpoint, "--json", *files).stdout)
     assert rows == [{"file": str(f), "text": t} for f, t in zip(files, texts)]
+
+
+def test_transcribing_is_seen_to_go_on(
+    checkpoint: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, files = load_finetuned(checkpoint), sorted((data / "audio").glob("train-*.wav"))
+    silent = transcribe_files(loaded, files)
+    bars = watch(inference, monkeypatch)
+    assert transcribe_files(loaded, files) == silent
+    assert [(bar.desc, bar.n, bar.total) for bar in bars] == [("transcribing", 2, 2)]
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg"])

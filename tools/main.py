@@ -63,6 +63,8 @@ class Commands(click.Group):
         """Run the command; whatever its user can mend ends in one line."""
         try:
             return super().invoke(ctx)
+        except click.exceptions.NoArgsIsHelpError:
+            raise  # a group without a subcommand: click prints its help
         except click.UsageError as error:
             where = error.ctx.command_path if error.ctx else ctx.command_path
             advice = f"See `{where} --help`."
@@ -95,7 +97,7 @@ def commands() -> None:
 
 
 def main() -> None:
-    """The console script `speechprune`."""
+    """Run a command, as the console script and `python -m speechprune.tools.main` do."""
     # What newer libraries think of fairseq's code is nothing that a user could mend.
     warnings.filterwarnings("ignore", category=FutureWarning)
     # Importing fairseq shows the debug messages of every library.

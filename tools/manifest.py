@@ -59,14 +59,17 @@ def check(
 @command.command()
 @click.argument("folder", metavar="DIR", type=_PATH)
 @_json
-@click.option("--figure", type=_PATH, metavar="PNG", help="Draw the lengths of utterances.")
+@click.option("--figure", type=_PATH, metavar="FILE", help="Draw lengths: .png, .pdf or .svg.")
 def stats(folder: Path, as_json: bool, figure: Optional[Path]) -> None:
     """Count what the splits of DIR hold.
 
     That is utterances, hours, symbols, words and speakers.
     """
+    from speechprune.figures import check_figure_path
     from speechprune.manifests.statistics import describe_in_words, length_histogram, measure
 
+    if figure is not None:
+        check_figure_path(figure)
     measured = measure(folder)
     if figure is not None:
         length_histogram({name: found.seconds for name, found in measured.items()}, figure)

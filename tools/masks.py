@@ -8,6 +8,7 @@ from typing import Optional
 
 import click
 
+from speechprune.figures import check_figure_path
 from speechprune.files import refuse_to_replace
 from speechprune.mask_report import (
     MEASURES,
@@ -111,7 +112,7 @@ def apply(checkpoint: Path, masks: Path, out: Path) -> None:
 
 @command.command()
 @click.argument("masks", metavar="MASKS MASKS...", nargs=-1, type=_PATH)
-@click.option("--heat-map", type=_PATH, metavar="PNG", help="Draw all pairs.")
+@click.option("--heat-map", type=_PATH, metavar="FILE", help="Draw all pairs: .png, .pdf, .svg.")
 @click.option(
     "--measure", type=click.Choice(list(MEASURES)), default="iou", help="What the heat map shows."
 )
@@ -128,6 +129,7 @@ def compare(masks: tuple[Path, ...], heat_map: Optional[Path], measure: str, as_
         raise click.UsageError("Give at least two mask files or checkpoints.")
     if heat_map is not None:
         refuse_to_replace(heat_map, *masks)
+        check_figure_path(heat_map)
     comparison = Comparison.of(short_names(masks), [read_mask_set(path) for path in masks])
     if heat_map is not None:
         comparison.draw(heat_map, measure)
@@ -151,7 +153,9 @@ def compare(masks: tuple[Path, ...], heat_map: Optional[Path], measure: str, as_
 )
 @click.option("--biases/--no-biases", default=None, help="Mask biases too (the default), or not.")
 @click.option("--own", is_flag=True, help="Compare the masks that CKPTs hold; make none.")
-@click.option("--figure", type=_PATH, metavar="PNG", help="Draw IOU against sparsity.")
+@click.option(
+    "--figure", type=_PATH, metavar="FILE", help="Draw IOU against sparsity: .png, .pdf or .svg."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def iou(
     checkpoints: tuple[Path, ...],
@@ -179,6 +183,7 @@ def iou(
         raise click.UsageError("--own makes no masks: leave out --by, --sparsity and --biases.")
     if figure is not None:
         refuse_to_replace(figure, *checkpoints)
+        check_figure_path(figure)
     if own:
         found = group(short_names(checkpoints), [read_mask_set(path) for path in checkpoints])
     else:

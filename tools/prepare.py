@@ -95,7 +95,7 @@ def _maker(train: int, valid: int, test: int) -> Callable[[Callable[..., None]],
 
 @click.group()
 def command() -> None:
-    """Prepare a corpus: SPLIT.tsv, .ltr, .wrd, dict.ltr.txt and provenance.json in one folder.
+    """Prepare a corpus: SPLIT.tsv, .ltr, .wrd, .spk, dict.ltr.txt, provenance.json in one folder.
 
     Audio that is 16 kHz mono WAV or FLAC is used in place; the rest becomes FLAC in the folder. If
     it is interrupted, the same command goes on; digits and synthetic speech, made in seconds, start
@@ -211,7 +211,7 @@ def synthetic(
     "--archive",
     required=True,
     type=click.Path(path_type=Path),
-    help="Tar archive of fsdd/{digit}_{speaker}_{index}.flac.",
+    help="Tar or zip archive, or folder, of DIGIT_SPEAKER_INDEX.wav or .flac.",
 )
 def digits(
     out: Path,

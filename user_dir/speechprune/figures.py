@@ -1,4 +1,4 @@
-"""Figures."""
+"""Figures: PNG, PDF or SVG, by the ending of the file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
+from speechprune.errors import UserError
 from speechprune.files import write_atomically
 
 if TYPE_CHECKING:
@@ -22,9 +23,17 @@ if TYPE_CHECKING:
 INK = "#1f2933"
 CELL = 0.62  # inch
 SHADES = ("#2c7fb8", "#7fcdbb", "#edf8b1")
+_DASHED: Mapping[str, Any] = {"color": INK, "linestyle": (0, (4, 3)), "linewidth": 1.2}
 LINES = ("#2c7fb8", "#d95f0e", "#31a354", "#756bb1", "#c51b8a", "#8c510a", "#d9a400", "#636363")
 MARKERS = "osD^vPX*"
 PANEL = (4.2, 3.0)  # inch
+
+#: By ending, what is kept out of a file: with the time in it, no two files would be the same.
+_METADATA: Mapping[str, dict[str, None]] = {
+    ".png": {},
+    ".pdf": {"CreationDate": None},
+    ".svg": {"Date": None},
+}
 
 
 def heat_map(
@@ -35,17 +44,16 @@ def heat_map(
     vmin: float = 0.0,
     vmax: float = 1.0,
 ) -> None:
-    """Draw a pairwise matrix as a PNG, with its values in the cells.
+    """Draw a pairwise matrix, with its values in the cells.
 
     Args:
         matrix: (N, N) floats; NaN cells stay empty.
         labels: N names, for rows and columns alike.
-        path: the PNG file; written atomically.
+        path: the figure, .png, .pdf or .svg; written atomically.
         title: above the map, wrapped to its width.
         vmin, vmax: the values at the ends of the colour scale.
 
-    Raises ValueError if labels and matrix differ in size, and UserError if the file cannot be
-    written.
+    Raises ValueError if labels and matrix differ in size, and UserError as `save_figure` does.
     """
     count = len(labels)
     if np.shape(matrix) != (count, count):
@@ -69,14 +77,14 @@ def grouped_bars(
     path: Union[str, Path],
     title: str = "",
 ) -> None:
-    """Draw bars side by side within each group as a PNG, each with its value above it.
+    """Draw bars side by side within each group, each with its value above it.
 
     Args:
         groups: G names along the horizontal axis; a line break starts a second line.
         series: name to G values of 0 or more.
-        path: the PNG file; written atomically.
+        path: the figure, .png, .pdf or .svg; written atomically.
 
-    Raises ValueError if a series has another length, and UserError if the file cannot be written.
+    Raises ValueError if a series has another length, and UserError as `save_figure` does.
     """
     figure, axes = new_figure((1.2 + 1.6 * len(groups), 3.2))
     width = 0.8 / len(series)
@@ -132,17 +140,16 @@ class Panel:
 
 
 def line_panels(panels: Sequence[Panel], path: Union[str, Path], title: str = "") -> None:
-    """Draw curves with error bars as a PNG, panels side by side.
+    """Draw curves with error bars, panels side by side.
 
     References are dashed horizontal lines in a band of their spread. A name has the same colour in
     all panels.
 
     Args:
         panels: one or more.
-        path: the PNG file; written atomically.
+        path: the figure, .png, .pdf or .svg; written atomically.
 
-    Raises ValueError if x and y of a curve differ in length, and UserError if the file cannot be
-    written.
+    Raises ValueError if x and y of a curve differ in length, and UserError as `save_figure` does.
     """
     count = len(panels)
     figure, first = new_figure((PANEL[0] * count, PANEL[1]))
@@ -153,7 +160,7 @@ def line_panels(panels: Sequence[Panel], path: Union[str, Path], title: str = ""
         place = (index * share, 0.0, share * (0.82 if count > 1 else 1.0), 1.0)
         axes = figure.add_axes(place) if index else first
         axes.set_position(place)
-        _draw_panel(axes, panel, names)
+        draw_panel(axes, panel, names)
         known.update(zip(*reversed(axes.get_legend_handles_labels())))
     # The first axes are at the left edge of the figure, and so is the title.
     first.set_title(title, fontsize=11, color=INK, pad=10, loc="left")
@@ -181,10 +188,35 @@ def new_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
     return figure, figure.add_axes((0.0, 0.0, 1.0, 1.0))
 
 
+def check_figure_path(path: Union[str, Path]) -> str:
+    """The ending of a figure's file, in lower case; raises UserError unless it can be drawn."""
+    ending = Path(path).suffix.lower()
+    if ending not in _METADATA:
+        raise UserError(f"{path} cannot be drawn; name a file that ends in .png, .pdf or .svg")
+    return ending
+
+
 def save_figure(figure: Figure, path: Union[str, Path]) -> None:
+    """Write a figure in the format of its ending, the same bytes each time.
+
+    Raises UserError for another ending than .png, .pdf or .svg, or if it cannot be written.
+    """
+    ending = check_figure_path(path)
+    from matplotlib import rc_context
+
     buffer = BytesIO()
-    # The axes have a fixed size; labels of any length make the picture larger, never them smaller.
-    figure.savefig(buffer, format="png", dpi=200, bbox_inches="tight", pad_inches=0.15)
+    # The ids of an SVG's elements are random otherwise.
+    with rc_context({"svg.hashsalt": "speechprune"}):
+        figure.savefig(
+            buffer,
+            format=ending[1:],
+            dpi=200,
+            # The axes have a fixed size; labels of any length make the picture larger, never them
+            # smaller.
+            bbox_inches="tight",
+            pad_inches=0.15,
+            metadata=_METADATA[ending],
+        )
     write_atomically(path, buffer.getvalue())
 
 
@@ -216,15 +248,19 @@ def _write_values(axes: Axes, matrix: np.ndarray, image: AxesImage) -> None:
         )
 
 
-def _draw_panel(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
+def draw_panel(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
+    """Draw curves and references into axes; ``names`` are those with a colour, in its order."""
+    places = {place for curve in panel.curves.values() for place in curve.x}
     for name, curve in panel.curves.items():
         if len(curve.x) != len(curve.y):
             raise ValueError(f"{len(curve.y)} values of {name!r} at {len(curve.x)} places")
         style: dict[str, Any] = {"label": name, "linewidth": 1.6}
-        if curve.dashed:
+        if curve.dashed and len(places) == 1:
             # A line through a single point would not be seen.
-            marker = "_" if len(curve.x) == 1 else ""
-            style.update(color=INK, linestyle=(0, (4, 3)), linewidth=1.2, marker=marker)
+            axes.axhline(curve.y[0], **_DASHED, label=name)
+            continue
+        if curve.dashed:
+            style.update(_DASHED)
         elif curve.faint:
             style.update(color="#b8c2cc", marker=".", linewidth=0.8, label=None)
         else:
@@ -233,8 +269,11 @@ def _draw_panel(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
         spread = curve.spread if curve.spread is not None and any(curve.spread) else None
         axes.errorbar(curve.x, curve.y, yerr=spread, capsize=3, markersize=5, **style)
     for name, (value, margin) in panel.references.items():
-        axes.axhline(value, color=INK, linestyle=(0, (4, 3)), linewidth=1.2, label=name)
+        axes.axhline(value, **_DASHED, label=name)
         axes.axhspan(value - margin, value + margin, color=INK, alpha=0.12, linewidth=0)
+    if len(places) == 1:
+        # No scale can be read off one place: around it, the axis would go on in fractions.
+        axes.set_xticks(list(places), [f"{place:.4g}" for place in places])
     axes.set_xlabel(panel.x_label, fontsize=9, color=INK)
     axes.set_ylabel(panel.y_label, fontsize=9, color=INK)
     axes.tick_params(labelsize=9, colors=INK)

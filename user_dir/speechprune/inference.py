@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
 
 from speechprune.checkpoint import LoadedModel
 from speechprune.errors import UserError
@@ -90,11 +91,13 @@ def evaluate(
     utterances = split.utterances
     texts: dict[int, str] = {}
     seconds = 0.0
-    for batch in batches([u.frames for u in utterances], max_tokens, batch_size):
-        audio = [read_audio(split.root / utterances[i].path, rate) for i in batch]
-        start = perf_counter()
-        texts.update(zip(batch, transcribe(loaded, audio)))
-        seconds += perf_counter() - start
+    with tqdm(total=len(utterances), desc="decoding", leave=False, disable=None) as bar:
+        for batch in batches([u.frames for u in utterances], max_tokens, batch_size):
+            audio = [read_audio(split.root / utterances[i].path, rate) for i in batch]
+            start = perf_counter()
+            texts.update(zip(batch, transcribe(loaded, audio)))
+            seconds += perf_counter() - start
+            bar.update(len(batch))
     words, characters = ErrorCounts(), ErrorCounts()
     for index, utterance in enumerate(utterances):
         words += count_word_errors(utterance.text, texts[index])
@@ -143,7 +146,7 @@ def transcribe_files(loaded: LoadedModel, paths: Sequence[Path]) -> list[str]:
     loaded.model.to(best_device())
     rate = sample_rate(loaded)
     texts = []
-    for path in paths:
+    for path in tqdm(paths, unit="file", desc="transcribing", leave=False, disable=None):
         texts += transcribe(loaded, [read_audio(path, rate)])
     return texts
 

@@ -127,7 +127,7 @@ class Comparison:
     def draw(self, path: Union[str, Path], measure: str) -> None:
         """Save a heat map of a measure (a key of MEASURES); colours start at chance.
 
-        Raises UserError if the file cannot be written.
+        Raises UserError as `figures.save_figure` does.
         """
         matrix = np.array([[getattr(o, measure) for o in row] for row in self.table])
         floors = [getattr(found, f"{measure}_by_chance") for _, _, found in self.pairs()]
@@ -139,15 +139,34 @@ class Comparison:
 
 
 def short_names(paths: Sequence[Union[str, Path]]) -> list[str]:
-    """What tells paths apart: without the folders, file names and endings that all share."""
-    parts = [Path(path).resolve().with_suffix("").parts for path in paths]
-    if len(set(parts)) < len(parts):
+    """What tells paths apart: without the folders, file names and endings that all share.
+
+    A checkpoint is called by its run where that is enough, any other file without its ending.
+    """
+    forms = [_forms(Path(path).resolve()) for path in paths]
+    if len({longest for *_, longest in forms}) < len(forms):
         return [str(path) for path in paths]
+    parts = [form[0] for form in forms]
+    while len(set(parts)) < len(parts):
+        # Of those that are alike, each is told by its next longer form.
+        alike = {index for index, names in enumerate(parts) if parts.count(names) > 1}
+        for index in alike:
+            forms[index] = forms[index][1:] or forms[index]
+        parts = [form[0] for form in forms]
     while min(map(len, parts)) > 1 and len({names[0] for names in parts}) == 1:
         parts = [names[1:] for names in parts]
     while min(map(len, parts)) > 1 and len({names[-1] for names in parts}) == 1:
         parts = [names[:-1] for names in parts]
     return ["/".join(names) for names in parts]
+
+
+def _forms(path: Path) -> list[tuple[str, ...]]:
+    """The parts of a path from its shortest form to its longest, that all but tells it apart."""
+    forms = [path.with_suffix("").parts, path.parts]
+    if path.parent.name == "checkpoints" and path.name.startswith("checkpoint_"):
+        run = path.parent.parent
+        forms = [run.parts, (run / path.stem).parts, *forms]
+    return forms
 
 
 def _values(found: Overlap) -> dict[str, float]:

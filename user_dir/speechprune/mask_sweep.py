@@ -123,7 +123,7 @@ class Sweep:
     def draw(self, path: Union[str, Path]) -> None:
         """Save IOU against sparsity: pairs, their mean, and chance dashed.
 
-        Raises UserError if the file cannot be written.
+        Raises UserError as `figures.save_figure` does.
         """
         places: dict[str, list[tuple[float, float]]] = {}
         for point in self.points:

@@ -73,7 +73,8 @@ class Registry(Generic[Part]):
 
 
 def unknown_name(kind: str, name: str, known: list[str]) -> str:
-    """One line that refuses ``name`` and offers the nearest known one."""
-    nearest = get_close_matches(name, known, n=1, cutoff=0.5)
+    """One line that refuses ``name`` and offers the nearest known one, or all if none is near."""
+    begun = [other for other in sorted(known) if name and other.startswith(name)]
+    nearest = get_close_matches(name, known, n=1) or begun
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(sorted(known))}"
     return f"unknown {kind} {name!r}; {hint}"

@@ -12,8 +12,9 @@ from typing import Callable, TypeVar
 
 import numpy as np
 
+from speechprune.errors import UserError
 from speechprune.masking.bits import PackedMask, popcount
-from speechprune.masking.mask_set import MaskSet
+from speechprune.masking.mask_set import MaskSet, layer_of
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -86,7 +87,7 @@ def overlaps(first: MaskSet, second: MaskSet, key: Callable[[str], Key]) -> dict
 
     Raises UserError if the masks' sites differ.
     """
-    second.check_fits(first.shapes)
+    _check_comparable(first, second)
     groups: dict[Key, Overlap] = {}
     for name in first:
         one = _overlap(first.packed(name), second.packed(name))
@@ -109,6 +110,24 @@ def pairwise(mask_sets: Sequence[MaskSet]) -> list[list[Overlap]]:
                 found.second, found.first, found.both, found.both_by_chance
             )
     return table
+
+
+def _check_comparable(first: MaskSet, second: MaskSet) -> None:
+    """Raise UserError, saying what differs, unless both have masks of the same sites."""
+    layers = [len({layer_of(name) for name in masks} - {None}) for masks in (first, second)]
+    if layers[0] != layers[1]:
+        raise UserError(
+            f"masks of another model: one has {layers[0]} layer(s), the other {layers[1]}; "
+            "compare masks of one model"
+        )
+    differing = set(first) ^ set(second)
+    biased = [any(name.endswith(".bias") for name in masks) for masks in (first, second)]
+    if biased[0] != biased[1] and all(name.endswith(".bias") for name in differing):
+        raise UserError(
+            "one has masks of biases, the other has none; train with model.prune_biases=false, or "
+            "make masks with --no-biases, to compare the weights alone"
+        )
+    second.check_fits(first.shapes)
 
 
 def _overlap(first: PackedMask, second: PackedMask) -> Overlap:
