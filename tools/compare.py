@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from speechprune.comparison import compare
+from speechprune.figures import check_figure_path
 
 _PATH = click.Path(path_type=Path)
 
@@ -24,7 +25,7 @@ _PATH = click.Path(path_type=Path)
     show_default=True,
     help="Which one of a run counts.",
 )
-@click.option("--figure", type=_PATH, metavar="PNG", help="Draw error rates against sparsity.")
+@click.option("--figure", type=_PATH, metavar="FILE", help="Draw error rates against sparsity.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
     runs: tuple[Path, ...],
@@ -43,6 +44,8 @@ def command(
 
     Evaluations are kept in the folders, as evaluation-SUBSET.json.
     """
+    if figure is not None:
+        check_figure_path(figure)
     comparison = compare(runs, subset=subset, data=data, which=which)
     if figure is not None:
         comparison.draw(figure)

@@ -202,7 +202,10 @@ def iou(
 @click.argument("checkpoint", type=_PATH)
 @click.argument("out", type=_PATH)
 def fold(checkpoint: Path, out: Path) -> None:
-    """Bake the masks of CHECKPOINT in: plain fairseq loads OUT, with equal logits."""
+    """Bake the masks of CHECKPOINT in: plain fairseq loads OUT, with equal logits.
+
+    The alphabet, dict.LABELS.txt, is written beside OUT: one folder is for one alphabet.
+    """
     from speechprune.checkpoint import fold as fold_masks
 
     refuse_to_replace(out, checkpoint)

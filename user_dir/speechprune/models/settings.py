@@ -233,8 +233,12 @@ def is_first_launch(cfg: MaskedCtcConfig) -> bool:
 
 
 def starting_checkpoint(cfg: MaskedCtcConfig) -> Optional[str]:
-    """The checkpoint that fairseq will load before training; None if there is none."""
-    return cfg.finetune_from_model if is_first_launch(cfg) else _last(cfg)
+    """The checkpoint that fairseq will load before training; None if there is none.
+
+    fairseq itself refuses one that is missing.
+    """
+    path = cfg.finetune_from_model if is_first_launch(cfg) else _last(cfg)
+    return path if path and os.path.exists(path) else None
 
 
 def _last(cfg: MaskedCtcConfig) -> str:
