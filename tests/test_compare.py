@@ -206,7 +206,7 @@ def test_a_result_that_cannot_be_kept_is_shown(runs: Runs, tmp_path: Path) -> No
     (folder / "evaluation-valid.json").mkdir()
     found = report(folder)
     assert found["rows"] == report(runs["dense-1"])["rows"]
-    assert "cannot be written" in found["warnings"][0] and len(found["warnings"]) == 1
+    assert "is a folder; name a file" in found["warnings"][0] and len(found["warnings"]) == 1
 
 
 def test_what_makes_a_comparison_unfair_is_told(runs: Runs, tmp_path: Path) -> None:
@@ -256,12 +256,11 @@ def bad(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]
     "line, reason",
     [
         ("", "RUN"),
-        ("missing", "is not the folder of a finished training run"),
-        ("good empty", "is not the folder of a finished training run"),
-        ("good file", "is not the folder of a finished training run"),
+        ("good missing", "missing does not exist; name the folders of training runs"),
+        ("empty", "no finished training run is among these: "),
+        ("file pretrained", "checkpoint_last.pt is no finetuned CTC model)"),
         ("good good", "is given twice"),
         ("good cut", "truncated"),
-        ("good pretrained", "no finetuned CTC model"),
         ("good folded", "is folded"),
         ("good unsummed", "is no summary of a run"),
         ("good half", "no 'sparsity'"),

@@ -18,6 +18,9 @@ from typing import Any
 from speechprune.errors import UserError
 from speechprune.files import write_atomically
 
+#: What a run was started with, and what it came to; files in its folder.
+SETTINGS, DONE = "overrides.json", "done.json"
+
 _UPDATES = re.compile(r'num_updates": "?(\d+)')
 _ERROR = re.compile(r"^speechprune: error: (.*)$", re.MULTILINE)
 _TAIL = 1 << 14
@@ -212,7 +215,7 @@ class TrainingRun:
 
     @property
     def _settings(self) -> Path:
-        return self.folder / "overrides.json"
+        return self.folder / SETTINGS
 
     @property
     def _part(self) -> Path:
@@ -220,7 +223,7 @@ class TrainingRun:
 
     @property
     def _done(self) -> Path:
-        return self.folder / "done.json"
+        return self.folder / DONE
 
 
 def _by_key(settings: Mapping[str, Any]) -> dict[str, str]:
