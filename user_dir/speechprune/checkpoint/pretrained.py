@@ -40,6 +40,14 @@ def model_name(path: PathLike) -> str:
     return str(model_settings.get("_name", model_settings.get("arch")))
 
 
+def width(path: PathLike) -> int:
+    """The channels of a pretrained encoder's layers; raises UserError if the file holds none."""
+    state = read(path, mmap=True)
+    if "mask_emb" not in state["model"]:
+        raise UserError(f"{path} holds no pretrained speech encoder; check model.w2v_path")
+    return int(state["model"]["mask_emb"].numel())
+
+
 def load_pretrained(path: PathLike, name: str, overrides: Mapping[str, Any]) -> nn.Module:
     """The pretrained encoder in a checkpoint, without its pretraining heads, on the CPU.
 

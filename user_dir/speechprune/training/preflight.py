@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from speechprune.checkpoint import check_pretrained, is_finetuned, read
 from speechprune.checkpoint.layer_dropping import depth
+from speechprune.checkpoint.pretrained import width
 from speechprune.errors import UserError
 from speechprune.manifests.check import SplitSummary, check_split
 from speechprune.models.layer_settings import (
@@ -131,6 +132,7 @@ def check_checkpoints(cfg: DictConfig) -> None:
     model, settings = cfg.model, cfg.checkpoint
     if _value(model, "w2v_path") and not _value(model, "w2v_args"):
         check_pretrained(model.w2v_path, cfg.task.normalize)
+        _check_channel_spans(model)
     last = Path(settings.save_dir, _LAST)
     start = last if settings.restore_file == _LAST else Path(settings.restore_file)
     if start.exists():
@@ -147,6 +149,24 @@ def check_checkpoints(cfg: DictConfig) -> None:
                 f"{settings.finetune_from_model} is no finetuned CTC model; give a pretrained one "
                 "as model.w2v_path"
             )
+
+
+def _check_channel_spans(model: DictConfig) -> None:
+    """fairseq fails in the first update for which it draws no span of channels to mask."""
+    share = _value(model, "mask_channel_prob")
+    if not share or not model.apply_mask or model.mask_channel_selection != "static":
+        return
+    channels = width(model.w2v_path)
+    # The number of spans is the whole part of this and a random number below 1.
+    if share * channels / model.mask_channel_length >= 1.0 or _value(model, "eval_only"):
+        return
+    longest = int(share * channels)
+    shorter = f"model.mask_channel_length={longest} or less, or " if longest else ""
+    raise UserError(
+        f"model.mask_channel_length={model.mask_channel_length} is too long to mask a share of "
+        f"{share} (model.mask_channel_prob) of the {channels} channels of {model.w2v_path}; set "
+        f"{shorter}model.mask_channel_prob=0"
+    )
 
 
 def _check_layers(model: DictConfig, path: Path) -> Mapping[str, Any]:
