@@ -206,6 +206,22 @@ def unread_flags(model: str) -> Set[str]:
     return ours - read.get(model, ours)
 
 
+#: Flags that only say how a run begins, or what it does besides training.
+_NOT_OF_THE_NETWORK = {
+    *("init_score", "init_score_scale", "load_mask_only", "load_mask_before", "mask_file"),
+    "eval_only",
+}
+
+
+def network_flags(model: str) -> Set[str]:
+    """The flags of masks and pruning that say what a model of this name trains.
+
+    Which layers it has lost, a checkpoint tells by itself.
+    """
+    ours = set(vars(MaskFlags())) | set(vars(PruningFlags()))
+    return ours - unread_flags(model) - _NOT_OF_THE_NETWORK
+
+
 def densities(cfg: MaskFlags, sites: List[Site]) -> Dict[str, float]:
     """Share kept by site name: layerwise rates come first, then the pair, then prune_rate."""
     by_site = {}
