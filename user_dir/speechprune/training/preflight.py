@@ -162,8 +162,8 @@ def _check_same_model(model: DictConfig, path: Path, state: Mapping[str, Any]) -
     name, found = model._name, before.get("_name", model._name)
     if name != found:
         raise UserError(
-            f"{path} is of a run of model._name={found}, which cannot go on as {name}; name "
-            f"another hydra.run.dir, or set model._name={found}"
+            f"{path.absolute()} is of a run of model._name={found}, which cannot go on as {name}; "
+            f"name another hydra.run.dir, or set model._name={found}"
         )
     told_by_both = [
         flag for flag in sorted(network_flags(name)) if flag in before and flag in model
@@ -172,8 +172,9 @@ def _check_same_model(model: DictConfig, path: Path, state: Mapping[str, Any]) -
     changes = [f"model.{flag}={old} is now {new}" for flag, old, new in values if old != new]
     if changes:
         logger.warning(
-            f"{path} goes on with another network: {', '.join(changes)}; checkpoint_best.pt and "
-            "the best value may be of the one before; name another hydra.run.dir to begin anew"
+            f"{path.absolute()} goes on with another network: {', '.join(changes)}; "
+            "checkpoint_best.pt and the best value may be of the one before; name another "
+            "hydra.run.dir to begin anew"
         )
 
 
