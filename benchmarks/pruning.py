@@ -75,7 +75,7 @@ def _speech(code: str) -> SyntheticSpeech:
 
 def _setting(name: str, data: Path, out: Path, seed: int, sparsity: float) -> Setting:
     return Setting(
-        out=out / f"seed{seed}",
+        out=out,
         data=data,
         model=ASSET,
         config="demo/nano",
@@ -113,7 +113,7 @@ def _across_languages(data: dict[str, Path], out: Path, jobs: int) -> None:
     joint = _train([("joint", _setting("joint", *here, share)) for share in SPARSITIES], jobs)
     for name, alone in (("italian", "dense"), ("spanish", "source-dense")):
         title = f"One mask, head and dictionary for Italian and Spanish: {name}"
-        runs = [out / "italian" / "seed1" / alone, *joint]
+        runs = [out / "italian" / alone, *joint]
         _report(f"pruning_joint_{name}", title, runs, out, data[name])
 
 
@@ -130,8 +130,8 @@ def _report(
 
 def _overlap(out: Path) -> None:
     """Magnitude masks of models finetuned on different data."""
-    dense = [out / name / "seed1" / "dense" for name in ("digits", "italian")]
-    dense.append(out / "italian" / "seed1" / "source-dense")
+    dense = [out / name / "dense" for name in ("digits", "italian")]
+    dense.append(out / "italian" / "source-dense")
     checkpoints = [ASSET, *(folder / "checkpoints" / "checkpoint_last.pt" for folder in dense)]
     names = ("pretrained", "digits", "Italian", "Spanish")
     found = sweep(checkpoints, SPARSITIES, names=names)

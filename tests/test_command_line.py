@@ -42,7 +42,7 @@ def test_overrides_may_stand_on_both_sides_of_options() -> None:
     assert given["checkpoint.patience"] == "1" and given["common.seed"] == "2"
 
 
-def test_only_paths_that_exist_here_become_absolute(
+def test_paths_become_absolute_whether_they_exist_or_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -59,12 +59,33 @@ def test_only_paths_that_exist_here_become_absolute(
         ]
     )
     assert found["task.data"] == f"'{tmp_path}/more data'"
-    assert found["model.w2v_path"] == "gone.pt"
+    assert found["model.w2v_path"] == f"{tmp_path}/gone.pt"
     assert found["model.layer_plan"] == f"{tmp_path}/plans.json"
     assert found["+checkpoint.finetune_from_model"] == f"{tmp_path}/data"
     assert found["dataset.train_subset"] == "train"
     swept = overrides_of(["task.data=data,train,gone", "--config-name=base_1h", "-m"])
-    assert swept["task.data"] == f"{tmp_path}/data,{tmp_path}/train,gone"
+    assert swept["task.data"] == f"{tmp_path}/data,{tmp_path}/train,{tmp_path}/gone"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "task.data=???",
+        "task.data=",
+        "task.data=''",
+        "task.data=${model.data}",
+        "task.data='${model.data}/x'",
+        "task.data=choice(a,b,c)",
+        "task.data=a\\,b",
+        "task.data=/data",
+        "model.mask_file=null",
+        "checkpoint.restore_file=checkpoint_last.pt",
+        "checkpoint.restore_file=gone.pt",
+    ],
+)
+def test_what_may_be_no_path_of_this_folder_is_kept(override: str) -> None:
+    key, _, value = override.partition("=")
+    assert overrides_of([override, "--config-name=base_1h"])[key] == value
 
 
 @pytest.mark.parametrize(

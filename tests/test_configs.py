@@ -188,6 +188,11 @@ def test_recipe_trains_plain_weights_too(recipe: str) -> None:
     assert cfg.model.data == "/data"
 
 
+def test_the_random_head_of_the_demo_learns() -> None:
+    overrides = ["task.data=/data", "model.w2v_path=small.pt"]
+    assert value(compose("demo/nano", overrides), "model.trainable_proj") is True
+
+
 def test_all_recipes_are_there() -> None:
     sizes = [f"finetuning/{m}_{a}" for m in ("base", "vox") for a in ("10m", "1h", "10h")]
     assert RECIPES == sorted([*sizes, "xlsr/finetune"])

@@ -288,7 +288,7 @@ def test_only_masks_are_loaded_so_the_frozen_head_is_random(
     lab: Lab, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        flags = ("model.trainable_proj=false", "checkpoint.finetune_from_model=some.pt")
+        flags = ("model.trainable_proj=false", f"checkpoint.finetune_from_model={lab.wav2vec2}")
         lab.build(*flags)
         assert "trainable_proj" not in caplog.text
         lab.build(*flags, "model.load_mask_only=true")

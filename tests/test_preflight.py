@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from nano import write_corpus, write_finetuned, write_wav2vec2
 from omegaconf import OmegaConf
 
@@ -76,6 +77,66 @@ def test_a_best_checkpoint_from_a_denser_time(
     with caplog.at_level(logging.WARNING):
         warn_of_denser_best(cfg)
     assert ("checkpoint_best.pt may be of a denser network" in told(caplog)) == warned
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the checkpoints of a run of PARP."""
+    folder = tmp_path_factory.mktemp("begun")
+    pretrained = write_wav2vec2(folder / "pretrained.pt")
+    data = write_corpus(folder / "data", train=1, valid=1)
+    model = {"_name": "wav2vec_ctc_parp", "sparsity": 0.5, "mask_file": "gone", "w2v_path": None}
+    write_finetuned(folder / "checkpoint_last.pt", pretrained, data)
+    state = torch.load(folder / "checkpoint_last.pt", weights_only=True)
+    state["cfg"]["model"] = {**state["cfg"]["model"], **vars(PruningFlags()), **model}
+    torch.save(state, folder / "checkpoint_last.pt")
+    return folder
+
+
+def going_on(folder: Path, restore: str = "checkpoint_last.pt", **model: Any) -> Any:
+    """Settings that go on with what is in ``folder``."""
+    cfg = settings(w2v_path=None, **model)
+    cfg.checkpoint = {
+        **{"save_dir": str(folder), "restore_file": restore, "finetune_from_model": None},
+        **dict.fromkeys(("reset_dataloader", "reset_lr_scheduler", "reset_meters"), False),
+        "reset_optimizer": False,
+    }
+    return cfg
+
+
+def test_a_run_does_not_go_on_as_another_model(begun: Path, tmp_path: Path) -> None:
+    message = "model._name=wav2vec_ctc_parp, which cannot go on as wav2vec_ctc; name another hydra"
+    with pytest.raises(UserError, match=message):
+        check_checkpoints(going_on(begun, _name="wav2vec_ctc"))
+    restored = going_on(tmp_path, str(begun / "checkpoint_last.pt"), _name="wav2vec_ctc")
+    with pytest.raises(UserError, match=message):
+        check_checkpoints(restored)
+    restored.checkpoint.reset_optimizer = True
+    check_checkpoints(restored)
+
+
+@pytest.mark.parametrize(
+    "model, warned",
+    [
+        ({}, None),
+        ({"mask_file": "elsewhere", "init_score": "weight_rank"}, None),
+        ({"sparsity": 0.8}, "model.sparsity=0.5 is now 0.8"),
+        (
+            {"policy": "movement", "prune_biases": False, "start_sparsity": 0.1},
+            "model.policy=parp is now movement, model.prune_biases=true is now false, "
+            "model.start_sparsity=null is now 0.1",
+        ),
+    ],
+)
+def test_a_run_that_goes_on_with_another_network_is_warned_of(
+    begun: Path, caplog: pytest.LogCaptureFixture, model: dict[str, Any], warned: str | None
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        check_checkpoints(going_on(begun, **model))
+    if warned is None:
+        assert told(caplog) == ""
+    else:
+        assert f"goes on with another network: {warned}; checkpoint_best.pt" in told(caplog)
 
 
 def test_weights_are_not_finetuned_from_a_checkpoint_with_masks(tmp_path: Path) -> None:

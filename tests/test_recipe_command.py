@@ -44,8 +44,10 @@ def test_a_real_run(files: Path) -> None:
         *("--sparsity", "0.4", "--updates", "2", "--json", "model.prune_every=1"),
     )
     assert code == 0, output
-    first, _, rest = output.partition("\n")
-    assert first == "round 1 of 1: parp-0.4"
+    first, second, rest = output.split("\n", 2)
+    assert first == "parp: 1 round, 1 training of 2 updates"
+    log = files / "out" / "parp-0.4" / "train.log"
+    assert second == f"round 1 of 1: parp-0.4, 2 updates; its log is {log}" and log.exists()
     (summary,) = json.loads(rest)
     assert (summary["label"], summary["updates"], summary["sparsity"]) == ("PARP", 2, 0.4)
     assert Path(summary["checkpoint"]).exists()

@@ -9,7 +9,8 @@ from forked_training import SHORT, write_setting
 
 from speechprune.errors import UserError
 from speechprune.recipes import RECIPES, Setting, cook
-from speechprune.recipes.steps import MaskMaking
+from speechprune.recipes.steps import MaskMaking, Pooling
+from speechprune.training.run import TrainingRun
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,39 @@ def test_rounds_of_imp(base: Setting, sparsity: float, step: float, levels: list
     for before, mask, after in zip(plan.steps, plan.steps[1:], plan.steps[2:]):
         if isinstance(mask, MaskMaking):
             assert mask.source == before.checkpoint and mask.target in after.needs
+
+
+@pytest.mark.parametrize(
+    "given, updates, expected",
+    [(None, 30, 30), (None, 13000, 2000), (7, 30, 7), (50, 30, 50)],
+)
+def test_updates_of_each_round_of_imp(
+    base: Setting, given: int | None, updates: int, expected: int
+) -> None:
+    plan = RECIPES["imp"].plan(replace(base, round_updates=given, updates=updates))
+    trained = [step.updates for step in plan.steps if isinstance(step, TrainingRun)]
+    assert trained == [expected, expected, expected, updates]
+
+
+def test_seeds_lie_side_by_side(base: Setting) -> None:
+    """Rounds of one seed are made from rounds of the same one, below the same folder."""
+    for name, recipe in RECIPES.items():
+        plans = [recipe.plan(replace(base, seed=seed)).steps for seed in (1, 2)]
+        for first, second in zip(*plans):
+            if isinstance(first, Pooling):
+                assert first == second, name
+                continue
+            for path, other in zip((first.makes, *first.needs), (second.makes, *second.needs)):
+                if base.out not in path.parents or path == base.out / "pooled":
+                    assert path == other, name
+                    continue
+                folder, *rest = path.relative_to(base.out).parts
+                assert "seed" not in folder
+                assert other == base.out.joinpath(f"{folder}-seed2", *rest), name
+            if isinstance(second, TrainingRun):
+                assert "common.seed=2" in second.overrides
+                used = [o for o in second.overrides if str(base.out) in o and "pooled" not in o]
+                assert all("-seed2/" in override for override in used), name
 
 
 @pytest.mark.parametrize(

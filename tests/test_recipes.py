@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -18,6 +19,7 @@ from mishaps import kill_after_update
 from states import difference
 
 from speechprune.checkpoint.masks import read_mask_set
+from speechprune.comparison import compare
 from speechprune.errors import UserError
 from speechprune.finished_runs import read_run
 from speechprune.masking.mask_set import MaskSet
@@ -145,11 +147,19 @@ def test_interrupted_between_and_within_rounds(
         cook([("omp", setting)])
     assert first.is_done and last.is_begun and not last.is_done
     assert last.updates_done in (2, 3)
+    killed = last.log.stat().st_mtime - json.loads((last.folder / "part.json").read_text())["began"]
+    assert killed > 0
     before = (first.folder / "train.log").stat().st_mtime_ns
     monkeypatch.setattr(TrainingRun, "_train", train_quickly)
     told: list[str] = []
     cook([("omp", setting)], tell=told.append)
-    assert told == ["round 3 of 3: omp-0.5"]
+    log = last.folder / "train.log"
+    assert told == [
+        "omp: 3 rounds, 2 trainings of 4+4 = 8 updates",
+        f"round 3 of 3: omp-0.5, 4 updates, on from its last checkpoint; its log is {log}",
+    ]
+    (summary,) = [json.loads(path.read_text()) for path in cook([("omp", setting)])]
+    assert summary["rounds"][-1]["seconds"] > killed
     assert (first.folder / "train.log").stat().st_mtime_ns == before
     whole = replace(setting, out=tmp_path / "whole")
     cook([("omp", whole)])
@@ -164,7 +174,15 @@ def test_recipes_side_by_side_share_rounds(base: Setting, tmp_path: Path) -> Non
     pairs = [("omp", setting), ("omp", replace(setting, sparsity=0.2)), ("dense", setting)]
     written = cook(pairs, jobs=2, tell=told.append)
     assert [path.parent.name for path in written] == ["omp-0.5", "omp-0.2", "dense"]
-    assert len([line for line in told if line.endswith(": dense")]) == 1
+    assert len([line for line in told if ": dense, 2 updates; its log is" in line]) == 1
+
+
+def test_seeds_in_one_folder_are_compared_as_one_method(base: Setting, tmp_path: Path) -> None:
+    setting = replace(base, out=tmp_path, updates=2)
+    written = cook([("mpi", replace(setting, seed=seed)) for seed in (1, 2)])
+    assert [path.parent.name for path in written] == ["mpi-0.5", "mpi-0.5-seed2"]
+    (row,) = compare([path.parent for path in written], subset="valid").rows()
+    assert (row.label, row.seeds) == ("MPI", (1, 2))
 
 
 @pytest.fixture
@@ -176,7 +194,7 @@ def started(cooked: dict[str, list[dict[str, Any]]], base: Setting, tmp_path: Pa
     setting = replace(base, out=tmp_path)
     for run in RECIPES["omp"].plan(setting).steps:
         if isinstance(run, TrainingRun):
-            (run.folder / "overrides.json").write_text(run._wanted)
+            (run.folder / "overrides.json").write_text(json.dumps(run._wanted))
     return setting
 
 
@@ -194,8 +212,17 @@ def test_a_missing_checkpoint_is_refused(started: Setting) -> None:
 
 
 def test_other_settings_are_refused(started: Setting) -> None:
-    with pytest.raises(UserError, match="is a run with other settings"):
-        cook([("omp", replace(started, updates=5))])
+    other = replace(started, updates=5, overrides=(*SHORT, "model.dropout=0.1"))
+    names = "optimization.max_update=4, not 5; model.dropout=(not set), not 0.1"
+    with pytest.raises(UserError, match=re.escape(f"dense is a run with other settings ({names})")):
+        cook([("omp", other)])
+    (started.out / "dense" / "overrides.json").write_text("{")
+    with pytest.raises(UserError, match="does not tell what .*dense was trained with"):
+        cook([("omp", started)])
+
+
+def test_the_order_of_overrides_is_no_other_setting(started: Setting) -> None:
+    cook([("omp", replace(started, overrides=SHORT[::-1]))])
 
 
 def test_a_mask_of_another_checkpoint_is_refused(started: Setting) -> None:
@@ -205,7 +232,7 @@ def test_a_mask_of_another_checkpoint_is_refused(started: Setting) -> None:
     masks = MaskSet.load(started.out / "omp-0.5" / "mask.safetensors")
     other = MaskSet(dict(masks), {**masks.provenance, "checkpoint": "sha256:0"})
     other.save(started.out / "omp-0.5" / "mask.safetensors")
-    with pytest.raises(UserError, match="is another mask"):
+    with pytest.raises(UserError, match=r"is another mask \(checkpoint differs"):
         cook([("omp", started)])
 
 

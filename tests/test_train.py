@@ -157,19 +157,29 @@ def test_a_recipe_for_two_gpus_trains_in_one_process(lab: Lab) -> None:
         ("dataset.max_tokens=999", "samples, more than dataset.max_tokens=999"),
         ("dataset.train_subset=dev", "dev.tsv is missing; splits in its folder: train, valid"),
         ("checkpoint.finetune_from_model=gone.pt", "gone.pt does not exist"),
-        ("task.data=gone", "no folder "),
+        ("task.data=gone", "no folder {folder}/gone"),
         ("distributed_training.distributed_world_size=0", "=0 trains nothing; use at least 1"),
         ("checkpoint.best_checkpoint_metric=werr", "'werr'; did you mean 'wer'?"),
         ("optimization.update_freq=[]", "update_freq=[] needs numbers of micro-batches"),
         ("optimization.max_update=0", "max_update=0 trains nothing; use at least 1"),
         ("dataset.max_tokens=null", "batches have no limit"),
         ("common.seed=-3", "common.seed=-3 is no seed; choose 0 to 4294967295"),
+        ("model.prune_rate=1.5", "model.prune_rate is the share kept"),
+        ("model.init_score=weigth_rank", "'weigth_rank'; did you mean 'weight_rank'"),
+        ("model.fc_attn_prune_rate=[0.5]", "model.fc_attn_prune_rate needs 2 values"),
+        (
+            "model.mask_channel_length=9",
+            "of the 32 channels of {lab}/wav2vec2.pt; set model.mask_channel_length=8 ",
+        ),
+        ("model.mask_channel_prob=0.03", "wav2vec2.pt; set model.mask_channel_prob=0"),
         ("task.data=???", "the recipe leaves these to you: task.data=..."),
     ],
 )
 def test_bad_input_ends_in_one_line(lab: Lab, override: str, told: str) -> None:
     folder = lab.folder / "bad"
-    assert told in error_line(run_forked(folder, arguments(lab, "bad", override)))
+    run = run_forked(folder, arguments(lab, "bad", override))
+    assert told.format(folder=folder, lab=lab.folder) in error_line(run)
+    assert "'_name'" not in run.output, "the whole config was printed before"
     assert not (folder / "checkpoints").exists()
 
 

@@ -35,7 +35,7 @@ def command(
     figure: Path | None,
     as_json: bool,
 ) -> None:
-    """Compare finished training RUNs, folders with `checkpoints` in them.
+    """Compare finished training RUNs, folders with `checkpoints` in them; others are left out.
 
     One line per method and sparsity, with the mean and the sample standard deviation over seeds.
     Sparsity is measured: the share removed of the maskable weights. Updates are those of the final

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from speechprune.recipes import RECIPES, Recipe, Setting, cook
+from speechprune.recipes.setting import DEFAULT_SEED, ROUND_UPDATES
 
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
@@ -25,9 +26,8 @@ _OPTIONS: dict[str, Callable[[Any], Any]] = {
     "round_updates": click.option(
         "--round-updates",
         type=click.IntRange(1),
-        default=2000,
-        show_default=True,
-        help="Updates of each round but the last.",
+        help=f"Updates of each training but the last; {ROUND_UPDATES} without it, or those of "
+        "--updates where that is fewer.",
     ),
     "score_learning_rate": click.option(
         "--score-learning-rate", type=float, help="Of the round that learns masks."
@@ -57,7 +57,13 @@ def _command(recipe: Recipe) -> click.Command:
     for option in (
         click.argument("overrides", nargs=-1),
         click.option("--json", "as_json", is_flag=True, help="Print the summaries."),
-        click.option("--seed", type=click.IntRange(0), default=1, show_default=True),
+        click.option(
+            "--seed",
+            type=click.IntRange(0),
+            default=DEFAULT_SEED,
+            show_default=True,
+            help="Others lie beside it in --out, in folders such as dense-seed2.",
+        ),
         click.option("--updates", type=click.IntRange(1), help="Those of the config without it."),
         click.option("--config-name", "config", default="finetuning/base_1h", show_default=True),
         click.option("--out", type=click.Path(path_type=Path), required=True, help="Of all runs."),

@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from speechprune.errors import UserError
 from speechprune.figures import Curve, Panel, line_panels
-from speechprune.finished_runs import Result, measure, read_run, subset_digest
+from speechprune.finished_runs import Result, Run, measure, read_run, subset_digest
 from speechprune.tables import table
+from speechprune.unfinished_runs import UnfinishedRun
 
 _COLUMNS = (
     "method",
@@ -163,7 +164,7 @@ def compare(
 ) -> Comparison:
     """Evaluate finished training runs, or take what an earlier evaluation found.
 
-    See `measure` for what is kept of it.
+    See `measure` for what is kept of it. Folders without a finished run are left out, with a note.
 
     Args:
         folders: of the runs.
@@ -172,20 +173,36 @@ def compare(
         which: "last" or "best".
 
     Raises:
-        UserError: a folder is given twice or is no finished training run, or the subset is missing
-            or damaged; all that can be read before an evaluation is.
+        UserError: a folder is given twice or does not exist, none is of a finished training run, or
+            a run or the subset is damaged; all that can be read before an evaluation is.
     """
     for index, folder in enumerate(folders):
         if folder.resolve() in [other.resolve() for other in folders[:index]]:
             raise UserError(f"{folder} is given twice; give each run once")
-    runs = [read_run(folder, which, data) for folder in folders]
+    runs, notes = _finished(folders, which, data)
     digests = [subset_digest(run, subset) for run in runs]
-    results, notes = [], []
+    results = []
     for run, manifest in zip(tqdm(runs, unit="run", desc="evaluating", disable=None), digests):
         measured, note = measure(run, subset, manifest)
         results.append(Result(run, measured, manifest))
         notes += [note] if note else []
     return Comparison(subset, which, tuple(results), tuple(notes))
+
+
+def _finished(
+    folders: Sequence[Path], which: str, data: Path | None
+) -> tuple[list[Run], list[str]]:
+    """The runs, and a note for each folder that holds none."""
+    runs, left_out = [], []
+    for folder in folders:
+        try:
+            runs.append(read_run(folder, which, data))
+        except UnfinishedRun as reason:
+            left_out.append((folder, reason))
+    if not runs:
+        reasons = "; ".join(f"{folder} ({reason})" for folder, reason in left_out)
+        raise UserError(f"no finished training run is among these: {reasons}")
+    return runs, [f"{folder} is left out: {reason}" for folder, reason in left_out]
 
 
 def _differing(what: str, values: Iterable[tuple[Any, Any, str]]) -> list[str]:

@@ -18,6 +18,7 @@ from speechprune.inference import evaluate
 from speechprune.manifests.audio import SAMPLE_RATE
 from speechprune.manifests.check import check_split
 from speechprune.manifests.manifest import read_split
+from speechprune.unfinished_runs import UnfinishedRun, refuse_missing, refuse_unfinished
 
 #: What is taken from a `summary.json`.
 _SUMMARY: Mapping[str, Callable[[Any], Any]] = {
@@ -116,14 +117,14 @@ def read_run(folder: Path, which: str = "last", data: Path | None = None) -> Run
         data: takes the place of the manifest folder for evaluation.
 
     Raises:
-        UserError: there is no readable finetuned checkpoint, or the summary is damaged.
+        UnfinishedRun: there is no finetuned checkpoint, or it was to be trained further.
+        UserError: there is nothing, or a file in it is damaged.
     """
     path = checkpoint_path(folder, which)
-    if not path.is_file():
-        raise UserError(f"{folder} is not the folder of a finished training run: no {path}")
+    refuse_missing(folder, path)
     state = read(path, mmap=True)
     if not is_finetuned(state):
-        raise UserError(f"{path} is no finetuned CTC model; give the folder of a finetuning run")
+        raise UnfinishedRun(f"{path.relative_to(folder)} is no finetuned CTC model")
     if (state.get(PROVENANCE) or {}).get("folded_from"):
         raise UserError(f"{path} is folded; give the run that its masks come from")
     try:
@@ -134,7 +135,11 @@ def read_run(folder: Path, which: str = "last", data: Path | None = None) -> Run
 
 def _read_run(folder: Path, which: str, data: Path | None, state: Mapping[str, Any]) -> Run:
     cfg = state["cfg"]
-    facts = {**_derived(folder, state), **_summary(folder / "summary.json")}
+    last = checkpoint_path(folder, "last")
+    # The best checkpoint is from somewhere within the run.
+    ended = read(last, mmap=True) if which != "last" and last.is_file() else state
+    refuse_unfinished(folder, ended)
+    facts = {**_derived(state, ended), **_summary(folder / "summary.json")}
     task = {**cfg["task"], "labels": cfg["task"].get("labels") or "ltr"}
     trained_on, subsets = Path(task["data"]), str(cfg["dataset"]["train_subset"])
     try:
@@ -159,13 +164,10 @@ def manifest_digest(folder: Path, subset: str, labels: str) -> str:
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
-def _derived(folder: Path, state: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint tells by itself, under the names of a summary."""
+def _derived(state: Mapping[str, Any], ended: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint and the last one tell by themselves, under the names of a summary."""
     model = state["cfg"]["model"]
-    last = checkpoint_path(folder, "last")
-    # The best checkpoint is from somewhere within the run.
-    history = (read(last, mmap=True) if last.is_file() else state)["optimizer_history"]
-    updates = history[-1]["num_updates"]
+    updates = ended["optimizer_history"][-1]["num_updates"]
     return {
         "label": _label(model),
         "sparsity": model["sparsity"] if model["_name"] == "wav2vec_ctc_parp" else None,

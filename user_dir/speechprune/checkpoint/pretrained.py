@@ -40,6 +40,11 @@ def model_name(path: PathLike) -> str:
     return str(model_settings.get("_name", model_settings.get("arch")))
 
 
+def width(path: PathLike) -> int:
+    """The channels of a pretrained encoder's layers; UserError if the file holds none."""
+    return int(_pretrained(path)["model"]["mask_emb"].numel())
+
+
 def load_pretrained(path: PathLike, name: str, overrides: Mapping[str, Any]) -> nn.Module:
     """The pretrained encoder in a checkpoint, without its pretraining heads, on the CPU.
 
@@ -96,6 +101,11 @@ def pretrained_state(
 
 def pretrained_settings(path: PathLike) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """The settings of task and model of a pretrained model; UserError if it is none."""
+    return _settings(_pretrained(path))
+
+
+def _pretrained(path: PathLike) -> Mapping[str, Any]:
+    """The state of a pretrained model; UserError if it is none."""
     state = read(path, mmap=True)
     if is_finetuned(state):
         raise UserError(
@@ -104,7 +114,7 @@ def pretrained_settings(path: PathLike) -> tuple[Mapping[str, Any], Mapping[str,
         )
     if "mask_emb" not in state["model"]:
         raise UserError(f"{path} holds no pretrained speech encoder; check model.w2v_path")
-    return _settings(state)
+    return state
 
 
 def _settings(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

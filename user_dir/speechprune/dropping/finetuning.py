@@ -172,6 +172,7 @@ def rehearse_finetuning(checkpoint: Path, recipe: Recipe) -> None:
             *("--config-name", recipe.config),
             *recipe.settings,
             f"model.w2v_path={quoted(str(checkpoint.resolve()))}",
+            f"checkpoint.finetune_from_model={quoted(str(checkpoint.resolve()))}",
             f"optimization.max_update={recipe.updates}",
             *model_settings(checkpoint, recipe.overrides),
             *recipe.overrides,

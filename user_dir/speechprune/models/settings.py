@@ -74,25 +74,27 @@ class MaskedCtcConfig(LayerFlags, MaskFlags, PruningFlags, Wav2Vec2CtcConfig):
     save_dir: str = II("checkpoint.save_dir")
 
 
-def check_flags(cfg: MaskFlags, layers: int) -> None:
+def check_flags(cfg: MaskFlags, layers: Optional[int] = None) -> None:
     """Refuse what cannot work, before anything is built.
 
     Args:
-        layers: number of transformer layers.
+        layers: number of transformer layers; None if it is not known yet, and what depends on it
+            is to be checked later.
 
     Raises:
         UserError: a rate outside (0, 1], a wrong number of rates, an unknown name, or flags that
             contradict each other.
     """
     check_rate("model.prune_rate", cfg.prune_rate)
-    _check_rates("model.layerwise_prune_rate", cfg.layerwise_prune_rate, layers, "one per layer")
+    own = len(cfg.layerwise_prune_rate or []) if layers is None else layers
+    _check_rates("model.layerwise_prune_rate", cfg.layerwise_prune_rate, own, "one per layer")
     _check_rates("model.fc_attn_prune_rate", cfg.fc_attn_prune_rate, 2, "feed-forward, attention")
     check_name(cfg.init_score)
     if cfg.linear_st_op not in GRANULARITIES:
         raise UserError(unknown_name("model.linear_st_op", cfg.linear_st_op, list(GRANULARITIES)))
     for key in ("fix_mask_before", "load_mask_before"):
         value = getattr(cfg, key)
-        if value is not None and not 0 <= value <= layers:
+        if layers is not None and value is not None and not 0 <= value <= layers:
             raise UserError(f"model.{key}={value} is no layer of a model with {layers} layers")
     for condition, message in _contradictions(cfg):
         if condition:
@@ -202,6 +204,22 @@ def unread_flags(model: str) -> Set[str]:
     }
     ours = of_layers | of_masks | of_pruning
     return ours - read.get(model, ours)
+
+
+#: Flags that only say how a run begins, or what it does besides training.
+_NOT_OF_THE_NETWORK = {
+    *("init_score", "init_score_scale", "load_mask_only", "load_mask_before", "mask_file"),
+    "eval_only",
+}
+
+
+def network_flags(model: str) -> Set[str]:
+    """The flags of masks and pruning that say what a model of this name trains.
+
+    Which layers it has lost, a checkpoint tells by itself.
+    """
+    ours = set(vars(MaskFlags())) | set(vars(PruningFlags()))
+    return ours - unread_flags(model) - _NOT_OF_THE_NETWORK
 
 
 def densities(cfg: MaskFlags, sites: List[Site]) -> Dict[str, float]:

@@ -30,6 +30,10 @@ logger = logging.getLogger(__name__)
 class Wav2VecCtcSt(MaskedCtc):
     """Learns which connections to keep; the weights stay as pretrained unless a flag frees them."""
 
+    @classmethod
+    def check_settings(cls, cfg: MaskedCtcConfig) -> None:
+        check_flags(cfg)
+
     def prepare(self, from_pretrained: bool) -> None:
         """Start the scores, then freeze.
 

@@ -77,7 +77,7 @@ def cook(
     Args:
         recipes: names in `RECIPES` and settings.
         jobs: recipes at a time.
-        tell: is told when a round begins.
+        tell: is told what a recipe that is not finished is made of, and when a round begins.
 
     Returns:
         the summaries' paths, in order.
@@ -88,6 +88,9 @@ def cook(
     for name, setting in recipes:
         _refuse_own_keys(name, setting)
     plans = [RECIPES[name].plan(setting) for name, setting in recipes]
+    for (name, _), plan in zip(recipes, plans):
+        if not all(step.is_done for step in plan.steps):
+            tell(_overview(name, plan))
     finish_all([plan.steps for plan in plans], jobs=jobs, tell=tell)
     written = []
     for (name, setting), plan in zip(recipes, plans):
@@ -97,6 +100,19 @@ def cook(
             write_atomically(path, (json.dumps(summary, indent=2) + "\n").encode())
             written.append(path)
     return written
+
+
+def _overview(name: str, plan: Plan) -> str:
+    """The updates of each training, and those of all."""
+    updates = [step.updates for step in plan.steps if isinstance(step, TrainingRun)]
+    each = "+".join(map(str, updates))
+    total = f" = {sum(updates)}" if len(updates) > 1 else ""
+    rounds, trainings = _count(len(plan.steps), "round"), _count(len(updates), "training")
+    return f"{name}: {rounds}, {trainings} of {each}{total} updates"
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _refuse_own_keys(name: str, setting: Setting) -> None:

@@ -47,12 +47,13 @@ def iterative_magnitude_pruning(setting: Setting) -> Plan:
     then a full finetuning under the last mask."""
     steps: list[Step] = []
     shared = f"imp-rounds-{setting.step!r}"
-    run = setting.run(f"{shared}/0", "model._name=wav2vec_ctc", updates=setting.round_updates)
+    updates = setting.updates_per_round
+    run = setting.run(f"{shared}/0", "model._name=wav2vec_ctc", updates=updates)
     levels = _levels(setting.sparsity, setting.step)
     for level in levels[:-1]:
         mask = setting.mask_of_run(f"{shared}/{level!r}", run, level)
         steps += [run, mask]
-        run = setting.masked(f"{shared}/{level!r}", mask.target, updates=setting.round_updates)
+        run = setting.masked(f"{shared}/{level!r}", mask.target, updates=updates)
     name = f"imp-{setting.share}"
     mask = setting.mask_of_run(name, run)
     final = setting.masked(name, mask.target)

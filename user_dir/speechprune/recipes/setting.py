@@ -13,6 +13,11 @@ from speechprune.models.settings import SITE_FLAGS, MaskFlags, masked_roles
 from speechprune.recipes.steps import MaskMaking
 from speechprune.training.run import TrainingRun
 
+#: Of each short finetuning of IMP, as published.
+ROUND_UPDATES = 2000
+#: The one that names of folders do not tell.
+DEFAULT_SEED = 1
+
 _RANKING = ("prune_biases", "prune_scope")
 
 
@@ -22,7 +27,7 @@ class Setting:
 
     Attributes:
         out: folder of all rounds; recipes with the same settings may share it, and then share
-            rounds.
+            rounds. Seeds lie there side by side.
         data: manifest folder; None for recipes that pool ``languages``.
         model: pretrained checkpoint.
         config: the recipe of fairseq's, such as ``finetuning/base_1h``.
@@ -31,7 +36,8 @@ class Setting:
         overrides: hydra's, for every round; ``model.freeze_finetune_updates`` among them.
         seed: of the data order, the head and random masks.
         start_sparsity: where PARP-P starts; half of ``sparsity`` if None.
-        round_updates: of each short finetuning of IMP.
+        round_updates: of each short finetuning of IMP; `ROUND_UPDATES` if None, or ``updates``
+            where that is fewer.
         step: share of the original weights that each round of IMP removes.
         score_learning_rate: of rounds that learn masks; that of the config if None.
         source: manifest folder of the language that a mask comes from.
@@ -45,9 +51,9 @@ class Setting:
     sparsity: float
     updates: int
     overrides: tuple[str, ...] = ()
-    seed: int = 1
+    seed: int = DEFAULT_SEED
     start_sparsity: float | None = None
-    round_updates: int = 2000
+    round_updates: int | None = None
     step: float = 0.1
     score_learning_rate: float | None = None
     source: Path | None = None
@@ -73,6 +79,7 @@ class Setting:
         data = data or self.data
         if data is None:
             raise UserError("which data to finetune on? give --data DIR")
+        name = self.of_seed(name)
         return TrainingRun(
             name,
             self.out / name,
@@ -103,6 +110,7 @@ class Setting:
             of: ``magnitude`` or ``random``.
         """
         flags = self.mask_flags
+        name = self.of_seed(name)
         return MaskMaking(
             f"mask of {name}",
             self.out / name / "mask.safetensors",
@@ -152,6 +160,18 @@ class Setting:
             *overrides,
             **options,
         )
+
+    def of_seed(self, name: str) -> str:
+        """The folder of a round below `out`: that of the default seed, or one beside it."""
+        if self.seed == DEFAULT_SEED:
+            return name
+        first, slash, rest = name.partition("/")
+        return f"{first}-seed{self.seed}{slash}{rest}"
+
+    @property
+    def updates_per_round(self) -> int:
+        """Updates of each short finetuning of IMP."""
+        return self.round_updates or min(ROUND_UPDATES, self.updates)
 
     @property
     def share(self) -> str:

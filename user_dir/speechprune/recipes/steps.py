@@ -65,8 +65,13 @@ class MaskMaking:
             Ranking(self.source, self.by, **settings).masks(self.sparsity).save(self.target)
             return
         wanted = {**origin(self.source, self.by, **settings), "sparsity": repr(self.sparsity)}
-        if not wanted.items() <= MaskSet.load(self.target).provenance.items():
-            raise UserError(f"{self.target} is another mask; name another folder, or remove it")
+        found = MaskSet.load(self.target).provenance
+        differing = [key for key, value in wanted.items() if found.get(key) != value]
+        if differing:
+            raise UserError(
+                f"{self.target} is another mask ({', '.join(differing)} differs); name another "
+                "folder"
+            )
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ PATHS = (
     "task.data",
     "task.target_dictionary",
 )
+#: Of these, the ones that fairseq also looks for in the run's folder or its own.
+_ALSO_ELSEWHERE = ("checkpoint.restore_file", "common.user_dir")
 
 
 @dataclass(frozen=True)
@@ -219,22 +221,36 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 
 def _with_absolute_path(override: str) -> str:
-    """``override`` with a path that exists here made absolute."""
+    """``override`` with its path made absolute, as it is meant here, whether it exists or not."""
     key, equals, value = override.partition("=")
-    if key_of(override) not in PATHS or not equals:
+    name = key_of(override)
+    if name not in PATHS or not equals:
         return override
-    choices = [value] if value[:1] in ("'", '"') else value.split(",")
-    paths = [Path(_unquoted(choice)).expanduser() for choice in choices]
-    made = [
-        quoted(str(path.absolute())) if _unquoted(choice) and path.exists() else choice
-        for path, choice in zip(paths, choices)
-    ]
+    choices = [value] if _is_quoted(value) else value.split(",")
+    meant_here = name not in _ALSO_ELSEWHERE and _is_literal(value)
+    made = []
+    for choice in map(str.strip, choices):
+        path = Path(_unquoted(choice)).expanduser()
+        is_path = path.exists() or (meant_here and choice.lower() != "null")
+        known = is_path and _unquoted(choice)
+        made.append(quoted(str(path.absolute())) if known else choice)
     return f"{key}={','.join(made)}"
+
+
+def _is_literal(value: str) -> bool:
+    """Whether hydra reads a value as it stands: no ???, interpolation, function or escape."""
+    if _is_quoted(value):
+        return "${" not in value
+    return not re.search(r"[$(){}\[\]\\?]", value)
+
+
+def _is_quoted(value: str) -> bool:
+    return value[:1] in ("'", '"')
 
 
 def _unquoted(value: str) -> str:
     quote = value[:1]
-    if quote in ("'", '"') and value.endswith(quote) and len(value) > 1:
+    if _is_quoted(value) and value.endswith(quote) and len(value) > 1:
         return value[1:-1].replace(f"\\{quote}", quote)
     return value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any
 
 from fairseq.data.data_utils import raise_if_valid_subsets_unintentionally_ignored
 from fairseq.models import MODEL_REGISTRY
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from speechprune.checkpoint import check_pretrained, is_finetuned, read
 from speechprune.checkpoint.layer_dropping import depth
+from speechprune.checkpoint.pretrained import width
 from speechprune.errors import UserError
 from speechprune.manifests.check import SplitSummary, check_split
 from speechprune.models.layer_settings import (
@@ -23,12 +25,13 @@ from speechprune.models.layer_settings import (
     refuse_unread_layers,
 )
 from speechprune.models.pruning_settings import end_of, start_of
-from speechprune.models.settings import unread_flags
+from speechprune.models.settings import network_flags, unread_flags
 from speechprune.registry import unknown_name
 
 logger = logging.getLogger(__name__)
 
 _LAST = "checkpoint_last.pt"
+_RESETS = ("reset_dataloader", "reset_lr_scheduler", "reset_meters", "reset_optimizer")
 _WITHOUT_MASKS = ("wav2vec_ctc", "wav2vec_ctc_pruned")
 #: What fairseq's `ctc` and our `masked_ctc` log of a validation.
 _METRICS = ("loss", "nll_loss", "uer", "wer", "raw_wer", "penalty", "density")
@@ -126,15 +129,19 @@ def check_checkpoints(cfg: DictConfig) -> None:
     """Check the pretrained model, and the checkpoint that the run will go on from.
 
     Raises:
-        UserError: a file is missing or damaged, or is not what it is used for.
+        UserError: a file is missing or damaged, or is not what it is used for; or the run that goes
+            on is one of another model. Other changes to the network are warned of.
     """
     model, settings = cfg.model, cfg.checkpoint
     if _value(model, "w2v_path") and not _value(model, "w2v_args"):
         check_pretrained(model.w2v_path, cfg.task.normalize)
+        _check_channel_spans(model)
     last = Path(settings.save_dir, _LAST)
     start = last if settings.restore_file == _LAST else Path(settings.restore_file)
     if start.exists():
-        _check_layers(model, start)
+        state = _check_layers(model, start)
+        if settings.restore_file == _LAST or not any(settings[key] for key in _RESETS):
+            _check_same_model(model, start, state)
     elif settings.finetune_from_model:
         state = _check_layers(model, Path(settings.finetune_from_model))
         if model._name in _WITHOUT_MASKS and any(key.endswith("_mask") for key in state["model"]):
@@ -147,6 +154,46 @@ def check_checkpoints(cfg: DictConfig) -> None:
                 f"{settings.finetune_from_model} is no finetuned CTC model; give a pretrained one "
                 "as model.w2v_path"
             )
+
+
+def _check_same_model(model: DictConfig, path: Path, state: Mapping[str, Any]) -> None:
+    """A run that goes on finds optimizer states, masks and a best value of the model before."""
+    before = (state.get("cfg") or {}).get("model") or {}
+    name, found = model._name, before.get("_name", model._name)
+    if name != found:
+        raise UserError(
+            f"{path.absolute()} is of a run of model._name={found}, which cannot go on as {name}; "
+            f"name another hydra.run.dir, or set model._name={found}"
+        )
+    told_by_both = [
+        flag for flag in sorted(network_flags(name)) if flag in before and flag in model
+    ]
+    values = [(flag, _yaml(before[flag]), _yaml(model[flag])) for flag in told_by_both]
+    changes = [f"model.{flag}={old} is now {new}" for flag, old, new in values if old != new]
+    if changes:
+        logger.warning(
+            f"{path.absolute()} goes on with another network: {', '.join(changes)}; "
+            "checkpoint_best.pt and the best value may be of the one before; name another "
+            "hydra.run.dir to begin anew"
+        )
+
+
+def _check_channel_spans(model: DictConfig) -> None:
+    """fairseq fails in the first update for which it draws no span of channels to mask."""
+    share = _value(model, "mask_channel_prob")
+    if not share or not model.apply_mask or model.mask_channel_selection != "static":
+        return
+    channels = width(model.w2v_path)
+    # The number of spans is the whole part of this and a random number below 1.
+    if share * channels / model.mask_channel_length >= 1.0 or _value(model, "eval_only"):
+        return
+    longest = int(share * channels)
+    shorter = f"model.mask_channel_length={longest} or less, or " if longest else ""
+    raise UserError(
+        f"model.mask_channel_length={model.mask_channel_length} is too long to mask a share of "
+        f"{share} (model.mask_channel_prob) of the {channels} channels of {model.w2v_path}; set "
+        f"{shorter}model.mask_channel_prob=0"
+    )
 
 
 def _check_layers(model: DictConfig, path: Path) -> Mapping[str, Any]:
@@ -173,6 +220,12 @@ def _check_split(
     if summary.unknown:
         logger.warning(f"{name}: {summary.unknown} label symbols are not in the dictionary")
     return summary
+
+
+def _yaml(value: Any) -> str:
+    """A value as an override gives it: of JSON, what hydra reads too."""
+    plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    return json.dumps(plain).replace('"', "")
 
 
 def _value(section: DictConfig, key: str) -> Any:

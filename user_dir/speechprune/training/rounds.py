@@ -91,12 +91,20 @@ class _Work:
                 if self.stopped:
                     return
                 if not step.is_done:
-                    self.tell(f"round {number} of {len(plan)}: {step.name}")
+                    self.tell(f"round {number} of {len(plan)}: {_described(step)}")
                 try:
                     step.finish(self.environment)
                 except BaseException:
                     self.stopped = True
                     raise
+
+
+def _described(step: Round) -> str:
+    """A step's name, and of a training what there is to wait for, and where to watch it."""
+    if not isinstance(step, TrainingRun):
+        return step.name
+    goes_on = ", on from its last checkpoint" if step.is_begun else ""
+    return f"{step.name}, {step.updates} updates{goes_on}; its log is {step.log}"
 
 
 def _refuse_gaps(plan: Sequence[Round]) -> None:

@@ -13,9 +13,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from speechprune.errors import UserError
 from speechprune.files import write_atomically
+
+#: What a run was started with, and what it came to; files in its folder.
+SETTINGS, DONE = "overrides.json", "done.json"
 
 _UPDATES = re.compile(r'num_updates": "?(\d+)')
 _ERROR = re.compile(r"^speechprune: error: (.*)$", re.MULTILINE)
@@ -50,6 +54,11 @@ class TrainingRun:
         return self.folder / "checkpoints" / "checkpoint_last.pt"
 
     @property
+    def log(self) -> Path:
+        """What its process prints."""
+        return self.folder / "train.log"
+
+    @property
     def makes(self) -> Path:
         """What later rounds need."""
         return self.checkpoint
@@ -77,7 +86,8 @@ class TrainingRun:
 
     @property
     def seconds(self) -> float | None:
-        """How long training took; None if it was interrupted, or is not done."""
+        """How long training took, all parts of an interrupted one; None if it is not done, or a
+        part was not timed."""
         taken: float | None = (
             json.loads(self._done.read_text())["seconds"] if self.is_done else None
         )
@@ -101,30 +111,29 @@ class TrainingRun:
             UserError: the folder is a run with other settings or in use, what the run needs or has
                 made is missing, or training failed.
         """
-        if self.is_begun and self._settings.read_text(encoding="utf-8") != self._wanted:
-            raise UserError(
-                f"{self.folder} is a run with other settings; name another folder, or remove it"
-            )
+        if self.is_begun:
+            self._refuse_other_settings()
         if self.is_done:
             self._refuse_lost_checkpoint(f"remove {self.folder} to train anew")
             return
         for path in self.needs:
             if not path.exists():
                 raise UserError(f"{self.name} needs {path}, which is missing")
-        resumed = self.is_begun
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._locked() as lock:
-            write_atomically(self._settings, self._wanted.encode())
-            start = time.monotonic()
+            write_atomically(self._settings, json.dumps(self._wanted, indent=2).encode())
+            before, start = self._seconds_so_far(), time.monotonic()
+            part = {"seconds_before": before, "began": time.time()}
+            write_atomically(self._part, json.dumps(part).encode())
             self._train(environment, lock)
-            seconds = None if resumed else round(time.monotonic() - start, 1)
-            self._refuse_lost_checkpoint(f"see {self._log}")
-            write_atomically(self._done, json.dumps({"seconds": seconds}).encode())
+            taken = None if before is None else round(before + time.monotonic() - start, 1)
+            self._refuse_lost_checkpoint(f"see {self.log}")
+            write_atomically(self._done, json.dumps({"seconds": taken}).encode())
 
     def _train(self, environment: Mapping[str, str], lock: int) -> None:
         command = [sys.executable, "-m", "speechprune.tools.main", "train"]
         command += ["--config-name", self.config, *self.all_overrides]
-        with open(self._log, "a", encoding="utf-8") as log:
+        with open(self.log, "a", encoding="utf-8") as log:
             # The lock stays taken until training ends, even if this process is killed.
             code = subprocess.run(
                 command,
@@ -136,7 +145,7 @@ class TrainingRun:
         if code:
             reasons = _ERROR.findall(self._end_of_log())
             reason = f" ({reasons[-1]})" if reasons else ""
-            raise UserError(f"{self.name}: training failed{reason}; see {self._log}")
+            raise UserError(f"{self.name}: training failed{reason}; see {self.log}")
 
     @contextmanager
     def _locked(self) -> Iterator[int]:
@@ -148,15 +157,48 @@ class TrainingRun:
                 raise UserError(f"another process is training in {self.folder}") from error
             yield file.fileno()
 
+    def _refuse_other_settings(self) -> None:
+        """Raise UserError, with the keys that differ, if what is in the folder is another run."""
+        try:
+            found = json.loads(self._settings.read_text(encoding="utf-8"))
+            before = _by_key(found)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{self._settings} does not tell what {self.folder} was trained with ({error}); "
+                "name another folder"
+            ) from error
+        now = _by_key(self._wanted)
+        differing = [
+            f"{key}={before.get(key, '(not set)')}, not {now.get(key, '(not set)')}"
+            for key in {**now, **before}
+            if before.get(key) != now.get(key)
+        ]
+        if differing:
+            raise UserError(
+                f"{self.folder} is a run with other settings ({'; '.join(differing)}); name "
+                "another folder, or go on with those settings"
+            )
+
+    def _seconds_so_far(self) -> float | None:
+        """Of the parts before this one, each until its last words; None if nothing tells them."""
+        if not self.is_begun:
+            return 0.0
+        try:
+            part = json.loads(self._part.read_text(encoding="utf-8"))
+            seconds = self.log.stat().st_mtime - part["began"]
+            return float(part["seconds_before"]) + max(0.0, seconds)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
     def _refuse_lost_checkpoint(self, advice: str) -> None:
         if not self.checkpoint.exists():
             raise UserError(f"{self.checkpoint} is missing; {advice}")
 
     def _end_of_log(self) -> str:
-        if not self._log.exists():
+        if not self.log.exists():
             return ""
-        with open(self._log, "rb") as file:
-            file.seek(max(0, self._log.stat().st_size - _TAIL))
+        with open(self.log, "rb") as file:
+            file.seek(max(0, self.log.stat().st_size - _TAIL))
             return file.read().decode("utf-8", "replace")
 
     @property
@@ -168,17 +210,25 @@ class TrainingRun:
         return [folder, f"optimization.max_update={self.updates}", *self.overrides]
 
     @property
-    def _wanted(self) -> str:
-        return json.dumps({"config": self.config, "overrides": self.all_overrides}, indent=2)
-
-    @property
-    def _log(self) -> Path:
-        return self.folder / "train.log"
+    def _wanted(self) -> dict[str, Any]:
+        return {"config": self.config, "overrides": self.all_overrides}
 
     @property
     def _settings(self) -> Path:
-        return self.folder / "overrides.json"
+        return self.folder / SETTINGS
+
+    @property
+    def _part(self) -> Path:
+        return self.folder / "part.json"
 
     @property
     def _done(self) -> Path:
-        return self.folder / "done.json"
+        return self.folder / DONE
+
+
+def _by_key(settings: Mapping[str, Any]) -> dict[str, str]:
+    """What a run was started with: the config, and the last value of each override."""
+    from speechprune.training.command_line import key_of, value_of
+
+    values = {key_of(override): value_of(override) for override in settings["overrides"]}
+    return {"--config-name": settings["config"], **values}
