@@ -95,5 +95,5 @@ def test_fold_leaves_another_alphabet_alone(pretrained: Path, data: Path, tmp_pa
     assert [file.name for file in folder.iterdir()] == ["dict.ltr.txt"]
     (folder / "dict.ltr.txt").unlink()
     (folder / "folded.pt").mkdir()
-    assert "cannot be written" in refusal(fold, path, folder / "folded.pt")
+    assert "is a folder; name a file" in refusal(fold, path, folder / "folded.pt")
     assert [file.name for file in folder.iterdir()] == ["folded.pt"]
