@@ -19,7 +19,7 @@ from omegaconf.base import ContainerMetadata, Metadata
 from omegaconf.nodes import AnyNode
 
 from speechprune.errors import UserError
-from speechprune.files import replacing_file
+from speechprune.files import kind_of, replacing_file
 
 PathLike = Union[str, Path]
 
@@ -129,7 +129,7 @@ def _check_file(path: Path) -> bool:
         raise UserError(f"{path} is empty; copy or download it again")
     if start != b"PK\x03\x04":
         if not start.startswith(b"\x80"):  # a pickle, as older versions of torch write
-            raise UserError(f"{path} is no PyTorch checkpoint")
+            raise UserError(f"{path} is no PyTorch checkpoint, but another file ({kind_of(path)})")
         return False
     try:
         with zipfile.ZipFile(path) as archive:
