@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import lzma
 import re
 import tarfile
 import zipfile
@@ -30,9 +31,11 @@ _DAMAGED = (
     tarfile.TarError,
     zipfile.BadZipFile,
     gzip.BadGzipFile,
+    lzma.LZMAError,
     zlib.error,
     EOFError,
-    soundfile.LibsndfileError,
+    OSError,
+    RuntimeError,  # a recording that is none, or a password is asked for
 )
 
 

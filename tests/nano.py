@@ -88,7 +88,11 @@ def write_finetuned(
     cfg = OmegaConf.create(
         {
             "common": {"seed": seed, "tpu": False, "user_dir": "/user/dir/that/is/gone"},
-            "checkpoint": {"finetune_from_model": None, "save_dir": "checkpoints"},
+            "checkpoint": {
+                "finetune_from_model": None,
+                "save_dir": "checkpoints",
+                "restore_file": "checkpoint_last.pt",
+            },
             "distributed_training": {"ddp_backend": "legacy_ddp"},
             "optimization": {"sentence_avg": True},
             "criterion": {"_name": "ctc", "zero_infinity": True},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import in_plain_fairseq
+from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig
 from loop import Lab, setup
 from mishaps import kill_after_update
 from nano import write_data2vec, write_wav2vec2
@@ -19,7 +21,8 @@ from speechprune.checkpoint.encoder import export_encoder
 from speechprune.checkpoint.layer_dropping import drop_layers
 from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan, LayerPlans
-from speechprune.models.layer_settings import lost_layers
+from speechprune.models.layer_settings import DROPPED, lost_layers, refuse_unread_layers
+from speechprune.models.wav2vec_ctc import WeightCtcConfig
 from speechprune.training.preflight import check_checkpoints, check_settings
 
 DROP = "model.drop_layers=[1,2]"
@@ -263,6 +266,18 @@ def test_fairseqs_own_command_refuses_too(trained: Any, lab: Lab) -> None:
     if name == "plain":
         result = lab.train("own", "model._name=wav2vec_ctc", "model.drop_layers=[1]")
         assert result.exit_code and "wav2vec_ctc leaves no layers out" in result.output
+
+
+def test_settings_of_any_kind_tell_what_was_lost(deep: Path) -> None:
+    """Namespaces of 2020 and dataclasses of fairseq among them."""
+    told = {DROPPED: {"layers": 5, "dropped": [1]}}
+    for model in ({"w2v_args": told}, {"w2v_args": Namespace(**told)}, {"w2v_args": None}, None):
+        expected = LayerPlan(5, (1,)) if model and model["w2v_args"] else None
+        assert lost_layers({"cfg": {"model": model}}) == expected
+    for cfg in (Wav2Vec2CtcConfig(), Namespace(), WeightCtcConfig()):
+        refuse_unread_layers(cfg)
+    with pytest.raises(UserError, match="leaves no layers out"):
+        refuse_unread_layers(WeightCtcConfig(drop_layers=[1]))
 
 
 def test_masks_have_to_be_baked_in_before_all_weights_are_trained(

@@ -14,12 +14,13 @@ import torch
 from bars import watch
 from click.testing import CliRunner
 from fairseq.criterions.ctc import CtcCriterion, CtcCriterionConfig
+from fairseq.data.dictionary import Dictionary
 from nano import write_corpus, write_finetuned, write_wav2vec2
 
 from speechprune import inference
 from speechprune.checkpoint import LoadedModel, fold, load_finetuned
 from speechprune.errors import UserError
-from speechprune.inference import batches, evaluate, read_audio, transcribe
+from speechprune.inference import batches, check_references, evaluate, read_audio, transcribe
 from speechprune.manifests.manifest import read_split
 from speechprune.tools.evaluate import command
 
@@ -157,6 +158,18 @@ def test_texts_in_another_alphabet(
         strange = tuple(u._replace(text=text) for u in split.utterances)
         with pytest.raises(UserError, match=told):
             evaluate(loaded, replace(split, utterances=strange))
+
+
+def test_symbols_of_several_letters_are_not_compared(
+    tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody could tell AH0 from A, H and 0 in a word."""
+    loaded = load_finetuned(write_model(tmp_path, data, {}))
+    dictionary = Dictionary()
+    for symbol in ("|", "AH0", "OW1"):
+        dictionary.add_symbol(symbol)
+    check_references(replace(loaded, dictionary=dictionary), read_split(data, "valid"))
+    assert not caplog.records
 
 
 def test_bad_corpora_get_one_line(tmp_path: Path, data: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def test_what_is_read_is_not_replaced(tmp_path: Path) -> None:
             refuse_to_replace(same, "1,2", file)
     file.write_text("")
     (tmp_path / "link").symlink_to(file)
-    (tmp_path / "hard").hardlink_to(file)
+    os.link(file, tmp_path / "hard")
     for same in ("link", "hard"):
         with pytest.raises(UserError, match="would be overwritten"):
             refuse_to_replace(tmp_path / same, file)

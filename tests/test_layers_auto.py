@@ -188,6 +188,10 @@ def test_a_folder_of_other_settings_is_refused(folder: Path, report: dict[str, A
         (("model._name=wav2vec_ctc_parp", "model.sparsity=1.5"), "model.sparsity"),
         (("model._name=wav2vec_ctc_masked",), "needs model.mask_file=FILE"),
         (("common.seed=-1",), "common.seed=-1 is no seed"),
+        (
+            ("model._name=wav2vec_ctc_st", "model.layerwise_prune_rate=[0.5,0.5]"),
+            "model.layerwise_prune_rate needs 3 values",
+        ),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(

@@ -52,7 +52,7 @@ def s3router(lab: Lab, ours: Run) -> Path:
             weight = model[f"{ENCODER}encoder.layers.{layer}.{part}.weight"]
             scores = torch.randn(weight.shape, generator=generator)
             model[f"{ENCODER}encoder.layers.{layer}.{part}.scores"] = scores
-    for key in ("seed", "finetune_from_model", "save_dir"):
+    for key in ("seed", "finetune_from_model", "save_dir", "restore_file"):
         del state["cfg"]["model"][key]
     path = lab.folder / "s3router.pt"
     torch.save({**state, "model": model}, path)

@@ -72,7 +72,7 @@ def table(found: Average) -> str:
     if found.masks_chosen_anew:
         lines.append("note: their masks differ, and were chosen anew from the mean")
     if found.denser:
-        lines.append(f"note: {found.denser} from when the network was denser left out")
+        lines.append(f"note: {found.denser} of another density left out")
     if count < found.asked:
         lines.append(_note(count, found))
     return "\n".join(lines)

@@ -187,7 +187,8 @@ def verify(checkpoint: Path, plans: str, **options: Any) -> None:
 
     With --race, a plan is stopped once it is clearly worse than the best: a paired test over
     batches, repeated whenever their number has doubled. They are 64 or more then, where there are
-    as many utterances.
+    as many utterances: on a base model, which hears padding, rates differ a little from those of
+    larger batches.
     """
     from speechprune.dropping.search import VerificationSettings, verify_plans
 
@@ -236,7 +237,14 @@ def drop(checkpoint: Path, plan: str, out: Path) -> None:
 @click.option("--train", required=True, help="Split to measure similarity on and to finetune on.")
 @click.option("--valid", required=True, help="Split to choose plans and checkpoints on.")
 @click.option("--test", help="Split for the last evaluation.")
-@click.option("--measure", "measures", multiple=True, default=("svcca",), help="May be repeated.")
+@click.option(
+    "--measure",
+    "measures",
+    multiple=True,
+    default=("svcca", "dc-unbiased"),
+    show_default=True,
+    help="May be repeated.",
+)
 @click.option(
     "--utterances", default=256, type=click.IntRange(min=1), help="To measure similarity on."
 )

@@ -20,6 +20,8 @@ from speechprune.training.failures import user_message
 
 _PACKAGE = "speechprune.tools"
 _INTERRUPTED = 130
+#: What click raises for a group without a subcommand; before click 8.2 it prints its help itself.
+_HELP = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
 
 class Failure(click.ClickException):
@@ -63,7 +65,7 @@ class Commands(click.Group):
         """Run the command; whatever its user can mend ends in one line."""
         try:
             return super().invoke(ctx)
-        except click.exceptions.NoArgsIsHelpError:
+        except _HELP:
             raise  # a group without a subcommand: click prints its help
         except click.UsageError as error:
             where = error.ctx.command_path if error.ctx else ctx.command_path

@@ -8,6 +8,7 @@ import re
 import zipfile
 from argparse import Namespace
 from collections import defaultdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Union
 
@@ -131,6 +132,14 @@ def _check_file(path: Path) -> bool:
         if not start.startswith(b"\x80"):  # a pickle, as older versions of torch write
             raise UserError(f"{path} is no PyTorch checkpoint, but another file ({kind_of(path)})")
         return False
+    status = path.stat()
+    _check_archive(path.absolute(), status.st_mtime_ns, status.st_size)
+    return True
+
+
+@lru_cache
+def _check_archive(path: Path, modified: int, size: int) -> None:
+    """Compare every checksum, once for each state of a file; raises UserError if one is wrong."""
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
@@ -139,7 +148,6 @@ def _check_file(path: Path) -> bool:
         raise UserError(_damaged(path, error)) from error
     if broken is not None:
         raise UserError(_damaged(path, f"wrong checksum of {broken}"))
-    return True
 
 
 def _unknown_classes(path: Path, error: Exception) -> list[str]:

@@ -32,6 +32,7 @@ _DEFAULTS = {**vars(LayerFlags()), **vars(MaskFlags()), **vars(PruningFlags())}
 _CONTEXT = {
     "finetune_from_model": None,
     "save_dir": "checkpoints",
+    "restore_file": "checkpoint_last.pt",
     "max_update": 0,
     "use_bmuf": False,
     "store_ema": False,

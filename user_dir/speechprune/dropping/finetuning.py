@@ -14,7 +14,7 @@ from speechprune.checkpoint.layer_dropping import drop_layers
 from speechprune.errors import UserError
 from speechprune.files import make_folder
 from speechprune.layers.plan import LayerPlan
-from speechprune.models.settings import SITE_FLAGS, unread_flags
+from speechprune.models.settings import SITE_FLAGS, check_flags, unread_flags
 from speechprune.training.command_line import key_of, quoted, value_of
 from speechprune.training.rehearsal import rehearse
 from speechprune.training.run import TrainingRun
@@ -164,10 +164,10 @@ def model_settings(checkpoint: Path, overrides: Sequence[str]) -> tuple[str, ...
     )
 
 
-def rehearse_finetuning(checkpoint: Path, recipe: Recipe) -> None:
-    """Raise UserError for what finetuning ``checkpoint`` would refuse later."""
+def rehearse_finetuning(checkpoint: Path, recipe: Recipe, layers: int) -> None:
+    """Raise UserError for what finetuning so many layers of a checkpoint would refuse later."""
     refuse_unread(checkpoint, recipe.overrides)
-    rehearse(
+    cfg = rehearse(
         [
             *("--config-name", recipe.config),
             *recipe.settings,
@@ -178,6 +178,8 @@ def rehearse_finetuning(checkpoint: Path, recipe: Recipe) -> None:
             *recipe.overrides,
         ]
     )
+    if cfg.model._name == "wav2vec_ctc_st":
+        check_flags(cfg.model, layers)
 
 
 def refuse_unread(checkpoint: Path, overrides: Sequence[str]) -> None:

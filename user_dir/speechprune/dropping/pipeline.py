@@ -157,11 +157,12 @@ class Pipeline:
 
     def _check(self) -> None:
         """Refuse at once what a later step would refuse."""
-        check_drop(self.drop, depth(self.checkpoint))
+        layers = depth(self.checkpoint)
+        check_drop(self.drop, layers)
         check_folder(self.out)
         refuse_test(self.recipe.valid, self.verification.allow_test)
         refuse_own(self.recipe.overrides, _OWN, "layers auto", _OPTIONS)
-        rehearse_finetuning(self.checkpoint, self.recipe)
+        rehearse_finetuning(self.checkpoint, self.recipe, layers - self.drop)
         rate = listening(self.checkpoint)[1]
         for split in (self.recipe.train, *self._splits):
             check_split(self.recipe.data, split, self._labels, sample_rate=rate, closed=False)
@@ -261,7 +262,7 @@ def pipeline(
     train: str,
     valid: str,
     test: str | None = None,
-    measures: tuple[str, ...] = ("svcca",),
+    measures: tuple[str, ...] = ("svcca", "dc-unbiased"),
     utterances: int = 256,
     top: int = 10,
     by: str | None = None,

@@ -63,7 +63,7 @@ class VerificationSettings:
         race: stop plans that are clearly worse, at ``level``.
         seed: of the race.
         max_tokens, batch_size: limits of batches, as in `speechprune.inference.evaluate`; a race
-            without a batch size has batches that suit it.
+            has smaller ones if these are too few.
     """
 
     data: Path
@@ -84,8 +84,9 @@ class VerificationSettings:
         check_split(self.data, self.subset, labels=None, sample_rate=rate)
         split = read_split(self.data, self.subset, loaded.cfg.task.labels)
         batch_size = self.batch_size
-        if self.race and batch_size is None:
-            batch_size = Race.batch_size(len(split.utterances))
+        if self.race:
+            enough = Race.batch_size(len(split.utterances))
+            batch_size = enough if batch_size is None else min(batch_size, enough)
         return Verifier(
             loaded, split, max_tokens=self.max_tokens, batch_size=batch_size, remember=remember
         )

@@ -156,11 +156,17 @@ def warnings(matrices: Mapping[str, SimilarityMatrix]) -> list[str]:
     """What is to be said of matrices that may tell nothing."""
     return [
         f"{name} of independent data of this size is {matrix.floor:.2f} already, so that only "
-        f"values above it tell anything; {MEASURES.build(matrix.measure).lowers_floor} would lower "
+        f"values above it tell anything; {_measure_of(matrix).lowers_floor} would lower "
         "it"
         for name, matrix in matrices.items()
         if matrix.floor is not None and matrix.floor >= HIGH_FLOOR
     ]
+
+
+def _measure_of(matrix: SimilarityMatrix) -> Measure:
+    settings = matrix.provenance.get("settings", {})
+    measure: Measure = MEASURES.build(matrix.measure, **settings)
+    return measure
 
 
 def draw(matrix: SimilarityMatrix, path: Path) -> None:

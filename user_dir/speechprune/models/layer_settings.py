@@ -1,7 +1,11 @@
 """Settings of dropping layers, and which layers they name."""
 
+from argparse import Namespace
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, List, Mapping, Optional
+
+from omegaconf import OmegaConf
 
 from speechprune.checkpoint.file import PathLike
 from speechprune.checkpoint.finetuned import PROVENANCE
@@ -34,7 +38,8 @@ def drops_layers(cfg: Any) -> bool:
 def refuse_unread_layers(cfg: Any) -> None:
     """Raise UserError if settings of fairseq's own `wav2vec_ctc`, which reads none, leave out
     layers."""
-    if "drop_layers" in cfg and drops_layers(cfg):
+    names = cfg if isinstance(cfg, Mapping) or OmegaConf.is_config(cfg) else vars(cfg)
+    if "drop_layers" in names and drops_layers(cfg):
         raise UserError(
             "fairseq's own wav2vec_ctc leaves no layers out; set model._name=wav2vec_ctc_pruned"
         )
@@ -70,17 +75,22 @@ def refuse_other_layers(path: PathLike, state: Mapping[str, Any], own: Optional[
     # Of more layers, some are still to be lost.
     if len(own.kept) == len(before.kept) and own.dropped != before.dropped:
         raise UserError(
-            f"{path} has lost the layers {list(before.dropped)}, but the settings name "
-            f"{list(own.dropped)}; name the same, or begin a new run"
+            f"{Path(path).absolute()} has lost the layers {list(before.dropped)}, but the settings "
+            f"name {list(own.dropped)}; name the same, or begin a new run"
         )
 
 
 def _lost_before(state: Mapping[str, Any]) -> Optional[LayerPlan]:
-    model = (state.get("cfg") or {}).get("model") or {}
-    told = (model.get("w2v_args") or {}).get(DROPPED) or state.get(PROVENANCE) or {}
+    model = _mapping((state.get("cfg") or {}).get("model"))
+    told = _mapping(model.get("w2v_args")).get(DROPPED) or state.get(PROVENANCE) or {}
     if "dropped" not in told:
         return None
     return LayerPlan(told["layers"], tuple(told["dropped"]))
+
+
+def _mapping(settings: Any) -> Mapping[str, Any]:
+    """Settings of 2020 are namespaces."""
+    return vars(settings) if isinstance(settings, Namespace) else settings or {}
 
 
 def plan_of(cfg: Any, layers: int) -> Optional[LayerPlan]:

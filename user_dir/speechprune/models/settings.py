@@ -15,6 +15,9 @@ from speechprune.models.layer_settings import LayerFlags
 from speechprune.models.pruning_settings import PruningFlags
 from speechprune.registry import unknown_name
 
+#: What fairseq goes on from, unless `checkpoint.restore_file` says otherwise.
+_LAST = "checkpoint_last.pt"
+
 GRANULARITIES = {
     "linear_st": "weight",
     "linear_st_outstr": "row",
@@ -72,6 +75,7 @@ class MaskedCtcConfig(LayerFlags, MaskFlags, PruningFlags, Wav2Vec2CtcConfig):
     seed: int = II("common.seed")
     finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
     save_dir: str = II("checkpoint.save_dir")
+    restore_file: str = II("checkpoint.restore_file")
 
 
 def check_flags(cfg: MaskFlags, layers: Optional[int] = None) -> None:
@@ -256,8 +260,10 @@ def starting_checkpoint(cfg: MaskedCtcConfig) -> Optional[str]:
     fairseq itself refuses one that is missing.
     """
     path = cfg.finetune_from_model if is_first_launch(cfg) else _last(cfg)
+    if cfg.restore_file != _LAST:
+        path = cfg.restore_file
     return path if path and os.path.exists(path) else None
 
 
 def _last(cfg: MaskedCtcConfig) -> str:
-    return os.path.join(cfg.save_dir, "checkpoint_last.pt")
+    return os.path.join(cfg.save_dir, _LAST)

@@ -21,7 +21,7 @@ except ImportError:  # hydra 1.0
     from hydra.experimental import compose, initialize_config_dir
 
 
-def rehearse(arguments: Sequence[str]) -> None:
+def rehearse(arguments: Sequence[str]) -> DictConfig:
     """Compose the settings of a training run, and check them as `train` would.
 
     Files that are named, other than those of the data, need not exist yet.
@@ -29,12 +29,16 @@ def rehearse(arguments: Sequence[str]) -> None:
     Args:
         arguments: of `speechprune train`, without sweeps.
 
+    Returns:
+        The settings.
+
     Raises:
         UserError: what training would refuse of settings and data.
     """
     cfg = completed(_composed(arguments))
     check_settings(cfg)
     check_data(cfg)
+    return cfg
 
 
 def _composed(arguments: Sequence[str]) -> DictConfig:

@@ -21,11 +21,14 @@ class Measure(ABC):
     Attributes:
         invariances: changes of a state's channels that leave the measure as it is: "translation",
             "scale", "rotation", "linear" (any invertible map).
-        lowers_floor: what makes independent data less alike, as advice.
     """
 
     invariances: ClassVar[frozenset[str]]
-    lowers_floor: ClassVar[str] = "more utterances"
+
+    @property
+    def lowers_floor(self) -> str:
+        """What would make independent data less alike, as advice."""
+        return "more utterances"
 
     @property
     @abstractmethod

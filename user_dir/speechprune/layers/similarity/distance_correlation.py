@@ -39,7 +39,6 @@ class DistanceMeasure(Measure):
 
     # Vectors are scaled to length 1 each; a translation changes their directions.
     invariances: ClassVar[frozenset[str]] = frozenset({"scale", "rotation"})
-    lowers_floor: ClassVar[str] = "larger batches, or dc-unbiased,"
 
     @abstractmethod
     def of(self, distances: Tensor) -> Tensor:
@@ -92,6 +91,10 @@ class DistanceCorrelation(DistanceMeasure):
 
     Source: Liu et al., Interspeech 2023 (arXiv 2309.11768), after Zhen et al., ECCV 2022.
     """
+
+    @property
+    def lowers_floor(self) -> str:
+        return "larger batches, or dc-unbiased,"
 
     def of(self, distances: Tensor) -> Tensor:
         rows = distances.mean(dim=2, keepdim=True)

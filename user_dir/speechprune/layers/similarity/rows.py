@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +29,10 @@ class RowMeasure(Measure):
     """
 
     mode: str
-    lowers_floor: ClassVar[str] = "mode T, or more utterances,"
+
+    @property
+    def lowers_floor(self) -> str:
+        return "more utterances" if self.mode == "T" else "mode T, or more utterances,"
 
     @property
     def least(self) -> int:
