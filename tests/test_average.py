@@ -204,7 +204,12 @@ def test_lines_and_json_say_the_same(runs: Runs, tmp_path: Path) -> None:
     ]
     found = json.loads(run_command(tmp_path, out, "--json", "--num", 1).stdout)
     first = {"file": "checkpoint_1_20.pt", "updates": 20, "valid": 3.25}
-    shared = {"run": str(tmp_path), "out": str(out), "masks_chosen_anew": False, "denser": 0}
+    shared = {
+        "run": str(tmp_path),
+        "out": str(out),
+        "masks_chosen_anew": False,
+        "of_other_density": 0,
+    }
     assert found == {**shared, "by": "valid", "asked": 1, "averaged": [first], "unvalidated": 1}
     lines = run_command(tmp_path, out, "--by", "last", "--num", 4).stdout.splitlines()
     assert lines[0] == "checkpoint_1_300.pt      300 updates  not validated"

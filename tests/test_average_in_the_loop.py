@@ -145,7 +145,8 @@ def test_a_pruning_run_is_pruned_again_after_averaging(lab: Lab, name: str) -> N
     averaged = assert_averaged(run.folder, models)
     found = average(run.folder, run.folder / "again.pt", by="last")
     assert (
-        found.denser == updates[0] - 1 and [c.updates for c in found.averaged] == [*updates][::-1]
+        found.of_other_density == updates[0] - 1
+        and [c.updates for c in found.averaged] == [*updates][::-1]
     )
     grown = [regrown_weights(model) for model in models]
     means = {name: mean_of([weights[name] for weights in grown]) for name in grown[0]}

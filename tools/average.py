@@ -54,7 +54,7 @@ def report(run: Path, found: Average) -> dict[str, Any]:
         "by": found.by,
         "asked": found.asked,
         "averaged": [checkpoint.describe() for checkpoint in found.averaged],
-        "denser": found.denser,
+        "of_other_density": found.of_other_density,
         "unvalidated": found.unvalidated,
         "masks_chosen_anew": found.masks_chosen_anew,
     }
@@ -71,8 +71,8 @@ def table(found: Average) -> str:
     lines.append(f"{found.out}: the mean of {count} checkpoint{'s' if count > 1 else ''}")
     if found.masks_chosen_anew:
         lines.append("note: their masks differ, and were chosen anew from the mean")
-    if found.denser:
-        lines.append(f"note: {found.denser} of another density left out")
+    if found.of_other_density:
+        lines.append(f"note: {found.of_other_density} of another density left out")
     if count < found.asked:
         lines.append(_note(count, found))
     return "\n".join(lines)

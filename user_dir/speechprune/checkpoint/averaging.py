@@ -40,7 +40,8 @@ class Average:
         by: one of CRITERIA.
         asked: how many checkpoints were to be averaged.
         averaged: which ones were, the best or latest first.
-        denser: how many updates were passed over since they were of a denser network.
+        of_other_density: how many updates were passed over for keeping more, or less, than the
+            newest.
         unvalidated: how many others were, by "valid", for want of a value.
         masks_chosen_anew: whether their masks differed.
     """
@@ -49,7 +50,7 @@ class Average:
     by: str
     asked: int
     averaged: tuple[SavedCheckpoint, ...]
-    denser: int
+    of_other_density: int
     unvalidated: int
     masks_chosen_anew: bool
 
@@ -60,9 +61,9 @@ def average(
     """Average checkpoints of the training run in the folder ``run``; fewer if there are fewer.
 
     Files of one update count once, and what was averaged or folded before counts not at all; nor
-    do checkpoints from when a run was pruned less. What is written is the newest of the averaged
-    checkpoints with other weights: it has no optimizer state, no validation value, and nothing of
-    what PARP's removed weights had grown to.
+    do checkpoints whose masks keep more, or less, than those of the newest. What is written is the
+    newest of the averaged checkpoints with other weights: it has no optimizer state, no validation
+    value, and nothing of what PARP's removed weights had grown to.
 
     A mean of networks with different masks would be denser than each. Where masks differ, scores
     are averaged, and weights as they had grown while they were removed; from these means masks are
@@ -88,7 +89,7 @@ def average(
     refuse_to_replace(out, *(checkpoint.path for checkpoint in saved))
     all_updates = once_per_update(saved)
     candidates = as_sparse_as_the_newest(all_updates)
-    denser, unvalidated = len(all_updates) - len(candidates), 0
+    of_other_density, unvalidated = len(all_updates) - len(candidates), 0
     if by == "valid":
         validated = [c for c in candidates if c.valid is not None]
         unvalidated = len(candidates) - len(validated)
@@ -97,7 +98,7 @@ def average(
         chosen = sorted(candidates, key=lambda c: -c.updates)[:num]
     differ = not _have_equal_masks([checkpoint.path for checkpoint in chosen])
     write(_averaged_state(chosen, by, differ), out)
-    return Average(out, by, num, tuple(chosen), denser, unvalidated, differ)
+    return Average(out, by, num, tuple(chosen), of_other_density, unvalidated, differ)
 
 
 def _have_equal_masks(paths: Sequence[Path]) -> bool:
@@ -168,7 +169,7 @@ def _without_regrown(tree: Mapping[str, Any]) -> dict[str, Any]:
 def _grown_again(tree: Mapping[str, Any]) -> dict[str, Any]:
     """A state dict whose removed weights have the values that they have in training."""
     grown = _without_regrown(tree)
-    for key in tree.keys() - grown.keys():
+    for key in [key for key in tree if key.endswith(regrown_key(""))]:
         name = key[: -len(regrown_key(""))]
         mask = unpack_bits(tree[name + mask_key("")], tree[name].shape)
         grown[name] = grown_again(name, tree[name], mask, tree[key])
