@@ -14,13 +14,23 @@ from speechprune.registry import Registry, unknown_name
 PARTS = {
     "__init__": 'from speechprune.registry import Registry\nPARTS = Registry("part", __name__)\n',
     "zebra": """
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Optional
+
 from parts import PARTS
+from speechprune.registry import option
 
 
 @PARTS.register("stripes")
+@dataclass(frozen=True)
 class Stripes:
-    def __init__(self, width: int = 1, colour: str = "black") -> None:
-        self.width, self.colour = width, colour
+    count: int = option("how many there are")
+    width: float = option("how wide each is, in cm", 1.0)
+    colour: Literal["black", "brown"] = option("the colour of each", "black")
+    name: Optional[str] = option("the name of its bearer", None)
+    straight: bool = option("whether they are straight", True)
 """,
     "ant": """
 from parts import PARTS
@@ -59,8 +69,41 @@ def test_parts_are_found_in_every_file_of_the_folder(parts: Registry) -> None:
 
 
 def test_options_reach_the_part(parts: Registry) -> None:
-    built = parts.build("stripes", width=3)
-    assert (built.width, built.colour) == (3, "black")
+    built = parts.build("stripes", count=3, width=2)
+    assert (built.count, built.width, built.colour, built.name) == (3, 2, "black", None)
+
+
+def test_options_are_listed_with_what_they_may_be(parts: Registry) -> None:
+    listed = parts.options("stripes")
+    assert [(o.name, o.kind, o.required, o.optional, o.values) for o in listed] == [
+        ("count", int, True, False, "a whole number"),
+        ("width", float, False, False, "a number"),
+        ("colour", str, False, False, "black or brown"),
+        ("name", str, False, True, "text"),
+        ("straight", bool, False, False, "true or false"),
+    ]
+    assert listed[0].help == "how many there are"
+    assert [o.default for o in listed[1:]] == [1.0, "black", None, True]
+    assert parts.options("legs") == []
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"count": "3"}, "option 'count' of part 'stripes' must be a whole number, not '3'"),
+        ({"count": True}, "must be a whole number, not True"),
+        ({"count": 1.5}, "must be a whole number, not 1.5"),
+        ({"count": None}, "must be a whole number, not None"),
+        ({"count": 1, "width": "wide"}, "'width' .* must be a number, not 'wide'"),
+        ({"count": 1, "width": False}, "'width' .* must be a number, not False"),
+        ({"count": 1, "colour": "blue"}, "'colour' .* must be black or brown, not 'blue'"),
+        ({"count": 1, "straight": 1}, "'straight' .* must be true or false, not 1"),
+        ({"width": 1.0}, "part 'stripes' needs the option 'count'"),
+    ],
+)
+def test_an_option_of_another_type_is_refused(parts: Registry, options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parts.build("stripes", **options)
 
 
 def test_an_unknown_name_is_refused_with_the_nearest(parts: Registry) -> None:
@@ -77,7 +120,7 @@ def test_a_name_like_no_other_is_refused_with_all(parts: Registry) -> None:
 
 def test_an_unknown_option_is_refused_with_the_nearest(parts: Registry) -> None:
     with pytest.raises(UserError, match="option of part 'stripes' 'color'.*'colour'"):
-        parts.build("stripes", color="white")
+        parts.build("stripes", count=1, color="white")
     with pytest.raises(UserError, match="option of part 'legs' 'width'"):
         parts.build("legs", width=1)
 
@@ -91,6 +134,19 @@ def test_a_name_belongs_to_one_class(parts: Registry) -> None:
     with pytest.raises(ValueError, match="'legs' is registered twice"):
         parts.register("legs")(Other)
     assert parts.get("legs") is first
+
+
+def test_a_second_class_of_the_same_name_does_not_replace_the_first(parts: Registry) -> None:
+    def define() -> type:
+        class Twin:
+            pass
+
+        return Twin
+
+    first = parts.register("twin")(define())
+    with pytest.raises(ValueError, match="'twin' is registered twice: by .*Twin and by .*Twin"):
+        parts.register("twin")(define())
+    assert parts.get("twin") is first
 
 
 def test_registering_returns_the_class_and_bears_a_second_import(parts: Registry) -> None:

@@ -6,48 +6,42 @@ Efficient Multilingual and Multitask Speech Processing", NeurIPS 2022 (arXiv 221
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
 import torch
 from torch import Tensor
 
 from speechprune.errors import UserError
 from speechprune.masking.initialisation import check_name, initial_scores
 from speechprune.masking.policies.base import POLICIES, MaskPolicy
-
-_GRANULARITIES = ("weight", "row", "column")
+from speechprune.registry import option
 
 
 @POLICIES.register("s3router")
+@dataclass(frozen=True)
 class S3Router(MaskPolicy):
     """Keeps the largest |score|; scores learn by the straight-through estimator.
 
-    Args:
-        init_score: how scores start, by S3-Router's names.
-        init_score_scale: divisor of ``weight_magnitude_with_scale``.
-        granularity: one score per ``weight``, output ``row`` or input ``column``.
-        sigmoid: multiply the gradient by s(1 - s), s = sigmoid(|score|) (`ste_sigmoid`).
-
     Raises:
-        UserError: an unknown initialisation or granularity, or a scale of zero.
+        UserError: an unknown initialisation, or a scale that is not positive.
     """
 
-    by_magnitude = True
+    by_magnitude: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        init_score: str = "kaiming_uniform",
-        init_score_scale: float = 1.0,
-        granularity: str = "weight",
-        sigmoid: bool = False,
-    ) -> None:
-        check_name(init_score)
-        if granularity not in _GRANULARITIES:
-            raise UserError(f"granularity {granularity!r} is not one of {_GRANULARITIES}")
-        if not init_score_scale > 0.0:
-            raise UserError(f"model.init_score_scale must be positive, not {init_score_scale}")
-        self.init_score = init_score
-        self.init_score_scale = init_score_scale
-        self.granularity = granularity
-        self.sigmoid = sigmoid
+    init_score: str = option("how scores start, by S3-Router's names", "kaiming_uniform")
+    init_score_scale: float = option("what weight_magnitude_with_scale divides weights by", 1.0)
+    granularity: Literal["weight", "row", "column"] = option(
+        "what shares a score: nothing (weight), an output row or an input column", "weight"
+    )
+    sigmoid: bool = option(
+        "multiply the scores' gradient by s(1 - s), s = sigmoid(|score|) (ste_sigmoid)", False
+    )
+
+    def __post_init__(self) -> None:
+        check_name(self.init_score)
+        if not self.init_score_scale > 0.0:
+            raise UserError(f"model.init_score_scale must be positive, not {self.init_score_scale}")
 
     def init_scores(self, weight: Tensor, density: float, generator: torch.Generator) -> Tensor:
         return initial_scores(
