@@ -20,9 +20,7 @@ from typing import Any
 import click
 
 from benchmarks.dropping_report import RESULTS, Choice, plan_key, write_report
-from speechprune.checkpoint import load_finetuned
-from speechprune.checkpoint.averaging import average
-from speechprune.checkpoint.encoder import export_encoder
+from speechprune.decoding.inference import evaluate
 from speechprune.dropping.finetuning import Recipe, SmallerModel
 from speechprune.dropping.pipeline import pipeline
 from speechprune.dropping.search import (
@@ -33,14 +31,16 @@ from speechprune.dropping.search import (
 )
 from speechprune.dropping.similarity import draw, similarity
 from speechprune.files import make_folder, write_atomically
-from speechprune.inference import evaluate
 from speechprune.layers.matrix import SimilarityMatrix
 from speechprune.layers.plan import LayerPlan, LayerPlans
 from speechprune.layers.similarity import MEASURES as REGISTERED
 from speechprune.manifests.digits import DigitStrings, make_digits
 from speechprune.manifests.manifest import read_split
-from speechprune.nano import ASSET
+from speechprune.models.loading import load_finetuned
+from speechprune.recipes.nano import ASSET
 from speechprune.recipes.setting import path_value
+from speechprune.rewriting.averaging import average
+from speechprune.rewriting.encoder import export_encoder
 from speechprune.training.rounds import finish_all
 from speechprune.training.run import TrainingRun
 

@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from benchmarks import original_layer_search as plain
-from speechprune.checkpoint import LoadedModel, load_finetuned
 from speechprune.dropping.elimination import eliminate
 from speechprune.dropping.similarity import similarity
 from speechprune.dropping.verification import Verifier
@@ -41,6 +40,7 @@ from speechprune.layers.search import MOST_SUBSETS, beam, exhaustive, greedy
 from speechprune.layers.similarity import MEASURES
 from speechprune.layers.similarity.statistics import UtteranceMeans
 from speechprune.manifests.manifest import Split, read_split
+from speechprune.models.loading import LoadedModel, load_finetuned
 from speechprune.tables import table
 
 RESULTS = Path(__file__).parent / "results" / "layer_search_cpu.txt"

@@ -25,12 +25,12 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechprune import inference
 from speechprune.backbones import find_backbone
-from speechprune.checkpoint import LoadedModel
-from speechprune.inference import MAX_TOKENS, Evaluation, batches, evaluate, transcribe
+from speechprune.decoding import inference
+from speechprune.decoding.inference import MAX_TOKENS, Evaluation, batches, evaluate, transcribe
 from speechprune.manifests.audio import SAMPLE_RATE
 from speechprune.manifests.manifest import Split, Utterance
+from speechprune.models.loading import LoadedModel
 
 THRESHOLD = 0.99
 EPSILON = 1e-10

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import click
 
-from speechprune.comparison import compare
 from speechprune.files import write_atomically
 from speechprune.manifests.digits import DigitStrings, make_digits
 from speechprune.manifests.synthetic import SyntheticSpeech, make_synthetic
-from speechprune.mask_sweep import sweep
-from speechprune.nano import ASSET
 from speechprune.recipes import Setting, cook
+from speechprune.recipes.nano import ASSET
+from speechprune.reports.comparison import compare
+from speechprune.reports.mask_sweep import sweep
 
 RESULTS = Path(__file__).parent / "results"
 SPARSITIES = (0.1, 0.5, 0.7, 0.9)

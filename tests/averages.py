@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from nano import write_corpus, write_data2vec, write_finetuned, write_wav2vec2
 from torch import Tensor
 
-from speechprune.checkpoint.averaging import average
+from speechprune.rewriting.averaging import average
 from speechprune.tools.main import commands
 
 ENCODER = "w2v_encoder.w2v_model."

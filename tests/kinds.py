@@ -17,9 +17,11 @@ from nano import (
 )
 from omegaconf import OmegaConf
 
-from speechprune.checkpoint import fold, read
-from speechprune.checkpoint.masks import apply_masks, read_checkpoint_masks
+from speechprune.checkpoint import read
 from speechprune.masking.mask_set import MaskSet
+from speechprune.models.mask_reading import read_checkpoint_masks
+from speechprune.rewriting.folding import fold
+from speechprune.rewriting.masks import apply_masks
 
 LAYERS = 4
 

@@ -12,12 +12,12 @@ import soxr
 import torch
 from scipy.signal import lfilter
 
-from speechprune.checkpoint import load_pretrained
 from speechprune.errors import UserError
 from speechprune.manifests.acoustic_units import cepstra_of, write_units
 from speechprune.manifests.espeak import Voice, speak
 from speechprune.manifests.manifest import Split, Utterance, write_manifest
-from speechprune.nano import ASSET
+from speechprune.models.loading import load_pretrained
+from speechprune.recipes.nano import ASSET
 
 #: Two formants of three vowels, in Hz.
 VOWELS = {"a": (700, 1200), "i": (300, 2300), "u": (320, 800)}

@@ -13,9 +13,11 @@ from checkpoints import logits, refusal
 from nano import rewrite_as_of_2020
 from parp_by_hand import prunable, saved_masks
 
-from speechprune.checkpoint import fold, load_finetuned
-from speechprune.checkpoint.averaging import average
-from speechprune.checkpoint.masks import apply_masks, read_mask_set
+from speechprune.models.loading import load_finetuned
+from speechprune.models.mask_reading import read_mask_set
+from speechprune.rewriting.averaging import average
+from speechprune.rewriting.folding import fold
+from speechprune.rewriting.masks import apply_masks
 
 
 @pytest.fixture(scope="module")

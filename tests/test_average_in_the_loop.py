@@ -17,10 +17,10 @@ from parp_by_hand import KEPT, Plan, checkpoint_at, regrown_weights, saved_masks
 from torch import Tensor
 from toy import kept_of, top
 
-from speechprune.baseline_masks import Ranking
-from speechprune.checkpoint import load_finetuned
-from speechprune.checkpoint.averaging import average
-from speechprune.checkpoint.masks import read_mask_set
+from speechprune.models.loading import load_finetuned
+from speechprune.models.mask_reading import read_mask_set
+from speechprune.rewriting.averaging import average
+from speechprune.rewriting.baseline_masks import Ranking
 from speechprune.tools.main import commands
 
 #: Saved at each update. Five updates are an epoch, and what ends an epoch is not validated.

@@ -13,9 +13,10 @@ from averages import WEIGHT, Change, Runs, in_half_precision, names, run_command
 from checkpoints import refusal, rewrite
 from torch import Tensor
 
-from speechprune.checkpoint.averaging import average
-from speechprune.checkpoint.masks import apply_masks, read_mask_set
 from speechprune.masking.mask_set import MaskSet
+from speechprune.models.mask_reading import read_mask_set
+from speechprune.rewriting.averaging import average
+from speechprune.rewriting.masks import apply_masks
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ from nano import write_corpus, write_data2vec, write_finetuned, write_wav2vec2
 from toy import kept_of, load_backbone, top
 
 from speechprune.backbones import LAYER_ROLES, find_backbone
-from speechprune.baseline_masks import Ranking
 from speechprune.checkpoint import read
-from speechprune.checkpoint.masks import apply_masks
 from speechprune.errors import UserError
 from speechprune.masking.baselines import MAKERS, largest
 from speechprune.masking.mask_set import MaskSet
+from speechprune.rewriting.baseline_masks import Ranking
+from speechprune.rewriting.masks import apply_masks
 from speechprune.tools.main import commands
 
 

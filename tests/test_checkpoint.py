@@ -25,15 +25,10 @@ from nano import (
 )
 from omegaconf import OmegaConf
 
-from speechprune.checkpoint import (
-    check_pretrained,
-    digest,
-    load_finetuned,
-    load_pretrained,
-    read,
-    write,
-)
+from speechprune.checkpoint import digest, read, write
+from speechprune.checkpoint.pretrained import check_pretrained
 from speechprune.errors import UserError
+from speechprune.models.loading import load_finetuned, load_pretrained
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,13 @@ from loop import Lab
 from nano import write_corpus
 from torch import Tensor
 
-from speechprune import finished_runs
-from speechprune.baseline_masks import Ranking
-from speechprune.checkpoint import fold, load_finetuned, read
-from speechprune.inference import evaluate
+from speechprune.checkpoint import read
+from speechprune.decoding.inference import evaluate
 from speechprune.manifests.manifest import read_split
+from speechprune.models.loading import load_finetuned
+from speechprune.reports import runs as finished_runs
+from speechprune.rewriting.baseline_masks import Ranking
+from speechprune.rewriting.folding import fold
 from speechprune.tools.main import commands
 
 PARP = ("model._name=wav2vec_ctc_parp", "model.fix_attn=false")

@@ -202,8 +202,8 @@ def test_every_key_of_a_recipe_is_known_to_fairseq_or_to_masks() -> None:
     """A key that nobody reads would be a misspelt one: fairseq drops those silently."""
     from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig
 
-    from speechprune.models.layer_settings import LayerFlags
-    from speechprune.models.pruning_settings import PruningFlags
+    from speechprune.models.layer_flags import LayerFlags
+    from speechprune.models.pruning_flags import PruningFlags
 
     own = {**S3_ROUTER_DEFAULTS, **vars(PruningFlags()), **vars(LayerFlags())}
     known = {"_name", *Wav2Vec2CtcConfig.__dataclass_fields__, *own}

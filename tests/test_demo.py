@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from nano import write_corpus, write_wav2vec2
 
-from speechprune.demo import METHODS, adapt_and_measure
 from speechprune.errors import UserError
+from speechprune.recipes.demo import METHODS, adapt_and_measure
 
 SHORT = ("model.mask_length=2", "dataset.max_tokens=100000")
 

@@ -37,7 +37,9 @@ class Magnitude(MaskPolicy):
 
     trains_weights = True
 
-    def importance(self, weight: Tensor, scores: Tensor | None) -> Tensor:
+    def importance(
+        self, weight: Tensor, scores: Tensor | None, generator: torch.Generator
+    ) -> Tensor:
         return weight.abs()
 
 

@@ -16,13 +16,16 @@ from loop import Lab, setup
 from mishaps import kill_after_update
 from nano import write_data2vec, write_wav2vec2
 
-from speechprune.checkpoint import fold, load_finetuned, read
-from speechprune.checkpoint.encoder import export_encoder
-from speechprune.checkpoint.layer_dropping import drop_layers
+from speechprune.checkpoint import read
+from speechprune.checkpoint.layers import DROPPED, lost_layers
 from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan, LayerPlans
-from speechprune.models.layer_settings import DROPPED, lost_layers, refuse_unread_layers
-from speechprune.models.wav2vec_ctc import WeightCtcConfig
+from speechprune.models.config import WeightCtcConfig
+from speechprune.models.layer_flags import refuse_unread_layers
+from speechprune.models.loading import load_finetuned
+from speechprune.rewriting.encoder import export_encoder
+from speechprune.rewriting.folding import fold
+from speechprune.rewriting.layer_dropping import drop_layers
 from speechprune.training.preflight import check_checkpoints, check_settings
 
 DROP = "model.drop_layers=[1,2]"
@@ -189,7 +192,7 @@ def test_fairseqs_own_model_drops_nothing_and_says_so(lab: Lab) -> None:
 
 def test_masks_of_the_whole_model_fit_the_smaller_one(lab: Lab, deep: Path, tmp_path: Path) -> None:
     """A mask file made before layers were dropped."""
-    from speechprune.baseline_masks import Ranking
+    from speechprune.rewriting.baseline_masks import Ranking
 
     masks = Ranking(deep, "global-magnitude", roles=("ffn.in", "ffn.out"), biases=True).masks(0.5)
     masks.save(tmp_path / "mask.safetensors")

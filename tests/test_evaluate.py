@@ -17,11 +17,18 @@ from fairseq.criterions.ctc import CtcCriterion, CtcCriterionConfig
 from fairseq.data.dictionary import Dictionary
 from nano import write_corpus, write_finetuned, write_wav2vec2
 
-from speechprune import inference
-from speechprune.checkpoint import LoadedModel, fold, load_finetuned
+from speechprune.decoding import inference
+from speechprune.decoding.inference import (
+    batches,
+    check_references,
+    evaluate,
+    read_audio,
+    transcribe,
+)
 from speechprune.errors import UserError
-from speechprune.inference import batches, check_references, evaluate, read_audio, transcribe
 from speechprune.manifests.manifest import read_split
+from speechprune.models.loading import LoadedModel, load_finetuned
+from speechprune.rewriting.folding import fold
 from speechprune.tools.evaluate import command
 
 PRE_NORM = {"layer_norm_first": True, "extractor_mode": "layer_norm", "normalize": True}

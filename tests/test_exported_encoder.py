@@ -13,10 +13,12 @@ from nano import write_finetuned
 from states import difference
 
 from speechprune import __version__
-from speechprune.checkpoint import check_pretrained, digest, load_finetuned, read
-from speechprune.checkpoint.encoder import export_encoder, load_encoder
-from speechprune.checkpoint.finetuned import PROVENANCE
-from speechprune.checkpoint.layer_dropping import drop_layers
+from speechprune.checkpoint import digest, read
+from speechprune.checkpoint.file import PROVENANCE
+from speechprune.checkpoint.pretrained import check_pretrained
+from speechprune.models.loading import load_encoder, load_finetuned
+from speechprune.rewriting.encoder import export_encoder
+from speechprune.rewriting.layer_dropping import drop_layers
 
 ENCODER = "w2v_encoder.w2v_model."
 

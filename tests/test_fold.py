@@ -13,13 +13,10 @@ from nano import (
     write_wav2vec2,
 )
 
-from speechprune.checkpoint import (
-    digest,
-    fold,
-    load_finetuned,
-    read,
-)
-from speechprune.checkpoint.masks import read_checkpoint_masks
+from speechprune.checkpoint import digest, read
+from speechprune.models.loading import load_finetuned
+from speechprune.models.mask_reading import read_checkpoint_masks
+from speechprune.rewriting.folding import fold
 
 
 @pytest.fixture(scope="module")

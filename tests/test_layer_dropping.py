@@ -22,9 +22,10 @@ from states import difference
 from torch import Tensor, nn
 
 from speechprune.backbones import BACKBONES
-from speechprune.checkpoint import load_finetuned, read
-from speechprune.checkpoint.encoder import load_encoder
-from speechprune.checkpoint.layer_dropping import depth, drop_layers
+from speechprune.checkpoint import read
+from speechprune.checkpoint.layers import depth
+from speechprune.models.loading import load_encoder, load_finetuned
+from speechprune.rewriting.layer_dropping import drop_layers
 
 DROPPED = [1, 3]
 #: Where the layers that are left come from, and what has become of those that are gone.

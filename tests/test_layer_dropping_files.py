@@ -13,11 +13,13 @@ from nano import write_wav2vec2
 from states import difference
 
 from speechprune import __version__
-from speechprune.checkpoint import digest, load_finetuned, read
-from speechprune.checkpoint.finetuned import PROVENANCE
-from speechprune.checkpoint.layer_dropping import depth, drop_layers
+from speechprune.checkpoint import digest, read
+from speechprune.checkpoint.file import PROVENANCE
+from speechprune.checkpoint.layers import depth
 from speechprune.errors import UserError
-from speechprune.nano import ASSET
+from speechprune.models.loading import load_finetuned
+from speechprune.recipes.nano import ASSET
+from speechprune.rewriting.layer_dropping import drop_layers
 
 
 @pytest.fixture(scope="module")

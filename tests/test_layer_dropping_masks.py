@@ -10,10 +10,11 @@ import torch
 from checkpoints import refusal, rewrite
 from kinds import Finetuned, model_settings, uneven_masks
 
-from speechprune.checkpoint import load_finetuned
-from speechprune.checkpoint.layer_dropping import drop_layers
-from speechprune.checkpoint.masks import apply_masks, read_checkpoint_masks
 from speechprune.masking.masked_site import masked_weight
+from speechprune.models.loading import load_finetuned
+from speechprune.models.mask_reading import read_checkpoint_masks
+from speechprune.rewriting.layer_dropping import drop_layers
+from speechprune.rewriting.masks import apply_masks
 
 DROPPED = [1, 3]
 

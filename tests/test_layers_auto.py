@@ -15,13 +15,14 @@ from click.testing import CliRunner
 from forked_training import train_forked
 from nano import write_corpus, write_finetuned, write_wav2vec2
 
-from speechprune.checkpoint import load_finetuned, read
+from speechprune.checkpoint import read
+from speechprune.decoding.inference import Evaluation, evaluate
+from speechprune.decoding.scoring import ErrorCounts
 from speechprune.dropping import pipeline as steps
 from speechprune.dropping.report import Report
 from speechprune.errors import UserError
-from speechprune.inference import Evaluation, evaluate
 from speechprune.manifests.manifest import read_split
-from speechprune.scoring import ErrorCounts
+from speechprune.models.loading import load_finetuned
 from speechprune.tools.main import commands
 from speechprune.training.run import TrainingRun
 

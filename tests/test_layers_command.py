@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 from nano import write_corpus, write_finetuned, write_wav2vec2
 
-from speechprune.checkpoint import load_finetuned
 from speechprune.dropping.similarity import options_of, warnings
 from speechprune.layers.matrix import SimilarityMatrix
 from speechprune.layers.plan import LayerPlans
+from speechprune.models.loading import load_finetuned
 from speechprune.tools.main import commands
 
 LAYERS = 4

@@ -15,7 +15,8 @@ from mishaps import kill_after_update
 from states import difference, keep, masks, top
 from torch import Tensor
 
-from speechprune.checkpoint.masks import apply_masks, read_mask_set
+from speechprune.models.mask_reading import read_mask_set
+from speechprune.rewriting.masks import apply_masks
 
 ENCODER = "w2v_encoder.w2v_model."
 HEAD = ("w2v_encoder.proj.weight", "w2v_encoder.proj.bias")

@@ -13,7 +13,9 @@ from safetensors.numpy import save_file
 
 from speechprune.errors import UserError
 from speechprune.masking import bits
-from speechprune.masking.mask_set import MaskSet, layer_of, pack_bits, role_of, unpack_bits
+from speechprune.masking.bits import pack_bits, unpack_bits
+from speechprune.masking.mask_set import MaskSet
+from speechprune.state_names import layer_of, role_of
 
 SHAPES = [(1,), (7,), (8,), (9,), (3, 5), (16, 24), (2, 3, 4), (1, 1)]
 

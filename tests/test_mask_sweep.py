@@ -9,11 +9,11 @@ import pytest
 import torch
 from mask_files import Files, run, succeed
 
-from speechprune.baseline_masks import Ranking
 from speechprune.checkpoint import read, write
 from speechprune.figures import Curve, Panel, line_panels
-from speechprune.mask_sweep import Sweep, group
 from speechprune.masking.mask_set import MaskSet
+from speechprune.reports.mask_sweep import Sweep, group
+from speechprune.rewriting.baseline_masks import Ranking
 
 PNG = b"\x89PNG"
 

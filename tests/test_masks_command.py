@@ -15,9 +15,10 @@ from nano import write_data2vec, write_finetuned
 from states import masks as masks_in
 from torch import Tensor
 
-from speechprune.checkpoint import load_finetuned, read, write
-from speechprune.mask_report import short_names
+from speechprune.checkpoint import read, write
 from speechprune.masking.mask_set import MaskSet
+from speechprune.models.loading import load_finetuned
+from speechprune.reports.masks import short_names
 
 
 @pytest.fixture(scope="module")

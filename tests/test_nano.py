@@ -12,10 +12,10 @@ from fairseq import checkpoint_utils
 from omegaconf import OmegaConf
 from torch.nn import functional as F
 
-from speechprune.checkpoint import load_pretrained
 from speechprune.manifests.espeak import Voice, speak
 from speechprune.manifests.synthetic import SyntheticSpeech, make_synthetic
-from speechprune.nano import ASSET, export_as_wav2vec2, pretrain_nano
+from speechprune.models.loading import load_pretrained
+from speechprune.recipes.nano import ASSET, export_as_wav2vec2, pretrain_nano
 
 
 def strings_in(value: Any) -> list[str]:

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from speechprune.errors import UserError
-from speechprune.masking.mask_set import MaskSet, layer_of, role_of
+from speechprune.masking.mask_set import MaskSet
 from speechprune.masking.overlap import overlap, overlaps, pairwise
+from speechprune.state_names import layer_of, role_of
 
 SHAPES = {
     "encoder.layers.0.fc1.weight": (40, 31),

@@ -12,7 +12,7 @@ from nano import write_corpus, write_finetuned, write_wav2vec2
 from omegaconf import OmegaConf
 
 from speechprune.errors import UserError
-from speechprune.models.pruning_settings import PruningFlags
+from speechprune.models.pruning_flags import PruningFlags
 from speechprune.training.preflight import (
     check_checkpoints,
     warn_of_denser_best,

@@ -27,8 +27,10 @@ from states import difference
 from torch import Tensor
 from toy import kept_of
 
-from speechprune.checkpoint import fold, load_finetuned, read
+from speechprune.checkpoint import read
 from speechprune.masking.mask_set import MaskSet
+from speechprune.models.loading import load_finetuned
+from speechprune.rewriting.folding import fold
 
 ENCODER = "w2v_encoder.w2v_model."
 FIXED = ("model._name=wav2vec_ctc_masked", "model.fix_attn=false")

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from nano import write_corpus, write_finetuned, write_wav2vec2
 
-from speechprune.checkpoint import load_finetuned
 from speechprune.dropping.elimination import eliminate
 from speechprune.dropping.verification import Verifier
 from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan
 from speechprune.layers.race import Race
 from speechprune.manifests.manifest import read_split
+from speechprune.models.loading import load_finetuned
 
 UTTERANCES = 128
 

@@ -18,12 +18,12 @@ from forked_training import SHORT, train_forked, train_quickly, write_setting
 from mishaps import kill_after_update
 from states import difference
 
-from speechprune.checkpoint.masks import read_mask_set
-from speechprune.comparison import compare
 from speechprune.errors import UserError
-from speechprune.finished_runs import read_run
 from speechprune.masking.mask_set import MaskSet
+from speechprune.models.mask_reading import read_mask_set
 from speechprune.recipes import RECIPES, Setting, cook
+from speechprune.reports.comparison import compare
+from speechprune.reports.runs import read_run
 from speechprune.training.run import TrainingRun
 
 

@@ -8,7 +8,7 @@ from functools import cache
 import jiwer
 import pytest
 
-from speechprune.scoring import (
+from speechprune.decoding.scoring import (
     ErrorCounts,
     count_character_errors,
     count_errors,

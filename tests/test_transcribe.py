@@ -15,10 +15,10 @@ from bars import watch
 from click.testing import CliRunner
 from nano import write_corpus, write_finetuned, write_wav2vec2
 
-from speechprune import inference
-from speechprune.checkpoint import load_finetuned
+from speechprune.decoding import inference
+from speechprune.decoding.inference import decode, read_audio, transcribe, transcribe_files
 from speechprune.errors import UserError
-from speechprune.inference import decode, read_audio, transcribe, transcribe_files
+from speechprune.models.loading import load_finetuned
 from speechprune.tools.transcribe import command
 
 

@@ -11,15 +11,15 @@ import pytest
 import torch
 from nano import write_corpus, write_data2vec, write_finetuned, write_wav2vec2
 
-from speechprune.checkpoint import load_finetuned
-from speechprune.checkpoint.layer_dropping import drop_layers
+from speechprune.decoding.inference import batches, evaluate, read_audio, transcribe
 from speechprune.dropping.elimination import eliminate
 from speechprune.dropping.verification import Measured, Verifier, refuse_test
 from speechprune.errors import UserError
-from speechprune.inference import batches, evaluate, read_audio, transcribe
 from speechprune.layers.plan import LayerPlan
 from speechprune.layers.prefixes import passes, walk
 from speechprune.manifests.manifest import Split, read_split
+from speechprune.models.loading import load_finetuned
+from speechprune.rewriting.layer_dropping import drop_layers
 
 LAYERS = 5
 PLANS = [LayerPlan(LAYERS, dropped) for dropped in ((0, 1), (0, 2), (3, 4), (1, 4), (3,), (0, 2))]

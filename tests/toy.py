@@ -36,7 +36,7 @@ class Toy(nn.Module):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.conv = nn.Conv1d(1, CHANNELS, 3, padding=1)
+            self.conv = nn.Conv1d(4, CHANNELS, 3, padding=1)
             self.attention = nn.MultiheadAttention(CHANNELS, 2, batch_first=True)
             self.gate = nn.Linear(CHANNELS, CHANNELS)
             self.fc1 = nn.Linear(CHANNELS, 2 * CHANNELS)
@@ -44,7 +44,8 @@ class Toy(nn.Module):
             self.head = nn.Linear(CHANNELS, 5)
 
     def forward(self, audio: Tensor) -> Tensor:
-        x = F.gelu(self.conv(audio.unsqueeze(1))).transpose(1, 2)
+        four = torch.stack([audio, audio.abs(), audio.square(), audio.roll(1, -1)], dim=1)
+        x = F.gelu(self.conv(four)).transpose(1, 2)
         x = x + self.attention(x, x, x, need_weights=False)[0]
         x = x * F.linear(x, self.gate.weight, self.gate.bias).sigmoid()
         x = x + self.fc2(F.gelu(self.fc1(x)))
@@ -148,6 +149,7 @@ def train_update(
     for index in range(micro_batches):
         model.mask_controller.set_num_updates(update)
         toy_loss(model, micro_batches * update + index).backward()
+    model.mask_controller.observe()
     optimizer.step()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from speechprune.checkpoint.averaging import CRITERIA, Average, average
+from speechprune.rewriting.averaging import CRITERIA, Average, average
 
 _PATH = click.Path(path_type=Path)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from speechprune.comparison import compare
 from speechprune.figures import check_figure_path
+from speechprune.reports.comparison import compare
 
 _PATH = click.Path(path_type=Path)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import click
 
-from speechprune.demo import Result, adapt_and_measure
 from speechprune.figures import grouped_bars
 from speechprune.manifests.synthetic import SyntheticSpeech, make_synthetic
+from speechprune.recipes.demo import Result, adapt_and_measure
 
 #: Half an hour of short English sentences from 40 words.
 CORPUS = SyntheticSpeech(

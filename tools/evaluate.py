@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 
-from speechprune.checkpoint import load_finetuned
-from speechprune.inference import MAX_TOKENS, Evaluation, evaluate
+from speechprune.decoding.inference import MAX_TOKENS, Evaluation, evaluate
+from speechprune.decoding.scoring import ErrorCounts
 from speechprune.manifests.audio import SAMPLE_RATE
 from speechprune.manifests.check import check_split
 from speechprune.manifests.manifest import read_split
-from speechprune.scoring import ErrorCounts
+from speechprune.models.loading import load_finetuned
 
 
 @click.command()

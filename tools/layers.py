@@ -8,9 +8,9 @@ from typing import Any, Callable, Optional, Union
 
 import click
 
+from speechprune.decoding.inference import MAX_TOKENS
 from speechprune.errors import UserError
 from speechprune.files import check_folder, make_folder, refuse_to_replace
-from speechprune.inference import MAX_TOKENS
 from speechprune.layers.plan import read_plans
 
 _PATH = click.Path(path_type=Path)
@@ -221,7 +221,8 @@ def drop(checkpoint: Path, plan: str, out: Path) -> None:
 
     PLAN is a file, of which the first plan counts, or layers such as 1,3,5.
     """
-    from speechprune.checkpoint.layer_dropping import depth, drop_layers
+    from speechprune.checkpoint.layers import depth
+    from speechprune.rewriting.layer_dropping import drop_layers
 
     _check_out(out, checkpoint, plan)
     chosen = read_plans(plan, depth(checkpoint))

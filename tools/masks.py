@@ -10,14 +10,8 @@ import click
 
 from speechprune.figures import check_figure_path
 from speechprune.files import refuse_to_replace
-from speechprune.mask_report import (
-    MEASURES,
-    Comparison,
-    describe,
-    describe_in_words,
-    short_names,
-)
 from speechprune.masking.baselines import MAKERS
+from speechprune.reports.masks import MEASURES, Comparison, describe, describe_in_words, short_names
 
 _PATH = click.Path(path_type=Path)
 
@@ -57,8 +51,8 @@ def make(
     The baselines of pruning: MPI is global-magnitude of pretrained weights, OMP of finetuned ones,
     RP is global-random. Train them with model._name=wav2vec_ctc_masked model.mask_file=OUT.
     """
-    from speechprune.baseline_masks import Ranking
-    from speechprune.models.settings import MaskFlags, masked_roles
+    from speechprune.models.mask_flags import MaskFlags, masked_roles
+    from speechprune.rewriting.baseline_masks import Ranking
 
     refuse_to_replace(out, checkpoint)
     flags = MaskFlags(fix_attn=fix_attn, fix_fc=fix_fc, no_prune_post_extract_proj=True)
@@ -73,7 +67,7 @@ def make(
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every site.")
 def stats(masks: Path, as_json: bool) -> None:
     """Show densities, size and provenance of MASKS, a mask file or a checkpoint."""
-    from speechprune.checkpoint.masks import read_mask_set
+    from speechprune.models.mask_reading import read_mask_set
 
     mask_set = read_mask_set(masks)
     click.echo(json.dumps(describe(mask_set)) if as_json else describe_in_words(mask_set))
@@ -84,7 +78,7 @@ def stats(masks: Path, as_json: bool) -> None:
 @click.argument("out", type=_PATH)
 def export(checkpoint: Path, out: Path) -> None:
     """Write the masks of CHECKPOINT to OUT, a safetensors file of one bit per weight."""
-    from speechprune.checkpoint.masks import read_checkpoint_masks
+    from speechprune.models.mask_reading import read_checkpoint_masks
 
     refuse_to_replace(out, checkpoint)
     mask_set = read_checkpoint_masks(checkpoint)
@@ -102,7 +96,8 @@ def apply(checkpoint: Path, masks: Path, out: Path) -> None:
     CHECKPOINT is a finetuned model, with masks or without. OUT has no scores: to finetune it
     further with these masks, set model.fix_mask=true.
     """
-    from speechprune.checkpoint.masks import apply_masks, read_mask_set
+    from speechprune.models.mask_reading import read_mask_set
+    from speechprune.rewriting.masks import apply_masks
 
     refuse_to_replace(out, checkpoint, masks)
     mask_set = read_mask_set(masks)
@@ -123,7 +118,7 @@ def compare(masks: tuple[Path, ...], heat_map: Optional[Path], measure: str, as_
     IOU is kept in both / kept in either, cosine that of the masks as 0/1 vectors; beside each
     stands what random masks of the same densities would give.
     """
-    from speechprune.checkpoint.masks import read_mask_set
+    from speechprune.models.mask_reading import read_mask_set
 
     if len(masks) < 2:
         raise click.UsageError("Give at least two mask files or checkpoints.")
@@ -176,8 +171,8 @@ def iou(
     each tensor, and d/(2-d) of those that keep the density d of all tensors alike. Below the
     sparsity that a CKPT has already, the mask made of it is arbitrary among its zeros.
     """
-    from speechprune.checkpoint.masks import read_mask_set
-    from speechprune.mask_sweep import group, sweep
+    from speechprune.models.mask_reading import read_mask_set
+    from speechprune.reports.mask_sweep import group, sweep
 
     if own and (by is not None or sparsities or biases is not None):
         raise click.UsageError("--own makes no masks: leave out --by, --sparsity and --biases.")
@@ -206,7 +201,7 @@ def fold(checkpoint: Path, out: Path) -> None:
 
     The alphabet, dict.LABELS.txt, is written beside OUT: one folder is for one alphabet.
     """
-    from speechprune.checkpoint import fold as fold_masks
+    from speechprune.rewriting.folding import fold as fold_masks
 
     refuse_to_replace(out, checkpoint)
     fold_masks(checkpoint, out)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from speechprune.nano import pretrain_nano
+from speechprune.recipes.nano import pretrain_nano
 
 
 @click.command(context_settings={"show_default": True})

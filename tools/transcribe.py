@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from speechprune.checkpoint import load_finetuned
-from speechprune.inference import transcribe_files
+from speechprune.decoding.inference import transcribe_files
+from speechprune.models.loading import load_finetuned
 
 
 @click.command()

@@ -7,11 +7,13 @@ import json
 import os
 import subprocess
 import sys
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from toy import MaskedToy, kept_of, top, train
@@ -25,22 +27,45 @@ TESTS = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Case:
-    """A policy with its options; ``folder`` is searched for policies beside the package's own."""
+    """A policy with its options; ``folder`` is searched for policies beside the package's own.
+
+    ``frozen`` is for policies that train weights, but can do without.
+    """
 
     policy: str
     options: dict[str, Any] = field(default_factory=dict)
     folder: str | None = None
+    frozen: bool = False
 
     def __str__(self) -> str:
-        return "-".join([self.policy, *(str(value) for value in self.options.values())])
+        parts = [self.policy, *(str(value) for value in self.options.values())]
+        return "-".join([*parts, *(["frozen"] if self.frozen else [])])
 
     def build(self) -> MaskPolicy:
         if self.folder is not None and self.folder not in policies.__path__:
             policies.__path__.append(self.folder)
         return POLICIES.build(self.policy, **self.options)
 
+    @property
+    def trains_weights(self) -> bool:
+        return self.build().trains_weights and not self.frozen
+
+    @property
+    def moves(self) -> bool:
+        """Whether masks change while training."""
+        policy = self.build()
+        scored = policy.score_shape(torch.Size((4, 4))) is not None
+        return scored or self.trains_weights or policy.redraws or policy.observes
+
+    def density(self, wanted: float) -> float:
+        """The density that a policy with a pattern has, or the one that is wanted."""
+        pattern = self.build().pattern
+        return wanted if pattern is None else pattern[0] / pattern[1]
+
     def toy(self, density: float = 0.5, **options: Any) -> MaskedToy:
-        return MaskedToy(self.build(), density, **options)
+        if self.frozen:
+            options["trains_weights"] = False
+        return MaskedToy(self.build(), self.density(density), **options)
 
 
 def bits(tensor: Tensor) -> Tensor:
@@ -48,15 +73,32 @@ def bits(tensor: Tensor) -> Tensor:
     return tensor.detach().contiguous().view(torch.int32)
 
 
-def assert_masks_rank(model: MaskedToy, density: float) -> None:
-    """Masks are the top of the present importance, and weights are read through the masks."""
+def ranks(model: MaskedToy, update: int) -> dict[str, Tensor]:
+    """What the masks of ``update`` are to be the top of, from what has been learnt by now."""
+    policy, found = model.mask_controller.policy, {}
     for site in model.sites:
-        masked, weight = masked_weight(site), original_weight(site)
-        policy = model.mask_controller.policy
-        importance = policy.importance(weight, masked.scores)
-        rank = importance.abs() if policy.by_magnitude else importance
-        expected = top(rank, kept_of(rank.numel(), density))
-        assert torch.equal(masked.mask, expected), site.name
+        masked, weight = masked_weight(site), original_weight(site).detach()
+        scores = masked.observed if policy.observes else masked.scores
+        key = [model.mask_controller.seed, update, zlib.crc32(site.name.encode())]
+        seed = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(seed) // 2)
+        rank = policy.importance(weight, scores, generator).detach().clone()
+        found[site.name] = rank.abs() if policy.by_magnitude else rank
+    return found
+
+
+def assert_masks_rank(model: MaskedToy, density: float, expected: dict[str, Tensor]) -> None:
+    """Masks are the top of the `ranks`, and weights are read through the masks."""
+    pattern = model.mask_controller.policy.pattern
+    for site in model.sites:
+        rank = expected[site.name]
+        if pattern is None:
+            mask = top(rank, kept_of(rank.numel(), density))
+        else:
+            rows = rank.reshape(len(rank), -1, pattern[1])
+            mask = torch.stack([top(group, pattern[0]) for row in rows for group in row])
+            mask = mask.view(rank.shape)
+        assert torch.equal(masked_weight(site).mask, mask), site.name
     assert_masks_apply(model)
 
 

@@ -1,4 +1,4 @@
-"""The one door into fairseq: models, criterions, data2vec, safe checkpoint classes and five seams.
+"""The one door into fairseq: models, criterions, data2vec, safe checkpoint classes and six seams.
 
 fairseq imports `models` and `tasks` of a user folder by itself but never criterions, and neither
 when the package was imported before: so importing this module registers everything.
@@ -8,44 +8,26 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 import logging
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import fairseq
 import numpy as np
 import torch
 from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
-from fairseq.models import MODEL_REGISTRY
 from fairseq.models.hubert import hubert
 from fairseq.models.wav2vec import wav2vec2
 from fairseq.optim import fp16_optimizer
+from fairseq.tasks import FairseqTask
 
-from speechprune.checkpoint import allow_known_classes
+from speechprune.backbones import BACKBONES
+from speechprune.backbones.data2vec import data2vec_audio
+from speechprune.models.registration import register_all
 
 logger = logging.getLogger(__name__)
-
-
-@functools.cache
-def data2vec_audio() -> ModuleType:
-    """fairseq's `data2vec_audio` model: packaged as an example, registered by no import.
-
-    The file is loaded alone: its package imports torchvision.
-    """
-    if "data2vec_audio" in MODEL_REGISTRY:
-        return sys.modules[MODEL_REGISTRY["data2vec_audio"].__module__]
-    path = Path(fairseq.__file__).parent / "examples/data2vec/models/data2vec_audio.py"
-    name = "speechprune.data2vec_audio"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def _seed_span_masking(module: ModuleType) -> None:
@@ -171,21 +153,42 @@ def end_in_time(train_module: ModuleType) -> None:
     train_module.train = train_in_time  # type: ignore[attr-defined]
 
 
+def _observe_before_steps() -> None:
+    """Let masks see the gradients of an update, once all processes have shared them.
+
+    No method of a model is called between the last backward pass and the step.
+    """
+    step = FairseqTask.optimizer_step
+    if getattr(step, "observes", False):
+        return
+
+    @functools.wraps(step)
+    def observe_and_step(self: Any, optimizer: Any, model: Any, update_num: int) -> None:
+        controller = getattr(getattr(model, "module", model), "mask_controller", None)
+        if controller is not None:
+            controller.observe()
+        step(self, optimizer, model, update_num)
+
+    observe_and_step.observes = True  # type: ignore[attr-defined]
+    FairseqTask.optimizer_step = observe_and_step  # type: ignore[method-assign]
+
+
 def _register() -> None:
-    allow_known_classes()
+    for name in BACKBONES.names():
+        BACKBONES.build(name).make_known()
     _seed_span_masking(wav2vec2)
     _seed_span_masking(hubert)
     _seed_span_masking(data2vec_audio())
     checkpoint_utils.PathManager = _AtomicCopies
     _keep_master_copies()
     _name_master_copies()
+    _observe_before_steps()
     # `fairseq-hydra-train` has imported its loop by now; `speechprune train` calls end_in_time.
     if "fairseq_cli.train" in sys.modules:
         end_in_time(sys.modules["fairseq_cli.train"])
-    for folder in ("models", "criterions"):
-        package = Path(__file__).parent / folder
-        for file in sorted(package.glob("[!_]*.py")):
-            importlib.import_module(f"speechprune.{folder}.{file.stem}")
+    register_all()
+    for file in sorted((Path(__file__).parent / "criterions").glob("[!_]*.py")):
+        importlib.import_module(f"speechprune.criterions.{file.stem}")
 
 
 _register()

@@ -5,14 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from speechprune.errors import UserError
 from speechprune.masking.sites import Site
 from speechprune.registry import Registry
+from speechprune.state_names import without_layers
 
 #: Every role a site can have. "layers" are those inside the transformer layers.
 LAYER_ROLES = ("attn.q", "attn.k", "attn.v", "attn.out", "ffn.in", "ffn.out")
@@ -42,22 +42,69 @@ class Entry:
 
 
 class Backbone(ABC):
-    """A model family: loading, roles, layers and hidden states. It holds no model itself."""
+    """A model family: its names, layers, hidden states and features. It holds no model itself."""
+
+    #: What fairseq's registry calls its models: ``_name`` in the settings of a checkpoint.
+    fairseq_name: ClassVar[str]
+    #: Whether fairseq's own CTC model for wav2vec 2.0 can run its models.
+    fits_fairseqs_ctc: ClassVar[bool] = True
+    #: How the keys begin of what only pretraining needs, where finetuned checkpoints hold it too.
+    pretraining_only: ClassVar[tuple[str, ...]] = ()
+
+    def make_known(self) -> None:  # noqa: B027  (most families have nothing to do)
+        """Register its models with fairseq, where importing fairseq does not."""
 
     @abstractmethod
     def matches(self, model: nn.Module) -> bool:
         """Whether ``model`` belongs to this family."""
 
     @abstractmethod
-    def load(self, path: str | Path, overrides: Mapping[str, Any] | None = None) -> nn.Module:
-        """The pretrained encoder in the checkpoint at ``path``, in evaluation mode, on the CPU.
+    def build(self, task: Mapping[str, Any], settings: Mapping[str, Any]) -> nn.Module:
+        """A new encoder with random weights, without its pretraining heads, on the CPU.
 
         Args:
-            overrides: values for keys of the checkpoint's configuration.
-
-        Raises:
-            UserError: the file is not a pretrained model of this family.
+            task: settings of its pretraining's task.
+            settings: settings of the model, as a pretrained checkpoint holds them; keys that newer
+                versions of fairseq know besides get their defaults.
         """
+
+    @abstractmethod
+    def fresh(self, model: nn.Module, seed: int) -> nn.Module:
+        """An encoder of ``model``'s own settings with random weights, as pretraining starts from.
+
+        It is in evaluation mode and without gradient; ``seed`` alone decides on its weights.
+        """
+
+    @abstractmethod
+    def features(
+        self, model: nn.Module, source: Tensor, padding_mask: Tensor | None, *, mask: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the encoder makes of audio.
+
+        Args:
+            source: audio, (B, samples).
+            padding_mask: bool, (B, samples), True where padded; None without padding.
+            mask: mask spans of frames and of channels, as in training.
+
+        Returns:
+            Its output, (B, T, C), and the frames' padding mask, bool (B, T); None without padding.
+        """
+
+    @abstractmethod
+    def frame_count(self, model: nn.Module, samples: int) -> int:
+        """T, the frames of an utterance of so many samples by itself; 0 if it is too short."""
+
+    def padded_frame_count(self, model: nn.Module, samples: int, padded: int) -> int:
+        """The frames that count as an utterance's own in a batch that is longer than it.
+
+        Most families count the frames that it has by itself; one that counts otherwise says so
+        here.
+
+        Args:
+            samples: of the utterance.
+            padded: of the batch.
+        """
+        return self.frame_count(model, samples)
 
     @abstractmethod
     def sites(self, model: nn.Module, roles: Collection[str]) -> list[Site]:
@@ -111,7 +158,6 @@ class Backbone(ABC):
             UserError: a layer does not exist, or none would be left.
         """
 
-    @abstractmethod
     def key_without_layers(self, key: str, dropped: Collection[int]) -> str | None:
         """What a key of a checkpoint is called once layers are gone.
 
@@ -124,9 +170,27 @@ class Backbone(ABC):
             The key with its layer renumbered, None if it belongs to a dropped layer, and the key
             itself if it belongs to none.
         """
+        return without_layers(key, dropped)
 
 
-BACKBONES: Registry = Registry("backbone", "speechprune.backbones")
+BACKBONES: Registry[Backbone] = Registry("backbone", "speechprune.backbones")
+
+
+def backbone_called(fairseq_name: str) -> Backbone:
+    """The family whose models have the name ``fairseq_name`` in fairseq's registry.
+
+    Raises:
+        UserError: no registered family has it.
+    """
+    families = [BACKBONES.build(name) for name in BACKBONES.names()]
+    for family in families:
+        if family.fairseq_name == fairseq_name:
+            return family
+    known = ", ".join(sorted(family.fairseq_name for family in families))
+    raise UserError(
+        f"models called {fairseq_name!r} are of a family that speechprune does not know; it knows "
+        f"{known}"
+    )
 
 
 def find_backbone(model: nn.Module) -> Backbone:

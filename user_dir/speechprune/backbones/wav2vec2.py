@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,27 +22,48 @@ _LAYER_MODULES = {
     "fc2": "ffn.out",
 }
 
-#: The number of a layer in a key. The keys of data2vec's teacher begin where its encoder does.
-_LAYER_NUMBER = re.compile(r"(?:^|\bencoder\.)layers\.(\d+)\.")
-
 
 @BACKBONES.register("wav2vec2")
 class Wav2Vec2(Backbone):
     """fairseq's wav2vec 2.0. Its base models' group norm sees padding: analyse them unpadded."""
 
-    #: `_name` in fairseq's model registry.
-    fairseq_name = "wav2vec2"
+    fairseq_name: ClassVar[str] = "wav2vec2"
 
     def matches(self, model: nn.Module) -> bool:
         from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
 
         return isinstance(model, Wav2Vec2Model)
 
-    def load(self, path: str | Path, overrides: Mapping[str, Any] | None = None) -> nn.Module:
-        from speechprune.checkpoint import load_pretrained
+    def build(self, task: Mapping[str, Any], settings: Mapping[str, Any]) -> nn.Module:
+        from fairseq import models
+        from omegaconf import OmegaConf
 
-        model = load_pretrained(path, self.fairseq_name, overrides or {})
-        return model.eval()
+        model = models.build_model(OmegaConf.create(settings), self._task(task), True)
+        model.remove_pretraining_modules()
+        return model
+
+    def _task(self, task: Mapping[str, Any]) -> Any:
+        """What fairseq has to know of the task of pretraining to build a model."""
+        return None
+
+    def fresh(self, model: nn.Module, seed: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            fresh = type(model)(model.cfg)
+        fresh.remove_pretraining_modules()
+        return fresh.eval().requires_grad_(False)
+
+    def features(
+        self, model: nn.Module, source: Tensor, padding_mask: Tensor | None, *, mask: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        found = model.extract_features(source, padding_mask, mask=mask)
+        return found["x"], found["padding_mask"]
+
+    def frame_count(self, model: nn.Module, samples: int) -> int:
+        for block in model.feature_extractor.conv_layers:
+            (kernel,), (stride,) = block[0].kernel_size, block[0].stride
+            samples = (samples - kernel) // stride + 1 if samples >= kernel else 0
+        return samples
 
     def sites(self, model: nn.Module, roles: Collection[str]) -> list[Site]:
         return [site for site in self._all_sites(model) if site.role in roles]
@@ -124,12 +143,11 @@ class Wav2Vec2(Backbone):
         layers = self.layers(model)
         model.encoder.layers = nn.ModuleList([recorder])
         try:
-            result = model.extract_features(source, padding_mask, mask=False)
+            output, padding = self.features(model, source, padding_mask)
         finally:
             model.encoder.layers = layers
         assert recorder.state is not None
-        frames = result["x"].shape[1]
-        return Entry(recorder.state, recorder.options, result["padding_mask"], frames)
+        return Entry(recorder.state, recorder.options, padding, output.shape[1])
 
     def leave(self, model: nn.Module, entry: Entry, state: Tensor) -> Tensor:
         output = state.transpose(0, 1)[:, : entry.frames]
@@ -146,16 +164,6 @@ class Wav2Vec2(Backbone):
         if not kept:
             raise UserError("cannot drop every layer: at least one must stay")
         model.encoder.layers = nn.ModuleList(kept)
-
-    def key_without_layers(self, key: str, dropped: Collection[int]) -> str | None:
-        number = _LAYER_NUMBER.search(key)
-        if number is None:
-            return key
-        layer = int(number[1])
-        if layer in dropped:
-            return None
-        left = layer - len({other for other in dropped if other < layer})
-        return f"{key[: number.start(1)]}{left}{key[number.end(1) :]}"
 
 
 class _Recorder(nn.Module):

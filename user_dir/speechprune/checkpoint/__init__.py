@@ -1,20 +1,12 @@
-"""fairseq checkpoints of speech models: safe files, pretrained and finetuned models, folding."""
+"""fairseq checkpoints of speech models: safe files, and what they say without being built."""
 
-from speechprune.checkpoint.file import PathLike, allow_known_classes, digest, read, write
-from speechprune.checkpoint.finetuned import LoadedModel, is_finetuned, load_finetuned
-from speechprune.checkpoint.folding import fold
-from speechprune.checkpoint.pretrained import check_pretrained, load_pretrained
+from speechprune.checkpoint.file import (
+    PROVENANCE,
+    PathLike,
+    allow_known_classes,
+    digest,
+    read,
+    write,
+)
 
-__all__ = [
-    "LoadedModel",
-    "PathLike",
-    "allow_known_classes",
-    "check_pretrained",
-    "digest",
-    "fold",
-    "is_finetuned",
-    "load_finetuned",
-    "load_pretrained",
-    "read",
-    "write",
-]
+__all__ = ["PROVENANCE", "PathLike", "allow_known_classes", "digest", "read", "write"]

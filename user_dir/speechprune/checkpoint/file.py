@@ -24,6 +24,9 @@ from speechprune.files import kind_of, replacing_file
 
 PathLike = Union[str, Path]
 
+#: Where a checkpoint of ours keeps what fairseq has no place for.
+PROVENANCE = "speechprune"
+
 #: What fairseq checkpoints hold beside tensors and plain containers. The first two are in those of
 #: 2020, in HuBERT's and in every finetuned one; the next in xlsr_53_56k.pt; the last is in what
 #: fairseq's first process sends of a checkpoint to the others.
@@ -52,6 +55,9 @@ def allow_known_classes() -> None:
     """
     if hasattr(torch.serialization, "add_safe_globals"):
         torch.serialization.add_safe_globals(KNOWN_CLASSES)
+
+
+allow_known_classes()
 
 
 def read(path: PathLike, *, mmap: bool = False) -> dict[str, Any]:

@@ -1,18 +1,16 @@
-"""Pretrained models: refusing what is none, loading their encoder, and making such a file."""
+"""Files of pretrained models: what they say, and making one."""
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
 
-from fairseq import checkpoint_utils, tasks
-from omegaconf import open_dict
-from torch import Tensor, nn
+from torch import Tensor
 
 from speechprune.checkpoint.file import PathLike, read
-from speechprune.checkpoint.finetuned import is_finetuned
+from speechprune.checkpoint.settings import mapping
 from speechprune.errors import UserError
+from speechprune.state_names import MASK_EMBEDDING, is_finetuned
 
 
 def check_pretrained(path: PathLike, normalize: bool) -> None:
@@ -42,34 +40,7 @@ def model_name(path: PathLike) -> str:
 
 def width(path: PathLike) -> int:
     """The channels of a pretrained encoder's layers; UserError if the file holds none."""
-    return int(_pretrained(path)["model"]["mask_emb"].numel())
-
-
-def load_pretrained(path: PathLike, name: str, overrides: Mapping[str, Any]) -> nn.Module:
-    """The pretrained encoder in a checkpoint, without its pretraining heads, on the CPU.
-
-    Args:
-        name: of the model in fairseq's registry.
-        overrides: values for keys of the model's configuration.
-
-    Raises:
-        UserError: the file cannot be read or holds no pretrained model of that name.
-    """
-    found = model_name(path)
-    if found != name:
-        raise UserError(f"{path} holds a {found} model, not {name}")
-    state = checkpoint_utils.load_checkpoint_to_cpu(str(path))
-    cfg = state["cfg"]
-    with open_dict(cfg):
-        cfg.model.update(overrides)
-    task = tasks.setup_task(cfg.task, from_checkpoint=True)
-    model = task.build_model(cfg.model, from_checkpoint=True)
-    model.remove_pretraining_modules()
-    weights = {key: value for key, value in state["model"].items() if key != "_ema"}
-    missing = model.load_state_dict(weights, strict=False).missing_keys
-    if missing:
-        raise UserError(f"{path} lacks weights of its own model, such as {missing[0]}")
-    return model
+    return int(_pretrained(path)["model"][MASK_EMBEDDING].numel())
 
 
 def pretrained_state(
@@ -107,12 +78,12 @@ def pretrained_settings(path: PathLike) -> tuple[Mapping[str, Any], Mapping[str,
 def _pretrained(path: PathLike) -> Mapping[str, Any]:
     """The state of a pretrained model; UserError if it is none."""
     state = read(path, mmap=True)
-    if is_finetuned(state):
+    if is_finetuned(state["model"]):
         raise UserError(
             f"{path} is a finetuned model, but model.w2v_path must be the pretrained one; to start "
             f"from it, set checkpoint.finetune_from_model={path}"
         )
-    if "mask_emb" not in state["model"]:
+    if MASK_EMBEDDING not in state["model"]:
         raise UserError(f"{path} holds no pretrained speech encoder; check model.w2v_path")
     return state
 
@@ -120,11 +91,8 @@ def _pretrained(path: PathLike) -> Mapping[str, Any]:
 def _settings(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """The settings of task and model; in checkpoints of 2020 they are one flat namespace."""
     if state.get("cfg"):
-        sections = (state["cfg"].get("task"), state["cfg"].get("model"))
-    else:
-        sections = (state["args"], state["args"])
-    task, model = (vars(s) if isinstance(s, Namespace) else s or {} for s in sections)
-    return task, model
+        return mapping(state["cfg"].get("task")), mapping(state["cfg"].get("model"))
+    return mapping(state["args"]), mapping(state["args"])
 
 
 def _yaml(value: bool) -> str:

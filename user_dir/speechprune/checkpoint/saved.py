@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from speechprune.checkpoint.file import read
-from speechprune.checkpoint.finetuned import PROVENANCE
+from speechprune.checkpoint.file import PROVENANCE, read
+from speechprune.checkpoint.layers import lost_layers
+from speechprune.checkpoint.settings import setting
 from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan
 from speechprune.masking.bits import popcount
-from speechprune.masking.masked_weight import mask_key
-from speechprune.models.layer_settings import lost_layers
+from speechprune.state_names import is_mask
 
 #: The provenance of files that were made of a run's checkpoints, and not saved by the run.
 _MADE_OF_CHECKPOINTS = ("averaged", "folded_from", "layers_dropped_from")
@@ -26,7 +26,7 @@ class SavedCheckpoint:
 
     Attributes:
         valid: what validating this very update gave; None if that is no finite number or missing.
-        measure: which value that is, of which subset, and which direction is better.
+        metric: which value that is, of which subset, and which direction is better.
         maximize: that direction.
         kept: entries that its masks keep, all together; None if it has none.
         lost: the layers that it was trained without, if that is known.
@@ -35,7 +35,7 @@ class SavedCheckpoint:
     path: Path
     updates: int
     valid: float | None
-    measure: str
+    metric: str
     maximize: bool
     kept: int | None = None
     lost: LayerPlan | None = None
@@ -73,27 +73,19 @@ def _saved_checkpoint(path: Path, state: Mapping[str, Any]) -> SavedCheckpoint:
         raise UserError(
             f"{path} does not tell its number of updates: no training run saved it; move it away"
         ) from error
-    metric = _setting(state, "checkpoint", "best_checkpoint_metric", "loss")
-    maximize = bool(_setting(state, "checkpoint", "maximize_best_checkpoint_metric", False))
+    name = setting(state, "checkpoint", "best_checkpoint_metric", "loss")
+    maximize = bool(setting(state, "checkpoint", "maximize_best_checkpoint_metric", False))
     # fairseq compares checkpoints by the first subset only.
-    subset = str(_setting(state, "dataset", "valid_subset", "valid")).split(",")[0]
+    subset = str(setting(state, "dataset", "valid_subset", "valid")).split(",")[0]
     direction = "larger" if maximize else "smaller"
-    measure = f"{metric} of {subset}, the {direction} the better"
+    metric = f"{name} of {subset}, the {direction} the better"
     kept, lost = _kept(state["model"]), lost_layers(state)
-    return SavedCheckpoint(path, updates, _own_value(state), measure, maximize, kept, lost)
+    return SavedCheckpoint(path, updates, _own_value(state), metric, maximize, kept, lost)
 
 
 def _kept(tensors: Mapping[str, Any]) -> int | None:
-    masks = [bits for name, bits in tensors.items() if name.endswith(mask_key(""))]
+    masks = [bits for name, bits in tensors.items() if is_mask(name)]
     return sum(popcount(bits.numpy()) for bits in masks) if masks else None
-
-
-def _setting(state: Mapping[str, Any], section: str, name: str, default: Any) -> Any:
-    """A setting of training; those of 2020 have no sections."""
-    cfg = state.get("cfg")
-    settings = (cfg.get(section) or {}) if cfg else vars(state["args"])
-    value = settings.get(name)
-    return default if value is None else value
 
 
 def _own_value(state: Mapping[str, Any]) -> float | None:
@@ -141,9 +133,9 @@ def best_first(validated: Sequence[SavedCheckpoint], folder: Path) -> list[Saved
         )
     first = validated[0]
     for other in validated:
-        if other.measure != first.measure:
+        if other.metric != first.metric:
             raise UserError(
-                f"{first.path} was validated by {first.measure}, but {other.path} by "
-                f"{other.measure}: such values cannot be compared; average --by last"
+                f"{first.path} was validated by {first.metric}, but {other.path} by "
+                f"{other.metric}: such values cannot be compared; average --by last"
             )
     return sorted(validated, key=lambda checkpoint: checkpoint.rank)

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from speechprune.checkpoint import read
-from speechprune.checkpoint.averaging import average
-from speechprune.checkpoint.encoder import export_encoder
-from speechprune.checkpoint.layer_dropping import drop_layers
 from speechprune.errors import UserError
 from speechprune.files import make_folder
 from speechprune.layers.plan import LayerPlan
-from speechprune.models.settings import SITE_FLAGS, check_flags, unread_flags
+from speechprune.models.declaration import declared
+from speechprune.models.mask_flags import SITE_FLAGS
+from speechprune.models.names import FIXED_MASK, PARP, PRUNED
+from speechprune.rewriting.averaging import average
+from speechprune.rewriting.encoder import export_encoder
+from speechprune.rewriting.layer_dropping import drop_layers
+from speechprune.state_names import is_mask, mask_key
 from speechprune.training.command_line import key_of, quoted, value_of
 from speechprune.training.rehearsal import rehearse
 from speechprune.training.run import TrainingRun
@@ -135,7 +138,7 @@ class SmallerModel:
         What was saved for the average alone is then removed.
 
         Raises:
-            UserError: as `speechprune.checkpoint.averaging.average`.
+            UserError: as `speechprune.rewriting.averaging.average`.
         """
         if not self.averaged.exists():
             average(self.run.folder, num=self.recipe.average, by=self.recipe.average_by)
@@ -152,12 +155,13 @@ def model_settings(checkpoint: Path, overrides: Sequence[str]) -> tuple[str, ...
     if "model._name" in map(key_of, overrides):
         return ()
     state = read(checkpoint, mmap=True)
-    if not any(key.endswith("_mask") for key in state["model"]):
-        return ("model._name=wav2vec_ctc_pruned",)
+    masks = [key for key in state["model"] if is_mask(key)]
+    if not masks:
+        return (f"model._name={PRUNED}",)
     settings: Any = state["cfg"]["model"]
-    biases = any(key.endswith("bias_mask") for key in state["model"])
+    biases = any(key.endswith(mask_key("bias")) for key in masks)
     return (
-        "model._name=wav2vec_ctc_masked",
+        f"model._name={FIXED_MASK}",
         f"model.mask_file={quoted(str(checkpoint.resolve()))}",
         f"model.prune_biases={str(biases).lower()}",
         *(f"model.{flag}={str(bool(settings[flag])).lower()}" for flag in SITE_FLAGS),
@@ -178,17 +182,16 @@ def rehearse_finetuning(checkpoint: Path, recipe: Recipe, layers: int) -> None:
             *recipe.overrides,
         ]
     )
-    if cfg.model._name == "wav2vec_ctc_st":
-        check_flags(cfg.model, layers)
+    declared(cfg.model._name).check_depth(cfg.model, layers)
 
 
 def refuse_unread(checkpoint: Path, overrides: Sequence[str]) -> None:
     """Raise UserError for settings that the model would not read which ``checkpoint`` becomes."""
     settings = (*model_settings(checkpoint, overrides), *overrides)
     name = {key_of(setting): value_of(setting) for setting in settings}["model._name"]
-    unread = {f"model.{flag}" for flag in unread_flags(name)} & set(map(key_of, overrides))
+    unread = {f"model.{flag}" for flag in declared(name).unread()} & set(map(key_of, overrides))
     if unread:
         raise UserError(
             f"{', '.join(sorted(unread))}: {name} does not read that; name another model, such as "
-            "model._name=wav2vec_ctc_parp"
+            f"model._name={PARP}"
         )

@@ -11,11 +11,11 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from speechprune import __version__
-from speechprune.checkpoint import digest, load_finetuned, read
-from speechprune.checkpoint.encoder import listening
-from speechprune.checkpoint.finetuned import PROVENANCE, read_finetuned
-from speechprune.checkpoint.layer_dropping import depth
-from speechprune.dropping.claims import claim, read_json
+from speechprune.checkpoint import digest, read
+from speechprune.checkpoint.file import PROVENANCE
+from speechprune.checkpoint.finetuned import listening, read_finetuned
+from speechprune.checkpoint.layers import depth
+from speechprune.decoding.inference import Evaluation, evaluate
 from speechprune.dropping.finetuning import Recipe, SmallerModel, rehearse_finetuning
 from speechprune.dropping.report import JSON, Report
 from speechprune.dropping.search import VerificationSettings, search, verify_plans
@@ -29,12 +29,13 @@ from speechprune.dropping.similarity import (
 from speechprune.dropping.verification import refuse_test
 from speechprune.errors import UserError
 from speechprune.files import check_folder, make_folder, write_atomically
-from speechprune.finished_runs import manifest_digest
-from speechprune.inference import Evaluation, evaluate
 from speechprune.layers.matrix import SimilarityMatrix
 from speechprune.layers.plan import LayerPlan, LayerPlans, check_drop
+from speechprune.made_with import claim, read_json
 from speechprune.manifests.check import check_split, read_recordings
 from speechprune.manifests.manifest import read_split
+from speechprune.models.loading import load_finetuned
+from speechprune.reports.runs import manifest_digest
 from speechprune.training.command_line import find_recipe, refuse_own
 from speechprune.training.rounds import Tell, finish_all
 

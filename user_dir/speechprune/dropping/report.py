@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from speechprune.decoding.inference import Evaluation
 from speechprune.figures import grouped_bars
 from speechprune.files import write_atomically
-from speechprune.inference import Evaluation
 from speechprune.layers.matrix import SimilarityMatrix
 
 #: The last file of a report to be written: a folder that has it has all.

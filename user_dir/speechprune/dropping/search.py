@@ -9,10 +9,10 @@ from time import perf_counter
 from typing import Any, Callable
 
 from speechprune import __version__
-from speechprune.checkpoint import PathLike, digest, load_finetuned
+from speechprune.checkpoint import PathLike, digest
+from speechprune.decoding.inference import MAX_TOKENS, sample_rate
 from speechprune.dropping.elimination import Elimination, eliminate
 from speechprune.dropping.verification import Measured, Verifier, refuse_test
-from speechprune.inference import MAX_TOKENS, sample_rate
 from speechprune.layers.matrix import SimilarityMatrix
 from speechprune.layers.optimum import exact
 from speechprune.layers.plan import LayerPlan, LayerPlans
@@ -20,6 +20,7 @@ from speechprune.layers.race import Race
 from speechprune.layers.search import beam, exhaustive, greedy, random
 from speechprune.manifests.check import check_split
 from speechprune.manifests.manifest import read_split
+from speechprune.models.loading import load_finetuned
 from speechprune.tables import table
 
 
@@ -62,8 +63,8 @@ class VerificationSettings:
         by: "cer", "wer", or None for the usual one of the model's units.
         race: stop plans that are clearly worse, at ``level``.
         seed: of the race.
-        max_tokens, batch_size: limits of batches, as in `speechprune.inference.evaluate`; a race
-            has smaller ones if these are too few.
+        max_tokens, batch_size: limits of batches, as in `speechprune.decoding.inference.evaluate`;
+            a race has smaller ones if these are too few.
     """
 
     data: Path

@@ -15,15 +15,16 @@ from tqdm import tqdm
 from speechprune import __version__
 from speechprune.backbones import find_backbone
 from speechprune.checkpoint import PathLike, digest
-from speechprune.checkpoint.encoder import listening, load_encoder
+from speechprune.checkpoint.finetuned import listening
+from speechprune.decoding.inference import best_device, read_audio
 from speechprune.errors import UserError
 from speechprune.figures import heat_map
-from speechprune.inference import best_device, read_audio
 from speechprune.layers.matrix import SimilarityMatrix
 from speechprune.layers.similarity import MEASURES, Measure, gather
 from speechprune.layers.similarity.distance_correlation import DistanceMeasure
 from speechprune.layers.similarity.rows import RowMeasure
 from speechprune.manifests.check import check_split, read_recordings
+from speechprune.models.loading import load_encoder
 
 #: Independent data this much alike leave little room to tell states apart.
 HIGH_FLOOR = 0.9
@@ -55,7 +56,7 @@ class Listening:
         encoder = self.encoder.to(device)
         for path in tqdm(self.paths, unit="utterance", desc="listening", disable=None):
             samples = torch.from_numpy(read_audio(path, self.rate)).to(device)
-            if encoder._get_feat_extract_output_lengths(torch.tensor([len(samples)])) < 1:
+            if not family.frame_count(encoder, len(samples)):
                 continue
             if self.normalize:
                 samples = torch.nn.functional.layer_norm(samples, samples.shape)

@@ -19,9 +19,7 @@ from tqdm import tqdm
 
 from speechprune.backbones import find_backbone
 from speechprune.backbones.base import Entry
-from speechprune.checkpoint import LoadedModel
-from speechprune.errors import UserError
-from speechprune.inference import (
+from speechprune.decoding.inference import (
     MAX_TOKENS,
     audible,
     batches,
@@ -32,11 +30,14 @@ from speechprune.inference import (
     read_audio,
     sample_rate,
 )
+from speechprune.decoding.scoring import ErrorCounts, count_character_errors, count_word_errors
+from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan
 from speechprune.layers.prefixes import passes, walk
 from speechprune.layers.race import Race
 from speechprune.manifests.manifest import Split, Utterance
-from speechprune.scoring import ErrorCounts, count_character_errors, count_word_errors
+from speechprune.models.loading import LoadedModel
+from speechprune.models.sites import encoder_of_model, output_layer_of
 
 METRICS = ("cer", "wer")
 #: Bytes of states that are kept for the next step of a search, at most.
@@ -104,8 +105,8 @@ class Measured:
 class Verifier:
     """Measures plans for one model on one split.
 
-    Batches are those of `speechprune.inference.evaluate`, so that a plan's transcripts are those of
-    the checkpoint without its layers.
+    Batches are those of `speechprune.decoding.inference.evaluate`, so that a plan's transcripts are
+    those of the checkpoint without its layers.
 
     Args:
         remember: keep what the front end gave, up to `REMEMBERED` bytes, for the next measurement.
@@ -129,7 +130,7 @@ class Verifier:
     ) -> None:
         check_references(loaded, split)
         self.loaded, self.split = loaded, split
-        self.encoder: Any = loaded.model.w2v_encoder.w2v_model  # type: ignore[union-attr]
+        self.encoder = encoder_of_model(loaded.model)
         self.family = find_backbone(self.encoder)
         self.layers = self.family.layers(self.encoder)
         frames = [utterance.frames for utterance in split.utterances]
@@ -221,7 +222,10 @@ class Verifier:
         """CTC scores, (T, B, symbols)."""
         output = self.family.leave(self.encoder, entry, state).transpose(0, 1)
         model: Any = self.loaded.model
-        scores = {"encoder_out": model.w2v_encoder.proj(output), "padding_mask": entry.padding}
+        scores = {
+            "encoder_out": output_layer_of(model)(output),
+            "padding_mask": entry.padding,
+        }
         emissions: Tensor = model.get_logits(scores)
         return emissions
 

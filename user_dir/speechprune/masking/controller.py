@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,11 +14,12 @@ from speechprune.errors import UserError
 from speechprune.masking.mask_set import MaskSet
 from speechprune.masking.masked_site import (
     density_of,
+    is_moving,
     masked_weight,
     original_weight,
-    ranked_tensor,
 )
 from speechprune.masking.masked_weight import MaskedWeight, inject, remove
+from speechprune.masking.observation import add_observations
 from speechprune.masking.policies.base import MaskPolicy
 from speechprune.masking.ranking import SiteRanking
 from speechprune.masking.schedule import Schedule, Timetable
@@ -62,9 +65,11 @@ class MaskController(nn.Module):
         seed: of the starting scores.
         initialise: start the scores from the policy now; False for a model that is built only to
             load a checkpoint.
+        trains_weights: whether the masked weights are trained; as the policy says by default.
 
     Raises:
-        UserError: no sites, an unknown scope, or ``every`` below 1.
+        UserError: no sites, an unknown scope, ``every`` below 1, frozen weights under a policy
+            whose masks follow them alone, or a tensor that does not take the policy's pattern.
     """
 
     def __init__(
@@ -78,12 +83,17 @@ class MaskController(nn.Module):
         begin: int = 0,
         seed: int = 0,
         initialise: bool = True,
+        trains_weights: bool | None = None,
     ) -> None:
         super().__init__()
         self.sites = list(sites)
         if not self.sites:
             raise UserError("nothing to mask: the settings leave no tensor")
+        trains = policy.trains_weights if trains_weights is None else trains_weights
+        if policy.needs_trained_weights and not trains:
+            raise UserError(f"the weights are frozen, but the masks of {policy} follow them alone")
         self.policy = policy
+        self.seed = seed
         self.schedule = schedule
         self.timetable = Timetable(every, begin)
         self._settled: _Settled | None = None
@@ -92,16 +102,19 @@ class MaskController(nn.Module):
         self._stepping = False
         self._flipped: Tensor | int = 0
         self._density: float | None = None
-        self._ranking = SiteRanking(scope, policy.by_magnitude)
+        self._ranking = SiteRanking(scope, policy.by_magnitude, policy.pattern)
         for site in self.sites:
-            self._inject(site, seed, initialise)
+            self._inject(site, initialise, trains)
 
-    def _inject(self, site: Site, seed: int, initialise: bool) -> None:
+    def _inject(self, site: Site, initialise: bool, trains: bool) -> None:
         weight = getattr(site.module, site.tensor)
+        self._ranking.check(site.name, weight)
         density = self.schedule.density(site, 0)
-        masked = MaskedWeight(self.policy, weight, site.name, density, seed, initialise)
+        masked = MaskedWeight(
+            self.policy, weight, site.name, density, self.seed, initialise, trains
+        )
         inject(site.module, site.tensor, masked)
-        original_weight(site).requires_grad_(self.policy.trains_weights)
+        original_weight(site).requires_grad_(trains)
 
     def set_num_updates(self, update: int) -> None:
         """Choose the masks of ``update``; a second call with the same number does nothing.
@@ -132,7 +145,7 @@ class MaskController(nn.Module):
         Raises:
             FloatingPointError: an importance is not a number.
         """
-        importances = self._importances(self.sites)
+        importances = self._importances(self.sites, self._update or 0)
         masks = self._ranking.select_as_many(
             importances, [masked_weight(site).mask for site in self.sites]
         )
@@ -161,7 +174,25 @@ class MaskController(nn.Module):
     def train(self, mode: bool = True) -> MaskController:
         if self.training and not mode:
             self.settle()
+        # A step begins; what is pending is of one that was skipped, as half precision overflowed.
+        for site in self.sites if self.policy.observes else ():
+            masked_weight(site).pending = None
         return super().train(mode)
+
+    @torch.no_grad()
+    def observe(self) -> None:
+        """After the backward passes of an update, before the step: keep what the policy gathered.
+
+        Only a policy that observes gradients needs it. The plugin calls it in fairseq's loop, on
+        every process.
+
+        Raises:
+            FloatingPointError: a gradient is not a finite number.
+        """
+        if not self.policy.observes:
+            return
+        masked = [masked_weight(site) for site in self.sites]
+        add_observations(masked)
 
     def _begin(self, update: int) -> None:
         """Go on to ``update``, with the masks that were settled for it or with new ones."""
@@ -178,6 +209,7 @@ class MaskController(nn.Module):
         if self.policy.masks_evaluation_only:
             self._forget_trained_products()
         self._edit(due if update else self.sites)
+        self._forget_observed(due)
         self._update = update
 
     def _look_ahead(self, update: int) -> _Settled:
@@ -207,16 +239,21 @@ class MaskController(nn.Module):
     def _choose(self, due: list[Site], update: int) -> None:
         if not due:
             return
-        importances = self._importances(due)
+        importances = self._importances(due, update)
         densities = [self._density_at(site, update) for site in due]
         others = [masked_weight(s).mask for s in self.sites if s.name not in importances]
         self._take(due, self._ranking.select(importances, densities, others))
 
-    def _importances(self, sites: list[Site]) -> dict[str, Tensor]:
-        return {
-            site.name: self.policy.importance(original_weight(site), masked_weight(site).scores)
-            for site in sites
-        }
+    def _importances(self, sites: list[Site], update: int) -> dict[str, Tensor]:
+        return {site.name: self._importance(site, update) for site in sites}
+
+    def _importance(self, site: Site, update: int) -> Tensor:
+        masked = masked_weight(site)
+        scores = masked.observed if self.policy.observes else masked.scores
+        key = (self.seed, update, zlib.crc32(site.name.encode()))
+        (seed,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(seed) >> 1)
+        return self.policy.importance(original_weight(site), scores, generator)
 
     def _take(self, sites: list[Site], masks: list[Tensor]) -> None:
         """Put chosen masks on sites."""
@@ -250,7 +287,7 @@ class MaskController(nn.Module):
         if not self.timetable.selects(update) or (update == 0 and self._starts_from_given):
             return False
         before, now = (self._density_at(site, u) for u in (max(update - 1, 0), update))
-        return ranked_tensor(site).requires_grad or before != now
+        return is_moving(site) or before != now
 
     def _density_at(self, site: Site, update: int) -> float:
         """Densities change when masks are chosen."""
@@ -260,6 +297,10 @@ class MaskController(nn.Module):
         for site in self.sites:
             if original_weight(site).requires_grad:
                 masked_weight(site).forget_product()
+
+    def _forget_observed(self, sites: list[Site]) -> None:
+        for site in sites if self.policy.observes else ():
+            masked_weight(site).forget_observed()
 
     def stats(self) -> dict[str, float | Tensor]:
         """``density``, kept over all masked entries, and ``flipped``, the connections that the

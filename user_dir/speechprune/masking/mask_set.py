@@ -15,35 +15,11 @@ from safetensors.numpy import save as safetensors_bytes
 
 from speechprune.errors import UserError
 from speechprune.files import write_atomically
-from speechprune.masking.bits import PackedMask, Shape, Tally, pack_bits, unpack_bits
-
-__all__ = ["MaskSet", "layer_of", "pack_bits", "role_of", "unpack_bits"]
+from speechprune.masking.bits import PackedMask, Shape, Tally, pack_bits
 
 FORMAT = "speechprune.mask_set"
 VERSION = 1
 Key = TypeVar("Key", bound=Hashable)
-
-_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
-
-
-def layer_of(site: str) -> Optional[int]:
-    """The 0-based layer in a site's name; None for a site outside the layers."""
-    found = _LAYER.search(site)
-    return int(found.group(1)) if found else None
-
-
-def role_of(site: str) -> str:
-    """What a site is called within its layer, e.g. "self_attn.q_proj" or "fc1".
-
-    It is the name after the layer's number, without the ending ".weight" or ".bias", so it needs
-    no list of the names that a model family uses; a bias counts with its weight.
-    """
-    found = _LAYER.search(site)
-    within = site[found.end() :] if found else site
-    for ending in (".weight", ".bias"):
-        if within.endswith(ending):
-            return within[: -len(ending)]
-    return within
 
 
 class MaskSet(Mapping[str, torch.Tensor]):

@@ -41,9 +41,15 @@ def ranked_tensor(site: Site) -> Tensor:
     return original_weight(site) if scores is None else scores
 
 
+def is_moving(site: Site) -> bool:
+    """Whether the importances of a site change from one choice of masks to the next."""
+    policy = masked_weight(site).policy
+    return policy.redraws or policy.observes or ranked_tensor(site).requires_grad
+
+
 def fixed_densities(sites: Sequence[Site], schedule: Schedule) -> tuple[float, float]:
     """Shares kept of what no training moves, as the masks are and as the schedule begins."""
-    fixed = [site for site in sites if not ranked_tensor(site).requires_grad]
+    fixed = [site for site in sites if not is_moving(site)]
     if not fixed:
         return 1.0, 1.0
     scheduled = 0.0

@@ -1,11 +1,10 @@
 """The parametrization that puts a mask on a tensor, and what it looks like in checkpoints.
 
 `torch.nn.utils.parametrize` is used because fairseq's attention reads ``q_proj.weight`` and never
-calls ``q_proj``: wrapper modules and forward hooks see nothing. In a state dict a masked tensor
-``fc1.weight`` appears as ``fc1.weight``, ``fc1.scores`` (S3-Router's own keys) and
-``fc1.weight_mask`` (the mask's bits, packed); plain checkpoints load too. Under a policy whose
-removed weights may come back, ``fc1.weight`` is saved pruned, and beside it, as
-``fc1.weight_regrown``, the values that the removed ones have in training.
+calls ``q_proj``: wrapper modules and forward hooks see nothing. In a state dict a masked tensor has
+plain keys (see `speechprune.state_names`), and plain checkpoints load too. Where removed weights
+may come back, the weight is saved pruned, and beside it the values that the removed ones have in
+training.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from speechprune.masking.bits import pack_bits, unpack_bits
 from speechprune.masking.initialisation import rank_by_mask
 from speechprune.masking.policies.base import MaskPolicy
 from speechprune.masking.selection import flipped_places
+from speechprune.state_names import mask_key, observed_key, regrown_key, scores_key
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -35,22 +35,26 @@ class _StraightThrough(torch.autograd.Function):
         scores: Tensor | None,
         mask: Tensor,
         product: Tensor,
-        policy: MaskPolicy,
+        masked: MaskedWeight,
+        probe: Tensor | None,
     ) -> Tensor:
         ctx.save_for_backward(weight, scores, mask)
-        ctx.policy = policy
+        ctx.masked = masked
         return product.view_as(product)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         weight, scores, mask = ctx.saved_tensors
+        policy = ctx.masked.policy
         weight_gradient = score_gradient = None
         if ctx.needs_input_grad[0]:
-            weight_gradient = gradient if ctx.policy.dense_gradient else gradient * mask
+            weight_gradient = gradient if policy.dense_gradient else gradient * mask
         if ctx.needs_input_grad[1]:
-            score_gradient = ctx.policy.score_gradient(gradient, weight, scores)
-        return weight_gradient, score_gradient, None, None, None
+            score_gradient = policy.score_gradient(gradient, weight, scores)
+        if policy.observes:
+            ctx.masked.gather(policy.observe(weight, gradient))
+        return weight_gradient, score_gradient, None, None, None, None
 
 
 class MaskedWeight(nn.Module):
@@ -68,9 +72,16 @@ class MaskedWeight(nn.Module):
         seed: of the run.
         initialise: give the scores their starting values now. False leaves zeros, for a model
             whose checkpoint is about to be loaded.
+        trains: whether the weight is trained; as the policy says by default.
+
+    Attributes:
+        observed: what the policy gathered since the mask was last chosen, float32 in the shape of
+            the weight; None under a policy that observes nothing.
+        pending: the same of the micro-batches since the last update; None if there were none.
     """
 
     mask: Tensor
+    observed: Tensor | None
 
     def __init__(
         self,
@@ -80,9 +91,13 @@ class MaskedWeight(nn.Module):
         density: float,
         seed: int,
         initialise: bool = True,
+        trains: bool | None = None,
     ) -> None:
         super().__init__()
         self.policy = policy
+        trains = policy.trains_weights if trains is None else trains
+        #: Whether a checkpoint holds what removed weights have grown to, beside the pruned ones.
+        self.saves_regrown = trains and policy.removed_weights_return
         self.name = name
         self.density = density
         self.seed = seed
@@ -90,6 +105,11 @@ class MaskedWeight(nn.Module):
         self.scores = None if scores is None else nn.Parameter(scores.to(weight))
         shape = weight.shape if scores is None else scores.shape
         self.register_buffer("mask", torch.ones(shape, dtype=torch.bool, device=weight.device))
+        observed = torch.zeros(shape, device=weight.device) if policy.observes else None
+        self.register_buffer("observed", observed)
+        self.pending: Tensor | None = None
+        # Autograd asks for the gradient of a product only if something in it requires one.
+        self._probe = torch.zeros((), requires_grad=True) if policy.observes else None
         #: Whether the mask has to be chosen anew, whatever the update: it was never chosen yet.
         self.unselected = True
         self._product: Tensor | None = None
@@ -107,7 +127,9 @@ class MaskedWeight(nn.Module):
         if self.training and self.policy.masks_evaluation_only:
             return weight
         product = self.product(weight)
-        return _StraightThrough.apply(weight, self.scores, self.mask, product, self.policy)
+        return _StraightThrough.apply(
+            weight, self.scores, self.mask, product, self, self._probe if self.training else None
+        )
 
     def product(self, weight: Tensor) -> Tensor:
         """The weight where it is kept, 0 elsewhere; without gradient, and not to be changed."""
@@ -138,28 +160,27 @@ class MaskedWeight(nn.Module):
         product.view(-1).index_copy_(0, places, kept)
         return 0 if first else len(places)
 
+    def gather(self, observation: Tensor) -> None:
+        """Add what one backward pass said of each entry to what is pending."""
+        observation = observation.float()
+        self.pending = observation if self.pending is None else self.pending.add_(observation)
+
+    def forget_observed(self) -> None:
+        """Begin to gather anew."""
+        assert self.observed is not None
+        self.observed.zero_()
+        self.pending = None
+
     def forget_product(self) -> None:
         """The weight or the mask has changed: compute their product anew when next read."""
         self._product = None
 
     def _apply(self, *arguments: Any, **options: Any) -> MaskedWeight:
         self.forget_product()
-        return super()._apply(*arguments, **options)
-
-
-def scores_key(tensor: str) -> str:
-    """Name of a tensor's scores in a checkpoint: S3-Router's ``scores`` for a ``weight``."""
-    return "scores" if tensor == "weight" else f"{tensor}_scores"
-
-
-def mask_key(tensor: str) -> str:
-    """Name of a tensor's packed mask in a checkpoint."""
-    return f"{tensor}_mask"
-
-
-def regrown_key(tensor: str) -> str:
-    """Name, in a checkpoint, of what a tensor's removed entries are in training by now."""
-    return f"{tensor}_regrown"
+        super()._apply(*arguments, **options)
+        if self.observed is not None:  # sums of many updates, which half precision would not hold
+            self.observed = self.observed.float()
+        return self
 
 
 def masked_tensors(module: nn.Module) -> dict[str, MaskedWeight]:
@@ -203,13 +224,15 @@ def _to_plain_keys(
         if inside + "original" not in state:
             continue  # done already: the module was masked, folded and masked again
         weight, mask = state.pop(inside + "original"), state.pop(inside + "0.mask")
-        if masked.policy.removed_weights_return:
+        if masked.saves_regrown:
             state[prefix + regrown_key(tensor)] = weight[~mask]
             weight = torch.where(mask, weight, 0.0)
         state[prefix + tensor] = weight
         state[prefix + mask_key(tensor)] = pack_bits(mask)
         if masked.scores is not None:
             state[prefix + scores_key(tensor)] = state.pop(inside + "0.scores")
+        if masked.observed is not None:
+            state[prefix + observed_key(tensor)] = state.pop(inside + "0.observed")
 
 
 def _from_plain_keys(
@@ -237,8 +260,9 @@ def _from_plain_keys(
         bits = state.pop(prefix + mask_key(tensor), None)
         scores = state.pop(prefix + scores_key(tensor), None)
         regrown = state.pop(prefix + regrown_key(tensor), None)
+        observed = state.pop(prefix + observed_key(tensor), None)
         mask = masked.mask if bits is None else unpack_bits(bits, masked.mask.shape)
-        if regrown is not None and masked.policy.removed_weights_return:
+        if regrown is not None and masked.saves_regrown:
             state[inside + "original"] = grown_again(prefix + tensor, weight, mask, regrown)
         if masked.scores is not None:
             if scores is None:
@@ -247,6 +271,10 @@ def _from_plain_keys(
                 scores = scores if bits is None else rank_by_mask(scores, mask)
             _refuse_other_shape(prefix + tensor, scores, masked.scores)
             state[inside + "0.scores"] = scores.view(masked.scores.shape)
+        if masked.observed is not None:
+            nothing = torch.zeros_like(masked.observed)
+            state[inside + "0.observed"] = nothing if observed is None else observed
+        masked.pending = None
         masked.unselected = bits is None
         state[inside + "0.mask"] = mask
         masked.forget_product()

@@ -14,7 +14,8 @@ import numpy as np
 
 from speechprune.errors import UserError
 from speechprune.masking.bits import PackedMask, popcount
-from speechprune.masking.mask_set import MaskSet, layer_of
+from speechprune.masking.mask_set import MaskSet
+from speechprune.state_names import layer_of
 
 Key = TypeVar("Key", bound=Hashable)
 

@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from speechprune.errors import UserError
-from speechprune.masking.selection import Bracket, keep_count, select_each, select_top_k_global
+from speechprune.masking.selection import (
+    Bracket,
+    keep_count,
+    select_each,
+    select_n_of_m,
+    select_top_k_global,
+)
 
 _SCOPES = ("site", "global")
 _ALL = "all sites together"
@@ -19,17 +25,28 @@ class SiteRanking:
     Args:
         scope: rank within each ``site`` or over all sites (``global``).
         magnitude: rank by the absolute value.
+        pattern: (n, m) to keep n of every m neighbours in a row, in whichever scope.
 
     Raises:
         UserError: an unknown scope.
     """
 
-    def __init__(self, scope: str, magnitude: bool) -> None:
+    def __init__(self, scope: str, magnitude: bool, pattern: tuple[int, int] | None = None) -> None:
         if scope not in _SCOPES:
             raise UserError(f"scope {scope!r} is not one of {_SCOPES}")
         self.scope = scope
         self.magnitude = magnitude
+        self.pattern = pattern
         self._brackets: dict[str, Bracket | None] = {}
+
+    def check(self, name: str, tensor: Tensor) -> None:
+        """Raise UserError if the rows of a site's tensor do not divide into groups of m."""
+        row = tensor[0].numel() if tensor.dim() > 1 else tensor.numel()
+        if self.pattern is not None and row % self.pattern[1]:
+            raise UserError(
+                f"{name} has rows of {row} entries, which do not divide into groups "
+                f"of {self.pattern[1]}; choose another m, or leave this tensor without a mask"
+            )
 
     def select(
         self,
@@ -45,10 +62,12 @@ class SiteRanking:
             others: masks of the other sites, which stay and count where all are ranked together.
 
         Raises:
-            UserError: several densities for one ranking.
+            UserError: several densities for one ranking, or another density than the pattern's.
             FloatingPointError: an importance is not a number.
         """
         tensors = list(importances.values())
+        if self.pattern is not None:
+            return [self._select_by_pattern(*pair) for pair in zip(tensors, densities)]
         if self.scope == "global":
             return self._select_together(tensors, _left_to_keep(tensors, densities, others))
         counts = [keep_count(tensor.numel(), d) for tensor, d in zip(tensors, densities)]
@@ -62,10 +81,23 @@ class SiteRanking:
         Raises:
             FloatingPointError: an importance is not a number.
         """
+        if self.pattern is not None:
+            n, m = self.pattern
+            return [self._select_by_pattern(tensor, n / m) for tensor in importances.values()]
         counts = [int(mask.count_nonzero()) for mask in masks]
         if self.scope == "global":
             return self._select_together(list(importances.values()), sum(counts))
         return self._select_each(importances, counts)
+
+    def _select_by_pattern(self, importance: Tensor, density: float) -> Tensor:
+        assert self.pattern is not None
+        n, m = self.pattern
+        if abs(density - n / m) > 1e-9:
+            raise UserError(f"keeping {n} of every {m} is a density of {n / m:g}, not {density:g}")
+        rank = importance.abs() if self.magnitude else importance
+        # A row of a convolution is all that makes one output.
+        rows = rank.flatten(1) if rank.dim() > 1 else rank
+        return select_n_of_m(rows, n, m).view(rank.shape)
 
     def _select_together(self, tensors: Sequence[Tensor], count: int) -> list[Tensor]:
         found = select_top_k_global(

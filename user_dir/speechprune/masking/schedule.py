@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from speechprune.errors import UserError
+from speechprune.masking.densities import check_density
 from speechprune.masking.sites import Site
 from speechprune.registry import unknown_name
 
@@ -57,7 +58,7 @@ class ConstantSchedule(Schedule):
 
     def __post_init__(self) -> None:
         for density in (self.default, *self.by_site.values()):
-            _check_density(density)
+            check_density("density", density)
 
     def density(self, site: Site, update: int) -> float:
         return self.by_site.get(site.name, self.default)
@@ -93,7 +94,7 @@ class ProgressiveSchedule(Schedule):
 
     def __post_init__(self) -> None:
         for density in (self.start, self.target):
-            _check_density(density)
+            check_density("density", density)
         if self.start < self.target:
             raise UserError(
                 f"pruning removes more and more: it cannot go from density {self.start} to "
@@ -109,8 +110,3 @@ class ProgressiveSchedule(Schedule):
             return self.target
         time = max(update - self.begin, 0) / (self.end - self.begin)
         return self.start + (self.target - self.start) * SHAPES[self.shape](time)
-
-
-def _check_density(density: float) -> None:
-    if not 0.0 < density <= 1.0:
-        raise UserError(f"density (the share kept) must lie in (0, 1], not {density}")

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from speechprune.errors import UserError
 from speechprune.masking.bracket_search import Bracket, BracketSearch
+from speechprune.masking.densities import check_density
 
 __all__ = [
     "Bracket",
@@ -64,8 +65,7 @@ def keep_count(numel: int, density: float) -> int:
     Source: the float arithmetic of S3-Router's code (Fu et al., NeurIPS 2022), kept to the bit.
     Raises UserError unless ``density``, the share kept, lies in (0, 1].
     """
-    if not 0.0 < density <= 1.0:
-        raise UserError(f"density (the share kept) must lie in (0, 1], not {density}")
+    check_density("density", density)
     return numel - int((1 - density) * numel)
 
 

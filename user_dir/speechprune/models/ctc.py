@@ -10,22 +10,30 @@ from omegaconf import open_dict
 from torch import nn
 
 from speechprune.backbones import Backbone, find_backbone
-from speechprune.checkpoint import check_pretrained, read
+from speechprune.checkpoint import read
+from speechprune.checkpoint.layers import DROPPED, lost_layers, refuse_other_layers
+from speechprune.checkpoint.pretrained import check_pretrained
 from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan
-from speechprune.masking.mask_set import layer_of
-from speechprune.models.layer_settings import DROPPED, lost_layers, plan_of, refuse_other_layers
-from speechprune.models.settings import starting_checkpoint
+from speechprune.models.declaration import LAYER_FLAGS, Declared
+from speechprune.models.encoder import build_encoder
+from speechprune.models.layer_flags import plan_of
+from speechprune.models.restart import starting_checkpoint
+from speechprune.models.sites import encoder_of_model
+from speechprune.state_names import layer_of
 
 
-class Ctc(Wav2VecCtc):
+class Ctc(Declared, Wav2VecCtc):
     """fairseq's `wav2vec_ctc` less the layers that ``model.drop_layers`` or a plan names.
+
+    The encoder may be of any family that has a backbone.
 
     Attributes:
         layer_plan: the layers that were left out when this model was built from a pretrained one;
             None if all stayed, or if a checkpoint of ours is to follow, which has its own depth.
     """
 
+    reads = LAYER_FLAGS | {"eval_only"}
     layer_plan: Optional[LayerPlan] = None
 
     @classmethod
@@ -40,15 +48,11 @@ class Ctc(Wav2VecCtc):
         if from_pretrained:
             cls.check_settings(cfg)
             check_pretrained(cfg.w2v_path, cfg.normalize)
-        model = super().build_model(cfg, task)
+        model = cls(cfg, build_encoder(cfg, len(task.target_dictionary)))
         if from_pretrained:
             model.drop_layers()
         model.prepare(from_pretrained)
         return model
-
-    @classmethod
-    def check_settings(cls, cfg: Any) -> None:
-        """Raise UserError for settings that cannot work, as far as they alone can tell."""
 
     def prepare(self, from_pretrained: bool) -> None:
         """What is to be done before training or loading.
@@ -65,7 +69,7 @@ class Ctc(Wav2VecCtc):
     @property
     def backbone(self) -> nn.Module:
         """The self-supervised encoder, without the CTC head."""
-        return self.w2v_encoder.w2v_model
+        return encoder_of_model(self)
 
     @property
     def family(self) -> Backbone:

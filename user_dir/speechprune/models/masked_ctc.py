@@ -1,19 +1,23 @@
-"""What every CTC model with masks shares: masks follow fairseq's loop, and checkpoints of several
-kinds load."""
+"""What every CTC model with masks shares: masks follow fairseq's loop, flags free what is frozen,
+and checkpoints of several kinds load."""
 
 import logging
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
+import torch
 from fairseq.logging import metrics
 from torch import nn
 
+from speechprune.backbones import LAYER_ROLES, OTHER_ROLES
 from speechprune.errors import UserError
 from speechprune.masking.controller import MaskController
 from speechprune.masking.masked_site import fixed_densities
-from speechprune.masking.masked_weight import mask_key, regrown_key, scores_key
 from speechprune.masking.sites import Site
+from speechprune.models.config import CtcConfig
 from speechprune.models.ctc import Ctc
-from speechprune.models.settings import MaskedCtcConfig, masked_roles
+from speechprune.models.mask_flags import masked_roles
+from speechprune.models.sites import head_site, output_layer_of
+from speechprune.state_names import is_of_masks, keys_of_mask
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +31,10 @@ class MaskedCtc(Ctc):
     `set_num_updates`, `train` and `eval` reach the controller through fairseq and PyTorch.
     """
 
+    has_masks = True
     mask_controller: MaskController
 
-    def __init__(self, cfg: MaskedCtcConfig, w2v_encoder: nn.Module) -> None:
+    def __init__(self, cfg: CtcConfig, w2v_encoder: nn.Module) -> None:
         super().__init__(cfg, w2v_encoder)
         #: Whether the checkpoint that comes next is to give its masks alone. A run that goes on,
         #: and a model built from its own checkpoint, take all of it.
@@ -39,9 +44,52 @@ class MaskedCtc(Ctc):
         """The tensors that the flags put a mask on, the CTC head last."""
         roles = masked_roles(self.cfg)
         sites = self.family.sites(self.backbone, roles)
-        if "head" in roles:
-            sites.append(Site("proj.weight", "head", None, self.w2v_encoder.proj, "weight"))
-        return sites
+        return [*sites, head_site(self)] if "head" in roles else sites
+
+    def unmasked_weights(self) -> List[nn.Parameter]:
+        """The encoder's weights that could have a mask and do not."""
+        masked = {site.name for site in self.mask_sites()}
+        sites = self.family.sites(self.backbone, LAYER_ROLES + OTHER_ROLES)
+        return [getattr(s.module, s.tensor) for s in sites if s.name not in masked]
+
+    def free_parameters(self, unmasked: List[nn.Parameter]) -> None:
+        """Of a model that is frozen, unfreeze what the flags name, and the embedding of masked
+        spans.
+
+        Args:
+            unmasked: as `unmasked_weights` gave them before masks were put on.
+        """
+        cfg = self.cfg
+        freed = self.family.parameters(self.backbone, "mask_emb")
+        for flag, group in (
+            (cfg.trainable_bias, "bias"),
+            (cfg.trainable_layer_norm, "layer_norm"),
+            (cfg.trainable_pos, "pos"),
+            (cfg.trainable_post_extract_proj, "front.proj"),
+        ):
+            if flag:
+                freed += self.family.parameters(self.backbone, group)
+        if cfg.trainable_proj:
+            freed += list(output_layer_of(self).parameters())
+        if cfg.trainable_if_unpruned:
+            freed += unmasked
+        for parameter in freed:
+            parameter.requires_grad_(True)
+
+    def let_gradients_through(self) -> None:
+        """Let frozen layers have a backward pass, which masks of frozen weights learn from."""
+        if self.cfg.checkpoint_activations:
+            for layer in self.family.layers(self.backbone):
+                layer.register_forward_pre_hook(_require_gradient)
+
+    def warn_of_frozen_head(self) -> None:
+        """Warn of a head that begins at random and will never learn."""
+        head_is_random = self.cfg.load_mask_only or not self.cfg.finetune_from_model
+        if head_is_random and not self.cfg.trainable_proj:
+            logger.warning(
+                "model.trainable_proj=false freezes a randomly initialised CTC head: it will never "
+                "learn; most runs want model.trainable_proj=true"
+            )
 
     def begin_update(self) -> None:
         if self.training:
@@ -87,7 +135,7 @@ class MaskedCtc(Ctc):
         for site in self.mask_controller.sites:
             if before is not None and (site.layer is None or site.layer >= before):
                 continue
-            for key in _mask_keys(site):
+            for key in keys_of_mask(site.name):
                 own.pop(key, None)
                 if key in state:
                     own[key] = state[key]
@@ -104,10 +152,8 @@ class MaskedCtc(Ctc):
 
         S3-Router saves scores for every projection, masked or not.
         """
-        own = {key for site in self.mask_controller.sites for key in _mask_keys(site)}
-        foreign = [
-            key for key in state if key not in own and key.endswith(("scores", "_mask", "_regrown"))
-        ]
+        own = {key for site in self.mask_controller.sites for key in keys_of_mask(site.name)}
+        foreign = [key for key in state if key not in own and is_of_masks(key)]
         if foreign:
             logger.warning(f"ignoring {len(foreign)} masks of tensors that have no mask here")
         return {key: value for key, value in state.items() if key not in foreign}
@@ -117,8 +163,14 @@ class MaskedCtc(Ctc):
         self.mask_controller.fold()
 
 
-def _mask_keys(site: Site) -> List[str]:
-    """State dict keys of what belongs to a site's mask."""
-    prefix = "w2v_encoder." if site.role == "head" else "w2v_encoder.w2v_model."
-    owner = prefix + site.name[: -len(site.tensor)]
-    return [owner + key(site.tensor) for key in (scores_key, mask_key, regrown_key)]
+def _require_gradient(layer: nn.Module, args: Tuple[Any, ...]) -> Tuple[Any, ...]:
+    """Make a layer's input part of the backward pass.
+
+    fairseq recomputes a layer there only if its input requires gradient. With everything before it
+    frozen the input does not, and the scores would silently get no gradient at all. Every layer
+    needs this, since layerdrop may skip the first.
+    """
+    states = args[0]
+    if torch.is_grad_enabled() and not states.requires_grad:
+        states = states.detach().requires_grad_()
+    return (states, *args[1:])

@@ -1,27 +1,22 @@
-"""What the models share whose weights are finetuned under masks."""
+"""What the models share that begin from given masks and save a sparse network."""
 
-from dataclasses import dataclass
 from typing import Any, Dict, List, Optional
 
-from speechprune.backbones import LAYER_ROLES
-from speechprune.backbones.base import OTHER_ROLES
-from speechprune.checkpoint.masks import read_mask_set
 from speechprune.errors import UserError
 from speechprune.masking.mask_set import MaskSet
 from speechprune.masking.masked_site import original_weight
 from speechprune.masking.sites import Site, with_biases
+from speechprune.models.config import PrunedCtcConfig
+from speechprune.models.mask_flags import flags_of
+from speechprune.models.mask_reading import read_mask_set
 from speechprune.models.masked_ctc import MaskedCtc
-from speechprune.models.pruning_settings import PruningContext, check_modes
-from speechprune.models.settings import MaskedCtcConfig, flags_of
-
-
-@dataclass
-class PrunedCtcConfig(PruningContext, MaskedCtcConfig):
-    """`wav2vec_ctc_st`'s keys, and what pruning has to know of the run."""
+from speechprune.models.pruning_flags import check_modes, prunes_biases
+from speechprune.models.sites import maskable_sites
+from speechprune.state_names import is_mask, is_regrown, is_scores
 
 
 class PrunedCtc(MaskedCtc):
-    """Trains all weights, as `wav2vec_ctc` does, of a network that is validated and saved sparse.
+    """A network that is validated and saved sparse, under masks that it may have been given.
 
     Attributes:
         given_masks: those of ``model.mask_file``, in a run that begins.
@@ -38,7 +33,12 @@ class PrunedCtc(MaskedCtc):
     def mask_sites(self) -> List[Site]:
         """The tensors that the flags prune, each weight followed by its bias."""
         sites = super().mask_sites()
-        return with_biases(sites) if self.cfg.prune_biases else sites
+        return with_biases(sites) if self.prunes_biases else sites
+
+    @property
+    def prunes_biases(self) -> bool:
+        """Whether biases have masks too."""
+        return prunes_biases(self.cfg)
 
     def begin(self) -> None:
         """Prepare for a run that begins: take the masks of ``model.mask_file``.
@@ -66,17 +66,17 @@ class PrunedCtc(MaskedCtc):
 
     def _flags_that_fit(self, masks: MaskSet) -> str:
         """The settings under which the masked tensors are those of ``masks``, if there are any."""
-        sites = self.family.sites(self.backbone, LAYER_ROLES + OTHER_ROLES)
-        roles = {site.name: site.role for site in with_biases(sites)}
-        roles.update({"proj.weight": "head", "proj.bias": "head"})
+        roles = {site.name: site.role for site in maskable_sites(self)}
         if not set(masks) <= set(roles):
             return ""
         wanted = flags_of({roles[name] for name in masks})
+        now = {flag: getattr(self.cfg, flag) for flag in wanted}
         wanted["prune_biases"] = any(name.endswith(".bias") for name in masks)
+        now["prune_biases"] = self.prunes_biases
         changes = [
             f"model.{flag}={str(value).lower()}"
             for flag, value in wanted.items()
-            if getattr(self.cfg, flag) != value
+            if now[flag] != value
         ]
         return f"; these masks want {' '.join(changes)}" if changes else ""
 
@@ -89,12 +89,11 @@ class PrunedCtc(MaskedCtc):
         """
         if self.takes_pruned_weights:
             self.takes_pruned_weights = False
-            state_dict = {k: v for k, v in state_dict.items() if not k.endswith("_regrown")}
+            state_dict = {k: v for k, v in state_dict.items() if not is_regrown(k)}
         if self.given_masks is None:
             return super().load_state_dict(state_dict, *args, **kwargs)
         # Whatever masks the checkpoint has, of rows perhaps, others take their place.
-        masks = ("_mask", "scores")
-        state_dict = {k: v for k, v in state_dict.items() if not k.endswith(masks)}
+        state_dict = {k: v for k, v in state_dict.items() if not (is_mask(k) or is_scores(k))}
         result = super().load_state_dict(state_dict, *args, **kwargs)
         self.mask_controller.start_from(self.given_masks)
         return result

@@ -1,48 +1,70 @@
-"""fairseq's own `wav2vec_ctc`, told that recipes also list the keys of masks.
+"""fairseq's own `wav2vec_ctc`, told that configs also list the keys of masks, and what it can run.
 
-One recipe serves weight and mask finetuning, so `model._name=wav2vec_ctc` must not trip over
+One config serves weight and mask finetuning, so `model._name=wav2vec_ctc` must not trip over
 `model.prune_rate`. fairseq checks the keys of the models that it knows before it imports the user
-folder; the recipes therefore name :class:`ImportPlugin` under `hydra.job_logging`, the one part of
+folder; the configs therefore name :class:`ImportPlugin` under `hydra.job_logging`, the one part of
 a config that every version of hydra turns into objects before that check.
 """
 
 import functools
+import importlib
 import logging
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Mapping
 
 from fairseq.models import MODEL_DATACLASS_REGISTRY
-from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig, Wav2VecCtc
+from fairseq.models.wav2vec.wav2vec2_asr import Wav2VecCtc
+from omegaconf import OmegaConf
 
-from speechprune.models.layer_settings import LayerFlags, refuse_unread_layers
-from speechprune.models.pruning_settings import PruningFlags
-from speechprune.models.settings import MaskFlags
-
-
-@dataclass
-class WeightCtcConfig(LayerFlags, MaskFlags, PruningFlags, Wav2Vec2CtcConfig):
-    """`wav2vec_ctc`'s keys, and those of layers, masks and pruning, which it does not read."""
+from speechprune.errors import UserError
+from speechprune.models.config import WeightCtcConfig
+from speechprune.models.declaration import Declared, declares
+from speechprune.models.encoder import build_encoder
+from speechprune.models.layer_flags import drops_layers
+from speechprune.models.names import HUBERT_WEIGHTS, PRUNED, WEIGHTS
 
 
 class ImportPlugin(logging.Filter):
-    """Passes every record: naming it in a logging configuration imports speechprune."""
+    """Passes every record: naming it in a logging configuration imports speechprune's plugin."""
+
+    def __init__(self, name: str = "") -> None:
+        super().__init__(name)
+        importlib.import_module("speechprune.plugin")
 
 
-def _refuse_to_drop_layers() -> None:
-    """Let `wav2vec_ctc` refuse the settings of layers, which it would not read without a word."""
+@declares(WEIGHTS, HUBERT_WEIGHTS)
+class WeightCtc(Declared):
+    """What fairseq's own CTC models are."""
+
+    reads = frozenset()
+    label = "dense control"
+    is_dense_control = True
+
+    @classmethod
+    def check_settings(cls, cfg: Any) -> None:
+        """Refuse settings of layers, which would not be read without a word."""
+        names = cfg if isinstance(cfg, Mapping) or OmegaConf.is_config(cfg) else vars(cfg)
+        if "drop_layers" in names and drops_layers(cfg):
+            raise UserError(
+                f"fairseq's own {WEIGHTS} leaves no layers out; set model._name={PRUNED}"
+            )
+
+
+def _build_any_family() -> None:
+    """Let `wav2vec_ctc` build an encoder of any family, and check its settings before."""
     build = Wav2VecCtc.build_model.__func__
-    if getattr(build, "refuses_layers", False):
+    if getattr(build, "builds_any_family", False):
         return
 
     @functools.wraps(build)
-    def build_or_refuse(cls: Any, cfg: Any, task: Any) -> Any:
-        if cls is Wav2VecCtc:
-            refuse_unread_layers(cfg)
-        return build(cls, cfg, task)
+    def check_and_build(cls: Any, cfg: Any, task: Any) -> Any:
+        if cls is not Wav2VecCtc:
+            return build(cls, cfg, task)
+        WeightCtc.check_settings(cfg)
+        return cls(cfg, build_encoder(cfg, len(task.target_dictionary)))
 
-    build_or_refuse.refuses_layers = True
-    Wav2VecCtc.build_model = classmethod(build_or_refuse)
+    check_and_build.builds_any_family = True
+    Wav2VecCtc.build_model = classmethod(check_and_build)
 
 
-MODEL_DATACLASS_REGISTRY["wav2vec_ctc"] = WeightCtcConfig
-_refuse_to_drop_layers()
+MODEL_DATACLASS_REGISTRY[WEIGHTS] = WeightCtcConfig
+_build_any_family()

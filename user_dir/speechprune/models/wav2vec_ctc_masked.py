@@ -1,27 +1,40 @@
 """`wav2vec_ctc_masked`: finetune the weights that a given mask keeps."""
 
+from typing import Any
+
 from fairseq.models import register_model
 
 from speechprune.errors import UserError
 from speechprune.masking.controller import MaskController
 from speechprune.masking.policies import POLICIES
 from speechprune.masking.schedule import ConstantSchedule
-from speechprune.models.pruned_ctc import PrunedCtc, PrunedCtcConfig
-from speechprune.models.settings import is_first_launch
+from speechprune.models.config import PrunedCtcConfig
+from speechprune.models.declaration import LAYER_FLAGS
+from speechprune.models.mask_flags import SITE_FLAGS
+from speechprune.models.names import FIXED_MASK
+from speechprune.models.pruned_ctc import PrunedCtc
+from speechprune.models.restart import is_first_launch
 
 
-@register_model("wav2vec_ctc_masked", dataclass=PrunedCtcConfig)
+@register_model(FIXED_MASK, dataclass=PrunedCtcConfig)
 class Wav2VecCtcMasked(PrunedCtc):
     """The masks are those of ``model.mask_file`` from the first update to the last."""
 
+    reads = LAYER_FLAGS | {*SITE_FLAGS, "mask_file", "prune_biases", "eval_only"}
+    label = "fixed mask"
+
     @classmethod
-    def check_settings(cls, cfg: PrunedCtcConfig) -> None:
+    def check_settings(cls, cfg: Any) -> None:
         super().check_settings(cfg)
         if is_first_launch(cfg) and not cfg.mask_file:
             raise UserError(
-                "model._name=wav2vec_ctc_masked needs model.mask_file=FILE, a mask file or a "
+                f"model._name={FIXED_MASK} needs model.mask_file=FILE, a mask file or a "
                 "checkpoint with masks; `speechprune masks make` makes one"
             )
+
+    @property
+    def prunes_biases(self) -> bool:
+        return self.cfg.prune_biases is not False
 
     def prepare(self, from_pretrained: bool) -> None:
         cfg = self.cfg

@@ -1,55 +1,36 @@
 """`wav2vec_ctc_parp`: prune while finetuning, by PARP or another policy that trains weights."""
 
+from typing import Any
+
 from fairseq.models import register_model
 
 from speechprune.errors import UserError
-from speechprune.masking.controller import MaskController
-from speechprune.masking.policies import POLICIES
-from speechprune.models.masked_ctc import DENSITY_TOLERANCE
-from speechprune.models.pruned_ctc import PrunedCtc, PrunedCtcConfig
-from speechprune.models.pruning_settings import (
-    SCOPES,
-    check_pruning,
-    schedule_of,
-    start_of,
-)
-from speechprune.models.settings import is_first_launch
+from speechprune.models.config import PrunedCtcConfig
+from speechprune.models.declaration import LAYER_FLAGS, PRUNING_FLAGS
+from speechprune.models.mask_flags import SITE_FLAGS
+from speechprune.models.names import PARP, POLICY, ROUTER
+from speechprune.models.pruning_flags import policy_of
+from speechprune.models.wav2vec_ctc_policy import Wav2VecCtcPolicy
 
 
-@register_model("wav2vec_ctc_parp", dataclass=PrunedCtcConfig)
-class Wav2VecCtcParp(PrunedCtc):
-    """Removes the share ``model.sparsity``; which weights stay is decided anew every so often.
+@register_model(PARP, dataclass=PrunedCtcConfig)
+class Wav2VecCtcParp(Wav2VecCtcPolicy):
+    """`wav2vec_ctc_policy` with all weights trained.
 
     Source: Lai et al., NeurIPS 2021 (arXiv 2106.05933), for ``model.policy=parp``.
     """
 
+    reads = LAYER_FLAGS | (PRUNING_FLAGS - {"train_weights"}) | {*SITE_FLAGS, "eval_only"}
+
     @classmethod
-    def check_settings(cls, cfg: PrunedCtcConfig) -> None:
+    def check_settings(cls, cfg: Any) -> None:
         super().check_settings(cfg)
-        check_pruning(cfg)
-
-    def prepare(self, from_pretrained: bool) -> None:
-        cfg = self.cfg
-        self.mask_controller = MaskController(
-            self.mask_sites(),
-            POLICIES.build(cfg.policy),
-            schedule_of(cfg),
-            scope=SCOPES[cfg.prune_scope],
-            every=cfg.prune_every,
-            begin=cfg.freeze_finetune_updates,
-            seed=cfg.seed,
-            initialise=from_pretrained,
-        )
-        if from_pretrained and is_first_launch(cfg):
-            self.begin()
-            self._refuse_other_start()
-
-    def _refuse_other_start(self) -> None:
-        if self.given_masks is None:
-            return
-        removed, claimed = 1.0 - self.given_masks.density, start_of(self.cfg)
-        if abs(removed - claimed) > DENSITY_TOLERANCE:
+        if not policy_of(cfg).trains_weights:
             raise UserError(
-                f"{self.cfg.mask_file} removes {removed:.4g}, but the run starts at the sparsity "
-                f"{claimed:.4g}; set model.sparsity={removed:.4g}, or model.start_sparsity"
+                f"model.policy={cfg.policy} does not train weights; for S3-Router use "
+                f"model._name={ROUTER}, for other policies model._name={POLICY}"
             )
+
+    @property
+    def trains_weights(self) -> bool:
+        return True

@@ -2,10 +2,11 @@
 
 from fairseq.models import register_model
 
+from speechprune.models.config import CtcConfig
 from speechprune.models.ctc import Ctc
-from speechprune.models.settings import MaskedCtcConfig
+from speechprune.models.names import PRUNED
 
 
-@register_model("wav2vec_ctc_pruned", dataclass=MaskedCtcConfig)
+@register_model(PRUNED, dataclass=CtcConfig)
 class Wav2VecCtcPruned(Ctc):
     """Trains all weights, without masks, as `wav2vec_ctc` does."""

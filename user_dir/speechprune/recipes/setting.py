@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from speechprune.errors import UserError
-from speechprune.models.pruning_settings import check_sparsity
-from speechprune.models.settings import SITE_FLAGS, MaskFlags, masked_roles
+from speechprune.masking.densities import check_sparsity
+from speechprune.models.mask_flags import SITE_FLAGS, MaskFlags, masked_roles
+from speechprune.models.names import FIXED_MASK, PARP, ROUTER, WEIGHTS
 from speechprune.recipes.steps import MaskMaking
 from speechprune.training.run import TrainingRun
 
@@ -97,7 +98,7 @@ class Setting:
 
     def dense(self) -> TrainingRun:
         """Finetuning of all weights, without masks."""
-        return self.run("dense", "model._name=wav2vec_ctc")
+        return self.run("dense", f"model._name={WEIGHTS}")
 
     def mask(
         self, name: str, source: Path, sparsity: float | None = None, of: str = "magnitude"
@@ -139,20 +140,20 @@ class Setting:
 
     def masked(self, name: str, mask: Path, **options: Any) -> TrainingRun:
         """Finetuning of the pretrained weights under a fixed mask."""
-        overrides = ("model._name=wav2vec_ctc_masked", f"model.mask_file={path_value(mask)}")
+        overrides = (f"model._name={FIXED_MASK}", f"model.mask_file={path_value(mask)}")
         return self.run(name, *overrides, needs=[mask], **options)
 
     def parp(self, name: str, *overrides: str, **options: Any) -> TrainingRun:
         """PARP to the target sparsity."""
         sparsity = f"model.sparsity={self.sparsity!r}"
-        return self.run(name, "model._name=wav2vec_ctc_parp", sparsity, *overrides, **options)
+        return self.run(name, f"model._name={PARP}", sparsity, *overrides, **options)
 
     def router(self, name: str, *overrides: str, **options: Any) -> TrainingRun:
         """Masks learned on frozen weights."""
         rate = self.score_learning_rate
         return self.run(
             name,
-            "model._name=wav2vec_ctc_st",
+            f"model._name={ROUTER}",
             f"model.prune_rate={round(1.0 - self.sparsity, 12)!r}",
             "model.fix_attn=false",
             "model.trainable_proj=true",

@@ -10,6 +10,7 @@ from typing import Union
 
 from speechprune.errors import UserError
 from speechprune.files import write_atomically
+from speechprune.made_with import read_json, refuse_other_settings
 from speechprune.masking.mask_set import MaskSet
 from speechprune.training.run import TrainingRun
 
@@ -55,7 +56,7 @@ class MaskMaking:
         Raises:
             UserError: the checkpoint is missing, or is none, or the mask that is there is another.
         """
-        from speechprune.baseline_masks import Ranking, origin
+        from speechprune.rewriting.baseline_masks import Ranking, origin
 
         if not self.source.exists():
             raise UserError(f"{self.name} needs {self.source}, which is missing")
@@ -66,12 +67,8 @@ class MaskMaking:
             return
         wanted = {**origin(self.source, self.by, **settings), "sparsity": repr(self.sparsity)}
         found = MaskSet.load(self.target).provenance
-        differing = [key for key, value in wanted.items() if found.get(key) != value]
-        if differing:
-            raise UserError(
-                f"{self.target} is another mask ({', '.join(differing)} differs); name another "
-                "folder"
-            )
+        noted = {key: found[key] for key in wanted if key in found}
+        refuse_other_settings(self.target, noted, wanted, "name another folder")
 
 
 @dataclass(frozen=True)
@@ -110,12 +107,15 @@ class Pooling:
         """
         from speechprune.manifests.merge import merge
 
-        wanted = json.dumps([str(folder.resolve()) for folder in self.folders], indent=2)
+        wanted = [str(folder.resolve()) for folder in self.folders]
         if not self.is_done:
             merge(self.target, self.folders, overwrite=True)
-            write_atomically(self._origin, wanted.encode())
-        elif self._origin.read_text(encoding="utf-8") != wanted:
-            raise UserError(f"{self.target} pools other languages; name another folder")
+            write_atomically(self._origin, json.dumps(wanted, indent=2).encode())
+            return
+        found = read_json(self._origin)
+        refuse_other_settings(
+            self.target, {"languages": found}, {"languages": wanted}, "name another folder"
+        )
 
     @property
     def _origin(self) -> Path:

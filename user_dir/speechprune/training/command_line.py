@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 import speechprune
 from speechprune import tools
 from speechprune.errors import UserError
+from speechprune.models.names import WEIGHTS
 from speechprune.registry import unknown_name
 
 #: Keys of files and folders. A run changes its folder, which would break relative paths.
@@ -176,7 +177,7 @@ def _known_keys(group: str, names: Sequence[str]) -> set[str] | None:
     for name in names:
         if name not in all_names:
             near = get_close_matches(name, sorted(all_names), n=1)
-            candidates = near or [n for n in sorted(all_names) if n.startswith("wav2vec_ctc")]
+            candidates = near or [n for n in sorted(all_names) if n.startswith(WEIGHTS)]
             raise UserError(unknown_name(group, name, candidates or sorted(all_names)))
         if name not in typed:
             return None

@@ -9,30 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.data.data_utils import raise_if_valid_subsets_unintentionally_ignored
-from fairseq.models import MODEL_REGISTRY
 from omegaconf import DictConfig, OmegaConf
 
-from speechprune.checkpoint import check_pretrained, is_finetuned, read
-from speechprune.checkpoint.layer_dropping import depth
-from speechprune.checkpoint.pretrained import width
+from speechprune.checkpoint import read
+from speechprune.checkpoint.layers import depth, lost_layers, refuse_other_layers
+from speechprune.checkpoint.pretrained import check_pretrained, width
 from speechprune.errors import UserError
 from speechprune.manifests.check import SplitSummary, check_split
-from speechprune.models.layer_settings import (
-    drops_layers,
-    lost_layers,
-    plan_of,
-    refuse_other_layers,
-    refuse_unread_layers,
-)
-from speechprune.models.pruning_settings import end_of, start_of
-from speechprune.models.settings import network_flags, unread_flags
+from speechprune.models.declaration import declared
+from speechprune.models.layer_flags import drops_layers, plan_of
+from speechprune.models.restart import LAST, RESETS
 from speechprune.registry import unknown_name
+from speechprune.state_names import has_masks, is_finetuned
 
 logger = logging.getLogger(__name__)
 
-_LAST = "checkpoint_last.pt"
-_RESETS = ("reset_dataloader", "reset_lr_scheduler", "reset_meters", "reset_optimizer")
-_WITHOUT_MASKS = ("wav2vec_ctc", "wav2vec_ctc_pruned")
 #: What fairseq's `ctc` and our `masked_ctc` log of a validation.
 _METRICS = ("loss", "nll_loss", "uer", "wer", "raw_wer", "penalty", "density")
 
@@ -93,11 +84,7 @@ def check_settings(cfg: DictConfig) -> None:
     ):
         if is_wrong:
             raise UserError(message)
-    if cfg.model._name == "wav2vec_ctc":
-        refuse_unread_layers(cfg.model)
-    model = MODEL_REGISTRY.get(cfg.model._name)
-    if hasattr(model, "check_settings"):
-        model.check_settings(cfg.model)
+    declared(cfg.model._name).check_settings(cfg.model)
 
 
 def warn_of_unread(cfg: DictConfig, given: Collection[str]) -> None:
@@ -107,16 +94,17 @@ def warn_of_unread(cfg: DictConfig, given: Collection[str]) -> None:
         given: keys such as "model.prune_rate".
     """
     name = cfg.model._name
-    unread = {f"model.{flag}" for flag in unread_flags(name)} & set(given)
+    unread = {f"model.{flag}" for flag in declared(name).unread()} & set(given)
     if unread:
         logger.warning(f"{name} does not read {', '.join(sorted(unread))}")
 
 
 def warn_of_denser_best(cfg: DictConfig) -> None:
     """Warn if `checkpoint_best.pt` may come from a time before the target sparsity."""
-    if cfg.model._name != "wav2vec_ctc_parp" or start_of(cfg.model) >= cfg.model.sparsity:
-        return
-    end, after = end_of(cfg.model), cfg.dataset.validate_after_updates
+    end, after = (
+        declared(cfg.model._name).sparse_from(cfg.model),
+        cfg.dataset.validate_after_updates,
+    )
     if after < end and not cfg.dataset.disable_validation:
         logger.warning(
             f"the target sparsity is reached at update {end}, but validation begins after {after}: "
@@ -136,23 +124,23 @@ def check_checkpoints(cfg: DictConfig) -> None:
     if _value(model, "w2v_path") and not _value(model, "w2v_args"):
         check_pretrained(model.w2v_path, cfg.task.normalize)
         _check_channel_spans(model)
-    last = Path(settings.save_dir, _LAST)
-    start = last if settings.restore_file == _LAST else Path(settings.restore_file)
+    last = Path(settings.save_dir, LAST)
+    start = last if settings.restore_file == LAST else Path(settings.restore_file)
     if start.exists():
         state = _check_layers(model, start)
-        if settings.restore_file == _LAST or not any(settings[key] for key in _RESETS):
+        if settings.restore_file == LAST or not any(settings[key] for key in RESETS):
             _check_same_model(model, start, state)
     elif settings.finetune_from_model:
         state = _check_layers(model, Path(settings.finetune_from_model))
-        if model._name in _WITHOUT_MASKS and any(key.endswith("_mask") for key in state["model"]):
+        if not declared(model._name).has_masks and has_masks(state["model"]):
             raise UserError(
                 f"{settings.finetune_from_model} has masks, which {model._name} does not know; "
                 "bake them in with `speechprune masks fold`, or train another model"
             )
-        if "ctc" in model._name and not is_finetuned(state):
+        if "ctc" in model._name and not is_finetuned(state["model"]):
             raise UserError(
-                f"{settings.finetune_from_model} is no finetuned CTC model; give a pretrained one "
-                "as model.w2v_path"
+                f"{settings.finetune_from_model} is not a finetuned CTC model; give a "
+                "pretrained one as model.w2v_path"
             )
 
 
@@ -166,7 +154,7 @@ def _check_same_model(model: DictConfig, path: Path, state: Mapping[str, Any]) -
             f"name another hydra.run.dir, or set model._name={found}"
         )
     told_by_both = [
-        flag for flag in sorted(network_flags(name)) if flag in before and flag in model
+        flag for flag in sorted(declared(name).network_flags()) if flag in before and flag in model
     ]
     values = [(flag, _yaml(before[flag]), _yaml(model[flag])) for flag in told_by_both]
     changes = [f"model.{flag}={old} is now {new}" for flag, old, new in values if old != new]

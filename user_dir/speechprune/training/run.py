@@ -17,6 +17,7 @@ from typing import Any
 
 from speechprune.errors import UserError
 from speechprune.files import write_atomically
+from speechprune.made_with import refuse_other_settings
 
 #: What a run was started with, and what it came to; files in its folder.
 SETTINGS, DONE = "overrides.json", "done.json"
@@ -167,17 +168,12 @@ class TrainingRun:
                 f"{self._settings} does not tell what {self.folder} was trained with ({error}); "
                 "name another folder"
             ) from error
-        now = _by_key(self._wanted)
-        differing = [
-            f"{key}={before.get(key, '(not set)')}, not {now.get(key, '(not set)')}"
-            for key in {**now, **before}
-            if before.get(key) != now.get(key)
-        ]
-        if differing:
-            raise UserError(
-                f"{self.folder} is a run with other settings ({'; '.join(differing)}); name "
-                "another folder, or go on with those settings"
-            )
+        refuse_other_settings(
+            self.folder,
+            before,
+            _by_key(self._wanted),
+            "name another folder, or continue with those settings",
+        )
 
     def _seconds_so_far(self) -> float | None:
         """Of the parts before this one, each until its last words; None if nothing tells them."""

@@ -15,11 +15,13 @@ class MaskPolicy(ABC):
     """A rule that turns a weight and its scores into importance; the largest importances are kept.
 
     Selection, schedules, gradients, saving, logging, resuming and folding are shared: a policy is
-    one file with this class in it.
+    one file with a subclass in it. Its options are the fields of its dataclass, if it is one.
     """
 
-    #: Whether the masked weights themselves are trained; frozen otherwise.
+    #: Whether the masked weights themselves are trained; frozen otherwise. A run may say otherwise.
     trains_weights: ClassVar[bool] = False
+    #: Whether it cannot work with frozen weights: they are all that its masks follow.
+    needs_trained_weights: ClassVar[bool] = False
     #: Whether the absolute value of the importance ranks; it is then never materialised.
     by_magnitude: ClassVar[bool] = False
     #: Whether a trained weight gets the gradient of the masked product (masked out) or all of it.
@@ -34,6 +36,17 @@ class MaskPolicy(ABC):
     ranks_at_first: ClassVar[bool] = True
     #: Whether training starts dense and removes more and more, unless the run says otherwise.
     starts_dense: ClassVar[bool] = False
+    #: Whether biases are pruned with their weights, unless the run says otherwise.
+    prunes_biases: ClassVar[bool] = True
+    #: Whether each choice of masks draws them anew, though nothing else has changed.
+    redraws: ClassVar[bool] = False
+    #: Whether importances are made of what `observe` gathered of gradients, in place of scores.
+    observes: ClassVar[bool] = False
+
+    @property
+    def pattern(self) -> tuple[int, int] | None:
+        """(n, m) to keep n of every m neighbours in a row of a weight; None to rank freely."""
+        return None
 
     def init_scores(
         self, weight: Tensor, density: float, generator: torch.Generator
@@ -55,8 +68,31 @@ class MaskPolicy(ABC):
         return None
 
     @abstractmethod
-    def importance(self, weight: Tensor, scores: Tensor | None) -> Tensor:
-        """Importance of each entry, in the shape of the scores (of the weight, without scores)."""
+    def importance(
+        self, weight: Tensor, scores: Tensor | None, generator: torch.Generator
+    ) -> Tensor:
+        """Importance of each entry, in the shape of the scores (of the weight, without scores).
+
+        Args:
+            weight: floating point, (out, in, ...) or a bias, (out,).
+            scores: the trained scores; float32 statistics in the shape of the weight if the policy
+                `observes`; else None.
+            generator: on the CPU, seeded by run, update and site, so that what is drawn is the same
+                on every process and device, and after resuming.
+        """
+
+    def observe(self, weight: Tensor, gradient: Tensor) -> Tensor:
+        """What a gradient says of each entry, in the shape of the weight.
+
+        It is summed over the micro-batches and processes of an update, so it should be linear in
+        the gradient; the absolute values of the sum, divided by their mean over all sites, are then
+        added to the statistics, so that every update counts alike whatever its loss scale. The
+        statistics begin at zero after each choice of masks.
+
+        Args:
+            gradient: dL/d(weight * mask), dense, in the shape of the weight.
+        """
+        raise NotImplementedError(f"{type(self).__name__} observes no gradients")
 
     def score_gradient(self, gradient: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
         """The gradient that the scores get, in their shape.

@@ -6,6 +6,7 @@ Zhu and Gupta, "To prune, or not to prune: exploring the efficacy of pruning for
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from speechprune.masking.policies.base import POLICIES, MaskPolicy
@@ -16,9 +17,12 @@ class GradualMagnitude(MaskPolicy):
     """Keeps the largest weights; a removed weight gets no gradient, and may be kept again."""
 
     trains_weights = True
+    needs_trained_weights = True
     removed_weights_return = True
     by_magnitude = True
     starts_dense = True
 
-    def importance(self, weight: Tensor, scores: Tensor | None) -> Tensor:
+    def importance(
+        self, weight: Tensor, scores: Tensor | None, generator: torch.Generator
+    ) -> Tensor:
         return weight

@@ -30,7 +30,9 @@ class Movement(MaskPolicy):
     def score_shape(self, shape: torch.Size) -> torch.Size:
         return shape
 
-    def importance(self, weight: Tensor, scores: Tensor | None) -> Tensor:
+    def importance(
+        self, weight: Tensor, scores: Tensor | None, generator: torch.Generator
+    ) -> Tensor:
         assert scores is not None
         return scores
 

@@ -20,12 +20,15 @@ class Parp(MaskPolicy):
     """
 
     trains_weights = True
+    needs_trained_weights = True
     removed_weights_return = True
     by_magnitude = True
     dense_gradient = True
     masks_evaluation_only = True
 
-    def importance(self, weight: Tensor, scores: Tensor | None) -> Tensor:
+    def importance(
+        self, weight: Tensor, scores: Tensor | None, generator: torch.Generator
+    ) -> Tensor:
         return weight
 
     def edit_weight(self, weight: Tensor, mask: Tensor) -> Tensor:

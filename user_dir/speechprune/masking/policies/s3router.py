@@ -28,6 +28,7 @@ class S3Router(MaskPolicy):
     """
 
     by_magnitude: ClassVar[bool] = True
+    prunes_biases: ClassVar[bool] = False
 
     init_score: str = option("how scores start, by S3-Router's names", "kaiming_uniform")
     init_score_scale: float = option("what weight_magnitude_with_scale divides weights by", 1.0)
@@ -57,7 +58,9 @@ class S3Router(MaskPolicy):
         shared = self._shared(len(shape))
         return torch.Size(1 if d in shared else size for d, size in enumerate(shape))
 
-    def importance(self, weight: Tensor, scores: Tensor | None) -> Tensor:
+    def importance(
+        self, weight: Tensor, scores: Tensor | None, generator: torch.Generator
+    ) -> Tensor:
         assert scores is not None
         return scores
 

@@ -14,14 +14,14 @@ from typing import Any, Union
 
 from tqdm import tqdm
 
-from speechprune.baseline_masks import MAKERS, Ranking
 from speechprune.checkpoint import read
 from speechprune.errors import UserError
 from speechprune.figures import Curve, Panel, line_panels
-from speechprune.mask_report import Comparison, short_names
+from speechprune.masking.densities import check_sparsity
 from speechprune.masking.mask_set import MaskSet
 from speechprune.masking.overlap import Overlap
-from speechprune.models.pruning_settings import check_sparsity
+from speechprune.reports.masks import Comparison, short_names
+from speechprune.rewriting.baseline_masks import MAKERS, Ranking
 from speechprune.tables import table
 
 #: Densities that differ by no more count as equal.

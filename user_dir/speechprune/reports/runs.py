@@ -1,4 +1,4 @@
-"""Finished training runs: what their files tell, and their evaluation, kept beside them."""
+"""Training runs: what their files say, whether they are finished, and their evaluation."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from speechprune import __version__
-from speechprune.checkpoint import digest, is_finetuned, load_finetuned, read
-from speechprune.checkpoint.finetuned import PROVENANCE
+from speechprune.checkpoint import digest, read
+from speechprune.checkpoint.file import PROVENANCE
+from speechprune.decoding.inference import evaluate
 from speechprune.errors import UserError
 from speechprune.files import write_atomically
-from speechprune.inference import evaluate
 from speechprune.manifests.audio import SAMPLE_RATE
 from speechprune.manifests.check import check_split
 from speechprune.manifests.manifest import read_split
-from speechprune.unfinished_runs import UnfinishedRun, refuse_missing, refuse_unfinished
+from speechprune.models.declaration import declared
+from speechprune.models.loading import load_finetuned
+from speechprune.state_names import is_finetuned
+from speechprune.training.run import DONE, SETTINGS
 
 #: What is taken from a `summary.json`.
 _SUMMARY: Mapping[str, Callable[[Any], Any]] = {
@@ -32,13 +35,13 @@ _SUMMARY: Mapping[str, Callable[[Any], Any]] = {
 
 
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """What there is to know of a training run before it is evaluated.
 
     Attributes:
         folder: with ``checkpoints`` in it.
         which: "last" or "best", the checkpoint that counts.
-        model: its name in fairseq's registry.
+        is_dense_control: whether all weights were finetuned and none removed in training.
         label: of the method.
         sparsity: share that was to be removed; None if nothing says so.
         updates: of all rounds together.
@@ -51,7 +54,7 @@ class Run:
 
     folder: Path
     which: str
-    model: str
+    is_dense_control: bool
     label: str
     sparsity: float | None
     seed: int
@@ -69,7 +72,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Measurement:
+class RunEvaluation:
     """What evaluating a checkpoint gave.
 
     Attributes:
@@ -90,19 +93,19 @@ class Measurement:
 class Result:
     """A run and its evaluation, with the digest of the manifest that it was evaluated on."""
 
-    run: Run
-    measured: Measurement
+    run: FinishedRun
+    evaluation: RunEvaluation
     subset_digest: str
 
     @property
     def is_dense(self) -> bool:
         """Whether this is a control: all weights finetuned, none removed."""
-        return self.run.model == "wav2vec_ctc" and self.measured.density == 1.0
+        return self.run.is_dense_control and self.evaluation.density == 1.0
 
     @property
     def percent_removed(self) -> float:
         """Measured sparsity of the maskable weights, to 0.1 %."""
-        return round(100 * (1 - self.measured.density), 1)
+        return round(100 * (1 - self.evaluation.density), 1)
 
 
 def checkpoint_path(folder: Path, which: str) -> Path:
@@ -110,7 +113,7 @@ def checkpoint_path(folder: Path, which: str) -> Path:
     return folder / "checkpoints" / f"checkpoint_{which}.pt"
 
 
-def read_run(folder: Path, which: str = "last", data: Path | None = None) -> Run:
+def read_run(folder: Path, which: str = "last", data: Path | None = None) -> FinishedRun:
     """What ``summary.json`` and the checkpoint tell of a run.
 
     Args:
@@ -123,8 +126,8 @@ def read_run(folder: Path, which: str = "last", data: Path | None = None) -> Run
     path = checkpoint_path(folder, which)
     refuse_missing(folder, path)
     state = read(path, mmap=True)
-    if not is_finetuned(state):
-        raise UnfinishedRun(f"{path.relative_to(folder)} is no finetuned CTC model")
+    if not is_finetuned(state["model"]):
+        raise UnfinishedRun(f"{path.relative_to(folder)} is not a finetuned CTC model")
     if (state.get(PROVENANCE) or {}).get("folded_from"):
         raise UserError(f"{path} is folded; give the run that its masks come from")
     try:
@@ -133,7 +136,7 @@ def read_run(folder: Path, which: str = "last", data: Path | None = None) -> Run
         raise UserError(f"{path} does not tell how it was trained ({error!r})") from error
 
 
-def _read_run(folder: Path, which: str, data: Path | None, state: Mapping[str, Any]) -> Run:
+def _read_run(folder: Path, which: str, data: Path | None, state: Mapping[str, Any]) -> FinishedRun:
     cfg = state["cfg"]
     last = checkpoint_path(folder, "last")
     # The best checkpoint is from somewhere within the run.
@@ -147,10 +150,10 @@ def _read_run(folder: Path, which: str, data: Path | None, state: Mapping[str, A
         training_digest = " ".join(parts)
     except OSError:  # trained elsewhere: the name is all there is to tell data apart
         training_digest = f"{trained_on} {subsets}"
-    return Run(
+    return FinishedRun(
         folder=folder,
         which=which,
-        model=cfg["model"]["_name"],
+        is_dense_control=declared(cfg["model"]["_name"]).is_dense_control,
         task={**task, "data": str(data or trained_on)},
         training_data=f"{subsets} of {trained_on}",
         training_digest=training_digest,
@@ -167,29 +170,16 @@ def manifest_digest(folder: Path, subset: str, labels: str) -> str:
 def _derived(state: Mapping[str, Any], ended: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint and the last one tell by themselves, under the names of a summary."""
     model = state["cfg"]["model"]
+    kind = declared(model["_name"])
     updates = ended["optimizer_history"][-1]["num_updates"]
     return {
-        "label": _label(model),
-        "sparsity": model["sparsity"] if model["_name"] == "wav2vec_ctc_parp" else None,
+        "label": kind.label_of(model),
+        "sparsity": kind.sparsity_of(model),
         "seed": state["cfg"]["common"]["seed"],
         "updates": updates,
         "final_updates": updates,
         "freeze_finetune_updates": model.get("freeze_finetune_updates") or 0,
     }
-
-
-def _label(model: Mapping[str, Any]) -> str:
-    if model["_name"] != "wav2vec_ctc_parp":
-        labels = {
-            "wav2vec_ctc": "dense control",
-            "wav2vec_ctc_masked": "fixed mask",
-            "wav2vec_ctc_st": "S3-Router",
-        }
-        return labels.get(model["_name"], str(model["_name"]))
-    if model["policy"] != "parp":
-        return str(model["policy"])
-    start = model["start_sparsity"]
-    return "PARP" if start is None or start >= model["sparsity"] else "PARP-P"
 
 
 def _summary(path: Path) -> dict[str, Any]:
@@ -202,11 +192,11 @@ def _summary(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(
-            f"{path} is no summary of a run ({reason}); restore or remove it"
+            f"{path} is not a summary of a run ({reason}); restore or remove it"
         ) from error
 
 
-def subset_digest(run: Run, subset: str) -> str:
+def subset_digest(run: FinishedRun, subset: str) -> str:
     """The digest of what a run is evaluated on; raises UserError if it is missing."""
     folder, labels = Path(run.task["data"]), run.task["labels"]
     try:
@@ -218,7 +208,7 @@ def subset_digest(run: Run, subset: str) -> str:
         ) from error
 
 
-def measure(run: Run, subset: str, manifest: str) -> tuple[Measurement, str | None]:
+def evaluate_run(run: FinishedRun, subset: str, manifest: str) -> tuple[RunEvaluation, str | None]:
     """The evaluation of a run, with what is to be warned of.
 
     It is kept in the run's folder, as ``evaluation-SUBSET.json``, and counts as long as checkpoint,
@@ -236,7 +226,7 @@ def measure(run: Run, subset: str, manifest: str) -> tuple[Measurement, str | No
     try:
         found = dict(kept[run.which])
         if {name: found.pop(name) for name in key} == key:
-            return Measurement(**found), None
+            return RunEvaluation(**found), None
     except (KeyError, TypeError, ValueError):
         pass  # not evaluated yet, or a file of another version
     measured = _evaluate(run, subset)
@@ -257,7 +247,7 @@ def _kept_evaluations(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _evaluate(run: Run, subset: str) -> Measurement:
+def _evaluate(run: FinishedRun, subset: str) -> RunEvaluation:
     folder = Path(run.task["data"])
     rate = run.task.get("sample_rate") or SAMPLE_RATE
     check_split(folder, subset, labels=None, sample_rate=rate)
@@ -265,10 +255,78 @@ def _evaluate(run: Run, subset: str) -> Measurement:
     found = evaluate(loaded, read_split(folder, subset, run.task["labels"]))
     controller = getattr(loaded.model, "mask_controller", None)
     tally = controller.mask_set().tally if controller else None
-    return Measurement(
+    return RunEvaluation(
         wer=found.words.rate,
         cer=found.characters.rate,
         density=found.density,
         parameters=found.parameters,
         removed=tally.total - tally.kept if tally else 0,
     )
+
+
+# --- unfinished runs --------------------------------------------------------------------------
+
+#: What may end a training before its last update; off if it is not positive.
+_OTHER_ENDS = (
+    ("checkpoint", "patience"),
+    ("optimization", "max_epoch"),
+    ("optimization", "stop_min_lr"),
+    ("optimization", "stop_time_hours"),
+)
+
+
+class UnfinishedRun(UserError):
+    """The reason why a folder is not that of a finished training run."""
+
+
+def refuse_missing(folder: Path, checkpoint: Path) -> None:
+    """Refuse a folder without the checkpoint that counts.
+
+    Args:
+        checkpoint: in ``folder``.
+
+    Raises:
+        UnfinishedRun: there is something, but not this checkpoint.
+        UserError: there is nothing at all, as after a misspelt name.
+    """
+    if checkpoint.is_file():
+        return
+    if not folder.exists():
+        raise UserError(f"{folder} does not exist; name the folders of training runs")
+    if not folder.is_dir():
+        raise UnfinishedRun("no folder")
+    started = folder / SETTINGS
+    if started.exists() and not (folder / DONE).exists():
+        raise UnfinishedRun(f"unfinished: 0 of {_planned(started)} updates are saved")
+    raise UnfinishedRun(f"it holds no run: no {checkpoint.relative_to(folder)}")
+
+
+def refuse_unfinished(folder: Path, state: Mapping[str, Any]) -> None:
+    """Refuse a run that was to train further.
+
+    Args:
+        state: its last checkpoint.
+
+    Raises:
+        UnfinishedRun: with its updates.
+    """
+    cfg = state["cfg"]
+    done = state["optimizer_history"][-1]["num_updates"]
+    planned = (cfg.get("optimization") or {}).get("max_update") or 0
+    if done >= planned or (folder / DONE).exists():
+        return
+    # Whoever writes down the settings writes down the end too, whichever it was.
+    tells_its_end = (folder / SETTINGS).exists()
+    if tells_its_end or not any(
+        ((cfg.get(group) or {}).get(key) or 0) > 0 for group, key in _OTHER_ENDS
+    ):
+        raise UnfinishedRun(f"unfinished: {done} of {planned} updates")
+
+
+def _planned(path: Path) -> str:
+    """The updates that a run was started for, in what it was started with."""
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))["overrides"]
+        return dict(override.partition("=")[::2] for override in given)["optimization.max_update"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "all"

@@ -11,8 +11,9 @@ import numpy as np
 
 from speechprune.figures import heat_map
 from speechprune.masking.bits import Tally
-from speechprune.masking.mask_set import MaskSet, layer_of, role_of
+from speechprune.masking.mask_set import MaskSet
 from speechprune.masking.overlap import Overlap, overlaps, pairwise
+from speechprune.state_names import layer_of, role_of
 from speechprune.tables import table
 
 #: What a heat map can show, and how it is called.

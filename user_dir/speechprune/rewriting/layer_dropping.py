@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
-from speechprune import __version__
-from speechprune.backbones import BACKBONES, Backbone
-from speechprune.checkpoint.file import PathLike, digest, read, write
-from speechprune.checkpoint.finetuned import PROVENANCE, load_finetuned
+from speechprune.backbones import Backbone
+from speechprune.checkpoint.file import PathLike
+from speechprune.checkpoint.layers import DROPPED, count_layers, family_of, lost_layers
+from speechprune.checkpoint.settings import encoder_of, mapping, models_in, plain
 from speechprune.errors import UserError
-from speechprune.files import refuse_to_replace
 from speechprune.layers.plan import LayerPlan
 from speechprune.masking.masked_site import density_of, fixed_densities
-from speechprune.models.layer_settings import DROPPED, LayerFlags, lost_layers
+from speechprune.models.layer_flags import LayerFlags
+from speechprune.models.loading import load_finetuned
+from speechprune.models.mask_flags import freezes_scores
 from speechprune.models.masked_ctc import DENSITY_TOLERANCE
-from speechprune.models.settings import freezes_scores
+from speechprune.rewriting.rewriting import Rewriting
 
 #: Settings that count layers from below.
 _LAYERS_BELOW = ("fix_mask_before", "load_mask_before")
@@ -26,16 +24,6 @@ _LAYERS_BELOW = ("fix_mask_before", "load_mask_before")
 _OF_THE_RUN: Mapping[str, Any] = vars(LayerFlags())
 #: Where fairseq keeps its running average of a model (`ema.store_ema`).
 _AVERAGES = ("ema", "ema_fp32_params")
-
-
-def depth(path: PathLike) -> int:
-    """The number of layers of a pretrained or finetuned checkpoint, which is not built.
-
-    Raises:
-        UserError: the file cannot be read, or holds no encoder of a registered family.
-    """
-    state = read(path, mmap=True)
-    return _depth(state["model"], _family(state, path), path)
 
 
 def drop_layers(
@@ -60,16 +48,15 @@ def drop_layers(
         UserError: the source cannot be read or is of no known family; a layer does not exist, none
             is named or none would be left; ``out`` is the source or cannot be written.
     """
-    refuse_to_replace(out, path)
-    state = read(path, mmap=True)
-    family = _family(state, path)
-    layers = _depth(state["model"], family, path)
+    rewriting = Rewriting(path, out)
+    state = rewriting.state
+    family = family_of(state, path)
+    layers = count_layers(state["model"], family, path)
     gone = _checked(dropped, layers, path)
     kept = [layer for layer in range(layers) if layer not in gone]
     noted = {
-        **_noted_of_the_rest(state.get(PROVENANCE) or {}, gone, family),
-        "version": __version__,
-        "layers_dropped_from": digest(path),
+        **_noted_of_the_rest(rewriting.noted_before, gone, family),
+        "layers_dropped_from": rewriting.digest,
         **_lost(state, LayerPlan(layers, tuple(gone))),
         **(provenance or {}),
     }
@@ -77,11 +64,10 @@ def drop_layers(
         **_smaller_settings(state, kept, _rates_of_fixed_masks(path, state, kept)),
         "model": _renamed(state["model"], gone, family),
         "last_optimizer_state": None,
-        PROVENANCE: noted,
     }
     if state.get("extra_state"):
         changes["extra_state"] = _without_layers_in_averages(state["extra_state"], gone, family)
-    write({**state, **changes}, out)
+    rewriting.write({**state, **changes}, noted)
 
 
 def _lost(state: Mapping[str, Any], plan: LayerPlan) -> dict[str, Any]:
@@ -104,27 +90,6 @@ def _checked(dropped: Collection[int], layers: int, path: PathLike) -> list[int]
 
 
 # --- tensors -------------------------------------------------------------------------------------
-
-
-def _family(state: Mapping[str, Any], path: PathLike) -> Backbone:
-    """What is known of the encoder's model family; raises UserError if none is registered."""
-    names = [e.get("_name") or e.get("arch") for e in map(_encoder, _models(state))]
-    name, known = (names or [None])[0], BACKBONES.names()
-    if name not in known:
-        raise UserError(
-            f"{path} holds a {name} model, whose layers are not known; known: {', '.join(known)}"
-        )
-    return BACKBONES.build(name)
-
-
-def _depth(keys: Iterable[str], family: Backbone, path: PathLike) -> int:
-    """How many layers have tensors; raises UserError if none has."""
-    layers = 0
-    while any(family.key_without_layers(key, [layers]) is None for key in keys):
-        layers += 1
-    if not layers:
-        raise UserError(f"{path} holds no weights of transformer layers; check the checkpoint")
-    return layers
 
 
 def _renamed(tensors: Mapping[str, Any], gone: list[int], family: Backbone) -> dict[str, Any]:
@@ -155,14 +120,14 @@ def _smaller_settings(
     Args:
         rates: more changes to the settings of the model.
     """
-    settings = {key: _plain(state[key]) for key in ("cfg", "args") if key in state}
-    for model in _models(settings):
+    settings = {key: plain(state[key]) for key in ("cfg", "args") if key in state}
+    for model in models_in(settings):
         # fairseq lets a finetuned model's own settings of adapters rule over its encoder's.
-        _refuse_numbered_adapters({**_encoder(model), **model})
-        _shorten_encoder(_encoder(model), len(kept))
+        _refuse_numbered_adapters({**encoder_of(model), **model})
+        _shorten_encoder(encoder_of(model), len(kept))
         if "w2v_args" in model:
             # Its numbers are of a model before the one at hand, whose provenance tells of it.
-            _mapping(model["w2v_args"]).pop(DROPPED, None)
+            mapping(model["w2v_args"]).pop(DROPPED, None)
         _drop_flags(model, kept)
         model.update(rates)
     return settings
@@ -200,37 +165,6 @@ def _drop_flags(model: dict[str, Any], kept: list[int]) -> None:
     model.update({key: value for key, value in _OF_THE_RUN.items() if key in model})
 
 
-def _models(state: Mapping[str, Any]) -> Iterator[Any]:
-    """The settings of the model: those under ``cfg``, or in 2020 the flat ``args``, or both."""
-    for settings in ((state.get("cfg") or {}).get("model"), state.get("args")):
-        if settings is not None:
-            yield _mapping(settings)
-
-
-def _encoder(model: Any) -> Any:
-    """The settings of the encoder; a finetuned model keeps those of its pretraining."""
-    pretrained = model.get("w2v_args")
-    if pretrained is None:
-        return model
-    pretrained = _mapping(pretrained)
-    return _mapping(pretrained.get("model") or pretrained)
-
-
-def _mapping(settings: Any) -> Any:
-    return vars(settings) if isinstance(settings, Namespace) else settings
-
-
-def _plain(settings: Any) -> Any:
-    """A copy of nested settings in which omegaconf's are dicts."""
-    if isinstance(settings, DictConfig):
-        settings = OmegaConf.to_container(settings, resolve=False, enum_to_str=True)
-    if isinstance(settings, Namespace):
-        return Namespace(**_plain(vars(settings)))
-    if isinstance(settings, dict):
-        return {key: _plain(value) for key, value in settings.items()}
-    return settings
-
-
 # --- densities -----------------------------------------------------------------------------------
 
 
@@ -245,7 +179,7 @@ def _rates_of_fixed_masks(
     Raises:
         UserError: in the layers that are left they keep nothing.
     """
-    if not any(m.get("fix_mask") or m.get("fix_mask_before") is not None for m in _models(state)):
+    if not any(m.get("fix_mask") or m.get("fix_mask_before") is not None for m in models_in(state)):
         return {}
     loaded = load_finetuned(path)
     cfg, controller = loaded.cfg.model, getattr(loaded.model, "mask_controller", None)

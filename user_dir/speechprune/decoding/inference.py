@@ -25,12 +25,14 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from speechprune.checkpoint import LoadedModel
+from speechprune.backbones import find_backbone
+from speechprune.decoding.scoring import ErrorCounts, count_character_errors, count_word_errors
 from speechprune.errors import UserError
 from speechprune.manifests.audio import SAMPLE_RATE, source_of
 from speechprune.manifests.manifest import Split
 from speechprune.masking.masked_site import masked_weight
-from speechprune.scoring import ErrorCounts, count_character_errors, count_word_errors
+from speechprune.models.loading import LoadedModel
+from speechprune.models.sites import encoder_of_model
 
 logger = logging.getLogger(__name__)
 
@@ -174,11 +176,9 @@ def transcribe(loaded: LoadedModel, audio: Sequence[np.ndarray]) -> list[str]:
 
 def audible(loaded: LoadedModel, audio: Sequence[np.ndarray]) -> list[int]:
     """The recordings of (samples,) that are long enough for a frame."""
-    encoder = loaded.model.w2v_encoder.w2v_model
-    lengths = torch.tensor([len(samples) for samples in audio])
-    enough = encoder._get_feat_extract_output_lengths(lengths) > 0
-    found: list[int] = enough.nonzero().flatten().tolist()
-    return found
+    encoder = encoder_of_model(loaded.model)
+    family = find_backbone(encoder)
+    return [i for i, samples in enumerate(audio) if family.frame_count(encoder, len(samples))]
 
 
 def padded(loaded: LoadedModel, audio: Sequence[np.ndarray]) -> dict[str, Tensor]:

@@ -9,13 +9,13 @@ import torch
 from speechprune import __version__
 from speechprune.backbones import LAYER_ROLES, find_backbone
 from speechprune.checkpoint import digest
-from speechprune.checkpoint.encoder import initialised_anew, load_encoder
 from speechprune.checkpoint.file import PathLike
 from speechprune.errors import UserError
 from speechprune.masking.baselines import MAKERS, largest
+from speechprune.masking.densities import check_sparsity
 from speechprune.masking.mask_set import MaskSet
 from speechprune.masking.sites import with_biases
-from speechprune.models.pruning_settings import check_sparsity
+from speechprune.models.loading import load_encoder
 from speechprune.registry import unknown_name
 
 __all__ = ["MAKERS", "Ranking", "origin"]
@@ -48,9 +48,10 @@ class Ranking:
         if by not in MAKERS:
             raise UserError(unknown_name("way to make masks", by, list(MAKERS)))
         encoder = load_encoder(checkpoint)
+        family = find_backbone(encoder)
         if not MAKERS[by].own_weights:
-            encoder = initialised_anew(encoder, seed)
-        sites = find_backbone(encoder).sites(encoder, roles)
+            encoder = family.fresh(encoder, seed)
+        sites = family.sites(encoder, roles)
         if not sites:
             raise UserError("nothing to mask: the settings leave no tensor")
         sites = with_biases(sites) if biases else sites

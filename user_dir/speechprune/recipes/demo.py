@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from speechprune.checkpoint import load_finetuned, read
+from speechprune.checkpoint import read
+from speechprune.decoding.inference import evaluate
 from speechprune.files import write_atomically
-from speechprune.inference import evaluate
 from speechprune.manifests.manifest import read_split
+from speechprune.models.loading import load_finetuned
+from speechprune.models.names import ROUTER, WEIGHTS
+from speechprune.state_names import HEAD, MASK_EMBEDDING, is_mask
 from speechprune.training.command_line import quoted
 from speechprune.training.rounds import finish_all
 from speechprune.training.run import TrainingRun
@@ -33,7 +36,7 @@ METHODS = (
         "head",
         "head alone",
         (
-            "model._name=wav2vec_ctc",
+            f"model._name={WEIGHTS}",
             "model.freeze_finetune_updates=1000000",
             "optimization.lr=[0.02]",
         ),
@@ -41,13 +44,13 @@ METHODS = (
     Method(
         "weights",
         "weights finetuned",
-        ("model._name=wav2vec_ctc", "optimization.lr=[0.002]"),
+        (f"model._name={WEIGHTS}", "optimization.lr=[0.002]"),
     ),
     Method(
         "masks",
         "connections finetuned",
         (
-            "model._name=wav2vec_ctc_st",
+            f"model._name={ROUTER}",
             "model.prune_rate=0.7",
             "model.trainable_proj=true",
             "model.init_score=weight_rank",
@@ -128,6 +131,6 @@ def _task_bytes(method: Method, state: dict) -> int:
     if method.name == "weights":
         own = list(state)
     else:
-        own = [k for k in state if k.startswith("w2v_encoder.proj.") or k.endswith("_mask")]
-        own += [k for k in state if method.name == "masks" and k.endswith("mask_emb")]
+        own = [k for k in state if k.startswith(HEAD) or is_mask(k)]
+        own += [k for k in state if method.name == "masks" and k.endswith(MASK_EMBEDDING)]
     return sum(state[key].numel() * state[key].element_size() for key in own)

@@ -7,15 +7,17 @@ from typing import Any
 
 from fairseq.criterions.ctc import CtcCriterionConfig
 from fairseq.data.dictionary import Dictionary
-from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from speechprune import __version__
-from speechprune.checkpoint.file import PathLike, digest, read, write
-from speechprune.checkpoint.finetuned import PROVENANCE, LoadedModel, load_finetuned
+from speechprune.backbones import find_backbone
+from speechprune.checkpoint.file import PathLike, read
 from speechprune.errors import UserError
 from speechprune.files import write_atomically
+from speechprune.models.loading import LoadedModel, load_finetuned
+from speechprune.models.plain import PlainModel, plain_model
+from speechprune.models.sites import encoder_of_model
+from speechprune.rewriting.rewriting import Rewriting
 
 #: fairseq finetunes from a checkpoint only if it tells of an optimizer.
 _HISTORY = {
@@ -29,42 +31,43 @@ _HISTORY = {
 def fold(path: PathLike, out: PathLike) -> None:
     """Bake the masks of a finetuned checkpoint in: unmodified fairseq loads what is at ``out``.
 
-    ``out`` is a plain `wav2vec_ctc` without optimizer state, whose tensors have the types of the
-    source. The alphabet goes to `dict.LABELS.txt` beside it, the folder that its task names.
+    ``out`` is a plain `wav2vec_ctc`, or `hubert_ctc`, without optimizer state, whose tensors have
+    the types of the source. The alphabet goes to `dict.LABELS.txt` beside it, the folder that its
+    task names.
 
     Raises:
         UserError: the source cannot be loaded or has no masks, the folder of ``out`` holds another
             alphabet, or a file cannot be written.
     """
+    rewriting = Rewriting(path, out)
     loaded = load_finetuned(path)
-    if not hasattr(loaded.model, "fold"):
-        raise UserError(f"{path} holds no masks to fold: it is a plain {loaded.cfg.model._name}")
+    plain = plain_model(find_backbone(encoder_of_model(loaded.model)))
+    if not hasattr(loaded.model, "fold") and plain.name == loaded.cfg.model._name:
+        raise UserError(f"{path} holds no masks to fold: it is a plain {plain.name}")
     out = Path(out).absolute()
     controller = getattr(loaded.model, "mask_controller", None)
     masks = controller.mask_set() if controller else {}
-    provenance = {
-        **loaded.provenance,
-        "version": __version__,
-        "folded_from": digest(path),
+    noted = {
+        "folded_from": rewriting.digest,
         "density": loaded.density,
         # Of what the zeros alone do not tell for sure: entries kept, and all, by masked tensor.
         "kept": {name: [int(mask.sum()), mask.numel()] for name, mask in masks.items()},
         "target_dictionary": _counted_symbols(loaded.dictionary),
     }
+    cfg = _plain_config(loaded.cfg, plain, out.parent)
     state = {
         "args": None,
-        "cfg": _plain_config(loaded.cfg, out.parent),
-        "model": folded_weights(loaded),
+        "cfg": cfg,
+        "model": {**plain.adapt(cfg["model"]), **folded_weights(loaded)},
         "criterion": None,
         "optimizer_history": [_HISTORY],
         "task_state": {},
         "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
-        PROVENANCE: provenance,
     }
     alphabet = out.parent / f"dict.{loaded.cfg.task.labels}.txt"
     is_new = _write_alphabet(loaded.dictionary, alphabet)
     try:
-        write(state, out)
+        rewriting.write(state, noted)
     except UserError:
         if is_new:
             alphabet.unlink()
@@ -83,18 +86,14 @@ def folded_weights(loaded: LoadedModel) -> dict[str, Tensor]:
     return {k: v.to(saved[k].dtype) if k in saved else v for k, v in weights.items()}
 
 
-def _plain_config(cfg: DictConfig, folder: Path) -> dict[str, Any]:
-    """The configuration that unmodified fairseq would have saved for a plain `wav2vec_ctc`."""
+def _plain_config(cfg: DictConfig, model: PlainModel, folder: Path) -> dict[str, Any]:
+    """The configuration that unmodified fairseq would have saved for a plain model."""
     plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     plain.pop("job_logging_cfg", None)
-    for section, name, known in (
-        ("model", "wav2vec_ctc", Wav2Vec2CtcConfig),
-        ("criterion", "ctc", CtcCriterionConfig),
-    ):
-        settings = plain.get(section) or {}
-        kept = {k: v for k, v in settings.items() if k in known.__dataclass_fields__}
-        plain[section] = {**kept, "_name": name}
-    plain["model"]["data"] = str(folder)
+    plain["model"] = model.settings(plain["model"], str(folder))
+    criterion = plain.get("criterion") or {}
+    known = CtcCriterionConfig.__dataclass_fields__
+    plain["criterion"] = {k: v for k, v in criterion.items() if k in known} | {"_name": "ctc"}
     plain["task"].update(data=str(folder), target_dictionary=None)
     if plain.get("common"):
         plain["common"]["user_dir"] = None

@@ -1,22 +1,14 @@
 """S3-Router's flags: what they are called, and what they mean for sites and parameters."""
 
-import os
 from dataclasses import dataclass, field
-from typing import Collection, Dict, List, Optional, Set
-
-from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig
-from omegaconf import II
+from typing import Any, Collection, Dict, List, Optional, Set, Tuple
 
 from speechprune.backbones import LAYER_ROLES
 from speechprune.errors import UserError
+from speechprune.masking.densities import check_density
 from speechprune.masking.initialisation import check_name
 from speechprune.masking.sites import Site
-from speechprune.models.layer_settings import LayerFlags
-from speechprune.models.pruning_settings import PruningFlags
 from speechprune.registry import unknown_name
-
-#: What fairseq goes on from, unless `checkpoint.restore_file` says otherwise.
-_LAST = "checkpoint_last.pt"
 
 GRANULARITIES = {
     "linear_st": "weight",
@@ -25,17 +17,17 @@ GRANULARITIES = {
 }
 
 
-def _flag(default, help):
+def _flag(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
-def _rates(help):
+def _rates(help: str) -> Any:
     return field(default_factory=list, metadata={"help": help})
 
 
 @dataclass
 class MaskFlags:
-    """Flags of every model that finetunes masks; the names and defaults are S3-Router's."""
+    """What has a mask, how it is learned, and what else trains; S3-Router's names and defaults."""
 
     prune_rate: float = _flag(0.5, "share of each masked tensor that is KEPT, in (0, 1]")
     no_prune_proj: bool = _flag(True, "put no mask on the CTC head")
@@ -68,16 +60,6 @@ class MaskFlags:
     eval_only: bool = _flag(False, "validate once and end")
 
 
-@dataclass
-class MaskedCtcConfig(LayerFlags, MaskFlags, PruningFlags, Wav2Vec2CtcConfig):
-    """wav2vec_ctc's keys, ours, and what fairseq's other groups know."""
-
-    seed: int = II("common.seed")
-    finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
-    save_dir: str = II("checkpoint.save_dir")
-    restore_file: str = II("checkpoint.restore_file")
-
-
 def check_flags(cfg: MaskFlags, layers: Optional[int] = None) -> None:
     """Refuse what cannot work, before anything is built.
 
@@ -89,7 +71,7 @@ def check_flags(cfg: MaskFlags, layers: Optional[int] = None) -> None:
         UserError: a rate outside (0, 1], a wrong number of rates, an unknown name, or flags that
             contradict each other.
     """
-    check_rate("model.prune_rate", cfg.prune_rate)
+    check_density("model.prune_rate", cfg.prune_rate)
     own = len(cfg.layerwise_prune_rate or []) if layers is None else layers
     _check_rates("model.layerwise_prune_rate", cfg.layerwise_prune_rate, own, "one per layer")
     _check_rates("model.fc_attn_prune_rate", cfg.fc_attn_prune_rate, 2, "feed-forward, attention")
@@ -105,20 +87,14 @@ def check_flags(cfg: MaskFlags, layers: Optional[int] = None) -> None:
             raise UserError(message)
 
 
-def check_rate(key: str, rate: float) -> None:
-    """Raise UserError unless ``rate``, a share kept, lies in (0, 1]."""
-    if not 0.0 < rate <= 1.0:
-        raise UserError(f"{key} is the share kept and must lie in (0, 1], not {rate}")
-
-
 def _check_rates(key: str, rates: List[float], count: int, what: str) -> None:
     if rates and len(rates) != count:
         raise UserError(f"{key} needs {count} values ({what}), not {len(rates)}")
     for rate in rates or []:
-        check_rate(key, rate)
+        check_density(key, rate)
 
 
-def _contradictions(cfg: MaskFlags) -> list:
+def _contradictions(cfg: MaskFlags) -> List[Tuple[bool, str]]:
     unmasked = cfg.fix_attn and cfg.fix_fc
     others = (
         *(cfg.trainable_bias, cfg.trainable_layer_norm, cfg.trainable_pos, cfg.trainable_proj),
@@ -193,37 +169,11 @@ def flags_of(roles: Collection[str]) -> Dict[str, bool]:
 
 #: Flags that choose which tensors have masks.
 SITE_FLAGS = tuple(flags_of(()))
-
-
-def unread_flags(model: str) -> Set[str]:
-    """The flags of ours that a model of this name does not read."""
-    of_masks, of_pruning = set(vars(MaskFlags())), set(vars(PruningFlags()))
-    of_layers = set(vars(LayerFlags()))
-    read = {
-        "wav2vec_ctc": set(),
-        "wav2vec_ctc_pruned": of_layers | {"eval_only"},
-        "wav2vec_ctc_st": of_layers | of_masks,
-        "wav2vec_ctc_parp": of_layers | of_pruning | {*SITE_FLAGS, "eval_only"},
-        "wav2vec_ctc_masked": of_layers | {*SITE_FLAGS, "mask_file", "prune_biases", "eval_only"},
-    }
-    ours = of_layers | of_masks | of_pruning
-    return ours - read.get(model, ours)
-
-
-#: Flags that only say how a run begins, or what it does besides training.
-_NOT_OF_THE_NETWORK = {
-    *("init_score", "init_score_scale", "load_mask_only", "load_mask_before", "mask_file"),
-    "eval_only",
-}
-
-
-def network_flags(model: str) -> Set[str]:
-    """The flags of masks and pruning that say what a model of this name trains.
-
-    Which layers it has lost, a checkpoint tells by itself.
-    """
-    ours = set(vars(MaskFlags())) | set(vars(PruningFlags()))
-    return ours - unread_flags(model) - _NOT_OF_THE_NETWORK
+#: Flags that free what is frozen beside the masked weights.
+TRAINABLE_FLAGS = (
+    *("trainable_bias", "trainable_layer_norm", "trainable_pos", "trainable_proj"),
+    *("trainable_post_extract_proj", "trainable_if_unpruned"),
+)
 
 
 def densities(cfg: MaskFlags, sites: List[Site]) -> Dict[str, float]:
@@ -244,26 +194,3 @@ def freezes_scores(cfg: MaskFlags, site: Site) -> bool:
     """Whether fix_mask or fix_mask_before freezes the scores of ``site``."""
     before = cfg.fix_mask_before
     return cfg.fix_mask or (before is not None and site.layer is not None and site.layer < before)
-
-
-def is_first_launch(cfg: MaskedCtcConfig) -> bool:
-    """Whether fairseq will load `checkpoint.finetune_from_model` and not go on with a run.
-
-    It decides by this file too, see `fairseq.checkpoint_utils.load_checkpoint`.
-    """
-    return not os.path.exists(_last(cfg))
-
-
-def starting_checkpoint(cfg: MaskedCtcConfig) -> Optional[str]:
-    """The checkpoint that fairseq will load before training; None if there is none.
-
-    fairseq itself refuses one that is missing.
-    """
-    path = cfg.finetune_from_model if is_first_launch(cfg) else _last(cfg)
-    if cfg.restore_file != _LAST:
-        path = cfg.restore_file
-    return path if path and os.path.exists(path) else None
-
-
-def _last(cfg: MaskedCtcConfig) -> str:
-    return os.path.join(cfg.save_dir, _LAST)

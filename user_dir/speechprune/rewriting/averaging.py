@@ -10,9 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speechprune import __version__
-from speechprune.checkpoint.file import PathLike, read, write
-from speechprune.checkpoint.finetuned import PROVENANCE, load_finetuned
+from speechprune.checkpoint.file import PathLike, read
 from speechprune.checkpoint.saved import (
     SavedCheckpoint,
     as_sparse_as_the_newest,
@@ -23,7 +21,10 @@ from speechprune.checkpoint.saved import (
 from speechprune.errors import UserError
 from speechprune.files import refuse_to_replace
 from speechprune.masking.bits import unpack_bits
-from speechprune.masking.masked_weight import grown_again, mask_key, regrown_key
+from speechprune.masking.masked_weight import grown_again
+from speechprune.models.loading import load_finetuned
+from speechprune.rewriting.rewriting import Rewriting
+from speechprune.state_names import is_mask, is_regrown, mask_key, masked_key, sibling
 
 #: What makes a checkpoint good: its value in validation, or being late.
 CRITERIA = ("valid", "last")
@@ -97,15 +98,14 @@ def average(
     else:
         chosen = sorted(candidates, key=lambda c: -c.updates)[:num]
     differ = not _have_equal_masks([checkpoint.path for checkpoint in chosen])
-    write(_averaged_state(chosen, by, differ), out)
+    _write_average(chosen, by, differ, out)
     return Average(out, by, num, tuple(chosen), of_other_density, unvalidated, differ)
 
 
 def _have_equal_masks(paths: Sequence[Path]) -> bool:
     """Whether all checkpoints have the masks of the first."""
     masks = [
-        {k: v for k, v in read(path, mmap=True)["model"].items() if k.endswith(mask_key(""))}
-        for path in paths
+        {k: v for k, v in read(path, mmap=True)["model"].items() if is_mask(k)} for path in paths
     ]
     return all(
         name not in other or torch.equal(mask, other[name])
@@ -114,29 +114,27 @@ def _have_equal_masks(paths: Sequence[Path]) -> bool:
     )
 
 
-def _averaged_state(
-    chosen: Sequence[SavedCheckpoint], by: str, masks_differ: bool
-) -> dict[str, Any]:
+def _write_average(
+    chosen: Sequence[SavedCheckpoint], by: str, masks_differ: bool, out: Path
+) -> None:
     """The newest checkpoint with the mean weights, and without what belongs to its own weights."""
     paths = [checkpoint.path for checkpoint in sorted(chosen, key=lambda c: -c.updates)]
-    state = read(paths[0], mmap=True)
-    provenance = {
-        **(state.get(PROVENANCE) or {}),
-        "version": __version__,
+    rewriting = Rewriting(paths[0], out, *paths[1:])
+    noted = {
         "averaged": [checkpoint.describe() for checkpoint in chosen],
         "averaged_by": by,
         "masks_chosen_anew": masks_differ,
     }
     mean = _mean(paths, _grown_again if masks_differ else _without_regrown)
-    return {
-        **state,
+    state = {
+        **rewriting.state,
         "model": _with_masks_chosen_anew(paths[0], mean) if masks_differ else mean,
         "last_optimizer_state": None,
         # The average has neither the validation value nor the EMA of the newest checkpoint, and
         # fairseq loads nothing without a place in the data.
         "extra_state": {"train_iterator": _START, "val_loss": None},
-        PROVENANCE: provenance,
     }
+    rewriting.write(state, noted)
 
 
 def _mean(paths: Sequence[Path], form: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Any:
@@ -163,15 +161,15 @@ def _mean(paths: Sequence[Path], form: Callable[[Mapping[str, Any]], dict[str, A
 
 def _without_regrown(tree: Mapping[str, Any]) -> dict[str, Any]:
     """A state dict without what PARP's removed weights had grown to: only resuming needs that."""
-    return {k: v for k, v in tree.items() if not k.endswith(regrown_key(""))}
+    return {k: v for k, v in tree.items() if not is_regrown(k)}
 
 
 def _grown_again(tree: Mapping[str, Any]) -> dict[str, Any]:
     """A state dict whose removed weights have the values that they have in training."""
     grown = _without_regrown(tree)
-    for key in [key for key in tree if key.endswith(regrown_key(""))]:
-        name = key[: -len(regrown_key(""))]
-        mask = unpack_bits(tree[name + mask_key("")], tree[name].shape)
+    for key in filter(is_regrown, tree):
+        name = masked_key(key)
+        mask = unpack_bits(tree[sibling(name, mask_key)], tree[name].shape)
         grown[name] = grown_again(name, tree[name], mask, tree[key])
     return grown
 
@@ -239,7 +237,7 @@ def _check_alike(
         if one.shape != two.shape or one.is_floating_point() != two.is_floating_point():
             forms = f"{_form(one)} in {path} but {_form(two)} in {other}"
             raise UserError(f"{name} is {forms}: they are of two models")
-        if one.is_floating_point() or name.endswith(mask_key("")) or torch.equal(one, two):
+        if one.is_floating_point() or is_mask(name) or torch.equal(one, two):
             continue
         raise UserError(
             f"{name}, {_form(one)}, differs between {path} and {other}, and such tensors have no "

@@ -15,9 +15,16 @@ from tqdm import tqdm
 
 from speechprune.errors import UserError
 from speechprune.figures import Curve, Panel, line_panels
-from speechprune.finished_runs import Result, Run, measure, read_run, subset_digest
+from speechprune.models.names import WEIGHTS
+from speechprune.reports.runs import (
+    FinishedRun,
+    Result,
+    UnfinishedRun,
+    evaluate_run,
+    read_run,
+    subset_digest,
+)
 from speechprune.tables import table
-from speechprune.unfinished_runs import UnfinishedRun
 
 _COLUMNS = (
     "method",
@@ -56,11 +63,11 @@ class Row:
     @property
     def kept(self) -> int:
         """Parameters that are not removed; the mean, should the runs differ."""
-        return round(mean(r.measured.parameters - r.measured.removed for r in self.results))
+        return round(mean(r.evaluation.parameters - r.evaluation.removed for r in self.results))
 
     def percent(self, rate: str) -> tuple[float, float | None]:
         """Mean and sample standard deviation of "wer" or "cer"; None for that of one run."""
-        values = [100 * getattr(result.measured, rate) for result in self.results]
+        values = [100 * getattr(result.evaluation, rate) for result in self.results]
         return mean(values), stdev(values) if len(values) > 1 else None
 
     def settings(self, name: str) -> tuple[int, ...]:
@@ -118,7 +125,7 @@ class Comparison:
             ],
         )
         if not any(row.is_dense for row in rows):
-            lines.append("no dense control among the runs (model._name=wav2vec_ctc)")
+            lines.append(f"no dense control among the runs (model._name={WEIGHTS})")
         seeds = [(row.seeds, ", ".join(map(str, row.seeds)), row.title) for row in rows]
         lines += _differing("seeds differ", seeds)
         for row in rows:
@@ -164,7 +171,8 @@ def compare(
 ) -> Comparison:
     """Evaluate finished training runs, or take what an earlier evaluation found.
 
-    See `measure` for what is kept of it. Folders without a finished run are left out, with a note.
+    See `evaluate_run` for what is kept of it. Folders without a finished run are left out, with a
+    note.
 
     Args:
         folders: of the runs.
@@ -183,15 +191,15 @@ def compare(
     digests = [subset_digest(run, subset) for run in runs]
     results = []
     for run, manifest in zip(tqdm(runs, unit="run", desc="evaluating", disable=None), digests):
-        measured, note = measure(run, subset, manifest)
-        results.append(Result(run, measured, manifest))
+        evaluation, note = evaluate_run(run, subset, manifest)
+        results.append(Result(run, evaluation, manifest))
         notes += [note] if note else []
     return Comparison(subset, which, tuple(results), tuple(notes))
 
 
 def _finished(
     folders: Sequence[Path], which: str, data: Path | None
-) -> tuple[list[Run], list[str]]:
+) -> tuple[list[FinishedRun], list[str]]:
     """The runs, and a note for each folder that holds none."""
     runs, left_out = [], []
     for folder in folders:
@@ -224,7 +232,7 @@ def _differing(what: str, values: Iterable[tuple[Any, Any, str]]) -> list[str]:
 
 def _missed_target(found: Result) -> str | None:
     """A line if a checkpoint is not as sparse as its run was to be, as the best one may be."""
-    target, removed = found.run.sparsity, 1 - found.measured.density
+    target, removed = found.run.sparsity, 1 - found.evaluation.density
     if target is None or abs(target - removed) <= SPARSITY_TOLERANCE:
         return None
     return (
@@ -262,7 +270,7 @@ def _result(found: Result) -> dict[str, Any]:
         "freeze_finetune_updates": run.freeze_finetune_updates,
         "training_data": run.training_data,
         "test_data": run.task["data"],
-        **asdict(found.measured),
+        **asdict(found.evaluation),
     }
 
 

@@ -1,12 +1,13 @@
 """Settings of pruning while finetuning: what they are called, and what they make."""
 
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, Dict, Optional
 
-from omegaconf import II
+from omegaconf import II, OmegaConf
 
 from speechprune.errors import UserError
-from speechprune.masking.policies import POLICIES
+from speechprune.masking.densities import check_sparsity
+from speechprune.masking.policies import POLICIES, MaskPolicy
 from speechprune.masking.schedule import (
     SHAPES,
     ConstantSchedule,
@@ -25,13 +26,19 @@ def _flag(default: Any, help: str) -> Any:
 
 @dataclass
 class PruningFlags:
-    """Settings of `wav2vec_ctc_parp`, and of them mask_file and prune_biases of
-    `wav2vec_ctc_masked`."""
+    """By which rule masks are chosen, how many connections they remove, and when."""
 
-    policy: str = _flag("parp", "rule that prunes: parp, gradual_magnitude or movement")
+    policy: str = _flag("parp", "rule that chooses masks; `speechprune policies` lists them")
+    policy_options: Dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "options of the policy, such as {n:2,m:4}; `speechprune policies`"},
+    )
+    train_weights: Optional[bool] = _flag(
+        None, "train the masked weights, or freeze them; unset: as the policy does"
+    )
     sparsity: float = _flag(0.5, "share of all masked weights that is REMOVED, in [0, 1)")
     start_sparsity: Optional[float] = _flag(
-        None, "share removed at first; unset: that of sparsity (parp) or 0 (the other policies)"
+        None, "share removed at first; unset: that of sparsity, or 0 if the policy starts dense"
     )
     sparsity_schedule: str = _flag("cubic", "from start_sparsity to sparsity: linear or cubic")
     sparsity_end: Optional[int] = _flag(
@@ -39,7 +46,9 @@ class PruningFlags:
     )
     prune_every: int = _flag(50, "updates from one choice of masks to the next")
     prune_scope: str = _flag("global", "rank all weights together (global) or per tensor (tensor)")
-    prune_biases: bool = _flag(True, "prune the biases of the masked projections too")
+    prune_biases: Optional[bool] = _flag(
+        None, "prune the biases of the masked projections too; unset: as the policy does"
+    )
     mask_file: Optional[str] = _flag(
         None, "mask file, or checkpoint with masks: the masks to start from, or to keep"
     )
@@ -60,9 +69,9 @@ def check_pruning(cfg: Any) -> None:
     """Refuse what cannot work, before anything is built.
 
     Raises:
-        UserError: a sparsity outside [0, 1), a start over the target, an unknown name, masks chosen
-            every 0 updates, a schedule that does not fit into the run, or a mode of training in
-            which pruned weights would come back.
+        UserError: a sparsity outside [0, 1), a start over the target, an unknown name or option,
+            masks chosen every 0 updates, a policy that asks for other settings, or a schedule that
+            does not fit into the run.
     """
     check_sparsity("model.sparsity", cfg.sparsity)
     if cfg.start_sparsity is not None:
@@ -77,11 +86,7 @@ def check_pruning(cfg: Any) -> None:
     for key, known in (("prune_scope", SCOPES), ("sparsity_schedule", SHAPES)):
         if getattr(cfg, key) not in known:
             raise UserError(unknown_name(f"model.{key}", getattr(cfg, key), list(known)))
-    if not POLICIES.get(cfg.policy).trains_weights:
-        raise UserError(
-            f"model.policy={cfg.policy} does not train weights; for S3-Router use "
-            "model._name=wav2vec_ctc_st"
-        )
+    _check_policy(cfg)
     _check_start(cfg)
     _check_time(cfg)
 
@@ -111,17 +116,28 @@ def check_modes(cfg: Any) -> None:
             raise UserError(f"{mode} does not go together with masks on trained weights; {advice}")
 
 
-def check_sparsity(key: str, sparsity: float) -> None:
-    """Raise UserError unless ``sparsity``, a share removed, lies in [0, 1)."""
-    if not 0.0 <= sparsity < 1.0:
-        raise UserError(f"{key} is the share removed and must lie in [0, 1), not {sparsity}")
+def policy_of(cfg: Any) -> MaskPolicy:
+    """The policy that the settings name, with its options; raises UserError as `Registry.build`."""
+    options = cfg.policy_options or {}
+    plain: Any = OmegaConf.to_container(options) if OmegaConf.is_config(options) else options
+    return POLICIES.build(cfg.policy, **plain)
+
+
+def trains_weights(cfg: Any) -> bool:
+    """Whether the masked weights are trained."""
+    return policy_of(cfg).trains_weights if cfg.train_weights is None else bool(cfg.train_weights)
+
+
+def prunes_biases(cfg: Any) -> bool:
+    """Whether biases are pruned with their weights."""
+    return policy_of(cfg).prunes_biases if cfg.prune_biases is None else bool(cfg.prune_biases)
 
 
 def start_of(cfg: Any) -> float:
     """The sparsity at the first update."""
     if cfg.start_sparsity is not None:
         return float(cfg.start_sparsity)
-    return 0.0 if POLICIES.get(cfg.policy).starts_dense else float(cfg.sparsity)
+    return 0.0 if policy_of(cfg).starts_dense else float(cfg.sparsity)
 
 
 def end_of(cfg: Any) -> int:
@@ -131,9 +147,26 @@ def end_of(cfg: Any) -> int:
     return (cfg.freeze_finetune_updates + cfg.max_update + 1) // 2
 
 
+def _check_policy(cfg: Any) -> None:
+    """What the policy asks of the other settings."""
+    policy = policy_of(cfg)
+    if policy.needs_trained_weights and not trains_weights(cfg):
+        raise UserError(
+            f"model.policy={cfg.policy} follows the weights as they are trained, but "
+            "model.train_weights=false freezes them"
+        )
+    if policy.pattern is not None:
+        n, m = policy.pattern
+        if abs(cfg.sparsity - (1.0 - n / m)) > 1e-9 or start_of(cfg) != cfg.sparsity:
+            raise UserError(
+                f"model.policy={cfg.policy} keeps {n} of every {m} weights from the first update "
+                f"on; set model.sparsity={1.0 - n / m:g} and leave out model.start_sparsity"
+            )
+
+
 def _check_start(cfg: Any) -> None:
     """What can be removed at first."""
-    if start_of(cfg) > 0.0 and not POLICIES.get(cfg.policy).ranks_at_first:
+    if start_of(cfg) > 0.0 and not policy_of(cfg).ranks_at_first:
         raise UserError(
             f"model.policy={cfg.policy} cannot tell weights apart before it has trained them; set "
             "model.start_sparsity=0"

@@ -1,0 +1,70 @@
+"""HuBERT: base, large and X-large; wav2vec 2.0's network, with another way to count frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from speechprune.backbones.base import BACKBONES
+from speechprune.backbones.wav2vec2 import Wav2Vec2
+
+#: What tasks listen at, unless their settings say otherwise, in Hz.
+_SAMPLE_RATE = 16000
+#: Targets a second in pretraining; an encoder without its heads does not depend on it.
+_LABEL_RATE = 50
+
+
+@BACKBONES.register("hubert")
+class Hubert(Wav2Vec2):
+    """fairseq's HuBERT. Its base models' group norm sees padding: analyse them unpadded.
+
+    It is built without the dictionaries of its pretraining, which only its pretraining heads need.
+    """
+
+    fairseq_name: ClassVar[str] = "hubert"
+    fits_fairseqs_ctc: ClassVar[bool] = False
+    pretraining_only: ClassVar[tuple[str, ...]] = (
+        "label_embs_concat",
+        "final_proj.",
+        "target_glu.",
+    )
+
+    def matches(self, model: nn.Module) -> bool:
+        from fairseq.models.hubert.hubert import HubertModel
+
+        return isinstance(model, HubertModel)
+
+    def build(self, task: Mapping[str, Any], settings: Mapping[str, Any]) -> nn.Module:
+        if settings.get("label_rate") is None:
+            settings = {**settings, "label_rate": task.get("label_rate") or _LABEL_RATE}
+        model = super().build(task, settings)
+        # Unlike wav2vec 2.0's, fairseq's model does not keep its settings.
+        model.built_from = (dict(task), settings)
+        return model
+
+    def _task(self, task: Mapping[str, Any]) -> Any:
+        cfg = SimpleNamespace(sample_rate=task.get("sample_rate") or _SAMPLE_RATE)
+        return SimpleNamespace(cfg=cfg, dictionaries=[None])
+
+    def fresh(self, model: nn.Module, seed: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            fresh = self.build(*model.built_from)
+        return fresh.eval().requires_grad_(False)
+
+    def features(
+        self, model: nn.Module, source: Tensor, padding_mask: Tensor | None, *, mask: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        output, padding = model.extract_features(source, padding_mask, mask=mask)
+        return output, padding
+
+    def padded_frame_count(self, model: nn.Module, samples: int, padded: int) -> int:
+        """Each frame stands for an equal share of the batch's samples, and counts as an utterance's
+        own if one of its samples is; what is left over at the end of the batch stands for none."""
+        frames = self.frame_count(model, padded)
+        share = (padded - padded % frames) // frames
+        return min(frames, -(-samples // share))

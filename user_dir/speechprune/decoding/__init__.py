@@ -1,0 +1,1 @@
+"""From audio to text by CTC, and how many errors that makes."""

@@ -1,0 +1,120 @@
+"""The speech encoder of a CTC model with its output layer, whichever family it is of."""
+
+from contextlib import nullcontext
+from typing import Any, Dict, Mapping, Optional
+
+import torch
+from fairseq import checkpoint_utils
+from fairseq.models import FairseqEncoder
+from fairseq.models.wav2vec.wav2vec2_asr import Linear, Wav2VecEncoder
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import Tensor, nn
+
+from speechprune.backbones import Backbone, backbone_called
+from speechprune.checkpoint.pretrained import model_name
+from speechprune.checkpoint.settings import encoder_of
+from speechprune.errors import UserError
+
+#: Settings that finetuning has of its own, under the names of pretraining.
+_OF_FINETUNING = (
+    *("dropout", "activation_dropout", "dropout_input", "attention_dropout", "feature_grad_mult"),
+    *("mask_prob", "mask_length", "mask_selection", "mask_other", "no_mask_overlap"),
+    *("mask_channel_prob", "mask_channel_length", "mask_channel_selection"),
+    *("mask_channel_other", "no_mask_channel_overlap", "checkpoint_activations"),
+)
+
+
+def build_encoder(cfg: Any, output_size: int) -> Wav2VecEncoder:
+    """fairseq's own encoder where that can run the family, else ours.
+
+    Args:
+        cfg: of a CTC model; ``w2v_args`` is filled in if it is None.
+        output_size: symbols of the output layer.
+
+    Raises:
+        UserError: the pretrained model is of an unknown family, or its file lacks weights.
+    """
+    if cfg.w2v_args is None:
+        family = backbone_called(model_name(cfg.w2v_path))
+    else:
+        settings = encoder_of({"w2v_args": cfg.w2v_args})
+        family = backbone_called(str(settings.get("_name") or settings.get("arch")))
+    family.make_known()
+    if family.fits_fairseqs_ctc:
+        return Wav2VecEncoder(cfg, output_size)
+    return SpeechEncoder(cfg, family, output_size)
+
+
+class SpeechEncoder(Wav2VecEncoder):
+    """`Wav2VecEncoder` for families whose models it cannot run, such as HuBERT.
+
+    What a model is given and returns, its backbone knows.
+    """
+
+    def __init__(self, cfg: Any, family: Backbone, output_size: int) -> None:
+        # fairseq's own would build the model through its task of pretraining.
+        FairseqEncoder.__init__(self, None)
+        self.family = family
+        self.apply_mask = cfg.apply_mask
+        weights = None if cfg.w2v_args is not None else self._read(cfg)
+        pretrained = cfg.w2v_args
+        self.w2v_model = family.build(pretrained.task, pretrained.model)
+        if weights is not None and not cfg.no_pretrained_weights:
+            load_weights(self.w2v_model, weights, cfg.w2v_path)
+        self.final_dropout = nn.Dropout(cfg.final_dropout)
+        self.freeze_finetune_updates = cfg.freeze_finetune_updates
+        self.num_updates = 0
+        self.proj = Linear(pretrained.model.encoder_embed_dim, output_size)
+        self.register_load_state_dict_pre_hook(_without_pretraining)
+
+    def _read(self, cfg: Any) -> Mapping[str, Tensor]:
+        """Fill in ``cfg.w2v_args``, with the settings of finetuning; gives the weights."""
+        overrides = {key: getattr(cfg, key) for key in _OF_FINETUNING}
+        overrides["encoder_layerdrop"] = cfg.layerdrop
+        state = checkpoint_utils.load_checkpoint_to_cpu(cfg.w2v_path, overrides)
+        pretrained = state["cfg"]
+        if not isinstance(pretrained, DictConfig):
+            pretrained = OmegaConf.create(pretrained)
+        with open_dict(pretrained):
+            pretrained.update(criterion=None, lr_scheduler=None)
+            pretrained.task.data = cfg.data
+        cfg.w2v_args = pretrained
+        weights: Mapping[str, Tensor] = state["model"]
+        return weights
+
+    def forward(
+        self, source: Tensor, padding_mask: Optional[Tensor], **kwargs: Any
+    ) -> Dict[str, Any]:
+        finetunes = self.freeze_finetune_updates <= self.num_updates
+        with nullcontext() if finetunes else torch.no_grad():
+            features, padding = self.family.features(
+                self.w2v_model, source, padding_mask, mask=self.apply_mask and self.training
+            )
+        output = self.proj(self.final_dropout(features.transpose(0, 1)))
+        return {"encoder_out": output, "padding_mask": padding, "layer_results": []}
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Any], path: Any) -> None:
+    """Load a pretrained state dict into an encoder without its pretraining heads.
+
+    Raises:
+        UserError: it lacks weights, or has some of another shape.
+    """
+    # The weights of data2vec's teacher are nested.
+    own = {key: value for key, value in weights.items() if isinstance(value, Tensor)}
+    try:
+        missing = model.load_state_dict(own, strict=False).missing_keys
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: weights and configuration disagree: {reason}") from error
+    if missing:
+        raise UserError(f"{path} lacks weights of its own model, such as {missing[0]}")
+
+
+def _without_pretraining(
+    encoder: SpeechEncoder, state: Dict[str, Any], prefix: str, *rest: Any
+) -> None:
+    """Leave out what fairseq's finetuned checkpoints hold of pretraining."""
+    heads = tuple(f"{prefix}w2v_model.{head}" for head in encoder.family.pretraining_only)
+    for key in [key for key in state if key.startswith(heads)]:
+        del state[key]

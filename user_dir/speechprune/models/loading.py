@@ -1,0 +1,135 @@
+"""Models from their checkpoints alone: finetuned ones whole, and the encoder of any."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fairseq import checkpoint_utils, tasks
+from fairseq.data.dictionary import Dictionary
+from fairseq.models import MODEL_REGISTRY
+from fairseq.tasks import FairseqTask
+from omegaconf import DictConfig, open_dict
+from torch import nn
+
+from speechprune.backbones import backbone_called
+from speechprune.checkpoint.file import PROVENANCE, PathLike, read
+from speechprune.checkpoint.finetuned import find_dictionary, read_finetuned
+from speechprune.checkpoint.pretrained import model_name
+from speechprune.errors import UserError
+from speechprune.models.encoder import load_weights
+from speechprune.models.names import HUBERT_WEIGHTS, WEIGHTS
+from speechprune.models.registration import register_all
+from speechprune.models.sites import encoder_of_model
+from speechprune.state_names import is_finetuned
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A finetuned CTC model, ready for inference.
+
+    Attributes:
+        path: the checkpoint.
+        model: in evaluation mode, on the CPU.
+        task: fairseq's audio_finetuning task.
+        dictionary: of the outputs.
+        cfg: the checkpoint's configuration, as built.
+        provenance: what was noted by whoever made the checkpoint of another one; empty for those
+            that training saved.
+    """
+
+    path: Path
+    model: nn.Module
+    task: FairseqTask
+    dictionary: Dictionary
+    cfg: DictConfig
+    provenance: Mapping[str, Any]
+
+    @property
+    def density(self) -> float:
+        """Share of the maskable weights that is kept; 1.0 for a model without masks."""
+        controller = getattr(self.model, "mask_controller", None)
+        if controller is None:
+            return float(self.provenance.get("density", 1.0))
+        return float(controller.stats()["density"])
+
+
+def load_finetuned(path: PathLike, data: PathLike | None = None) -> LoadedModel:
+    """Build any finetuned CTC checkpoint: fairseq's own, one of ours, or a folded one.
+
+    Neither the pretrained file nor the data folder of training has to exist.
+
+    Args:
+        data: a folder to take `dict.LABELS.txt` from, if the checkpoint lacks its dictionary.
+
+    Raises:
+        UserError: the file cannot be read, is no finetuned CTC model, or its dictionary is nowhere.
+    """
+    path = Path(path)
+    state = read_known(path)
+    cfg = state["cfg"]
+    dictionary = find_dictionary(state, cfg, path, data)
+    task = tasks.setup_task(cfg.task, from_checkpoint=True)
+    task.load_state_dict({"target_dictionary": dictionary})
+    try:
+        model = task.build_model(cfg.model, from_checkpoint=True)
+        model.load_state_dict(state["model"], strict=True, model_cfg=cfg.model)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: weights and configuration disagree: {reason}") from error
+    # PyTorch multiplies in another order, with other rounding, by weights that require gradient:
+    # without, masked and folded models agree to the last bit.
+    model.eval().requires_grad_(False)
+    return LoadedModel(path, model, task, dictionary, cfg, state.get(PROVENANCE) or {})
+
+
+def read_known(path: PathLike) -> dict[str, Any]:
+    """The state of a finetuned checkpoint whose model can be built; UserError if it cannot."""
+    register_all()
+    state = read_finetuned(path)
+    model = state["cfg"].model
+    name = model.get("_name")
+    if name not in MODEL_REGISTRY or "ctc" not in name:
+        raise UserError(
+            f"{path} holds a model {name!r}, which is not a CTC model that speechprune knows"
+        )
+    if name == HUBERT_WEIGHTS:
+        # fairseq's own cannot be built without the dictionaries of pretraining; the other can.
+        with open_dict(state["cfg"]):
+            model._name = WEIGHTS
+    return state
+
+
+def load_pretrained(path: PathLike, overrides: Mapping[str, Any] | None = None) -> nn.Module:
+    """The pretrained encoder in a checkpoint, without its pretraining heads, on the CPU.
+
+    Args:
+        overrides: values for keys of the model's configuration.
+
+    Raises:
+        UserError: the file cannot be read or holds no pretrained model of a known family.
+    """
+    family = backbone_called(model_name(path))
+    family.make_known()
+    state = checkpoint_utils.load_checkpoint_to_cpu(str(path))
+    cfg = state["cfg"]
+    with open_dict(cfg):
+        cfg.model.update(overrides or {})
+    model = family.build(cfg.task, cfg.model)
+    load_weights(model, state["model"], path)
+    return model.eval()
+
+
+def load_encoder(path: PathLike) -> nn.Module:
+    """The encoder in the checkpoint at ``path``, in evaluation mode, on the CPU, without gradient.
+
+    That of a finetuned checkpoint with masks has them on.
+
+    Raises:
+        UserError: the file cannot be read, or holds no encoder of a registered family.
+    """
+    if is_finetuned(read(path, mmap=True)["model"]):
+        return encoder_of_model(load_finetuned(path).model)
+    return load_pretrained(path).requires_grad_(False)

@@ -1,0 +1,75 @@
+"""Masks of any file that has some, with where they came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from speechprune import __version__
+from speechprune.checkpoint.file import PathLike, digest, read
+from speechprune.checkpoint.masks import is_mask_file, masks_in
+from speechprune.checkpoint.settings import encoder_of
+from speechprune.errors import UserError
+from speechprune.masking.mask_set import MaskSet
+from speechprune.models.declaration import DEFAULTS, declared
+from speechprune.models.registration import register_all
+from speechprune.state_names import is_finetuned, is_scores
+
+#: Settings that are mentioned even where they are the default.
+_ALWAYS_MENTIONED = ("prune_rate", "policy", "sparsity")
+
+
+def read_mask_set(path: PathLike) -> MaskSet:
+    """The masks in a mask file or a finetuned checkpoint; raises UserError if it holds none."""
+    return MaskSet.load(path) if is_mask_file(path) else read_checkpoint_masks(path)
+
+
+def read_checkpoint_masks(path: PathLike) -> MaskSet:
+    """The masks in a finetuned checkpoint, with where they came from.
+
+    Raises UserError if the file is no checkpoint or holds no masks that fit its weights.
+    """
+    state = read(path, mmap=True)
+    try:
+        masks = masks_in(state["model"])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    if masks:
+        return MaskSet(masks, _provenance(state, path))
+    if any(map(is_scores, state["model"])):
+        # S3-Router saves scores alone: the model knows what they choose. Loading needs the models.
+        from speechprune.models.loading import load_finetuned
+
+        model: Any = load_finetuned(path).model
+        return model.mask_controller.mask_set(_provenance(state, path))
+    if not is_finetuned(state["model"]):
+        raise UserError(f"{path} is a pretrained model: masks are learned by finetuning it")
+    raise UserError(f"{path} holds no masks: it was finetuned without them, or folded")
+
+
+def _provenance(state: Mapping[str, Any], path: PathLike) -> dict[str, str]:
+    """Backbone, pretrained file, the checkpoint's digest, settings that are not the default, and
+    versions."""
+    register_all()
+    model = state["cfg"]["model"]
+    settings = [
+        f"{flag}={_text(model[flag])}"
+        for flag in declared(model["_name"]).mask_flags()
+        if flag in model and (flag in _ALWAYS_MENTIONED or model[flag] != DEFAULTS[flag])
+    ]
+    facts = {
+        "backbone": encoder_of(model).get("_name") if model.get("w2v_args") else None,
+        "pretrained": Path(str(model.get("w2v_path") or "")).name,
+        "checkpoint": f"sha256:{digest(path)}",
+        "settings": " ".join(settings),
+        "versions": f"speechprune={__version__} torch={version('torch')}",
+    }
+    return {key: str(fact) for key, fact in facts.items() if fact}
+
+
+def _text(value: Any) -> str:
+    """A setting as it is written on a command line."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

@@ -1,0 +1,22 @@
+"""What models are called in fairseq's registry: ``model._name`` of a command line.
+
+Whoever has to choose a model takes its name from here; what a model is and reads, it says itself
+(`speechprune.models.declaration`).
+"""
+
+from __future__ import annotations
+
+#: fairseq's own: all weights are finetuned, of wav2vec 2.0, data2vec and, here, HuBERT.
+WEIGHTS = "wav2vec_ctc"
+#: fairseq's own for HuBERT.
+HUBERT_WEIGHTS = "hubert_ctc"
+#: All weights of what is left after layers were dropped.
+PRUNED = "wav2vec_ctc_pruned"
+#: S3-Router: masks that are learned through scores.
+ROUTER = "wav2vec_ctc_st"
+#: PARP, and other policies that train weights.
+PARP = "wav2vec_ctc_parp"
+#: Weights under a mask that was given and stays.
+FIXED_MASK = "wav2vec_ctc_masked"
+#: Any mask policy, with weights trained or frozen.
+POLICY = "wav2vec_ctc_policy"

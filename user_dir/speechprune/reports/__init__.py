@@ -1,0 +1,1 @@
+"""What runs and masks came to: comparisons, overlaps and figures of them."""

@@ -1,0 +1,1 @@
+"""A checkpoint in, a checkpoint out: folding, masks, averages, fewer layers, other layouts."""

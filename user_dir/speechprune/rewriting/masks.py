@@ -1,0 +1,123 @@
+"""Masks put on a finetuned checkpoint, in the place of those that it has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from speechprune.checkpoint.file import PathLike
+from speechprune.errors import UserError
+from speechprune.masking.bits import pack_bits
+from speechprune.masking.mask_set import MaskSet
+from speechprune.models.declaration import DEFAULTS
+from speechprune.models.loading import LoadedModel, load_finetuned
+from speechprune.models.mask_flags import SITE_FLAGS, MaskFlags, flags_of, masked_roles
+from speechprune.models.names import FIXED_MASK, ROUTER
+from speechprune.models.sites import maskable_sites
+from speechprune.rewriting.rewriting import Rewriting
+from speechprune.state_names import is_regrown, key_of, mask_key, observed_key, scores_key, sibling
+
+#: What plain configurations lack: in training it comes from other groups.
+_CONTEXT = {
+    "finetune_from_model": None,
+    "save_dir": "checkpoints",
+    "restore_file": "checkpoint_last.pt",
+    "max_update": 0,
+    "use_bmuf": False,
+    "store_ema": False,
+    "pipeline_model_parallel": False,
+    "zero_sharding": "none",
+}
+
+
+def apply_masks(path: PathLike, masks: MaskSet, out: PathLike) -> None:
+    """Put ``masks`` on a finetuned checkpoint, a plain `wav2vec_ctc` or one with masks.
+
+    What is at ``out`` is a `wav2vec_ctc_st` with ``model.fix_mask``, or, if biases have masks, a
+    `wav2vec_ctc_masked`. It has no scores, from which other masks would be chosen, and no optimizer
+    state.
+
+    Raises:
+        UserError: the checkpoint cannot be loaded, the masks are of another model, or ``out``
+            cannot be written.
+    """
+    rewriting = Rewriting(path, out)
+    loaded = load_finetuned(path)
+    flags = _fitting_flags(loaded, masks)
+    changes = {
+        "args": None,
+        "cfg": _with_flags(loaded.cfg, flags),
+        "model": _with_masks(rewriting.state["model"], masks),
+        "last_optimizer_state": None,
+    }
+    noted = {"masks_applied_to": rewriting.digest, "masks": masks.provenance}
+    rewriting.write({**rewriting.state, **changes}, noted)
+
+
+def _with_flags(cfg: DictConfig, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with ``flags``, those of a model that takes biases only if need be."""
+    container: Any = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    changed: dict[str, Any] = dict(container)
+    seed = (changed.get("common") or {}).get("seed", 1)
+    name = FIXED_MASK if flags["prune_biases"] else ROUTER
+    added = {**DEFAULTS, **_CONTEXT, "seed": seed}
+    changed["model"] = {**added, **changed["model"], **flags, "_name": name}
+    return changed
+
+
+def _with_masks(tensors: Mapping[str, Tensor], masks: MaskSet) -> dict[str, Tensor]:
+    """A state dict with other masks, and without the scores, or regrown weights, of its own."""
+    changed = {k: v for k, v in tensors.items() if not is_regrown(k)}
+    for site, mask in masks.items():
+        for name in (scores_key, observed_key):
+            changed.pop(sibling(key_of(site), name), None)
+        changed[sibling(key_of(site), mask_key)] = pack_bits(mask)
+    return changed
+
+
+def _fitting_flags(loaded: LoadedModel, masks: MaskSet) -> dict[str, Any]:
+    """The flags under which the model has exactly the sites of ``masks``, fixed as they are.
+
+    Raises UserError if there are none.
+    """
+    shapes = {
+        site.name: (site.role, tuple(getattr(site.module, site.tensor).shape))
+        for site in maskable_sites(loaded.model)
+    }
+    is_plain = not hasattr(loaded.model, "mask_controller")
+    if not is_plain:
+        chosen = {name: getattr(loaded.cfg.model, name) for name in SITE_FLAGS}
+        biases = any(site.tensor == "bias" for site in loaded.model.mask_controller.sites)
+    else:
+        chosen = flags_of({role for name, (role, _) in shapes.items() if name in masks})
+        biases = any(name.endswith(".bias") for name in masks)
+    roles = masked_roles(MaskFlags(**chosen))
+    try:
+        masks.check_fits(
+            {
+                name: shape
+                for name, (role, shape) in shapes.items()
+                if role in roles and (biases or not name.endswith(".bias"))
+            }
+        )
+    except UserError as error:
+        raise UserError(f"{loaded.path} cannot take these masks: {error}") from error
+    if not masks.tally.kept:
+        raise UserError("these masks keep nothing: a model without any connection is of no use")
+    return {
+        **chosen,
+        "trainable_proj": is_plain or loaded.cfg.model.trainable_proj,
+        "prune_biases": biases,
+        "mask_file": None,
+        "prune_rate": masks.density,
+        "layerwise_prune_rate": [],
+        "fc_attn_prune_rate": [],
+        "linear_st_op": "linear_st",
+        "fix_mask": True,
+        "fix_mask_before": None,
+        "load_mask_only": False,
+        "load_mask_before": None,
+    }

@@ -1,0 +1,157 @@
+"""The names that tensors have in state dicts: of an encoder, its head, and what masks add to both.
+
+In a finetuned checkpoint the tensors of a speech encoder stand under ``w2v_encoder.w2v_model.`` and
+those of its output layer under ``w2v_encoder.proj.``. A masked tensor ``fc1.weight`` is saved with
+``fc1.scores`` (S3-Router's own key), ``fc1.weight_mask`` (the mask's bits, packed), and, where
+removed weights may come back, ``fc1.weight_regrown`` (the values that these have in training). A
+policy that gathers statistics adds ``fc1.weight_observed``.
+
+A *site* is named relative to its encoder, ``encoder.layers.3.fc1.weight``; those of the output
+layer are ``proj.weight`` and ``proj.bias``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+#: Where a finetuned model keeps what it adds to a pretrained one, and the pretrained one itself.
+FINETUNED = "w2v_encoder."
+ENCODER = "w2v_encoder.w2v_model."
+#: The sites of the output layer, which finetuning adds.
+HEAD_SITES = ("proj.weight", "proj.bias")
+HEAD = "w2v_encoder.proj."
+#: The embedding of masked spans, of every pretrained encoder: as many entries as channels.
+MASK_EMBEDDING = "mask_emb"
+
+#: The number of a layer in the name of a site, of whatever model.
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+#: That of a speech encoder's layer in a key of a checkpoint, which may have a decoder too. The keys
+#: of data2vec's teacher begin where its encoder does.
+_ENCODER_LAYER = re.compile(r"(?:^|\bencoder\.)layers\.(\d+)\.")
+
+
+def scores_key(tensor: str) -> str:
+    """Name of a tensor's scores: S3-Router's ``scores`` for a ``weight``."""
+    return "scores" if tensor == "weight" else f"{tensor}_scores"
+
+
+def mask_key(tensor: str) -> str:
+    """Name of a tensor's packed mask."""
+    return f"{tensor}_mask"
+
+
+def regrown_key(tensor: str) -> str:
+    """Name of what a tensor's removed entries are in training by now."""
+    return f"{tensor}_regrown"
+
+
+def observed_key(tensor: str) -> str:
+    """Name of the statistics that a policy gathered of a tensor."""
+    return f"{tensor}_observed"
+
+
+_OF_MASKS = (scores_key, mask_key, regrown_key, observed_key)
+
+
+def is_mask(key: str) -> bool:
+    """Whether a key is that of a packed mask."""
+    return key.endswith("_mask")
+
+
+def is_scores(key: str) -> bool:
+    """Whether a key is that of scores."""
+    return key.rpartition(".")[2].endswith("scores")
+
+
+def is_regrown(key: str) -> bool:
+    """Whether a key is that of what removed entries have grown to."""
+    return key.endswith("_regrown")
+
+
+def is_of_masks(key: str) -> bool:
+    """Whether a key is of what a mask adds to its tensor."""
+    return is_mask(key) or is_scores(key) or is_regrown(key) or key.endswith("_observed")
+
+
+def masked_key(regrown: str) -> str:
+    """The key of the tensor whose regrown values are kept under the key ``regrown``."""
+    return regrown[: -len(regrown_key(""))]
+
+
+def sibling(key: str, name: Callable[[str], str]) -> str:
+    """The key of what ``name``, such as `mask_key`, calls a part of the tensor ``key``."""
+    owner, dot, tensor = key.rpartition(".")
+    return f"{owner}{dot}{name(tensor)}"
+
+
+def keys_of_mask(site: str) -> list[str]:
+    """All keys, in a finetuned checkpoint, of what a mask adds to a site."""
+    return [sibling(key_of(site), name) for name in _OF_MASKS]
+
+
+def key_of(site: str) -> str:
+    """The key of a site's tensor in a finetuned checkpoint."""
+    return (FINETUNED if site in HEAD_SITES else ENCODER) + site
+
+
+def site_of(key: str) -> str:
+    """The site of a tensor's key in a finetuned checkpoint."""
+    return key[len(FINETUNED) :] if key.startswith(HEAD) else key[len(ENCODER) :]
+
+
+def encoder_tensors(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The encoder's part of a finetuned state dict, under the names of a pretrained one."""
+    return {k[len(ENCODER) :]: v for k, v in tensors.items() if k.startswith(ENCODER)}
+
+
+def is_finetuned(keys: Iterable[str]) -> bool:
+    """Whether keys are those of a finetuned model."""
+    return any(key.startswith(FINETUNED) for key in keys)
+
+
+def has_masks(keys: Iterable[str]) -> bool:
+    """Whether keys are those of a model with masks."""
+    return any(map(is_mask, keys))
+
+
+def layer_of(name: str) -> int | None:
+    """The 0-based layer in a key or a site's name; None for what is outside the layers."""
+    found = _LAYER.search(name)
+    return int(found[1]) if found else None
+
+
+def role_of(site: str) -> str:
+    """What a site is called within its layer, e.g. "self_attn.q_proj" or "fc1".
+
+    It is the name after the layer's number, without the ending ".weight" or ".bias", so it needs
+    no list of the names that a model family uses; a bias counts with its weight.
+    """
+    found = _LAYER.search(site)
+    within = site[found.end() :] if found else site
+    for ending in (".weight", ".bias"):
+        if within.endswith(ending):
+            return within[: -len(ending)]
+    return within
+
+
+def without_layers(key: str, dropped: Iterable[int]) -> str | None:
+    """What a key is called once the 0-based layers ``dropped`` of a speech encoder are gone.
+
+    Args:
+        key: of a checkpoint, under any prefix, or of its EMA teacher; it may name what is kept
+            beside a layer's tensors, such as masks and scores.
+
+    Returns:
+        The key with its layer renumbered, None if it belongs to a dropped layer, and the key itself
+        if it belongs to none.
+    """
+    found = _ENCODER_LAYER.search(key)
+    if found is None:
+        return key
+    layer, gone = int(found[1]), set(dropped)
+    if layer in gone:
+        return None
+    left = layer - sum(other < layer for other in gone)
+    return f"{key[: found.start(1)]}{left}{key[found.end(1) :]}"
