@@ -70,6 +70,63 @@ def write_data2vec(path: Path, *, normalize: bool = True, layers: int = 2, seed:
     return _write_pretrained(path, settings, {**weights, "_ema": teacher}, normalize)
 
 
+def write_hubert(
+    path: Path,
+    *,
+    layer_norm_first: bool = False,
+    extractor_mode: str = "default",
+    normalize: bool = False,
+    layers: int = 2,
+    seed: int = 0,
+    with_task_state: bool = True,
+) -> Path:
+    """A pretrained HuBERT with random weights, written by fairseq's own classes.
+
+    ``layer_norm_first=True, extractor_mode="layer_norm", normalize=True`` is shaped like the large
+    one. The folder of its targets is gone; published files have their dictionaries in `task_state`.
+    """
+    from fairseq.data.dictionary import Dictionary
+    from fairseq.models.hubert.hubert import HubertConfig, HubertModel
+    from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig
+    from omegaconf import OmegaConf
+
+    targets = Dictionary()
+    for unit in range(10):
+        targets.add_symbol(str(unit))
+    task = {
+        **_defaults(HubertPretrainingConfig),
+        "_name": "hubert_pretraining",
+        "data": "/pretraining/data/that/is/gone",
+        "label_dir": "/targets/that/are/gone",
+        "labels": ["km"],
+        "label_rate": 50.0,
+        "sample_rate": SAMPLE_RATE,
+        "normalize": normalize,
+    }
+    settings = {
+        **_defaults(HubertConfig),
+        **_encoder_settings(layers),
+        "_name": "hubert",
+        "label_rate": 50.0,
+        "extractor_mode": extractor_mode,
+        "layer_norm_first": layer_norm_first,
+        "final_dim": 16,
+        "untie_final_proj": True,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        known = {key: value for key, value in settings.items() if key != "_name"}
+        cfg = OmegaConf.merge(OmegaConf.structured(HubertConfig), known)
+        model = HubertModel(cfg, OmegaConf.create(task), [targets])
+    criterion = {"_name": "hubert", "pred_masked_weight": 1.0}
+    sections = {"task": task, "model": settings, "criterion": criterion, "lr_scheduler": None}
+    state = _state(sections, model.state_dict())
+    if with_task_state:
+        state["task_state"] = {"dictionaries": [targets]}
+    torch.save(state, path)
+    return path
+
+
 def write_finetuned(
     path: Path, pretrained: Path, data: Path, *, model: dict[str, Any] | None = None, seed: int = 0
 ) -> Path:
@@ -81,6 +138,8 @@ def write_finetuned(
     """
     from fairseq import tasks
     from omegaconf import OmegaConf
+
+    import speechprune.plugin  # noqa: F401  (its classes are safe to load)
 
     state = torch.load(pretrained, weights_only=True)
     normalize = state["cfg"]["task"]["normalize"] if state.get("cfg") else state["args"].normalize
@@ -189,11 +248,12 @@ def _build(model_class: type, settings: dict[str, Any], seed: int) -> torch.nn.M
         return model_class(OmegaConf.merge(OmegaConf.structured(Wav2Vec2Config), known))
 
 
-def _every_setting() -> dict[str, Any]:
-    from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config
+def _defaults(settings: type) -> dict[str, Any]:
+    """The defaults of a dataclass of settings, less those that other groups give."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_container(OmegaConf.structured(Wav2Vec2Config), enum_to_str=True)
+    container = OmegaConf.to_container(OmegaConf.structured(settings), enum_to_str=True)
+    return {k: v for k, v in container.items() if not str(v).startswith(("${", "???"))}
 
 
 def _write_pretrained(
@@ -208,9 +268,11 @@ def _write_pretrained(
         "max_sample_size": 250000,
         "min_sample_size": 32000,
     }
+    from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config
+
     criterion = {"_name": "wav2vec", "infonce": True, "log_keys": ["prob_perplexity"]}
     # fairseq overrides only the settings that a checkpoint names; real ones name all.
-    model = {**_every_setting(), **settings}
+    model = {**_defaults(Wav2Vec2Config), **settings}
     cfg = {"task": task, "model": model, "criterion": criterion, "lr_scheduler": None}
     torch.save(_state(cfg, weights), path)
     return path

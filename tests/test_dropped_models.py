@@ -21,8 +21,8 @@ from speechprune.checkpoint.layers import DROPPED, lost_layers
 from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan, LayerPlans
 from speechprune.models.config import WeightCtcConfig
-from speechprune.models.layer_flags import refuse_unread_layers
 from speechprune.models.loading import load_finetuned
+from speechprune.models.wav2vec_ctc import WeightCtc
 from speechprune.rewriting.encoder import export_encoder
 from speechprune.rewriting.folding import fold
 from speechprune.rewriting.layer_dropping import drop_layers
@@ -278,9 +278,9 @@ def test_settings_of_any_kind_tell_what_was_lost(deep: Path) -> None:
         expected = LayerPlan(5, (1,)) if model and model["w2v_args"] else None
         assert lost_layers({"cfg": {"model": model}}) == expected
     for cfg in (Wav2Vec2CtcConfig(), Namespace(), WeightCtcConfig()):
-        refuse_unread_layers(cfg)
+        WeightCtc.check_settings(cfg)
     with pytest.raises(UserError, match="leaves no layers out"):
-        refuse_unread_layers(WeightCtcConfig(drop_layers=[1]))
+        WeightCtc.check_settings(WeightCtcConfig(drop_layers=[1]))
 
 
 def test_masks_have_to_be_baked_in_before_all_weights_are_trained(

@@ -63,7 +63,8 @@ def output(model: nn.Module, source: Tensor) -> Tensor:
     # On some processors PyTorch rounds otherwise by weights that require gradient.
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.requires_grad_(False)
-    result = model.extract_features(source, None, mask=False)["x"]
+    result = model.extract_features(source, None, mask=False)
+    result = result["x"] if isinstance(result, dict) else result[0]
     for parameter in trained:
         parameter.requires_grad_(True)
     return result
@@ -128,7 +129,8 @@ def every_site_learns(family: Family) -> None:
     model, controller = family.masked(0.7)
     model.train()
     controller.train().set_num_updates(0)
-    model.extract_features(audio(), None, mask=False)["x"].square().mean().backward()
+    features, _ = family.backbone.features(model, audio(), None)
+    features.square().mean().backward()
     for site in controller.sites:
         gradient = masked_weight(site).scores.grad
         assert gradient is not None and gradient.isfinite().all(), site.name
@@ -176,8 +178,61 @@ def hidden_states_are_those_of_the_layers(family: Family) -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in layers)
 
 
+def features_are_what_fairseq_extracts(family: Family) -> None:
+    """Output and padding mask, with and without padding; masked spans change it in training."""
+    model = family.build()
+    source = audio()
+    padding_mask = torch.zeros(source.shape, dtype=torch.bool)
+    padding_mask[1, 3000:] = True
+    for given in (None, padding_mask):
+        with torch.no_grad():
+            features, padding = family.backbone.features(model, source, given)
+            expected = model.extract_features(source, given, mask=False)
+        if isinstance(expected, dict):
+            expected = expected["x"], expected["padding_mask"]
+        assert torch.equal(features, expected[0])
+        assert (padding is None) == (expected[1] is None)
+        assert padding is None or torch.equal(padding, expected[1])
+    with torch.no_grad():
+        masked, _ = family.backbone.features(model.train(), source, None, mask=True)
+    assert masked.shape == expected[0].shape and masked.isfinite().all()
+
+
+def frames_are_counted(family: Family) -> None:
+    """For every length from too short for a frame to several frames."""
+    model = family.build()
+    count = family.backbone.frame_count
+    with torch.no_grad():
+        found = {n: output(model, audio(1, n)).shape[1] for n in (400, 719, 720, 1000, 4321, 8000)}
+    assert {n: count(model, n) for n in found} == found
+    assert [count(model, n) for n in (0, 1, 5, 399)] == [0, 0, 0, 0]
+    # Utterances of hours, beyond what single precision counts exactly.
+    assert count(model, 400 + 320 * (2**24 + 1)) == 2**24 + 2
+
+
+def a_fresh_model_is_of_the_same_settings(family: Family) -> None:
+    """It has other weights of the same names and shapes, the same for one seed."""
+    model = family.build()
+    before = torch.get_rng_state()
+    first, again, other = (family.backbone.fresh(model, seed) for seed in (3, 3, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    for fresh in (first, again, other):
+        assert type(fresh) is type(model) and not fresh.training
+        assert {name: tensor.shape for name, tensor in fresh.state_dict().items()} == shapes
+        assert not any(parameter.requires_grad for parameter in fresh.parameters())
+    for site in family.backbone.sites(first, ROLES):
+        tensor = first.state_dict()[site.name]
+        assert torch.equal(tensor, again.state_dict()[site.name]), site.name
+        assert not torch.equal(tensor, other.state_dict()[site.name]), site.name
+        assert not torch.equal(tensor, model.state_dict()[site.name]), site.name
+
+
 def padding_is_told_and_ignored(family: Family) -> None:
-    """Frames are counted as for the utterance alone; states agree where the family allows it."""
+    """Frames are counted as the family says; states agree where it allows that.
+
+    Only where padded frames are counted as those of an utterance alone can they agree to its end.
+    """
     model = family.build()
     for shorter in (LENGTHS[0] - 2000, LENGTHS[0] - 2320):
         source = audio()
@@ -187,13 +242,16 @@ def padding_is_told_and_ignored(family: Family) -> None:
         with torch.no_grad():
             together, padding = family.backbone.hidden_states(model, source, padding_mask)
             alone, unpadded = family.backbone.hidden_states(model, source[1:, :shorter], None)
-        frames = unpadded.shape[1]
+        alone_frames = unpadded.shape[1]
+        assert alone_frames == family.backbone.frame_count(model, shorter)
+        frames = family.backbone.padded_frame_count(model, shorter, LENGTHS[0])
         assert padding.shape == together[0].shape[:2]
         assert (~padding).sum(1).tolist() == [together[0].shape[1], frames]
         assert not padding[1, :frames].any()
         for state, own in zip(together, alone):
-            agree = torch.allclose(state[1:, :frames], own, atol=1e-5)
-            assert agree == family.ignores_padding
+            shared = min(frames, alone_frames)
+            agree = torch.allclose(state[1:, :shared], own[:, :shared], atol=1e-5)
+            assert agree == (family.ignores_padding and frames == alone_frames)
 
 
 def dropping_layers_keeps_the_prefix(family: Family) -> None:
@@ -291,6 +349,9 @@ CONTRACT: Sequence[Callable[[Family], None]] = (
     every_site_learns,
     folding_leaves_the_plain_model,
     hidden_states_are_those_of_the_layers,
+    features_are_what_fairseq_extracts,
+    frames_are_counted,
+    a_fresh_model_is_of_the_same_settings,
     padding_is_told_and_ignored,
     dropping_layers_keeps_the_prefix,
     impossible_layers_are_refused,

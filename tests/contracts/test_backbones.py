@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from backbone_contract import CONTRACT, Family
 from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
-from nano import write_data2vec, write_wav2vec2
+from nano import write_data2vec, write_hubert, write_wav2vec2
 from readme import readme_snippet
 from torch import nn
-from toy import load_backbone
 
 from speechprune.backbones import BACKBONES, find_backbone
 from speechprune.errors import UserError
+from speechprune.models.loading import load_pretrained
 
 #: What is built for each family, by name, and what is known of it.
 #: base: its group norm sees padding. data2vec: its positions come from a stack of convolutions,
@@ -36,6 +36,13 @@ FAMILIES = {
         True,
     ),
     "data2vec": ("data2vec_audio", write_data2vec, False, False),
+    "hubert_base": ("hubert", write_hubert, False, False),
+    "hubert_large": (
+        "hubert",
+        partial(write_hubert, layer_norm_first=True, extractor_mode="layer_norm", normalize=True),
+        True,
+        True,
+    ),
 }
 
 
@@ -48,7 +55,7 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     def build(layers: int = 2) -> nn.Module:
         if layers not in written:
             written[layers] = write(folder / f"{layers}.pt", layers=layers)
-        return load_backbone(written[layers])
+        return load_pretrained(written[layers])
 
     return Family(request.param, BACKBONES.build(backbone), build, final_norm, ignores_padding)
 

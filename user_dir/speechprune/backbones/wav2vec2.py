@@ -38,7 +38,8 @@ class Wav2Vec2(Backbone):
         from fairseq import models
         from omegaconf import OmegaConf
 
-        model = models.build_model(OmegaConf.create(settings), self._task(task), True)
+        given: Any = settings
+        model = models.build_model(OmegaConf.create(given), self._task(task), from_checkpoint=True)
         model.remove_pretraining_modules()
         return model
 
@@ -46,7 +47,7 @@ class Wav2Vec2(Backbone):
         """What fairseq has to know of the task of pretraining to build a model."""
         return None
 
-    def fresh(self, model: nn.Module, seed: int) -> nn.Module:
+    def fresh(self, model: Any, seed: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             fresh = type(model)(model.cfg)
@@ -54,21 +55,21 @@ class Wav2Vec2(Backbone):
         return fresh.eval().requires_grad_(False)
 
     def features(
-        self, model: nn.Module, source: Tensor, padding_mask: Tensor | None, *, mask: bool = False
+        self, model: Any, source: Tensor, padding_mask: Tensor | None, *, mask: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         found = model.extract_features(source, padding_mask, mask=mask)
         return found["x"], found["padding_mask"]
 
-    def frame_count(self, model: nn.Module, samples: int) -> int:
+    def frame_count(self, model: Any, samples: int) -> int:
         for block in model.feature_extractor.conv_layers:
             (kernel,), (stride,) = block[0].kernel_size, block[0].stride
             samples = (samples - kernel) // stride + 1 if samples >= kernel else 0
         return samples
 
-    def sites(self, model: nn.Module, roles: Collection[str]) -> list[Site]:
+    def sites(self, model: Any, roles: Collection[str]) -> list[Site]:
         return [site for site in self._all_sites(model) if site.role in roles]
 
-    def _all_sites(self, model: nn.Module) -> Iterator[Site]:
+    def _all_sites(self, model: Any) -> Iterator[Site]:
         for i, block in enumerate(model.feature_extractor.conv_layers):
             yield Site(
                 f"feature_extractor.conv_layers.{i}.0.weight",
@@ -87,7 +88,7 @@ class Wav2Vec2(Backbone):
                 name = f"encoder.layers.{i}.{path}.weight"
                 yield Site(name, role, i, layer.get_submodule(path), "weight")
 
-    def _position_sites(self, model: nn.Module) -> Iterator[Site]:
+    def _position_sites(self, model: Any) -> Iterator[Site]:
         """Convolutional positions; under weight norm the direction ``weight_v`` is masked, whose
         zeros are zeros of the weight."""
         for name, module in model.encoder.pos_conv.named_modules():
@@ -95,7 +96,7 @@ class Wav2Vec2(Backbone):
                 tensor = "weight_v" if hasattr(module, "weight_v") else "weight"
                 yield Site(f"encoder.pos_conv.{name}.{tensor}", "pos.conv", None, module, tensor)
 
-    def parameters(self, model: nn.Module, group: str) -> list[nn.Parameter]:
+    def parameters(self, model: Any, group: str) -> list[nn.Parameter]:
         if group == "bias":
             return [
                 layer.get_submodule(path).bias
@@ -121,11 +122,11 @@ class Wav2Vec2(Backbone):
             return [model.mask_emb]
         raise ValueError(f"no parameter group {group!r}")
 
-    def layers(self, model: nn.Module) -> nn.ModuleList:
+    def layers(self, model: Any) -> nn.ModuleList:
         return model.encoder.layers
 
     def hidden_states(
-        self, model: nn.Module, source: Tensor, padding_mask: Tensor | None
+        self, model: Any, source: Tensor, padding_mask: Tensor | None
     ) -> tuple[list[Tensor], Tensor]:
         entry = self.enter(model, source, padding_mask)
         states = [entry.state]
@@ -138,7 +139,7 @@ class Wav2Vec2(Backbone):
             padding = torch.zeros(states[0].shape[:2], dtype=torch.bool, device=source.device)
         return states, padding[:, : entry.frames]
 
-    def enter(self, model: nn.Module, source: Tensor, padding_mask: Tensor | None) -> Entry:
+    def enter(self, model: Any, source: Tensor, padding_mask: Tensor | None) -> Entry:
         recorder = _Recorder()
         layers = self.layers(model)
         model.encoder.layers = nn.ModuleList([recorder])
@@ -149,11 +150,11 @@ class Wav2Vec2(Backbone):
         assert recorder.state is not None
         return Entry(recorder.state, recorder.options, padding, output.shape[1])
 
-    def leave(self, model: nn.Module, entry: Entry, state: Tensor) -> Tensor:
+    def leave(self, model: Any, entry: Entry, state: Tensor) -> Tensor:
         output = state.transpose(0, 1)[:, : entry.frames]
         return model.encoder.layer_norm(output) if model.encoder.layer_norm_first else output
 
-    def drop_layers(self, model: nn.Module, dropped: Collection[int]) -> None:
+    def drop_layers(self, model: Any, dropped: Collection[int]) -> None:
         layers = self.layers(model)
         for index in sorted(dropped):
             if not 0 <= index < len(layers):
