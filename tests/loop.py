@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import torch
-from nano import write_corpus, write_data2vec, write_wav2vec2
+from nano import write_corpus, write_data2vec, write_hubert, write_wav2vec2
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
@@ -107,6 +107,21 @@ class Lab:
     def data2vec(self) -> Path:
         """data2vec audio, with normalised input."""
         return write_data2vec(self.folder / "data2vec.pt")
+
+    @cached_property
+    def hubert(self) -> Path:
+        """Post-norm, as HuBERT base, with nothing but its own file to go by."""
+        return write_hubert(self.folder / "hubert.pt", with_task_state=False)
+
+    @cached_property
+    def hubert_large(self) -> Path:
+        """Pre-norm with normalised input, as HuBERT large."""
+        return write_hubert(
+            self.folder / "hubert_large.pt",
+            layer_norm_first=True,
+            extractor_mode="layer_norm",
+            normalize=True,
+        )
 
     def arguments(self, name: str, overrides: Iterable[str], config: str) -> list[str]:
         """The command line of run ``name``: masks on the feed-forward weights and a trained head,

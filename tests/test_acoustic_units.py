@@ -37,7 +37,7 @@ def vowel(name: str, seconds: float, seed: int) -> np.ndarray:
 
 @pytest.mark.parametrize("samples", [720, 16000, 16319, 16320, 50001])
 def test_a_unit_for_each_frame_of_the_model(samples: int) -> None:
-    model = load_pretrained(ASSET, "wav2vec2", {})
+    model = load_pretrained(ASSET)
     frames = int(model._get_feat_extract_output_lengths(torch.tensor(samples)))
     assert cepstra_of(np.random.default_rng(0).standard_normal(samples)).shape == (frames, 26)
 

@@ -165,7 +165,7 @@ def test_pretrained_must_hold_a_speech_encoder(pretrained: Path) -> None:
 @pytest.mark.parametrize("name", ["wav2vec2", "data2vec_audio"])
 def test_pretrained_encoder_is_that_of_the_file(tmp_path: Path, name: str) -> None:
     path = (write_data2vec if name == "data2vec_audio" else write_wav2vec2)(tmp_path / "nano.pt")
-    encoder = load_pretrained(path, name, {"encoder_layerdrop": 0.25})
+    encoder = load_pretrained(path, {"encoder_layerdrop": 0.25})
     assert encoder.cfg.encoder_layerdrop == 0.25
     saved = read(path)["model"]
     assert all(torch.equal(value, saved[key]) for key, value in encoder.state_dict().items())

@@ -25,7 +25,12 @@ LEARNING_RATE = 0.00005
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    lab = Lab(tmp_path_factory.mktemp("commands"))
+    return lab_of_commands(tmp_path_factory.mktemp("commands"))
+
+
+def lab_of_commands(folder: Path) -> Lab:
+    """A lab whose corpus has the subsets that the lines name."""
+    lab = Lab(folder)
     for subset, names in (
         ("train", ("train-1h", "zh_TW-train")),
         ("valid", ("test-clean", "zh_TW-test")),
@@ -36,12 +41,15 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return lab
 
 
-def run(lab: Lab, command: str, w2v_path: Path, *more: str, updates: int = UPDATES) -> Run:
+def run(
+    lab: Lab, command: str, w2v_path: Path, *more: str, updates: int = UPDATES, name: str = ""
+) -> Run:
     config, overrides = COMMANDS[command]
     folder, recipe = config.split("/")
+    name = name or command
     arguments = [
         *overrides,
-        f"hydra.run.dir={lab.folder / command}",
+        f"hydra.run.dir={lab.folder / name}",
         f"task.data={lab.data}",
         f"model.w2v_path={w2v_path}",
         f"common.user_dir={USER_DIR}",
@@ -53,7 +61,7 @@ def run(lab: Lab, command: str, w2v_path: Path, *more: str, updates: int = UPDAT
         f"--config-dir={ROOT / 'config' / folder}",
         f"--config-name={recipe}",
     ]
-    return run_script(lab.folder / command, arguments)
+    return run_script(lab.folder / name, arguments)
 
 
 @pytest.fixture(scope="module")

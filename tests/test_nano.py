@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from speechprune.manifests.espeak import Voice, speak
 from speechprune.manifests.synthetic import SyntheticSpeech, make_synthetic
 from speechprune.models.loading import load_pretrained
-from speechprune.recipes.nano import ASSET, export_as_wav2vec2, pretrain_nano
+from speechprune.recipes.nano import ASSET, pretrain_nano
+from speechprune.rewriting.conversion import convert
 
 
 def strings_in(value: Any) -> list[str]:
@@ -51,7 +52,7 @@ def test_asset_is_small_and_holds_the_encoder_alone() -> None:
 
 
 def test_asset_has_the_frame_rate_of_wav2vec2() -> None:
-    model = load_pretrained(ASSET, "wav2vec2", {}).eval()
+    model = load_pretrained(ASSET).eval()
     with torch.no_grad():
         for frames in (1, 2, 50):
             # The first frame needs 400 samples, each further one 320.
@@ -78,7 +79,7 @@ def test_stock_fairseq_finetunes_from_the_asset() -> None:
 def test_asset_has_learned_to_hear() -> None:
     """Words are recognised across voices by their time-averaged frames; by chance 1 in 20 would be,
     and an untrained encoder of the same shape does worse."""
-    trained = load_pretrained(ASSET, "wav2vec2", {}).eval()
+    trained = load_pretrained(ASSET).eval()
     torch.manual_seed(0)
     untrained = type(trained)(trained.cfg).eval()
     assert share_recognised(trained) > 0.5
@@ -128,7 +129,7 @@ def test_the_recipe_makes_such_a_file(pretrained: Path) -> None:
 
 def test_export_keeps_the_weights(pretrained: Path, tmp_path: Path) -> None:
     checkpoint = pretrained / "run" / "checkpoints" / "checkpoint_last.pt"
-    export_as_wav2vec2(checkpoint, tmp_path / "out.pt")
+    convert(checkpoint, tmp_path / "out.pt", dtype=torch.float16)
     before = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))["model"]
     after = checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "out.pt"))["model"]
     dropped = {name.partition(".")[0] for name in before.keys() - after.keys()}

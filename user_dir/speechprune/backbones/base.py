@@ -68,6 +68,18 @@ class Backbone(ABC):
                 versions of fairseq know besides get their defaults.
         """
 
+    def settings_as(self, family: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The settings of a model of another family that is the same network, under equal names.
+
+        Args:
+            family: its name in fairseq's registry.
+            settings: of a model of this family, as a pretrained checkpoint holds them.
+
+        Returns:
+            None if that family has no such model.
+        """
+        return None
+
     @abstractmethod
     def fresh(self, model: nn.Module, seed: int) -> nn.Module:
         """An encoder of ``model``'s own settings with random weights, as pretraining starts from.

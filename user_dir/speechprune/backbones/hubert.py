@@ -46,6 +46,16 @@ class Hubert(Wav2Vec2):
         model.built_from = (dict(task), settings)
         return model
 
+    def settings_as(self, family: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+        if family != Wav2Vec2.fairseq_name:
+            return None
+        from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config
+        from omegaconf import OmegaConf
+
+        known: Any = OmegaConf.to_container(OmegaConf.structured(Wav2Vec2Config), enum_to_str=True)
+        shared = {key: settings.get(key, value) for key, value in known.items()}
+        return {**shared, "_name": family}
+
     def _task(self, task: Mapping[str, Any]) -> Any:
         cfg = SimpleNamespace(sample_rate=task.get("sample_rate") or _SAMPLE_RATE)
         return SimpleNamespace(cfg=cfg, dictionaries=[None])

@@ -9,8 +9,13 @@ from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig
 from torch import Tensor
 
 from speechprune.backbones import Backbone
+from speechprune.errors import UserError
 from speechprune.models.names import HUBERT_WEIGHTS, WEIGHTS
+from speechprune.registry import unknown_name
 from speechprune.state_names import ENCODER
+
+#: The family whose models every version of fairseq can finetune and load.
+_KNOWN_EVERYWHERE = "wav2vec2"
 
 
 @dataclass(frozen=True)
@@ -34,14 +39,41 @@ class PlainModel:
         return {**kept, "_name": self.name, "data": data}
 
 
-def plain_model(family: Backbone) -> PlainModel:
-    """fairseq's CTC model for encoders of a family."""
+def plain_model(family: Backbone, layout: str = _KNOWN_EVERYWHERE) -> PlainModel:
+    """fairseq's CTC model for encoders of a family.
+
+    Args:
+        layout: of encoders that `wav2vec_ctc` cannot run: wav2vec2, the same network in a family
+            that it can; or the family's own name, for a model that fairseq has for it. (Between
+            2022 and 2024 fairseq's `hubert_ctc` cannot be built: its settings lack a key, see
+            fairseq's issue 4916.)
+
+    Raises:
+        UserError: an unknown layout.
+    """
+    keys = Wav2Vec2CtcConfig.__dataclass_fields__
     if family.fits_fairseqs_ctc:
-        return PlainModel(WEIGHTS, Wav2Vec2CtcConfig.__dataclass_fields__, lambda settings: {})
-    return PlainModel(HUBERT_WEIGHTS, HubertCtcConfig.__dataclass_fields__, _without_targets)
+        return PlainModel(WEIGHTS, keys, lambda settings: {})
+    layouts = {
+        _KNOWN_EVERYWHERE: PlainModel(WEIGHTS, keys, lambda settings: _converted(settings, family)),
+        "hubert": PlainModel(HUBERT_WEIGHTS, HubertCtcConfig.__dataclass_fields__, _untargeted),
+    }
+    if layout not in layouts:
+        raise UserError(unknown_name("layout", layout, list(layouts)))
+    return layouts[layout]
 
 
-def _without_targets(settings: Dict[str, Any]) -> Dict[str, Tensor]:
+def _converted(settings: Dict[str, Any], family: Backbone) -> Dict[str, Tensor]:
+    """The same network in the family that every fairseq knows."""
+    pretrained = settings["w2v_args"]
+    pretrained["model"] = family.settings_as(_KNOWN_EVERYWHERE, pretrained["model"])
+    task = pretrained["task"]
+    heard = {key: task[key] for key in ("normalize", "sample_rate") if key in task}
+    pretrained["task"] = {"_name": "audio_pretraining", "data": task.get("data"), **heard}
+    return {}
+
+
+def _untargeted(settings: Dict[str, Any]) -> Dict[str, Tensor]:
     """HuBERT without targets of pretraining, whose dictionaries would have to lie in a folder."""
     pretrained = settings["w2v_args"]
     pretrained["task"]["labels"] = []

@@ -28,12 +28,16 @@ _HISTORY = {
 }
 
 
-def fold(path: PathLike, out: PathLike) -> None:
+def fold(path: PathLike, out: PathLike, *, layout: str = "wav2vec2") -> None:
     """Bake the masks of a finetuned checkpoint in: unmodified fairseq loads what is at ``out``.
 
-    ``out`` is a plain `wav2vec_ctc`, or `hubert_ctc`, without optimizer state, whose tensors have
-    the types of the source. The alphabet goes to `dict.LABELS.txt` beside it, the folder that its
-    task names.
+    ``out`` is a plain `wav2vec_ctc` without optimizer state, whose tensors have the types of the
+    source. The alphabet goes to `dict.LABELS.txt` beside it, the folder that its task names.
+
+    Args:
+        layout: of a HuBERT encoder. wav2vec2 is the same network in a file that every version of
+            fairseq loads; logits are equal, but padded frames are counted as wav2vec 2.0 does.
+            hubert is fairseq's own `hubert_ctc`, which its versions after 0.12.2 cannot build.
 
     Raises:
         UserError: the source cannot be loaded or has no masks, the folder of ``out`` holds another
@@ -41,8 +45,9 @@ def fold(path: PathLike, out: PathLike) -> None:
     """
     rewriting = Rewriting(path, out)
     loaded = load_finetuned(path)
-    plain = plain_model(find_backbone(encoder_of_model(loaded.model)))
-    if not hasattr(loaded.model, "fold") and plain.name == loaded.cfg.model._name:
+    family = find_backbone(encoder_of_model(loaded.model))
+    plain = plain_model(family, layout)
+    if not hasattr(loaded.model, "fold") and family.fits_fairseqs_ctc:
         raise UserError(f"{path} holds no masks to fold: it is a plain {plain.name}")
     out = Path(out).absolute()
     controller = getattr(loaded.model, "mask_controller", None)
