@@ -124,9 +124,12 @@ def _write_kind(path: Path, kind: str, pretrained: Path, data: Path) -> Path:
     if kind == "s3router":
         rewrite(path, lambda state: _drop_bits(state["model"]))
     if kind == "folded":
-        fold(path, path)
+        fold(path.rename(path.with_name("unfolded.pt")), path)
+        (path.with_name("unfolded.pt")).unlink()
     if kind == "masked":
-        apply_masks(path, uneven_masks(path, [0.9, 0.2, 0.6, 0.4]), path)
+        before = path.rename(path.with_name("unmasked.pt"))
+        apply_masks(before, uneven_masks(before, [0.9, 0.2, 0.6, 0.4]), path)
+        before.unlink()
     return path
 
 

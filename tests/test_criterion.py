@@ -67,6 +67,12 @@ def squares(scores: Tensor) -> Tensor:
     return scores.square().sum()
 
 
+def penalise(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the model's policy a penalty."""
+    policy = type(bench.model.mask_controller.policy)
+    monkeypatch.setattr(policy, "penalty", lambda self, scores: squares(scores))
+
+
 def total_squares(bench: Bench) -> Tensor:
     scores = [p for n, p in bench.model.named_parameters() if n.endswith("scores")]
     return torch.stack([squares(s) for s in scores]).sum()
@@ -88,7 +94,7 @@ def test_without_a_penalty_it_is_ctc(bench: Bench) -> None:
 def test_the_penalty_is_added_once_per_unit_of_sample_size(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench.model.mask_controller.policy, "penalty", squares)
+    penalise(bench, monkeypatch)
     ours = bench.criterion("masked_ctc", penalty_weight=WEIGHT)
     (batch, _) = bench.batches
     loss, size, log = bench.criterion("ctc")(bench.model, batch)
@@ -106,7 +112,7 @@ def test_micro_batches_do_not_multiply_the_penalty(
 ) -> None:
     batches = bench.batches[:count]
     expected = bench.gradients(bench.criterion("ctc"), batches)
-    monkeypatch.setattr(bench.model.mask_controller.policy, "penalty", squares)
+    penalise(bench, monkeypatch)
     ours = bench.criterion("masked_ctc", penalty_weight=WEIGHT)
     found = bench.gradients(ours, batches)
     for name, parameter in bench.model.named_parameters():
@@ -118,7 +124,7 @@ def test_micro_batches_do_not_multiply_the_penalty(
 def test_penalty_and_density_are_logged_as_means(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench.model.mask_controller.policy, "penalty", squares)
+    penalise(bench, monkeypatch)
     ours = bench.criterion("masked_ctc", penalty_weight=WEIGHT)
     logs = [ours(bench.model, batch)[2] for batch in bench.batches]
     with metrics.aggregate(new_root=True) as aggregated:

@@ -36,6 +36,6 @@ def test_three_ways_are_compared_once(tmp_path: Path) -> None:
     assert adapt_and_measure(data, model, out, 2, SHORT, jobs=2) == results
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/train.log")} == logs
     with pytest.raises(
-        UserError, match="is a run with other settings .optimization.max_update=2, not 3"
+        UserError, match="was made with other settings .optimization.max_update=2, not 3"
     ):
         adapt_and_measure(data, model, out, 3, SHORT, jobs=2)

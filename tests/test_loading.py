@@ -267,11 +267,11 @@ def test_loaded_models_are_sparse_as_saved(ours: Run) -> None:
 
 
 def test_saved_settings_are_the_given_ones_and_plain(lab: Lab, ours: Run) -> None:
-    from speechprune.models.wav2vec_ctc_st import MaskedCtcConfig
+    from speechprune.models.config import CtcConfig
 
     cfg = ours.checkpoint()["cfg"]
     model = cfg["model"]
-    assert set(model) == set(MaskedCtcConfig.__dataclass_fields__) | {"_name"}
+    assert set(model) == set(CtcConfig.__dataclass_fields__) | {"_name"}
     assert {type(v) for v in leaves(cfg)} <= {str, int, float, bool, type(None)}
     recipe = lab.recipe
     for key, given in recipe.model.items():

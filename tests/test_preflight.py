@@ -47,7 +47,8 @@ def told(caplog: pytest.LogCaptureFixture) -> str:
         ("wav2vec_ctc_st", "model.prune_rate", False),
         ("wav2vec_ctc", "model.init_score", True),
         ("wav2vec_ctc", "model.dropout", False),
-        ("hubert_ctc", "model.sparsity", False),
+        ("hubert_ctc", "model.sparsity", True),
+        ("transformer_ctc", "model.sparsity", False),
     ],
 )
 def test_keys_that_a_model_does_not_read(

@@ -69,6 +69,11 @@ class Declared:
         return [flag for flag in cls.mask_flags() if flag not in _NOT_OF_THE_NETWORK]
 
     @classmethod
+    def network(cls, cfg: Mapping[str, Any]) -> Dict[str, Any]:
+        """Of `network_flags` those that settings hold, with the values that are in force."""
+        return {flag: cfg[flag] for flag in cls.network_flags() if flag in cfg}
+
+    @classmethod
     def mask_flags(cls) -> List[str]:
         """The flags that say how its masks came about, in order."""
         return [flag for flag in DEFAULTS if flag in cls.reads - LAYER_FLAGS]

@@ -1,6 +1,6 @@
 """What the models share that begin from given masks and save a sparse network."""
 
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Mapping, Optional
 
 from speechprune.errors import UserError
 from speechprune.masking.mask_set import MaskSet
@@ -10,7 +10,7 @@ from speechprune.models.config import PrunedCtcConfig
 from speechprune.models.mask_flags import flags_of
 from speechprune.models.mask_reading import read_mask_set
 from speechprune.models.masked_ctc import MaskedCtc
-from speechprune.models.pruning_flags import check_modes, prunes_biases
+from speechprune.models.pruning_flags import check_modes
 from speechprune.models.sites import maskable_sites
 from speechprune.state_names import is_mask, is_regrown, is_scores
 
@@ -30,6 +30,18 @@ class PrunedCtc(MaskedCtc):
     def check_settings(cls, cfg: PrunedCtcConfig) -> None:
         check_modes(cfg)
 
+    @classmethod
+    def network(cls, cfg: Mapping[str, Any]) -> Dict[str, Any]:
+        found = super().network(cfg)
+        if found.get("prune_biases", False) is None:
+            found["prune_biases"] = cls.prunes_biases_of(cfg)
+        return found
+
+    @classmethod
+    def prunes_biases_of(cls, cfg: Mapping[str, Any]) -> bool:
+        """Whether biases are pruned where ``model.prune_biases`` is unset."""
+        return True
+
     def mask_sites(self) -> List[Site]:
         """The tensors that the flags prune, each weight followed by its bias."""
         sites = super().mask_sites()
@@ -38,7 +50,8 @@ class PrunedCtc(MaskedCtc):
     @property
     def prunes_biases(self) -> bool:
         """Whether biases have masks too."""
-        return prunes_biases(self.cfg)
+        given = self.cfg.prune_biases
+        return self.prunes_biases_of(self.cfg) if given is None else bool(given)
 
     def begin(self) -> None:
         """Prepare for a run that begins: take the masks of ``model.mask_file``.

@@ -128,11 +128,6 @@ def trains_weights(cfg: Any) -> bool:
     return policy_of(cfg).trains_weights if cfg.train_weights is None else bool(cfg.train_weights)
 
 
-def prunes_biases(cfg: Any) -> bool:
-    """Whether biases are pruned with their weights."""
-    return policy_of(cfg).prunes_biases if cfg.prune_biases is None else bool(cfg.prune_biases)
-
-
 def start_of(cfg: Any) -> float:
     """The sparsity at the first update."""
     if cfg.start_sparsity is not None:

@@ -32,10 +32,6 @@ class Wav2VecCtcMasked(PrunedCtc):
                 "checkpoint with masks; `speechprune masks make` makes one"
             )
 
-    @property
-    def prunes_biases(self) -> bool:
-        return self.cfg.prune_biases is not False
-
     def prepare(self, from_pretrained: bool) -> None:
         cfg = self.cfg
         self.mask_controller = MaskController(

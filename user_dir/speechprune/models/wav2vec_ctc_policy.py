@@ -6,6 +6,7 @@ from fairseq.models import register_model
 
 from speechprune.errors import UserError
 from speechprune.masking.controller import MaskController
+from speechprune.masking.policies import POLICIES
 from speechprune.models.config import PrunedCtcConfig
 from speechprune.models.declaration import LAYER_FLAGS, PRUNING_FLAGS
 from speechprune.models.mask_flags import SITE_FLAGS, TRAINABLE_FLAGS
@@ -54,6 +55,10 @@ class Wav2VecCtcPolicy(PrunedCtc):
     @classmethod
     def sparse_from(cls, cfg: Any) -> int:
         return end_of(cfg) if start_of(cfg) < cfg.sparsity else 0
+
+    @classmethod
+    def prunes_biases_of(cls, cfg: Mapping[str, Any]) -> bool:
+        return bool(POLICIES.get(cfg["policy"]).prunes_biases)
 
     @property
     def trains_weights(self) -> bool:

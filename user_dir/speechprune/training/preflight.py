@@ -153,10 +153,9 @@ def _check_same_model(model: DictConfig, path: Path, state: Mapping[str, Any]) -
             f"{path.absolute()} is of a run of model._name={found}, which cannot go on as {name}; "
             f"name another hydra.run.dir, or set model._name={found}"
         )
-    told_by_both = [
-        flag for flag in sorted(declared(name).network_flags()) if flag in before and flag in model
-    ]
-    values = [(flag, _yaml(before[flag]), _yaml(model[flag])) for flag in told_by_both]
+    old_network, network = (declared(name).network(settings) for settings in (before, model))
+    shared = sorted(set(old_network) & set(network))
+    values = [(flag, _yaml(old_network[flag]), _yaml(network[flag])) for flag in shared]
     changes = [f"model.{flag}={old} is now {new}" for flag, old, new in values if old != new]
     if changes:
         logger.warning(
