@@ -170,9 +170,8 @@ def test_pretrained_encoder_is_that_of_the_file(tmp_path: Path, name: str) -> No
     saved = read(path)["model"]
     assert all(torch.equal(value, saved[key]) for key, value in encoder.state_dict().items())
     assert "encoder.layers.1.fc2.weight" in encoder.state_dict()
-    assert name in refusal(load_pretrained, path, "hubert", {})
     rewrite(path, lambda state: state["model"].pop("layer_norm.weight"))
-    assert "layer_norm.weight" in refusal(load_pretrained, path, name, {})
+    assert "layer_norm.weight" in refusal(load_pretrained, path)
 
 
 def test_a_model_of_2020_can_be_finetuned(pretrained: Path, data: Path) -> None:
