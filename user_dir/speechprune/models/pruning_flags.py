@@ -29,9 +29,9 @@ class PruningFlags:
     """By which rule masks are chosen, how many connections they remove, and when."""
 
     policy: str = _flag("parp", "rule that chooses masks; `speechprune policies` lists them")
-    policy_options: Dict[str, Any] = field(
-        default_factory=dict,
-        metadata={"help": "options of the policy, such as {n:2,m:4}; `speechprune policies`"},
+    # None, since hydra adds no keys to a mapping of a config.
+    policy_options: Optional[Dict[str, Any]] = _flag(
+        None, "options of the policy, such as {n:2,m:4}; `speechprune policies` lists them"
     )
     train_weights: Optional[bool] = _flag(
         None, "train the masked weights, or freeze them; unset: as the policy does"
