@@ -13,6 +13,7 @@ from nano import (
     write_corpus,
     write_data2vec,
     write_finetuned,
+    write_hubert,
     write_wav2vec2,
 )
 from omegaconf import OmegaConf
@@ -31,6 +32,7 @@ FAMILIES = {
         write_wav2vec2, layer_norm_first=True, extractor_mode="layer_norm", normalize=True
     ),
     "data2vec": write_data2vec,
+    "hubert": write_hubert,
 }
 
 #: Family, and how its file says what it is: as today, as xlsr_53_56k.pt, or as in 2020.
@@ -38,7 +40,7 @@ PRETRAINED = [
     (family, layout)
     for family in FAMILIES
     for layout in ("cfg", "omegaconf", "2020")
-    if (family, layout) != ("data2vec", "2020")
+    if layout != "2020" or family in ("base", "xlsr")
 ]
 
 FINETUNED = (

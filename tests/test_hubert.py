@@ -291,6 +291,33 @@ def test_commands_evaluate_and_transcribe(masks_run: Run, lab: Lab) -> None:
     assert found.exit_code == 0 and str(audio) in found.output
 
 
+def test_commands_find_layers_and_look_at_masks(
+    masks_run: Run, weights_run: Run, lab: Lab, tmp_path: Path
+) -> None:
+    """One after the other, each on what the ones before it wrote."""
+    data = ("--data", lab.data, "--subset", "valid")
+    measure = ("--measure", "cka", "--mode", "T", "--out", tmp_path / "similarity")
+    matrix, mask = tmp_path / "similarity" / "cka.safetensors", tmp_path / "mask.safetensors"
+    for line in (
+        ("layers", "similarity", weights_run.path(), *data, *measure),
+        ("layers", "search", matrix, "--drop", 1, "--out", tmp_path / "plans.json"),
+        ("layers", "verify", weights_run.path(), tmp_path / "plans.json", *data),
+        ("layers", "greedy", weights_run.path(), "--drop", 1, *data),
+        ("layers", "drop", masks_run.path(), tmp_path / "plans.json", tmp_path / "short.pt"),
+        ("masks", "make", lab.hubert, mask, "--by", "global-random", "--sparsity", 0.5),
+        ("masks", "export", masks_run.path(), tmp_path / "exported.safetensors"),
+        ("masks", "stats", tmp_path / "exported.safetensors"),
+        ("masks", "compare", masks_run.path(), tmp_path / "exported.safetensors"),
+        ("masks", "apply", weights_run.path(), mask, tmp_path / "applied.pt"),
+        ("masks", "iou", lab.hubert, weights_run.path()),
+        ("evaluate", tmp_path / "applied.pt", *data),
+        ("average", masks_run.folder, tmp_path / "average.pt", "--by", "last"),
+    ):
+        found = CliRunner().invoke(commands, [str(word) for word in line])
+        assert found.exit_code == 0, (line, found.output)
+    assert load_finetuned(tmp_path / "applied.pt").density == pytest.approx(0.5, abs=1e-3)
+
+
 def test_short_audio_has_no_text(masks_run: Run) -> None:
     loaded = load_finetuned(masks_run.path())
     assert transcribe(loaded, [torch.zeros(100).numpy(), torch.randn(8000).numpy()])[0] == ""

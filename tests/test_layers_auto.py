@@ -13,7 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from forked_training import train_forked
-from nano import write_corpus, write_finetuned, write_wav2vec2
+from nano import write_corpus, write_finetuned, write_hubert, write_wav2vec2
 
 from speechprune.checkpoint import read
 from speechprune.decoding.inference import Evaluation, evaluate
@@ -42,6 +42,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_finetuned(folder / "plain.pt", pretrained, data)
     masks = {"_name": "wav2vec_ctc_st", "prune_rate": 0.4, "fix_attn": True, "trainable_proj": True}
     write_finetuned(folder / "masks.pt", pretrained, data, model=masks)
+    hubert = write_hubert(folder / "hubert_pretrained.pt", layers=LAYERS)
+    write_finetuned(folder / "hubert.pt", hubert, data, model=masks)
+    hubert.unlink()
     pretrained.unlink()  # nobody needs it any more
     return folder
 
@@ -160,6 +163,16 @@ def test_the_smaller_model_is_pruned_too(folder: Path, trained: list[str]) -> No
     assert stages["averaged"]["density"] == averaged.density
     assert stages["layers dropped"]["density"] == 1.0
     assert "| kept % |" in (folder / "parp/report.md").read_text()
+
+
+def test_hubert_loses_layers_too(folder: Path, trained: list[str]) -> None:
+    """Under the masks that it has."""
+    result = auto(folder, "hubert", "hubert", "--json")
+    assert result.exit_code == 0, result.output
+    averaged = load_finetuned(folder / "hubert" / json.loads(result.stdout)["checkpoint"])
+    assert averaged.cfg.model.w2v_args.model["_name"] == "hubert"
+    assert averaged.cfg.model.w2v_args.model.encoder_layers == LAYERS - 2
+    assert averaged.density == pytest.approx(0.4, abs=0.02)
 
 
 def test_a_folder_of_other_settings_is_refused(folder: Path, report: dict[str, Any]) -> None:

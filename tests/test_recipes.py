@@ -16,10 +16,12 @@ import pytest
 import torch
 from forked_training import SHORT, train_forked, train_quickly, write_setting
 from mishaps import kill_after_update
+from nano import write_hubert
 from states import difference
 
 from speechprune.errors import UserError
 from speechprune.masking.mask_set import MaskSet
+from speechprune.models.loading import load_finetuned
 from speechprune.models.mask_reading import read_mask_set
 from speechprune.recipes import RECIPES, Setting, cook
 from speechprune.reports.comparison import compare
@@ -64,6 +66,15 @@ LABELS = {
 }
 #: Updates in all: two rounds and a half of two updates for IMP, a dense run first for others.
 UPDATES = {"omp": 8, "imp": 10, "s3router-prune": 8, "transfer": 8}
+
+
+@pytest.mark.parametrize("name", ["imp", "parp-p", "s3router-prune", "rp"])
+def test_recipes_prune_hubert(name: str, base: Setting, tmp_path: Path) -> None:
+    setting = replace(base, model=write_hubert(tmp_path / "hubert.pt"), out=tmp_path / "out")
+    (summary,) = [json.loads(path.read_text()) for path in cook([(name, setting)])]
+    found = load_finetuned(summary["checkpoint"])
+    assert found.cfg.model.w2v_args.model["_name"] == "hubert"
+    assert found.density == pytest.approx(1.0 - setting.sparsity, abs=0.01)
 
 
 def test_every_recipe_is_known_here() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from nano import write_corpus, write_data2vec, write_finetuned, write_wav2vec2
+from nano import write_corpus, write_data2vec, write_finetuned, write_hubert, write_wav2vec2
 
 from speechprune.decoding.inference import batches, evaluate, read_audio, transcribe
 from speechprune.dropping.elimination import eliminate
@@ -29,6 +29,8 @@ KINDS: dict[str, Any] = {
     "base": (write_wav2vec2, {}, {}),
     "xlsr": (write_wav2vec2, PRE_NORM, {}),
     "data2vec": (write_data2vec, {}, {}),
+    "hubert": (write_hubert, {}, {}),
+    "hubert_large": (write_hubert, PRE_NORM, MASKS),
     "masks": (write_wav2vec2, {}, MASKS),
 }
 

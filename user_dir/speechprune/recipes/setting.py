@@ -119,7 +119,7 @@ class Setting:
             of if flags["prune_scope"] == "tensor" else f"global-{of}",
             self.sparsity if sparsity is None else sparsity,
             tuple(sorted(masked_roles(MaskFlags(**{name: flags[name] for name in SITE_FLAGS})))),
-            flags["prune_biases"],
+            flags["prune_biases"] is not False,  # unset: as PARP does
             self.seed,
         )
 
