@@ -256,6 +256,19 @@ def test_a_conversion_has_equal_outputs(kind: str, lab: Lab, tmp_path: Path) -> 
     assert read(out)["cfg"]["task"]["normalize"] == (kind == "hubert_large")
 
 
+def test_the_command_converts(lab: Lab, tmp_path: Path) -> None:
+    found = CliRunner().invoke(
+        commands, ["convert", str(lab.hubert), str(tmp_path / "out.pt"), "--half"]
+    )
+    assert found.exit_code == 0 and "a pretrained wav2vec2 checkpoint" in found.output
+    weights = read(tmp_path / "out.pt")["model"]
+    assert all(w.dtype == torch.float16 for w in weights.values() if w.is_floating_point())
+    for arguments in ((lab.wav2vec2, tmp_path / "no.pt"), (lab.hubert, lab.hubert)):
+        found = CliRunner().invoke(commands, ["convert", *map(str, arguments)])
+        assert found.exit_code == 1 and len(found.stderr.splitlines()) == 1
+    assert not (tmp_path / "no.pt").exists()
+
+
 def test_a_converted_file_finetunes_in_fairseq(lab: Lab, tmp_path: Path) -> None:
     convert(lab.hubert, tmp_path / "converted.pt")
     path = f"model.w2v_path={tmp_path / 'converted.pt'}"

@@ -196,13 +196,19 @@ def iou(
 @command.command()
 @click.argument("checkpoint", type=_PATH)
 @click.argument("out", type=_PATH)
-def fold(checkpoint: Path, out: Path) -> None:
+@click.option(
+    "--layout",
+    type=click.Choice(["wav2vec2", "hubert"]),
+    default="wav2vec2",
+    show_default=True,
+    help="Layout of a HuBERT encoder: that of wav2vec 2.0, which every fairseq loads, or HuBERT's "
+    "own, which fairseq 0.12.2 loads.",
+)
+def fold(checkpoint: Path, out: Path, layout: str) -> None:
     """Bake the masks of CHECKPOINT in: plain fairseq loads OUT, with equal logits.
 
     The alphabet, dict.LABELS.txt, is written beside OUT: one folder is for one alphabet.
     """
     from speechprune.rewriting.folding import fold as fold_masks
 
-    refuse_to_replace(out, checkpoint)
-    fold_masks(checkpoint, out)
-    click.echo(f"{out}: a plain wav2vec_ctc checkpoint")
+    click.echo(f"{out}: a plain {fold_masks(checkpoint, out, layout=layout)} checkpoint")

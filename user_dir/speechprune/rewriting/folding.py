@@ -28,7 +28,7 @@ _HISTORY = {
 }
 
 
-def fold(path: PathLike, out: PathLike, *, layout: str = "wav2vec2") -> None:
+def fold(path: PathLike, out: PathLike, *, layout: str = "wav2vec2") -> str:
     """Bake the masks of a finetuned checkpoint in: unmodified fairseq loads what is at ``out``.
 
     ``out`` is a plain `wav2vec_ctc` without optimizer state, whose tensors have the types of the
@@ -38,6 +38,9 @@ def fold(path: PathLike, out: PathLike, *, layout: str = "wav2vec2") -> None:
         layout: of a HuBERT encoder. wav2vec2 is the same network in a file that every version of
             fairseq loads; logits are equal, but padded frames are counted as wav2vec 2.0 does.
             hubert is fairseq's own `hubert_ctc`, which its versions after 0.12.2 cannot build.
+
+    Returns:
+        What fairseq's registry calls the model that was written.
 
     Raises:
         UserError: the source cannot be loaded or has no masks, the folder of ``out`` holds another
@@ -77,6 +80,7 @@ def fold(path: PathLike, out: PathLike, *, layout: str = "wav2vec2") -> None:
         if is_new:
             alphabet.unlink()
         raise
+    return plain.name
 
 
 def folded_weights(loaded: LoadedModel) -> dict[str, Tensor]:
