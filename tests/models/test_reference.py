@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import speechprune  # noqa: F401
 from speechprune.masking.masked_site import masked_weight, original_weight
 
-CONFIG = Path(__file__).resolve().parent.parent / "config" / "finetuning"
+CONFIG = Path(__file__).resolve().parents[2] / "config" / "finetuning"
 UPDATES = 6
 SEED = 1  # of the new CTC head
 MICRO_BATCHES = 2
