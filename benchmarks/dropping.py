@@ -23,14 +23,10 @@ from benchmarks.dropping_report import RESULTS, Choice, plan_key, write_report
 from speechprune.decoding.inference import evaluate
 from speechprune.dropping.finetuning import Recipe, SmallerModel
 from speechprune.dropping.pipeline import pipeline
-from speechprune.dropping.search import (
-    VerificationSettings,
-    eliminate_layers,
-    search,
-    verify_plans,
-)
+from speechprune.dropping.search import VerificationSettings, eliminate_layers, verify_plans
 from speechprune.dropping.similarity import draw, similarity
 from speechprune.files import make_folder, write_atomically
+from speechprune.layers.file_search import search
 from speechprune.layers.matrix import SimilarityMatrix
 from speechprune.layers.plan import LayerPlan, LayerPlans
 from speechprune.layers.similarity import MEASURES as REGISTERED

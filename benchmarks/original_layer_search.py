@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechprune.backbones import find_backbone
-from speechprune.decoding import inference
-from speechprune.decoding.inference import MAX_TOKENS, Evaluation, batches, evaluate, transcribe
+from speechprune.decoding import MAX_TOKENS, inference
+from speechprune.decoding.inference import Evaluation, batches, evaluate, transcribe
 from speechprune.manifests.audio import SAMPLE_RATE
 from speechprune.manifests.manifest import Split, Utterance
 from speechprune.models.loading import LoadedModel

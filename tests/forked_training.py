@@ -58,7 +58,7 @@ def _train(log: Path, arguments: list[str], prepare: Prepare | None) -> None:
     os.dup2(output, 2)
     torch.set_num_threads(1)
     sys.argv = ["speechprune"]
-    from speechprune.training import train
+    from speechprune.training.launch import train
 
     if prepare is not None:
         prepare()

@@ -16,10 +16,10 @@ from nano import write_corpus
 from torch import Tensor
 
 from speechprune.checkpoint import read
+from speechprune.decoding import inference
 from speechprune.decoding.inference import evaluate
 from speechprune.manifests.manifest import read_split
 from speechprune.models.loading import load_finetuned
-from speechprune.reports import runs as finished_runs
 from speechprune.rewriting.baseline_masks import Ranking
 from speechprune.rewriting.folding import fold
 from speechprune.tools.main import commands
@@ -78,7 +78,7 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         found.append(loaded.path)
         return evaluate(loaded, *args)
 
-    monkeypatch.setattr(finished_runs, "evaluate", noted)
+    monkeypatch.setattr(inference, "evaluate", noted)
     return found
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from speechprune.rewriting.averaging import CRITERIA, Average, average
+if TYPE_CHECKING:
+    from speechprune.rewriting.averaging import Average
 
 _PATH = click.Path(path_type=Path)
 
@@ -25,7 +26,7 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option(
     "--by",
-    type=click.Choice(list(CRITERIA)),
+    type=click.Choice(["valid", "last"]),
     default="valid",
     show_default=True,
     help="Those with the best value of checkpoint.best_checkpoint_metric, or the last ones.",
@@ -42,6 +43,8 @@ def command(run: Path, out: Path | None, num: int, by: str, as_json: bool) -> No
     all that are saved, or, for --by last, 10. What fairseq keeps by keep_best_checkpoints=10 are
     not the ten best: it takes none that is worse than those it has, even if these are fewer.
     """
+    from speechprune.rewriting.averaging import average
+
     found = average(run, out, num=num, by=by)
     click.echo(json.dumps(report(run, found), indent=2) if as_json else table(found))
 

@@ -7,9 +7,6 @@ from pathlib import Path
 
 import click
 
-from speechprune.figures import check_figure_path
-from speechprune.reports.comparison import compare
-
 _PATH = click.Path(path_type=Path)
 
 
@@ -44,6 +41,9 @@ def command(
 
     Evaluations are kept in the folders, as evaluation-SUBSET.json.
     """
+    from speechprune.figures import check_figure_path
+    from speechprune.reports.comparison import compare
+
     if figure is not None:
         check_figure_path(figure)
     comparison = compare(runs, subset=subset, data=data, which=which)

@@ -7,17 +7,12 @@ import os
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from speechprune.figures import grouped_bars
-from speechprune.manifests.synthetic import SyntheticSpeech, make_synthetic
-from speechprune.recipes.demo import Result, adapt_and_measure
-
-#: Half an hour of short English sentences from 40 words.
-CORPUS = SyntheticSpeech(
-    sizes={"train": 800, "valid": 40, "test": 100}, vocabulary=40, sentence=(2, 4)
-)
+if TYPE_CHECKING:
+    from speechprune.recipes.demo import Result
 
 _COLUMNS = ("method", "WER %", "CER %", "kept %", "bytes for this task")
 
@@ -51,8 +46,11 @@ def command(
 
     OVERRIDES are passed to every run, such as optimization.lr=[0.001].
     """
+    from speechprune.figures import grouped_bars
+    from speechprune.recipes.demo import adapt_and_measure, synthetic_corpus
+
     model = model or Path(str(files("speechprune"))) / "assets" / "nano_wav2vec2.pt"
-    data = data or _synthetic(out / "data")
+    data = data or synthetic_corpus(out / "data")
     jobs = jobs or min(3, os.cpu_count() or 1)
     results = adapt_and_measure(data, model, out, updates, overrides, jobs)
     figure = out / "demo.png"
@@ -67,12 +65,6 @@ def command(
     else:
         _print_table(results)
         click.echo(f"\nfigure: {figure}")
-
-
-def _synthetic(folder: Path) -> Path:
-    if not folder.exists():
-        make_synthetic(folder, CORPUS, workers=os.cpu_count() or 1)
-    return folder
 
 
 def _print_table(results: list[Result]) -> None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from speechprune.decoding.inference import MAX_TOKENS, Evaluation, evaluate
-from speechprune.decoding.scoring import ErrorCounts
-from speechprune.manifests.audio import SAMPLE_RATE
-from speechprune.manifests.check import check_split
-from speechprune.manifests.manifest import read_split
-from speechprune.models.loading import load_finetuned
+from speechprune.decoding import MAX_TOKENS
+
+if TYPE_CHECKING:
+    from speechprune.decoding.inference import Evaluation
+    from speechprune.decoding.scoring import ErrorCounts
 
 
 @click.command()
@@ -43,6 +42,12 @@ def command(
     as_json: bool,
 ) -> None:
     """Word and character error rates of CHECKPOINT over every utterance of a subset."""
+    from speechprune.decoding.inference import evaluate
+    from speechprune.manifests.audio import SAMPLE_RATE
+    from speechprune.manifests.check import check_split
+    from speechprune.manifests.manifest import read_split
+    from speechprune.models.loading import load_finetuned
+
     loaded = load_finetuned(checkpoint, data)
     task = loaded.cfg.task
     check_split(data, subset, labels=None, sample_rate=task.get("sample_rate") or SAMPLE_RATE)

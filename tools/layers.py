@@ -8,7 +8,7 @@ from typing import Any, Callable, Optional, Union
 
 import click
 
-from speechprune.decoding.inference import MAX_TOKENS
+from speechprune.decoding import MAX_TOKENS
 from speechprune.errors import UserError
 from speechprune.files import check_folder, make_folder, refuse_to_replace
 from speechprune.layers.plan import read_plans
@@ -129,7 +129,7 @@ def search(
     of what goes into a run and what comes out; larger is better. Of equal scores, the one that
     drops earlier layers comes first.
     """
-    from speechprune.dropping.search import search as search_plans
+    from speechprune.layers.file_search import search as search_plans
 
     _check_out(out, matrix)
     plans = search_plans(matrix, drop, method, top, seed)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import click
-from tqdm import tqdm
-
-from speechprune.recipes.nano import pretrain_nano
 
 
 @click.command(context_settings={"show_default": True})
@@ -27,7 +26,11 @@ def command(out: Path, folder: Path, workers: int, overrides: tuple[str, ...]) -
     optimization.max_update=100; the recipe is pretraining/nano.
     """
 
-    def bar(utterances, total):
+    from tqdm import tqdm
+
+    from speechprune.recipes.nano import pretrain_nano
+
+    def bar(utterances: Iterable[Any], total: int) -> Iterable[Any]:
         return tqdm(utterances, total=total, unit="utterance", disable=None)
 
     pretrain_nano(out, folder, overrides=overrides, workers=workers, progress=bar)

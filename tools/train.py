@@ -23,6 +23,6 @@ def command(arguments: tuple[str, ...]) -> None:
     common.user_dir and --config-dir are filled in. On a machine without GPUs, the processes of
     distributed_training.distributed_world_size are started here.
     """
-    from speechprune.training import train
+    from speechprune.training.launch import train
 
     train(arguments)

@@ -7,9 +7,6 @@ from pathlib import Path
 
 import click
 
-from speechprune.decoding.inference import transcribe_files
-from speechprune.models.loading import load_finetuned
-
 
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
@@ -21,6 +18,9 @@ def command(checkpoint: Path, files: tuple[Path, ...], as_json: bool) -> None:
     FILES may have any sample rate, number of channels and format that libsndfile reads.
     Nothing is printed if one of them cannot be read.
     """
+    from speechprune.decoding.inference import transcribe_files
+    from speechprune.models.loading import load_finetuned
+
     texts = transcribe_files(load_finetuned(checkpoint), files)
     if as_json:
         rows = [{"file": str(file), "text": text} for file, text in zip(files, texts)]

@@ -1,15 +1,16 @@
-"""speechprune: choose which connections of a speech model to keep.
+"""speechprune: choose which connections, channels and layers of a speech model to keep.
 
-Importing the package registers its parts with fairseq. The core (`masking`, `backbones.base`)
-needs torch and numpy only, so a missing fairseq is not an error here.
+Importing the package is cheap. When fairseq imports it, as its user folder, it registers its parts
+with fairseq; whatever trains or builds a model sees to that by itself.
 """
 
-import logging
-from importlib.util import find_spec
+import sys
 
 __version__ = "0.1.0"
 
-if find_spec("fairseq") is not None:
+if "fairseq" in sys.modules:
+    import logging
+
     # A task of fairseq sets the root logger up on import; with a handler there it does not.
     _placeholder = logging.NullHandler()
     logging.getLogger().addHandler(_placeholder)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO, Union
 
@@ -82,6 +84,21 @@ def refuse_to_replace(out: Union[str, Path], *sources: Union[str, Path]) -> None
         same = Path(out).exists() and source.exists() and Path(out).samefile(source)
         if same or Path(out).resolve() == source.resolve():
             raise UserError(f"{out} would be overwritten; give another file to write to")
+
+
+def digest(path: Union[str, Path]) -> str:
+    """SHA-256 of a file, in hexadecimal; read once for each state of the file."""
+    status = os.stat(path)
+    return _digest(os.path.abspath(path), status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+@cache
+def _digest(path: str, modified: int, size: int, inode: int) -> str:
+    checksum = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            checksum.update(block)
+    return checksum.hexdigest()
 
 
 def make_folder(path: Union[str, Path]) -> Path:

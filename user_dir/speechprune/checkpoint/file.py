@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import re
 import zipfile
@@ -20,7 +19,9 @@ from omegaconf.base import ContainerMetadata, Metadata
 from omegaconf.nodes import AnyNode
 
 from speechprune.errors import UserError
-from speechprune.files import kind_of, replacing_file
+from speechprune.files import digest, kind_of, replacing_file
+
+__all__ = ["PROVENANCE", "PathLike", "allow_known_classes", "digest", "read", "write"]
 
 PathLike = Union[str, Path]
 
@@ -106,15 +107,6 @@ def write(state: dict[str, Any], path: PathLike) -> None:
         raise UserError(
             f"{path} cannot be written: no space left on the disk, or the file grew too large"
         ) from error
-
-
-def digest(path: PathLike) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    checksum = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            checksum.update(block)
-    return checksum.hexdigest()
 
 
 def _check_file(path: Path) -> bool:

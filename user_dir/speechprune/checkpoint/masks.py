@@ -1,24 +1,14 @@
-"""The masks in finetuned checkpoints and mask files, read without building a model."""
+"""The masks in finetuned checkpoints, read without building a model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from torch import Tensor
 
-from speechprune.checkpoint.file import PathLike
 from speechprune.errors import UserError
 from speechprune.masking.bits import unpack_bits
 from speechprune.state_names import mask_key, scores_key, sibling, site_of
-
-
-def is_mask_file(path: PathLike) -> bool:
-    """Whether the file starts as safetensors do: eight bytes of length, then JSON."""
-    if not Path(path).is_file():
-        return False
-    with open(path, "rb") as file:
-        return file.read(9)[8:] == b"{"
 
 
 def masks_in(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from speechprune.backbones import find_backbone
+from speechprune.decoding import MAX_TOKENS
 from speechprune.decoding.scoring import ErrorCounts, count_character_errors, count_word_errors
 from speechprune.errors import UserError
 from speechprune.manifests.audio import SAMPLE_RATE, source_of
@@ -36,8 +37,6 @@ from speechprune.models.sites import encoder_of_model
 
 logger = logging.getLogger(__name__)
 
-#: Audio samples per batch, padding included: 80 seconds.
-MAX_TOKENS = 1280000
 #: Stands for fairseq's `<unk>` in transcripts: one character, since it is one error.
 UNKNOWN = "\u2047"
 

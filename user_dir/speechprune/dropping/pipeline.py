@@ -18,7 +18,7 @@ from speechprune.checkpoint.layers import depth
 from speechprune.decoding.inference import Evaluation, evaluate
 from speechprune.dropping.finetuning import Recipe, SmallerModel, rehearse_finetuning
 from speechprune.dropping.report import JSON, Report
-from speechprune.dropping.search import VerificationSettings, search, verify_plans
+from speechprune.dropping.search import VerificationSettings, verify_plans
 from speechprune.dropping.similarity import (
     build_measures,
     draw,
@@ -29,6 +29,7 @@ from speechprune.dropping.similarity import (
 from speechprune.dropping.verification import refuse_test
 from speechprune.errors import UserError
 from speechprune.files import check_folder, make_folder, write_atomically
+from speechprune.layers.file_search import search
 from speechprune.layers.matrix import SimilarityMatrix
 from speechprune.layers.plan import LayerPlan, LayerPlans, check_drop
 from speechprune.made_with import claim, read_json

@@ -1,4 +1,4 @@
-"""From files to ranked plans: searching matrices, verifying plans, and what is told of it."""
+"""From plans to ranked plans: verifying them, choosing by error rates, and reports of it."""
 
 from __future__ import annotations
 
@@ -10,47 +10,16 @@ from typing import Any, Callable
 
 from speechprune import __version__
 from speechprune.checkpoint import PathLike, digest
-from speechprune.decoding.inference import MAX_TOKENS, sample_rate
+from speechprune.decoding import MAX_TOKENS
+from speechprune.decoding.inference import sample_rate
 from speechprune.dropping.elimination import Elimination, eliminate
 from speechprune.dropping.verification import Measured, Verifier, refuse_test
-from speechprune.layers.matrix import SimilarityMatrix
-from speechprune.layers.optimum import exact
 from speechprune.layers.plan import LayerPlan, LayerPlans
 from speechprune.layers.race import Race
-from speechprune.layers.search import beam, exhaustive, greedy, random
 from speechprune.manifests.check import check_split
 from speechprune.manifests.manifest import read_split
 from speechprune.models.loading import load_finetuned
 from speechprune.tables import table
-
-
-def search(path: PathLike, drop: int, method: str, top: int = 10, seed: int = 0) -> LayerPlans:
-    """The best plans by the matrix in a file, with where they came from.
-
-    Args:
-        method: "greedy", which finds one plan, "beam", "exhaustive", "random" or "exact".
-
-    Raises:
-        UserError: the file holds no matrix, ``drop`` is not within its model, or an exhaustive
-            search would not end.
-    """
-    matrix = SimilarityMatrix.load(path)
-    values = matrix.values
-    if method == "greedy":
-        plans = greedy(values, drop)
-    elif method == "random":
-        plans = random(values, drop, top, seed=seed)
-    else:
-        plans = {"beam": beam, "exhaustive": exhaustive, "exact": exact}[method](values, drop, top)
-    provenance = {
-        "version": __version__,
-        "matrix": digest(path),
-        "measure": matrix.measure,
-        "method": method,
-        **({"seed": seed} if method == "random" else {}),
-        "of": dict(matrix.provenance),
-    }
-    return LayerPlans(tuple(plans), matrix.layers, provenance)
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from speechprune.backbones import find_backbone
 from speechprune.backbones.base import Entry
+from speechprune.decoding import MAX_TOKENS
 from speechprune.decoding.inference import (
-    MAX_TOKENS,
     audible,
     batches,
     best_device,

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from speechprune.masking.ranking import SiteRanking
+if TYPE_CHECKING:  # the names of `MAKERS` are wanted without PyTorch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -46,5 +46,7 @@ def largest(weights: Mapping[str, Tensor], density: float, *, together: bool) ->
     Returns:
         bool masks in the shapes of the weights, by name.
     """
+    from speechprune.masking.ranking import SiteRanking
+
     ranking = SiteRanking("global" if together else "site", magnitude=True)
     return dict(zip(weights, ranking.select(weights, [density] * len(weights), others=())))

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from speechprune.errors import UserError
+
+if TYPE_CHECKING:  # mask files are read, counted and compared without PyTorch, which loads slowly
+    import torch
 
 Shape = tuple[int, ...]
 
@@ -27,6 +29,8 @@ def pack_bits(mask: torch.Tensor) -> torch.Tensor:
     Returns:
         uint8 of shape ((numel + 7) // 8,) on the device of ``mask``; the bits left over are 0.
     """
+    import torch
+
     if mask.dtype != torch.bool:
         raise TypeError(f"a mask is boolean, not {mask.dtype}")
     flat = mask.detach().cpu().numpy().reshape(-1)
@@ -38,6 +42,8 @@ def unpack_bits(packed: torch.Tensor, shape: Iterable[int]) -> torch.Tensor:
 
     Raises UserError if ``packed`` cannot be the bits of a mask of that shape.
     """
+    import torch
+
     if packed.dtype != torch.uint8:
         raise UserError(f"packed bits are uint8, not {packed.dtype}")
     record = PackedMask(packed.detach().cpu().numpy(), tuple(shape))
@@ -100,6 +106,8 @@ class PackedMask:
 
     def unpack(self) -> torch.Tensor:
         """A new bool tensor of the mask's shape."""
+        import torch
+
         flat = np.unpackbits(self.bits, count=self.tally.total, bitorder="little")
         return torch.from_numpy(flat.view(np.bool_)).reshape(self.shape)
 

@@ -6,10 +6,9 @@ import json
 import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Callable, Optional, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as safetensors_bytes
 
@@ -17,12 +16,15 @@ from speechprune.errors import UserError
 from speechprune.files import write_atomically
 from speechprune.masking.bits import PackedMask, Shape, Tally, pack_bits
 
+if TYPE_CHECKING:  # see speechprune.masking.bits
+    import torch
+
 FORMAT = "speechprune.mask_set"
 VERSION = 1
 Key = TypeVar("Key", bound=Hashable)
 
 
-class MaskSet(Mapping[str, torch.Tensor]):
+class MaskSet(Mapping[str, "torch.Tensor"]):
     """The masks of one model, by site name, with where they came from; immutable.
 
     As a mapping it gives, for each site ("encoder.layers.3.fc1.weight", a key of the backbone's
@@ -178,6 +180,14 @@ class MaskSet(Mapping[str, torch.Tensor]):
             return cls.from_packed(packed, header["provenance"])
         except UserError as error:
             raise UserError(f"{path}: damaged mask file: {error}") from error
+
+
+def is_mask_file(path: Union[str, Path]) -> bool:
+    """Whether the file starts as safetensors do: eight bytes of length, then JSON."""
+    if not Path(path).is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(9)[8:] == b"{"
 
 
 def _read_header(path: Union[str, Path], metadata: Optional[Mapping[str, str]]) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Masks of any file that has some, with where they came from."""
+"""Masks of any file that has some, with where they came from.
+
+Mask files are read without fairseq, which is imported for checkpoints alone.
+"""
 
 from __future__ import annotations
 
@@ -6,32 +9,31 @@ import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 from speechprune import __version__
-from speechprune.checkpoint.file import PathLike, digest, read
-from speechprune.checkpoint.masks import is_mask_file, masks_in
-from speechprune.checkpoint.settings import encoder_of
 from speechprune.errors import UserError
-from speechprune.masking.mask_set import MaskSet
-from speechprune.models.declaration import DEFAULTS, declared
-from speechprune.models.registration import register_all
+from speechprune.files import digest
+from speechprune.masking.mask_set import MaskSet, is_mask_file
 from speechprune.state_names import is_finetuned, is_scores
 
 #: Settings that are mentioned even where they are the default.
 _ALWAYS_MENTIONED = ("prune_rate", "policy", "sparsity")
 
 
-def read_mask_set(path: PathLike) -> MaskSet:
+def read_mask_set(path: Union[str, Path]) -> MaskSet:
     """The masks in a mask file or a finetuned checkpoint; raises UserError if it holds none."""
     return MaskSet.load(path) if is_mask_file(path) else read_checkpoint_masks(path)
 
 
-def read_checkpoint_masks(path: PathLike) -> MaskSet:
+def read_checkpoint_masks(path: Union[str, Path]) -> MaskSet:
     """The masks in a finetuned checkpoint, with where they came from.
 
     Raises UserError if the file is no checkpoint or holds no masks that fit its weights.
     """
+    from speechprune.checkpoint.file import read
+    from speechprune.checkpoint.masks import masks_in
+
     state = read(path, mmap=True)
     try:
         masks = masks_in(state["model"])
@@ -40,7 +42,7 @@ def read_checkpoint_masks(path: PathLike) -> MaskSet:
     if masks:
         return MaskSet(masks, _provenance(state, path))
     if any(map(is_scores, state["model"])):
-        # S3-Router saves scores alone: the model knows what they choose. Loading needs the models.
+        # S3-Router saves scores alone: the model knows what they choose.
         from speechprune.models.loading import load_finetuned
 
         model: Any = load_finetuned(path).model
@@ -50,9 +52,13 @@ def read_checkpoint_masks(path: PathLike) -> MaskSet:
     raise UserError(f"{path} holds no masks: it was finetuned without them, or folded")
 
 
-def _provenance(state: Mapping[str, Any], path: PathLike) -> dict[str, str]:
+def _provenance(state: Mapping[str, Any], path: Union[str, Path]) -> dict[str, str]:
     """Backbone, pretrained file, the checkpoint's digest, settings that are not the default, and
     versions."""
+    from speechprune.checkpoint.settings import encoder_of
+    from speechprune.models.declaration import DEFAULTS, declared
+    from speechprune.models.registration import register_all
+
     register_all()
     model = state["cfg"]["model"]
     settings = [

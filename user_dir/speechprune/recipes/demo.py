@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from speechprune.checkpoint import read
 from speechprune.decoding.inference import evaluate
 from speechprune.files import write_atomically
 from speechprune.manifests.manifest import read_split
+from speechprune.manifests.synthetic import SyntheticSpeech, make_synthetic
 from speechprune.models.loading import load_finetuned
 from speechprune.models.names import ROUTER, WEIGHTS
 from speechprune.state_names import HEAD, MASK_EMBEDDING, is_mask
@@ -58,6 +60,19 @@ METHODS = (
         ),
     ),
 )
+
+
+#: Half an hour of short English sentences from 40 words.
+CORPUS = SyntheticSpeech(
+    sizes={"train": 800, "valid": 40, "test": 100}, vocabulary=40, sentence=(2, 4)
+)
+
+
+def synthetic_corpus(folder: Path) -> Path:
+    """The folder of the demo's own corpus, which is made unless it is there."""
+    if not folder.exists():
+        make_synthetic(folder, CORPUS, workers=os.cpu_count() or 1)
+    return folder
 
 
 @dataclass(frozen=True)

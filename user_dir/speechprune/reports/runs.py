@@ -10,16 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from speechprune import __version__
-from speechprune.checkpoint import digest, read
-from speechprune.checkpoint.file import PROVENANCE
-from speechprune.decoding.inference import evaluate
 from speechprune.errors import UserError
-from speechprune.files import write_atomically
-from speechprune.manifests.audio import SAMPLE_RATE
-from speechprune.manifests.check import check_split
-from speechprune.manifests.manifest import read_split
-from speechprune.models.declaration import declared
-from speechprune.models.loading import load_finetuned
+from speechprune.files import digest, write_atomically
 from speechprune.state_names import is_finetuned
 from speechprune.training.run import DONE, SETTINGS
 
@@ -116,6 +108,9 @@ def checkpoint_path(folder: Path, which: str) -> Path:
 def read_run(folder: Path, which: str = "last", data: Path | None = None) -> FinishedRun:
     """What ``summary.json`` and the checkpoint tell of a run.
 
+    What the checkpoint says is kept in the run's folder, as ``facts.json``, and counts as long as
+    the run's checkpoints and the program are the same ones: reading it needs no fairseq.
+
     Args:
         data: takes the place of the manifest folder for evaluation.
 
@@ -123,28 +118,10 @@ def read_run(folder: Path, which: str = "last", data: Path | None = None) -> Fin
         UnfinishedRun: there is no finetuned checkpoint, or it was to be trained further.
         UserError: there is nothing, or a file in it is damaged.
     """
-    path = checkpoint_path(folder, which)
-    refuse_missing(folder, path)
-    state = read(path, mmap=True)
-    if not is_finetuned(state["model"]):
-        raise UnfinishedRun(f"{path.relative_to(folder)} is not a finetuned CTC model")
-    if (state.get(PROVENANCE) or {}).get("folded_from"):
-        raise UserError(f"{path} is folded; give the run that its masks come from")
-    try:
-        return _read_run(folder, which, data, state)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} does not tell how it was trained ({error!r})") from error
-
-
-def _read_run(folder: Path, which: str, data: Path | None, state: Mapping[str, Any]) -> FinishedRun:
-    cfg = state["cfg"]
-    last = checkpoint_path(folder, "last")
-    # The best checkpoint is from somewhere within the run.
-    ended = read(last, mmap=True) if which != "last" and last.is_file() else state
-    refuse_unfinished(folder, ended)
-    facts = {**_derived(state, ended), **_summary(folder / "summary.json")}
-    task = {**cfg["task"], "labels": cfg["task"].get("labels") or "ltr"}
-    trained_on, subsets = Path(task["data"]), str(cfg["dataset"]["train_subset"])
+    refuse_missing(folder, checkpoint_path(folder, which))
+    found = _facts(folder, which)
+    task = found["task"]
+    trained_on, subsets = Path(task["data"]), found["train_subset"]
     try:
         parts = [manifest_digest(trained_on, part, task["labels"]) for part in subsets.split(",")]
         training_digest = " ".join(parts)
@@ -153,12 +130,50 @@ def _read_run(folder: Path, which: str, data: Path | None, state: Mapping[str, A
     return FinishedRun(
         folder=folder,
         which=which,
-        is_dense_control=declared(cfg["model"]["_name"]).is_dense_control,
+        is_dense_control=found["is_dense_control"],
         task={**task, "data": str(data or trained_on)},
         training_data=f"{subsets} of {trained_on}",
         training_digest=training_digest,
-        **facts,
+        **{**found["training"], **_summary(folder / "summary.json")},
     )
+
+
+def _facts(folder: Path, which: str) -> dict[str, Any]:
+    """What the checkpoints of a run say, from them or from an earlier reading of the same ones."""
+    path, last = folder / "facts.json", checkpoint_path(folder, "last")
+    key = {"checkpoint": digest(checkpoint_path(folder, which)), "version": __version__}
+    key["last"] = digest(last) if last.is_file() else ""
+    key["ended"] = str([(folder / name).exists() for name in (SETTINGS, DONE)])
+    kept = _kept(path)
+    known = kept.get(which)
+    if isinstance(known, dict) and {name: known.get(name) for name in key} == key:
+        facts: dict[str, Any] = known["facts"]
+        return facts
+    facts = _facts_of_checkpoints(folder, which)
+    try:
+        entries = {**kept, which: {**key, "facts": facts}}
+        write_atomically(path, (json.dumps(entries, indent=2) + "\n").encode())
+    except (TypeError, UserError):  # read from the checkpoint again, next time
+        pass
+    return facts
+
+
+def _facts_of_checkpoints(folder: Path, which: str) -> dict[str, Any]:
+    from speechprune.checkpoint.file import PROVENANCE, read
+
+    path, last = checkpoint_path(folder, which), checkpoint_path(folder, "last")
+    state = read(path, mmap=True)
+    if not is_finetuned(state["model"]):
+        raise UnfinishedRun(f"{path.relative_to(folder)} is not a finetuned CTC model")
+    if (state.get(PROVENANCE) or {}).get("folded_from"):
+        raise UserError(f"{path} is folded; give the run that its masks come from")
+    try:
+        # The best checkpoint is from somewhere within the run.
+        ended = read(last, mmap=True) if which != "last" and last.is_file() else state
+        refuse_unfinished(folder, ended)
+        return _derived(state, ended)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} does not tell how it was trained ({error!r})") from error
 
 
 def manifest_digest(folder: Path, subset: str, labels: str) -> str:
@@ -168,17 +183,27 @@ def manifest_digest(folder: Path, subset: str, labels: str) -> str:
 
 
 def _derived(state: Mapping[str, Any], ended: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint and the last one tell by themselves, under the names of a summary."""
-    model = state["cfg"]["model"]
+    """What a checkpoint and the last one tell by themselves."""
+    from speechprune.models.declaration import declared
+    from speechprune.models.registration import register_all
+
+    register_all()
+    cfg, model = state["cfg"], state["cfg"]["model"]
     kind = declared(model["_name"])
     updates = ended["optimizer_history"][-1]["num_updates"]
     return {
-        "label": kind.label_of(model),
-        "sparsity": kind.sparsity_of(model),
-        "seed": state["cfg"]["common"]["seed"],
-        "updates": updates,
-        "final_updates": updates,
-        "freeze_finetune_updates": model.get("freeze_finetune_updates") or 0,
+        "task": {**cfg["task"], "labels": cfg["task"].get("labels") or "ltr"},
+        "train_subset": str(cfg["dataset"]["train_subset"]),
+        "is_dense_control": kind.is_dense_control,
+        # Under the names of a summary, which counts more.
+        "training": {
+            "label": kind.label_of(model),
+            "sparsity": kind.sparsity_of(model),
+            "seed": cfg["common"]["seed"],
+            "updates": updates,
+            "final_updates": updates,
+            "freeze_finetune_updates": model.get("freeze_finetune_updates") or 0,
+        },
     }
 
 
@@ -222,7 +247,7 @@ def evaluate_run(run: FinishedRun, subset: str, manifest: str) -> tuple[RunEvalu
     """
     path = run.folder / f"evaluation-{subset.replace('/', '-')}.json"
     key = {"checkpoint": digest(run.checkpoint), "data": manifest, "version": __version__}
-    kept = _kept_evaluations(path)
+    kept = _kept(path)
     try:
         found = dict(kept[run.which])
         if {name: found.pop(name) for name in key} == key:
@@ -238,7 +263,7 @@ def evaluate_run(run: FinishedRun, subset: str, manifest: str) -> tuple[RunEvalu
     return measured, None
 
 
-def _kept_evaluations(path: Path) -> dict[str, Any]:
+def _kept(path: Path) -> dict[str, Any]:
     """By "last" and "best"; nothing if the file is missing or damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -248,6 +273,12 @@ def _kept_evaluations(path: Path) -> dict[str, Any]:
 
 
 def _evaluate(run: FinishedRun, subset: str) -> RunEvaluation:
+    from speechprune.decoding.inference import evaluate
+    from speechprune.manifests.audio import SAMPLE_RATE
+    from speechprune.manifests.check import check_split
+    from speechprune.manifests.manifest import read_split
+    from speechprune.models.loading import load_finetuned
+
     folder = Path(run.task["data"])
     rate = run.task.get("sample_rate") or SAMPLE_RATE
     check_split(folder, subset, labels=None, sample_rate=rate)

@@ -20,6 +20,7 @@ from hydra.conf import JobConf
 from omegaconf import OmegaConf
 
 import speechprune
+import speechprune.plugin  # registers our models, whose keys are checked
 from speechprune import tools
 from speechprune.errors import UserError
 from speechprune.models.names import WEIGHTS
