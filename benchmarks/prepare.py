@@ -12,7 +12,7 @@ import os
 import tempfile
 import time
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import soundfile
 import soxr
@@ -61,9 +61,9 @@ def main() -> None:
 def _print_parts(clips: Path, count: int, hours: float) -> None:
     """What the steps of a conversion take by themselves, in one process."""
     paths = sorted(clips.iterdir())[:count]
-    decoded = []
+    decoded: list[Any] = []
     decoding = _time(lambda: decoded.extend(soundfile.read(p, dtype="float32") for p in paths))
-    resampled = []
+    resampled: list[Any] = []
     resampling = _time(
         lambda: resampled.extend(soxr.resample(x, r, SAMPLE_RATE) for x, r in decoded)
     )
@@ -87,7 +87,7 @@ def _write_common_voice(root: Path, spoken: list, count: int) -> Path:
         file = io.BytesIO()
         soundfile.write(file, soxr.resample(samples, SAMPLE_RATE, 48000), 48000, format="MP3")
         encoded.append(file.getvalue())
-    rows = {"train": [], "dev": [], "test": []}
+    rows: dict[str, list[Any]] = {"train": [], "dev": [], "test": []}
     for index in range(count):
         name = f"common_voice_xx_{index}.mp3"
         (root / "clips" / name).write_bytes(encoded[index % len(encoded)])

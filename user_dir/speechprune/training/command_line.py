@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 
 import speechprune
 import speechprune.plugin  # registers our models, whose keys are checked
-from speechprune import tools
+import speechprune.tools
 from speechprune.errors import UserError
 from speechprune.models.names import WEIGHTS
 from speechprune.registry import unknown_name
@@ -210,7 +210,7 @@ def _choices(value: str) -> list[str]:
 def _recipes() -> dict[str, Path]:
     """Our YAMLs by "folder/name", sorted."""
     # The configs lie beside the commands, in a checkout as in an installed package.
-    root = Path(tools.__file__).parent.parent / "config"
+    root = Path(speechprune.tools.__file__).parent.parent / "config"
     return {f"{file.parent.name}/{file.stem}": file for file in sorted(root.glob("*/*.yaml"))}
 
 
@@ -218,7 +218,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     """The YAML as it is written; empty where there is none, which hydra reports itself."""
     if not path.is_file():
         return {}
-    content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     return content if isinstance(content, Mapping) else {}
 
 
