@@ -11,6 +11,7 @@ import io
 import os
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
 
@@ -18,10 +19,10 @@ import soundfile
 import soxr
 
 from speechprune.manifests.audio import SAMPLE_RATE, read_resampled, write_flac
-from speechprune.manifests.common_voice import read_common_voice
+from speechprune.manifests.corpora.common_voice import CommonVoice
+from speechprune.manifests.corpora.librispeech import LibriSpeech
 from speechprune.manifests.corpus import ReadyUnits
 from speechprune.manifests.espeak import Voice, speak
-from speechprune.manifests.librispeech import read_librispeech
 from speechprune.manifests.preparation import prepare
 
 _TEXT = "the quick brown fox jumps over the lazy dog while seven wizards look on"
@@ -43,16 +44,15 @@ def main() -> None:
         print(f"{'corpus':20}  {'workers':>7}  {'hours per minute':>16}")
         mp3 = _write_common_voice(Path(folder) / "xx", spoken, options.clips)
         flac = _write_librispeech(Path(folder) / "libri", spoken, options.clips)
-        labels = ReadyUnits()
         counts = [n for n in (1, 2, 4, 8, 16, 32, 64) if n <= options.workers]
         for name, read in (
-            ("MP3 to FLAC", lambda: read_common_voice(mp3, labels)),
-            ("LibriSpeech in place", lambda: read_librispeech(flac, labels)),
+            ("MP3 to FLAC", lambda: CommonVoice().read(mp3)),
+            ("LibriSpeech in place", lambda: LibriSpeech().read(flac)),
         ):
             for workers in counts:
                 out = Path(folder) / f"{name}-{workers}"
                 start = time.perf_counter()
-                prepare(read(), out, workers=workers)
+                prepare(replace(read(), labels=ReadyUnits()), out, workers=workers)
                 seconds = time.perf_counter() - start
                 print(f"{name:20}  {workers:7}  {hours / seconds * 60:16.1f}")
         _print_parts(mp3 / "clips", options.clips, hours)
