@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo nano deep-nano test lint
+.PHONY: setup demo nano deep-nano configs test lint
 
 setup: $(STAMP)
 
@@ -31,6 +31,10 @@ deep-nano: $(STAMP)
 	$(BIN)/speechprune pretrain-nano --out deep_nano.pt --folder deep-nano \
 		model.encoder_layers=12 model.encoder_embed_dim=128 model.encoder_ffn_embed_dim=512 \
 		model.encoder_layerdrop=0.05 optimization.lr=[0.001] lr_scheduler.warmup_updates=400
+
+# The finetuning configs are one template with a few values changed in each.
+configs: $(STAMP)
+	$(BIN)/python config/generate.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
