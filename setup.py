@@ -36,7 +36,7 @@ setup(
     packages=packages(),
     package_dir=FOLDERS,
     py_modules=["speechprune_command"],
-    package_data={"speechprune": ["assets/*"], "speechprune.config": ["*/*.yaml"]},
+    package_data={"speechprune": ["assets/*", "py.typed"], "speechprune.config": ["*/*.yaml"]},
     install_requires=[
         "fairseq-fixed==0.12.3.1; python_version >= '3.11'",
         "fairseq==0.12.2; python_version < '3.11'",
@@ -57,6 +57,7 @@ setup(
     extras_require={
         "apex": ["apex @ git+https://github.com/NVIDIA/apex"],
         "dev": ["pytest", "ruff", "mypy", "jiwer"],
+        "docs": ["mkdocs-material", "mkdocstrings[python]"],
     },
     entry_points={"console_scripts": ["speechprune = speechprune_command:main"]},
 )
