@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import click
@@ -16,9 +17,10 @@ import pytest
 from loop import compose
 from nano import write_corpus
 from omegaconf import OmegaConf
-from readme import PAGES, ROOT, Block, blocks, commands_in, inline_code
+from readme import PAGES, ROOT, Block, blocks, commands_in, inline_code, readme_snippet
 
 from speechprune.errors import UserError
+from speechprune.masking.policies import POLICIES
 from speechprune.tools.main import commands
 from speechprune.training.command_line import check_keys, complete, key_of, value_of
 from speechprune.training.rehearsal import rehearse
@@ -38,6 +40,12 @@ class Bench:
         monkeypatch.setattr(click.Path, "convert", lambda self, value, param, ctx: Path(value))
         # Benchmarks are started in the root of a checkout.
         monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT)])
+        # The policy of the how-to is one that a command of it trains.
+        parts = {name: POLICIES.get(name) for name in POLICIES.names()}
+        monkeypatch.setattr(POLICIES, "_parts", parts)
+        module = ModuleType("row_magnitude")
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        exec(readme_snippet("Add a policy"), module.__dict__)
         self._parsed: list[click.Context] = []
         invoke = click.Command.invoke
 

@@ -1,15 +1,15 @@
-"""A corpus is one file: dropped into the folder, `prepare` knows it."""
+"""The corpus of the how-to is one file: dropped into the folder, `prepare` knows it."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from shutil import copy
 
 import pytest
 from click.testing import CliRunner, Result
 from corpora import noise
+from readme import readme_snippet
 
 from speechprune.manifests import corpora
 from speechprune.manifests.corpora import CORPORA
@@ -17,14 +17,13 @@ from speechprune.manifests.manifest import read_split
 from speechprune.manifests.report import check_folder
 from speechprune.tools.main import commands
 
-EXAMPLE = Path(__file__).parent / "example_lj_speech.py"
-
 
 @pytest.fixture(autouse=True)
 def with_the_example(tmp_path: Path) -> Iterator[None]:
     """The file as if it lay in the folder of corpora."""
     (tmp_path / "plugged").mkdir()
-    copy(EXAMPLE, tmp_path / "plugged/lj_speech.py")
+    snippet = readme_snippet("Add a corpus")
+    (tmp_path / "plugged/lj_speech.py").write_text(snippet, encoding="utf-8")
     parts, path = dict(CORPORA._parts), list(corpora.__path__)
     corpora.__path__.append(str(tmp_path / "plugged"))
     CORPORA._walked = False
