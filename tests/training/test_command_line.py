@@ -11,7 +11,7 @@ import speechprune
 from speechprune.errors import UserError
 from speechprune.training.command_line import complete
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def overrides_of(words: list[str]) -> dict[str, str]:
