@@ -30,7 +30,7 @@ def main() -> None:
     rows = parser.parse_args().rows
     with tempfile.TemporaryDirectory() as folder:
         root = _write(Path(folder) / "en", rows)
-        _tell("after importing torch and fairseq")
+        _tell("after importing what prepares")
         corpus = CommonVoice().read(root)
         _tell(f"after reading {rows:,} rows")
         prepare(corpus, Path(folder) / "out")

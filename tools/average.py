@@ -22,26 +22,26 @@ _PATH = click.Path(path_type=Path)
     default=10,
     show_default=True,
     type=click.IntRange(min=1),
-    help="How many checkpoints; all of them, if there are fewer.",
+    help="Number of checkpoints to average; all of them, if there are fewer.",
 )
 @click.option(
     "--by",
     type=click.Choice(["valid", "last"]),
     default="valid",
     show_default=True,
-    help="Those with the best value of checkpoint.best_checkpoint_metric, or the last ones.",
+    help="Which checkpoints count: the best by checkpoint.best_checkpoint_metric, or the last.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(run: Path, out: Path | None, num: int, by: str, as_json: bool) -> None:
     """Average checkpoints of RUN, a folder with `checkpoints` in it, and write OUT.
 
-    OUT is RUN/checkpoints/checkpoint_average.pt by default, without optimizer state. Files of the
-    same update count once. Where masks differ, they are chosen anew from the averaged scores or
+    OUT is RUN/checkpoints/checkpoint_average.pt by default, and has no optimizer state. Files of
+    the same update count once. Where masks differ, they are chosen anew from the averaged scores or
     weights, as dense as in the newest checkpoint.
 
-    The recipes keep few checkpoints: train with checkpoint.keep_interval_updates=-1, which keeps
-    all that are saved, or, for --by last, 10. What fairseq keeps by keep_best_checkpoints=10 are
-    not the ten best: it takes none that is worse than those it has, even if these are fewer.
+    Our configs keep few checkpoints: train with checkpoint.keep_interval_updates=-1, which keeps
+    all that are saved, or, for --by last, 10. With keep_best_checkpoints=10 fairseq does not keep
+    the ten best: it takes no checkpoint that is worse than those it has, even if they are fewer.
     """
     from speechprune.rewriting.averaging import average
 

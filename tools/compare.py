@@ -12,18 +12,29 @@ _PATH = click.Path(path_type=Path)
 
 @click.command()
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=_PATH)
-@click.option("--subset", default="test", show_default=True, help="The manifest to evaluate on.")
-@click.option("--data", type=_PATH, help="Its folder; by default that of each run's training.")
+@click.option(
+    "--subset", default="test", show_default=True, help="Name of the manifest to evaluate on."
+)
+@click.option(
+    "--data",
+    type=_PATH,
+    help="Folder of the manifest; by default the one that each run was trained on.",
+)
 @click.option(
     "--checkpoint",
     "which",
     type=click.Choice(["last", "best"]),
     default="last",
     show_default=True,
-    help="Which one of a run counts.",
+    help="Checkpoint of each run that is evaluated.",
 )
-@click.option("--figure", type=_PATH, metavar="FILE", help="Draw error rates against sparsity.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--figure",
+    type=_PATH,
+    metavar="FILE",
+    help="Figure of error rates against sparsity to draw: .png, .pdf or .svg.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def command(
     runs: tuple[Path, ...],
     subset: str,
@@ -36,8 +47,8 @@ def command(
 
     One line per method and sparsity, with the mean and the sample standard deviation over seeds.
     Sparsity is measured: the share removed of the maskable weights. Updates are those of the final
-    training and of all rounds, and for how many of them the encoder was frozen. What makes the runs
-    hard to compare is told below the table.
+    training and of all rounds, and for how many of them the encoder was frozen. Warnings below the
+    table say what makes the runs hard to compare.
 
     Evaluations are kept in the folders, as evaluation-SUBSET.json.
     """

@@ -18,19 +18,33 @@ _COLUMNS = ("method", "WER %", "CER %", "kept %", "bytes for this task")
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("demo"),
+    show_default=True,
+    help="Folder that the runs and the figure are written to.",
+)
 @click.option(
     "--data",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Manifest folder with train, valid and test; a synthetic corpus is made without it.",
+    help="Manifest folder with train, valid and test; by default a synthetic corpus is made.",
 )
 @click.option(
     "--model",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Pretrained checkpoint; the nano model that comes along without it.",
+    help="Pretrained checkpoint; by default the nano model that comes with speechprune.",
 )
-@click.option("--updates", type=click.IntRange(1), default=300, show_default=True)
-@click.option("--jobs", type=click.IntRange(1), default=None, help="Runs at a time.")
+@click.option(
+    "--updates",
+    type=click.IntRange(1),
+    default=300,
+    show_default=True,
+    help="Number of updates of each run.",
+)
+@click.option(
+    "--jobs", type=click.IntRange(1), help="Number of runs at a time; by default as cores allow."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.argument("overrides", nargs=-1)
 def command(

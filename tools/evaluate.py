@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     default=MAX_TOKENS,
     show_default=True,
     type=click.IntRange(min=1),
-    help="Audio samples per batch, padding included.",
+    help="Most audio samples in a batch, padding included.",
 )
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
-    help="Utterances per batch at most; 1 keeps a base model free of padding.",
+    help="Most utterances in a batch; 1 keeps a base model free of padding.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def command(
     checkpoint: Path,
     data: Path,
@@ -41,7 +41,7 @@ def command(
     batch_size: int | None,
     as_json: bool,
 ) -> None:
-    """Word and character error rates of CHECKPOINT over every utterance of a subset."""
+    """Print the word and character error rates of CHECKPOINT over every utterance of a subset."""
     from speechprune.decoding.inference import evaluate
     from speechprune.manifests.audio import SAMPLE_RATE
     from speechprune.manifests.check import check_split

@@ -24,36 +24,43 @@ def command() -> None:
 @command.command()
 @click.argument("checkpoint", metavar="CKPT", type=_PATH)
 @click.option("--data", required=True, type=_PATH, help="Folder of manifests.")
-@click.option("--subset", required=True, help="Name of the manifest; labels are not needed.")
+@click.option("--subset", required=True, help="Name of the manifest, which needs no labels.")
 @click.option(
     "--measure",
     "measures",
     multiple=True,
     default=("svcca",),
-    help="svcca, dc, dc-unbiased or cka; may be repeated, all in one pass over the audio.",
+    help="Measure of similarity: svcca, dc, dc-unbiased or cka; repeatable, in one pass.",
 )
-@click.option("--utterances", type=click.IntRange(min=1), help="How many to draw; all by default.")
+@click.option(
+    "--utterances", type=click.IntRange(min=1), help="Number of utterances to draw; all by default."
+)
 @click.option(
     "--mode",
     type=click.Choice(["U", "T"]),
     default="U",
-    help="svcca, cka, measures of rows: one per utterance, its mean (U), or per frame (T).",
+    help="Rows of svcca and cka: the mean of each utterance (U), or every frame (T).",
 )
-@click.option("--threshold", default=0.99, help="svcca: share of the singular values to keep.")
+@click.option("--threshold", default=0.99, help="Share of the singular values that svcca keeps.")
 @click.option(
     "--dc-mode",
     type=click.Choice(["mean", "seq"]),
     default="mean",
-    help="dc: an utterance's mean, or all its frames (seq).",
+    help="What dc compares: the mean of each utterance, or all its frames (seq).",
 )
-@click.option("--batch-size", default=32, help="dc: utterances that are compared together.")
+@click.option("--batch-size", default=32, help="Number of utterances that dc compares together.")
 @click.option(
     "--seed",
     default=0,
     type=click.IntRange(0),
-    help="Of the draw, and of the data that floors come from.",
+    help="Seed of the draw, and of the random data that floors come from.",
 )
-@click.option("--out", type=_PATH, default=Path("similarity"), help="Folder for MEASURE.*.")
+@click.option(
+    "--out",
+    type=_PATH,
+    default=Path("similarity"),
+    help="Folder that MEASURE.safetensors and MEASURE.png are written to.",
+)
 def similarity(
     checkpoint: Path,
     data: Path,
@@ -67,13 +74,13 @@ def similarity(
     seed: int,
     out: Path,
 ) -> None:
-    """How alike the hidden states of CKPT are, a pretrained or finetuned model.
+    """Measure how alike the hidden states of CKPT are, a pretrained or finetuned model.
 
     For each measure OUT gets MEASURE.safetensors, an (L+1) by (L+1) matrix with where it came from,
-    and MEASURE.png, a heat map. State i is what layer i is given.
+    and MEASURE.png, a heat map. State i is the input of layer i.
 
     The floor is what the measure gives for independent random data of the same size: values near it
-    tell nothing, and values at different sizes do not compare.
+    mean nothing, and values at different sizes cannot be compared.
     """
     from speechprune.dropping.similarity import build_measures, draw, options_of, warnings
     from speechprune.dropping.similarity import similarity as measure_similarity
@@ -98,22 +105,26 @@ def similarity(
 
 @command.command()
 @click.argument("matrix", type=_PATH)
-@click.option("--drop", required=True, type=int, metavar="K", help="How many layers to drop.")
+@click.option("--drop", required=True, type=int, metavar="K", help="Number of layers to drop.")
 @click.option(
     "--method",
     type=click.Choice(["greedy", "beam", "exhaustive", "random", "exact"]),
     default="exact",
-    help="exact finds the best plans of all, at any depth.",
+    help="Way to search; exact finds the best plans of all, at any depth.",
 )
 @click.option(
     "--top",
     default=10,
     type=click.IntRange(min=1),
-    help="How many plans; greedy finds 1, beam up to 10.",
+    help="Number of plans to print; greedy finds 1, beam up to 10.",
 )
-@click.option("--seed", default=0, type=click.IntRange(0), help="random: of the draw.")
-@click.option("--out", type=_PATH, help="Write a file of plans.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON rows, best first.")
+@click.option(
+    "--seed", default=0, type=click.IntRange(0), help="Seed of the draw of --method random."
+)
+@click.option("--out", type=_PATH, help="File of plans to write.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON rows instead of a table, best first."
+)
 def search(
     matrix: Path,
     drop: int,
@@ -125,9 +136,9 @@ def search(
 ) -> None:
     """Rank sets of K layers to drop by a similarity MATRIX, ours or a bare .npy.
 
-    Dropped layers fall into runs of neighbours. The score is the mean over runs of the similarity
-    of what goes into a run and what comes out; larger is better. Of equal scores, the one that
-    drops earlier layers comes first.
+    Dropped layers fall into stretches of neighbouring layers. The score is the mean over stretches
+    of the similarity of what goes into a stretch and what comes out; larger is better. Among equal
+    scores, the plan that drops earlier layers comes first.
     """
     from speechprune.layers.file_search import search as search_plans
 
@@ -149,25 +160,29 @@ def _evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         [
             click.option("--data", required=True, type=_PATH, help="Folder of manifests."),
-            click.option("--subset", required=True, help="A validation subset."),
-            click.option("--allow-test", is_flag=True, help="Choose on a subset named test."),
+            click.option("--subset", required=True, help="Name of a validation manifest."),
+            click.option("--allow-test", is_flag=True, help="Allow a subset whose name says test."),
             click.option(
                 "--by",
                 type=click.Choice(["cer", "wer"]),
-                help="What plans are ranked by; by default cer for letters, wer for units.",
+                help="Error rate that ranks plans; by default cer for letters, else wer.",
             ),
             click.option("--race", is_flag=True, help="Stop plans that are clearly worse early."),
-            click.option("--level", default=0.05, help="Of the race's test."),
-            click.option("--seed", default=0, type=click.IntRange(0), help="Of the race."),
+            click.option("--level", default=0.05, help="Significance level of the race's test."),
+            click.option("--seed", default=0, type=click.IntRange(0), help="Seed of the race."),
             click.option(
                 "--max-tokens",
                 default=MAX_TOKENS,
                 type=click.IntRange(min=1),
-                help="Audio samples per batch, padding included.",
+                help="Most audio samples in a batch, padding included.",
             ),
-            click.option("--batch-size", type=click.IntRange(min=1), help="Utterances per batch."),
-            click.option("--out", type=_PATH, help="Write a file of plans, best first."),
-            click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
+            click.option(
+                "--batch-size", type=click.IntRange(min=1), help="Most utterances in a batch."
+            ),
+            click.option("--out", type=_PATH, help="File of plans to write, best first."),
+            click.option(
+                "--json", "as_json", is_flag=True, help="Print one JSON object instead of a table."
+            ),
         ]
     ):
         function = option(function)
@@ -179,16 +194,16 @@ def _evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("plans", type=str)
 @_evaluation_options
 def verify(checkpoint: Path, plans: str, **options: Any) -> None:
-    """Error rate of each of PLANS on CKPT, a finetuned model, without training.
+    """Measure the error rate of each of PLANS on CKPT, a finetuned model, without training.
 
     PLANS is a file, or layers such as 1,3,5. The front end runs once for each utterance, and a
-    layer once for all plans that keep the same layers before it; transcripts are those of
-    evaluating each plan by itself.
+    layer once for all plans that keep the same layers before it; transcripts are the same as when
+    each plan is evaluated by itself.
 
-    With --race, a plan is stopped once it is clearly worse than the best: a paired test over
-    batches, repeated whenever their number has doubled. They are 64 or more then, where there are
-    as many utterances: on a base model, which hears padding, rates differ a little from those of
-    larger batches.
+    With --race, a plan is stopped once it is clearly worse than the best, by a paired test over
+    batches that is repeated whenever their number has doubled. There are 64 batches or more then,
+    if there are as many utterances: a base model hears padding, so its rates differ a little from
+    those of larger batches.
     """
     from speechprune.dropping.search import VerificationSettings, verify_plans
 
@@ -200,11 +215,14 @@ def verify(checkpoint: Path, plans: str, **options: Any) -> None:
 
 @command.command()
 @click.argument("checkpoint", metavar="CKPT", type=_PATH)
-@click.option("--drop", required=True, type=int, metavar="K", help="How many layers to drop.")
+@click.option("--drop", required=True, type=int, metavar="K", help="Number of layers to drop.")
 @_evaluation_options
 def greedy(checkpoint: Path, drop: int, **options: Any) -> None:
-    """Drop K layers of CKPT, a finetuned model, one by one: always the one without which the error
-    rate is lowest (GLP). It shares work as `verify` does."""
+    """Drop K layers of CKPT, a finetuned model, one by one, by its error rate (GLP).
+
+    Each step drops the layer without which the error rate is lowest. Work is shared between plans
+    as `verify` does.
+    """
     from speechprune.dropping.search import VerificationSettings, eliminate_layers
 
     _check_out(options["out"], checkpoint)
@@ -219,7 +237,7 @@ def greedy(checkpoint: Path, drop: int, **options: Any) -> None:
 def drop(checkpoint: Path, plan: str, out: Path) -> None:
     """Write CKPT without the layers of PLAN to OUT, which loads wherever CKPT does.
 
-    PLAN is a file, of which the first plan counts, or layers such as 1,3,5.
+    PLAN is a file, whose first plan is used, or layers such as 1,3,5.
     """
     from speechprune.checkpoint.layers import depth
     from speechprune.rewriting.layer_dropping import drop_layers
@@ -233,40 +251,71 @@ def drop(checkpoint: Path, plan: str, out: Path) -> None:
 
 @command.command()
 @click.argument("checkpoint", metavar="CKPT", type=_PATH)
-@click.option("--drop", required=True, type=int, metavar="K", help="How many layers to drop.")
+@click.option("--drop", required=True, type=int, metavar="K", help="Number of layers to drop.")
 @click.option("--data", required=True, type=_PATH, help="Folder of manifests.")
 @click.option("--train", required=True, help="Split to measure similarity on and to finetune on.")
 @click.option("--valid", required=True, help="Split to choose plans and checkpoints on.")
-@click.option("--test", help="Split for the last evaluation.")
+@click.option("--test", help="Split for the last evaluation; without it there is none.")
 @click.option(
     "--measure",
     "measures",
     multiple=True,
     default=("svcca", "dc-unbiased"),
     show_default=True,
-    help="May be repeated.",
+    help="Measure of similarity to find plans by; repeatable.",
 )
 @click.option(
-    "--utterances", default=256, type=click.IntRange(min=1), help="To measure similarity on."
+    "--utterances",
+    default=256,
+    type=click.IntRange(min=1),
+    help="Number of utterances to measure similarity on.",
 )
-@click.option("--top", default=10, type=click.IntRange(min=1), help="Plans to verify by measure.")
-@click.option("--by", type=click.Choice(["cer", "wer"]), help="What plans are ranked by.")
+@click.option(
+    "--top",
+    default=10,
+    type=click.IntRange(min=1),
+    help="Number of plans of each measure to verify.",
+)
+@click.option(
+    "--by",
+    type=click.Choice(["cer", "wer"]),
+    help="Error rate that ranks plans; by default cer for letters, else wer.",
+)
 @click.option("--race", is_flag=True, help="Stop plans that are clearly worse early.")
-@click.option("--config-name", "config", default="finetuning/base_1h", help="Recipe of training.")
-@click.option("--updates", type=click.IntRange(1), help="Those of the config without it.")
-@click.option("--average", "num", default=10, type=click.IntRange(1), help="Of checkpoints.")
-@click.option("--average-by", type=click.Choice(["valid", "last"]), default="valid")
-@click.option("--seed", default=0, type=click.IntRange(0))
-@click.option("--allow-test", is_flag=True, help="Choose on a split named test.")
-@click.option("--out", required=True, type=_PATH, help="Folder of everything.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option(
+    "--config-name", "config", default="finetuning/base_1h", help="Config to finetune by."
+)
+@click.option(
+    "--updates",
+    type=click.IntRange(1),
+    help="Number of updates of finetuning; by default as in the config.",
+)
+@click.option(
+    "--average",
+    "num",
+    default=10,
+    type=click.IntRange(1),
+    help="Number of checkpoints to average.",
+)
+@click.option(
+    "--average-by",
+    type=click.Choice(["valid", "last"]),
+    default="valid",
+    help="Which checkpoints are averaged: the best in validation, or the last.",
+)
+@click.option(
+    "--seed", default=0, type=click.IntRange(0), help="Seed of everything that is drawn at random."
+)
+@click.option("--allow-test", is_flag=True, help="Allow a --valid whose name says test.")
+@click.option("--out", required=True, type=_PATH, help="Folder that everything is written to.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of text.")
 @click.argument("overrides", nargs=-1)
 def auto(checkpoint: Path, out: Path, as_json: bool, **options: Any) -> None:
-    """All of it: find K layers of CKPT to drop, verify, drop, finetune, average, test.
+    """Find K layers of CKPT to drop, verify, drop, finetune, average and test.
 
     CKPT is a finetuned model. The best plans by each measure (svcca and cka of all frames, dc of
-    batches of 32) are verified, the best of them is finetuned by OVERRIDES of the recipe, and OUT
-    gets one report: report.md, .json and .png. Interrupted, the same command goes on.
+    batches of 32) are verified, the best of them is finetuned by the config with OVERRIDES, and OUT
+    gets one report: report.md, .json and .png. If it is interrupted, the same command continues.
     """
     from speechprune.dropping.pipeline import pipeline
 

@@ -28,14 +28,16 @@ def command() -> None:
     "--by",
     required=True,
     type=click.Choice(list(MAKERS)),
-    help="What is kept: the largest weights of each tensor, or of all together (global), of "
-    "CHECKPOINT, or of a randomly initialised model like it (random).",
+    help="What is kept: the largest weights of each tensor, or of all tensors together (global), "
+    "of CHECKPOINT or of a randomly initialised model like it (random).",
 )
-@click.option("--sparsity", required=True, type=float, help="Share removed, in [0, 1).")
+@click.option(
+    "--sparsity", required=True, type=float, help="Share of the weights to remove, in [0, 1)."
+)
 @click.option("--biases/--no-biases", default=True, help="Mask biases too, as PARP does.")
-@click.option("--fix-attn", is_flag=True, help="No mask on attention projections.")
-@click.option("--fix-fc", is_flag=True, help="No mask on feed-forward weights.")
-@click.option("--seed", default=0, show_default=True, help="Of the random weights.")
+@click.option("--fix-attn", is_flag=True, help="Leave attention projections without masks.")
+@click.option("--fix-fc", is_flag=True, help="Leave feed-forward weights without masks.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the random weights.")
 def make(
     checkpoint: Path,
     out: Path,
@@ -64,7 +66,9 @@ def make(
 
 @command.command()
 @click.argument("masks", metavar="MASKS", type=_PATH)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, with every site.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON instead of a table, with every site."
+)
 def stats(masks: Path, as_json: bool) -> None:
     """Show densities, size and provenance of MASKS, a mask file or a checkpoint."""
     from speechprune.models.mask_reading import read_mask_set
@@ -107,16 +111,24 @@ def apply(checkpoint: Path, masks: Path, out: Path) -> None:
 
 @command.command()
 @click.argument("masks", metavar="MASKS MASKS...", nargs=-1, type=_PATH)
-@click.option("--heat-map", type=_PATH, metavar="FILE", help="Draw all pairs: .png, .pdf, .svg.")
 @click.option(
-    "--measure", type=click.Choice(list(MEASURES)), default="iou", help="What the heat map shows."
+    "--heat-map",
+    type=_PATH,
+    metavar="FILE",
+    help="Heat map of all pairs to draw: .png, .pdf or .svg.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--measure",
+    type=click.Choice(list(MEASURES)),
+    default="iou",
+    help="Overlap that the heat map shows.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def compare(masks: tuple[Path, ...], heat_map: Optional[Path], measure: str, as_json: bool) -> None:
     """Compare two or more MASKS, mask files or checkpoints of one model.
 
-    IOU is kept in both / kept in either, cosine that of the masks as 0/1 vectors; beside each
-    stands what random masks of the same densities would give.
+    IOU is kept in both / kept in either, and cosine that of the masks as vectors of 0 and 1. Beside
+    each stands what random masks of the same densities would give.
     """
     from speechprune.models.mask_reading import read_mask_set
 
@@ -136,22 +148,27 @@ def compare(masks: tuple[Path, ...], heat_map: Optional[Path], measure: str, as_
 @click.option(
     "--by",
     type=click.Choice(list(MAKERS)),
-    help="How masks are made, as in `make`; global-magnitude by default. Of random models, each "
-    "CKPT gets another.",
+    help="How masks are made, as in `make`; by default global-magnitude. With random weights, each "
+    "CKPT gets other ones.",
 )
 @click.option(
     "--sparsity",
     "sparsities",
     multiple=True,
     type=float,
-    help="Share removed, in [0, 1); may be repeated. By default 0.1, 0.3, 0.5, 0.7 and 0.9.",
+    help="Share of the weights to remove, in [0, 1); repeatable, by default 0.1, 0.3, ... 0.9.",
 )
-@click.option("--biases/--no-biases", default=None, help="Mask biases too (the default), or not.")
-@click.option("--own", is_flag=True, help="Compare the masks that CKPTs hold; make none.")
 @click.option(
-    "--figure", type=_PATH, metavar="FILE", help="Draw IOU against sparsity: .png, .pdf or .svg."
+    "--biases/--no-biases", default=None, help="Mask biases too, which is the default, or not."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--own", is_flag=True, help="Compare the masks that CKPTs hold, and make none.")
+@click.option(
+    "--figure",
+    type=_PATH,
+    metavar="FILE",
+    help="Figure of IOU against sparsity to draw: .png, .pdf or .svg.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def iou(
     checkpoints: tuple[Path, ...],
     by: Optional[str],
@@ -161,15 +178,15 @@ def iou(
     figure: Optional[Path],
     as_json: bool,
 ) -> None:
-    """Overlap of masks against sparsity.
+    """Compare masks of several checkpoints, at one sparsity after another.
 
     At each sparsity a mask is made of the weights of each CKPT, two or more checkpoints of one
     architecture, and all pairs are compared. With --own, CKPTs are mask files or checkpoints with
     masks, and those of equal density (within 0.5 %) are compared.
 
-    IOU is kept in both / kept in either; by chance is that of random masks that keep as much of
-    each tensor, and d/(2-d) of those that keep the density d of all tensors alike. Below the
-    sparsity that a CKPT has already, the mask made of it is arbitrary among its zeros.
+    IOU is kept in both / kept in either. "By chance" is the IOU of random masks that keep as much
+    of each tensor, and d/(2-d) that of random masks that keep the density d of all tensors alike.
+    Below the sparsity that a CKPT has already, the mask made of it is arbitrary among its zeros.
     """
     from speechprune.models.mask_reading import read_mask_set
     from speechprune.reports.mask_sweep import group, sweep

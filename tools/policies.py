@@ -8,7 +8,7 @@ import click
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of text.")
 def command(as_json: bool) -> None:
     """List the mask policies, what each keeps, and its options with their defaults.
 

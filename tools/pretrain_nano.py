@@ -15,15 +15,17 @@ import click
     "--folder",
     type=click.Path(path_type=Path),
     default=Path("nano"),
-    help="Where the corpus, the run and its log are kept; what is there is used.",
+    help="Folder of the corpus, the run and its log; what is there already is used.",
 )
-@click.option("--workers", type=click.IntRange(1), default=2, help="Processes that speak.")
+@click.option(
+    "--workers", type=click.IntRange(1), default=2, help="Number of processes that speak."
+)
 @click.argument("overrides", nargs=-1)
 def command(out: Path, folder: Path, workers: int, overrides: tuple[str, ...]) -> None:
     """Speak two hours in six languages, pretrain on them without labels, and keep the encoder.
 
     It takes half an hour on one core. OVERRIDES are fairseq-hydra-train's, such as
-    optimization.max_update=100; the recipe is pretraining/nano.
+    optimization.max_update=100; the config is pretraining/nano.
     """
 
     from tqdm import tqdm

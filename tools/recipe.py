@@ -16,57 +16,92 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 #: Options of single recipes, by the attribute of the setting that they give.
 _OPTIONS: dict[str, Callable[[Any], Any]] = {
-    "sparsity": click.option("--sparsity", type=float, required=True, help="Share removed."),
+    "sparsity": click.option(
+        "--sparsity", type=float, required=True, help="Share of the weights to remove."
+    ),
     "start_sparsity": click.option(
-        "--start-sparsity", type=float, help="Half of the target without it."
+        "--start-sparsity",
+        type=float,
+        help="Sparsity to start from; by default half of the target.",
     ),
     "step": click.option(
-        "--step", type=float, default=0.1, show_default=True, help="Share removed per round."
+        "--step",
+        type=float,
+        default=0.1,
+        show_default=True,
+        help="Share of the weights that each round removes.",
     ),
     "round_updates": click.option(
         "--round-updates",
         type=click.IntRange(1),
-        help=f"Updates of each training but the last; {ROUND_UPDATES} without it, or those of "
-        "--updates where that is fewer.",
+        help="Number of updates of each training but the last; by default "
+        f"{ROUND_UPDATES}, or --updates if that is fewer.",
     ),
     "score_learning_rate": click.option(
-        "--score-learning-rate", type=float, help="Of the round that learns masks."
+        "--score-learning-rate",
+        type=float,
+        help="Learning rate of the round that learns masks; by default as in the config.",
     ),
     "source": click.option(
-        "--source", type=_FOLDER, required=True, help="Data of the language that the mask is of."
+        "--source",
+        type=_FOLDER,
+        required=True,
+        help="Folder of manifests of the language that the mask is made for.",
     ),
     "languages": click.option(
-        "--language", "languages", type=_FOLDER, multiple=True, required=True, help="Repeat it."
+        "--language",
+        "languages",
+        type=_FOLDER,
+        multiple=True,
+        required=True,
+        help="Folder of manifests of a language; give two or more.",
     ),
 }
 
 
 @click.group("recipe")
 def command() -> None:
-    """Train by a method, all its rounds. Interrupted, the same command goes on."""
+    """Train by a method, in all its rounds. If interrupted, the same command continues."""
 
 
 def _command(recipe: Recipe) -> click.Command:
     def call(**options: Any) -> None:
         _cook(recipe.name, **options)
 
-    call.__doc__ = f"{recipe.help}\n\n    OVERRIDES are hydra's, for every round."
+    call.__doc__ = f"{recipe.help}
+
+    OVERRIDES are those of hydra, for every round."
     for name in reversed(recipe.options):
         call = _OPTIONS[name](call)
     pools = "languages" in recipe.options
     for option in (
         click.argument("overrides", nargs=-1),
-        click.option("--json", "as_json", is_flag=True, help="Print the summaries."),
+        click.option("--json", "as_json", is_flag=True, help="Print the summaries as JSON."),
         click.option(
             "--seed",
             type=click.IntRange(0),
             default=DEFAULT_SEED,
             show_default=True,
-            help="Others lie beside it in --out, in folders such as dense-seed2.",
+            help="Seed of training; the runs of others get folders such as dense-seed2 in --out.",
         ),
-        click.option("--updates", type=click.IntRange(1), help="Those of the config without it."),
-        click.option("--config-name", "config", default="finetuning/base_1h", show_default=True),
-        click.option("--out", type=click.Path(path_type=Path), required=True, help="Of all runs."),
+        click.option(
+            "--updates",
+            type=click.IntRange(1),
+            help="Number of updates of each full training; by default as in the config.",
+        ),
+        click.option(
+            "--config-name",
+            "config",
+            default="finetuning/base_1h",
+            show_default=True,
+            help="Config of every training.",
+        ),
+        click.option(
+            "--out",
+            type=click.Path(path_type=Path),
+            required=True,
+            help="Folder that all runs are written to.",
+        ),
         click.option(
             "--model",
             type=click.Path(path_type=Path, exists=True, dir_okay=False),

@@ -11,7 +11,7 @@ import click
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of lines.")
 def command(checkpoint: Path, files: tuple[Path, ...], as_json: bool) -> None:
     """Print the text of each of FILES, after the file's name and a tab.
 

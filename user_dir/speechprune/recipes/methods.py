@@ -44,8 +44,9 @@ def one_shot_magnitude_pruning(setting: Setting) -> Plan:
 
 @recipe("imp", "sparsity", "step", "round_updates")
 def iterative_magnitude_pruning(setting: Setting) -> Plan:
-    """IMP: short finetunings from the pretrained weights, each removing a further share of them;
-    then a full finetuning under the last mask."""
+    """IMP: short finetunings that each remove a further share, then a full one under the last mask.
+
+    All start from the pretrained weights."""
     steps: list[Step] = []
     shared = f"imp-rounds-{setting.step!r}"
     updates = setting.updates_per_round

@@ -14,14 +14,13 @@ from typing import Any, Union
 
 from tqdm import tqdm
 
-from speechprune.checkpoint import read
 from speechprune.errors import UserError
 from speechprune.figures import Curve, Panel, line_panels
+from speechprune.masking.baselines import MAKERS
 from speechprune.masking.densities import check_sparsity
 from speechprune.masking.mask_set import MaskSet
 from speechprune.masking.overlap import Overlap
 from speechprune.reports.masks import Comparison, short_names
-from speechprune.rewriting.baseline_masks import MAKERS, Ranking
 from speechprune.tables import table
 
 #: Densities that differ by no more count as equal.
@@ -168,6 +167,8 @@ def sweep(
         UserError: fewer than two checkpoints, one that cannot be read or is of another model, an
             unknown name, or a sparsity outside [0, 1).
     """
+    from speechprune.rewriting.baseline_masks import Ranking
+
     _check_count(checkpoints)
     wanted = sorted(set(sparsities))
     for sparsity in wanted:
@@ -208,6 +209,8 @@ def group(names: Sequence[str], mask_sets: Sequence[MaskSet]) -> Sweep:
 
 
 def _refuse_other_files(path: Path) -> None:
+    from speechprune.checkpoint.file import read
+
     try:
         MaskSet.load(path)
     except UserError:
