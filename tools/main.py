@@ -9,9 +9,10 @@ import pkgutil
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import click
+from click.shell_completion import CompletionItem
 
 from speechprune import __version__
 from speechprune.errors import UserError
@@ -49,17 +50,26 @@ class Commands(click.Group):
             name.replace("_", "-") for name in modules if name[0] != "_" and name != "main"
         )
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> Optional[click.Command]:
         """The command; raises UserError, with the nearest name, if there is none."""
         names = self.list_commands(ctx)
+        if cmd_name not in names and ctx.resilient_parsing:
+            return None  # a shell asks how a line could go on, which may be misspelt so far
         if cmd_name not in names:
             raise UserError(unknown_name("command", cmd_name, names))
-        return importlib.import_module(_module(cmd_name)).command
+        command: click.Command = importlib.import_module(_module(cmd_name)).command
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, _summary(name)) for name in self.list_commands(ctx)])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands that begin so, without importing them, and the options."""
+        begun = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]
+        items = [CompletionItem(name, help=_summary(name)) for name in begun]
+        return [*items, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; whatever its user can mend ends in one line."""

@@ -89,9 +89,9 @@ def _cook(
 ) -> None:
     from omegaconf import OmegaConf
 
-    from speechprune.training.command_line import find_recipe
+    from speechprune.training.configs import find_config
 
-    yaml: Any = OmegaConf.load(find_recipe(config))
+    yaml: Any = OmegaConf.load(find_config(config))
     setting = Setting(
         config=config,
         updates=updates or yaml.optimization.max_update,

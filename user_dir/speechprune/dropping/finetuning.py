@@ -18,7 +18,7 @@ from speechprune.rewriting.averaging import average
 from speechprune.rewriting.encoder import export_encoder
 from speechprune.rewriting.layer_dropping import drop_layers
 from speechprune.state_names import is_mask, mask_key
-from speechprune.training.command_line import key_of, quoted, value_of
+from speechprune.training.overrides import key_of, quoted, value_of
 from speechprune.training.rehearsal import rehearse
 from speechprune.training.run import TrainingRun
 
@@ -30,7 +30,7 @@ class Recipe:
     Attributes:
         data: manifest folder.
         train, valid: splits in it.
-        config: the recipe's name, such as ``finetuning/base_1h``.
+        config: its name, such as ``finetuning/base_1h``.
         updates: of finetuning.
         overrides: hydra's.
         average: how many checkpoints to average, saved at equal distances.

@@ -37,7 +37,8 @@ from speechprune.manifests.check import check_split, read_recordings
 from speechprune.manifests.manifest import read_split
 from speechprune.models.loading import load_finetuned
 from speechprune.reports.runs import manifest_digest
-from speechprune.training.command_line import find_recipe, refuse_own
+from speechprune.training.configs import find_config
+from speechprune.training.overrides import refuse_own
 from speechprune.training.rounds import Tell, finish_all
 
 #: Options of measures, by measure.
@@ -280,9 +281,9 @@ def pipeline(
     """A `Pipeline` of plain settings, as `speechprune layers auto` takes them.
 
     Raises:
-        UserError: no such recipe.
+        UserError: no such config.
     """
-    yaml: Any = OmegaConf.load(find_recipe(config))
+    yaml: Any = OmegaConf.load(find_config(config))
     updates = updates or int(yaml.optimization.max_update)
     recipe = Recipe(data, train, valid, config, updates, overrides, num, average_by)
     verification = VerificationSettings(data, valid, allow_test, by, race, seed=seed)

@@ -11,6 +11,7 @@ from typing import Any
 from speechprune.files import write_atomically
 from speechprune.recipes.setting import Setting
 from speechprune.recipes.steps import Pooling, Step
+from speechprune.training.overrides import key_of, refuse_own
 from speechprune.training.rounds import Tell, finish_all
 from speechprune.training.run import TrainingRun
 
@@ -117,8 +118,6 @@ def _count(count: int, what: str) -> str:
 
 def _refuse_own_keys(name: str, setting: Setting) -> None:
     """Overrides are for all rounds, and come before what a round sets itself."""
-    from speechprune.training.command_line import key_of, refuse_own
-
     bare = RECIPES[name].plan(replace(setting, overrides=()))
     own = {
         key_of(override)

@@ -16,7 +16,7 @@ from speechprune.manifests.synthetic import SyntheticSpeech, make_synthetic
 from speechprune.models.loading import load_finetuned
 from speechprune.models.names import ROUTER, WEIGHTS
 from speechprune.state_names import HEAD, MASK_EMBEDDING, is_mask
-from speechprune.training.command_line import quoted
+from speechprune.training.overrides import quoted
 from speechprune.training.rounds import finish_all
 from speechprune.training.run import TrainingRun
 

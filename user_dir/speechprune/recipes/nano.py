@@ -14,7 +14,7 @@ from speechprune.errors import UserError
 from speechprune.manifests.acoustic_units import UNITS, write_units
 from speechprune.manifests.synthetic import Progress, SyntheticSpeech, make_synthetic
 from speechprune.rewriting.conversion import convert
-from speechprune.training.command_line import quoted
+from speechprune.training.overrides import quoted
 
 ASSET = Path(str(files("speechprune"))) / "assets" / "nano_wav2vec2.pt"
 

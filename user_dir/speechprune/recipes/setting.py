@@ -9,9 +9,10 @@ from typing import Any
 
 from speechprune.errors import UserError
 from speechprune.masking.densities import check_sparsity
-from speechprune.models.mask_flags import SITE_FLAGS, MaskFlags, masked_roles
 from speechprune.models.names import FIXED_MASK, PARP, ROUTER, WEIGHTS
 from speechprune.recipes.steps import MaskMaking
+from speechprune.training.configs import find_config
+from speechprune.training.overrides import quoted
 from speechprune.training.run import TrainingRun
 
 #: Of each short finetuning of IMP, as published.
@@ -31,7 +32,7 @@ class Setting:
             rounds. Seeds lie there side by side.
         data: manifest folder; None for recipes that pool ``languages``.
         model: pretrained checkpoint.
-        config: the recipe of fairseq's, such as ``finetuning/base_1h``.
+        config: its name, such as ``finetuning/base_1h``.
         sparsity: share removed, in [0, 1).
         updates: of each finetuning.
         overrides: hydra's, for every round; ``model.freeze_finetune_updates`` among them.
@@ -110,6 +111,8 @@ class Setting:
             sparsity: the target if None.
             of: ``magnitude`` or ``random``.
         """
+        from speechprune.models.mask_flags import SITE_FLAGS, MaskFlags, masked_roles
+
         flags = self.mask_flags
         name = self.of_seed(name)
         return MaskMaking(
@@ -184,11 +187,9 @@ class Setting:
         """The section ``model`` of the config, with the overrides."""
         from omegaconf import OmegaConf
 
-        from speechprune.training.command_line import find_recipe
-
         given = [o.lstrip("+") for o in self.overrides if o.lstrip("+").startswith("model.")]
-        recipe = OmegaConf.load(find_recipe(self.config))
-        merged: Any = OmegaConf.merge(recipe, OmegaConf.from_dotlist(given))
+        config = OmegaConf.load(find_config(self.config))
+        merged: Any = OmegaConf.merge(config, OmegaConf.from_dotlist(given))
         return merged.model
 
     @property
@@ -197,6 +198,8 @@ class Setting:
 
         Raises UserError for tensors outside the encoder.
         """
+        from speechprune.models.mask_flags import SITE_FLAGS
+
         settings = self.model_settings
         flags = {name: settings[name] for name in (*SITE_FLAGS, *_RANKING)}
         if not flags["no_prune_proj"]:
@@ -206,6 +209,4 @@ class Setting:
 
 def path_value(path: Path) -> str:
     """A path as the value of an override, whatever the current folder will be."""
-    from speechprune.training.command_line import quoted
-
     return quoted(str(path.resolve()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,10 +21,11 @@ from omegaconf import OmegaConf
 
 import speechprune
 import speechprune.plugin  # registers our models, whose keys are checked
-import speechprune.tools
 from speechprune.errors import UserError
 from speechprune.models.names import WEIGHTS
 from speechprune.registry import unknown_name
+from speechprune.training.configs import configs, find_config
+from speechprune.training.overrides import is_quoted, key_of, quoted, unquoted, value_of
 
 #: Keys of files and folders. A run changes its folder, which would break relative paths.
 PATHS = (
@@ -37,7 +38,7 @@ PATHS = (
     "task.data",
     "task.target_dictionary",
 )
-#: Of these, the ones that fairseq also looks for in the run's folder or its own.
+#: Those that fairseq also looks for in the run's folder or its own.
 _ALSO_ELSEWHERE = ("checkpoint.restore_file", "common.user_dir")
 
 
@@ -51,19 +52,19 @@ class CommandLine:
 
 
 def complete(arguments: Sequence[str]) -> CommandLine:
-    """Fill in the plugin and the recipe's folder, make paths absolute, and check every key.
+    """Fill in the plugin and the config's folder, make paths absolute, and check every key.
 
     Args:
         arguments: hydra overrides and options in any order.
 
     Raises:
-        UserError: a malformed argument, or an unknown recipe, model or key.
+        UserError: a malformed argument, or an unknown config, model or key.
     """
     parsed, options = _parse(arguments)
     overrides = [_with_absolute_path(override) for override in parsed.overrides]
     given = {key_of(override): value_of(override) for override in overrides}
     if "common.user_dir" in given:
-        import_user_module(argparse.Namespace(user_dir=_unquoted(given["common.user_dir"])))
+        import_user_module(argparse.Namespace(user_dir=unquoted(given["common.user_dir"])))
     else:
         plugin = str(Path(speechprune.__file__).parent)
         overrides.append(f"common.user_dir={quoted(plugin)}")
@@ -71,11 +72,11 @@ def complete(arguments: Sequence[str]) -> CommandLine:
     if "hydra.job.chdir" not in given and "chdir" in {field.name for field in fields(JobConf)}:
         overrides.append("hydra.job.chdir=true")
     if parsed.config_name is None:
-        raise UserError(f"name a recipe with --config-name: {', '.join(_recipes())}")
+        raise UserError(f"name a config with --config-name: {', '.join(configs())}")
     folder, name = parsed.config_dir, parsed.config_name
     if folder is None and parsed.config_path is None:
-        recipe = find_recipe(name)
-        folder, name = str(recipe.parent), recipe.stem
+        config = find_config(name)
+        folder, name = str(config.parent), config.stem
     if folder is not None:
         options += ["--config-dir", folder]
         check_keys(given, _read(Path(folder, f"{name}.yaml")))
@@ -83,37 +84,22 @@ def complete(arguments: Sequence[str]) -> CommandLine:
     return CommandLine([*overrides, *options, "--config-name", name], name, sweeps)
 
 
-def find_recipe(name: str) -> Path:
-    """The YAML called ``name`` or ``folder/name`` below speechprune's config folder.
-
-    Raises UserError, with the nearest name, if there is none, or more than one.
-    """
-    recipes = _recipes()
-    found = [full for full in recipes if name in (full, full.rpartition("/")[2])]
-    if not found:
-        short = {full.rpartition("/")[2] for full in recipes}
-        raise UserError(unknown_name("recipe", name, sorted({*recipes, *short})))
-    if len(found) > 1:
-        raise UserError(f"recipe {name!r} is ambiguous; choose one of {', '.join(found)}")
-    return recipes[found[0]]
-
-
-def check_keys(given: Mapping[str, str], recipe: Mapping[str, Any]) -> None:
+def check_keys(given: Mapping[str, str], config: Mapping[str, Any]) -> None:
     """Refuse overrides of keys that do not exist, and unknown models, tasks and the like.
 
     Args:
         given: values of overrides by key ("model.prune_rate").
-        recipe: the YAML that they override.
+        config: the YAML that they override.
 
     Raises:
         UserError: with the nearest name.
     """
-    groups = {*FairseqConfig.__dataclass_fields__, *recipe, "hydra"}
+    groups = {*FairseqConfig.__dataclass_fields__, *config, "hydra"}
     for key in given:
         group, _, rest = key.partition(".")
         if rest and group not in groups:
             raise UserError(unknown_name("config group", group, sorted(groups - {"_name"})))
-        section = recipe.get(group) or {}
+        section = config.get(group) or {}
         if not rest or group not in FairseqConfig.__dataclass_fields__:
             continue
         if not isinstance(section, Mapping):
@@ -123,26 +109,6 @@ def check_keys(given: Mapping[str, str], recipe: Mapping[str, Any]) -> None:
         if known is not None and rest.split(".")[0] not in {*known, *section, "_name"}:
             candidates = [f"{group}.{name}" for name in sorted({*known, *section})]
             raise UserError(unknown_name("key", key, candidates))
-
-
-def key_of(override: str) -> str:
-    """The key of a hydra override: "model.w2v_path" of "+model.w2v_path=x.pt"."""
-    return override.lstrip("+~").partition("=")[0].partition("@")[0].strip()
-
-
-def refuse_own(
-    overrides: Sequence[str], own: Collection[str], who: str, advice: Mapping[str, str]
-) -> None:
-    """Raise UserError for overrides of keys that ``who`` sets, with what to do instead."""
-    for override in overrides:
-        key = key_of(override)
-        if key in own:
-            raise UserError(f"{key} is set by {who} itself; {advice.get(key, 'leave it out')}")
-
-
-def value_of(override: str) -> str:
-    """The text after the equals sign."""
-    return override.partition("=")[2]
 
 
 def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -207,13 +173,6 @@ def _choices(value: str) -> list[str]:
     return [] if "$" in value else [n for n in re.findall(r"[\w-]+", value) if n != "choice"]
 
 
-def _recipes() -> dict[str, Path]:
-    """Our YAMLs by "folder/name", sorted."""
-    # The configs lie beside the commands, in a checkout as in an installed package.
-    root = Path(speechprune.tools.__file__).parent.parent / "config"
-    return {f"{file.parent.name}/{file.stem}": file for file in sorted(root.glob("*/*.yaml"))}
-
-
 def _read(path: Path) -> Mapping[str, Any]:
     """The YAML as it is written; empty where there is none, which hydra reports itself."""
     if not path.is_file():
@@ -228,37 +187,19 @@ def _with_absolute_path(override: str) -> str:
     name = key_of(override)
     if name not in PATHS or not equals:
         return override
-    choices = [value] if _is_quoted(value) else value.split(",")
+    choices = [value] if is_quoted(value) else value.split(",")
     meant_here = name not in _ALSO_ELSEWHERE and _is_literal(value)
     made = []
     for choice in map(str.strip, choices):
-        path = Path(_unquoted(choice)).expanduser()
+        path = Path(unquoted(choice)).expanduser()
         is_path = path.exists() or (meant_here and choice.lower() != "null")
-        known = is_path and _unquoted(choice)
+        known = is_path and unquoted(choice)
         made.append(quoted(str(path.absolute())) if known else choice)
     return f"{key}={','.join(made)}"
 
 
 def _is_literal(value: str) -> bool:
     """Whether hydra reads a value as it stands: no ???, interpolation, function or escape."""
-    if _is_quoted(value):
+    if is_quoted(value):
         return "${" not in value
     return not re.search(r"[$(){}\[\]\\?]", value)
-
-
-def _is_quoted(value: str) -> bool:
-    return value[:1] in ("'", '"')
-
-
-def _unquoted(value: str) -> str:
-    quote = value[:1]
-    if _is_quoted(value) and value.endswith(quote) and len(value) > 1:
-        return value[1:-1].replace(f"\\{quote}", quote)
-    return value
-
-
-def quoted(value: str) -> str:
-    """``value`` as hydra's grammar takes it."""
-    if re.fullmatch(r"[A-Za-z0-9_./-]+", value):
-        return value
-    return "'" + value.replace("'", "\\'") + "'"

@@ -47,7 +47,7 @@ def find_machine(cpu: bool) -> Machine:
 def fit(cfg: DictConfig, given: Collection[str], machine: Machine) -> int | None:
     """Change ``cfg`` to what the machine can run, and say what was changed in the log.
 
-    A recipe asks for the processes that its authors had: fewer of them do more micro-batches, so
+    A config asks for the processes that its authors had: fewer of them do more micro-batches, so
     that a batch stays what it was. What the user asked for (``given``) is done or refused.
 
     Args:
@@ -107,7 +107,7 @@ def _fit_precision(cfg: DictConfig, given: Collection[str], machine: Machine) ->
         )
     cfg.common.fp16 = False
     precision = "bf16" if cfg.common.bf16 else "full precision"
-    logger.info(f"no GPU: training in {precision} instead of the recipe's fp16")
+    logger.info(f"no GPU: training in {precision} instead of the config's fp16")
 
 
 def _use_cpu(cfg: DictConfig) -> None:
@@ -118,7 +118,7 @@ def _use_cpu(cfg: DictConfig) -> None:
 
 
 def _processes_for(cfg: DictConfig, world: int, places: int) -> int:
-    """The most processes that can share the recipe's batch evenly."""
+    """The most processes that can share the config's batch evenly."""
     frequencies = cfg.optimization.update_freq
     return max(
         count
@@ -136,11 +136,11 @@ def _keep_batch(
         outcome = "the batch stays the same"
     else:
         outcome = (
-            f"with the update_freq that was given, a batch is {processes}/{world} of the recipe's"
+            f"with the update_freq that was given, a batch is {processes}/{world} of the config's"
         )
     here = machine.described if machine.gpus else "no GPU"
     logger.info(
-        f"the recipe is for {world} GPUs, this machine has {here}: training with "
+        f"the config is for {world} GPUs, this machine has {here}: training with "
         f"{WORLD_SIZE}={processes} {UPDATE_FREQ}={_listed(cfg.optimization.update_freq)}; {outcome}"
     )
 

@@ -28,9 +28,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from speechprune.errors import UserError
 from speechprune.plugin import end_in_time
-from speechprune.training.command_line import CommandLine, complete, key_of
+from speechprune.training.command_line import CommandLine, complete
 from speechprune.training.devices import Machine, find_machine, fit
 from speechprune.training.failures import storage_failure
+from speechprune.training.overrides import key_of
 from speechprune.training.preflight import (
     check_checkpoints,
     check_data,
@@ -176,7 +177,7 @@ def _start_hydra(job: Any, line: CommandLine) -> None:
 
 def completed(cfg: DictConfig) -> DictConfig:
     """A composed config with all keys that fairseq knows, interpolations resolved, enumerations as
-    text; raises UserError for keys that the recipe leaves to its user."""
+    text; raises UserError for keys that the config leaves to its user."""
     missing = [
         f"{group!s}.{key!s}"
         for group, section in cfg.items()
@@ -185,7 +186,7 @@ def completed(cfg: DictConfig) -> DictConfig:
         if OmegaConf.is_missing(section, key)
     ]
     if missing:
-        raise UserError(f"the recipe leaves these to you: {'=... '.join(missing)}=...")
+        raise UserError(f"the config leaves these to you: {'=... '.join(missing)}=...")
     try:
         add_defaults(cfg)
         return _config(_settings(cfg))

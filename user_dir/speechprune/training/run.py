@@ -18,6 +18,7 @@ from typing import Any
 from speechprune.errors import UserError
 from speechprune.files import write_atomically
 from speechprune.made_with import refuse_other_settings
+from speechprune.training.overrides import key_of, quoted, value_of
 
 #: What a run was started with, and what it came to; files in its folder.
 SETTINGS, DONE = "overrides.json", "done.json"
@@ -36,7 +37,7 @@ class TrainingRun:
     Attributes:
         name: for people.
         folder: the run's; its log is ``train.log``.
-        config: the recipe's name, such as ``finetuning/base_1h``.
+        config: its name, such as ``finetuning/base_1h``.
         overrides: hydra's.
         updates: where training ends.
         needs: files that have to exist before it starts.
@@ -200,8 +201,6 @@ class TrainingRun:
     @property
     def all_overrides(self) -> list[str]:
         """What is given to hydra."""
-        from speechprune.training.command_line import quoted
-
         folder = f"hydra.run.dir={quoted(str(self.folder.resolve()))}"
         return [folder, f"optimization.max_update={self.updates}", *self.overrides]
 
@@ -224,7 +223,5 @@ class TrainingRun:
 
 def _by_key(settings: Mapping[str, Any]) -> dict[str, str]:
     """What a run was started with: the config, and the last value of each override."""
-    from speechprune.training.command_line import key_of, value_of
-
     values = {key_of(override): value_of(override) for override in settings["overrides"]}
     return {"--config-name": settings["config"], **values}

@@ -32,8 +32,8 @@ class NOfM(MaskPolicy):
     by_magnitude: ClassVar[bool] = True
     prunes_biases: ClassVar[bool] = False
 
-    n: int = option("how many of every m neighbouring weights stay", 2)
-    m: int = option("how many neighbouring weights are ranked together", 4)
+    n: int = option("How many of every m neighbouring weights stay.", 2)
+    m: int = option("How many neighbouring weights are ranked together.", 4)
 
     def __post_init__(self) -> None:
         if not 0 < self.n < self.m:

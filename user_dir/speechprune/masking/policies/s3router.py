@@ -30,13 +30,13 @@ class S3Router(MaskPolicy):
     by_magnitude: ClassVar[bool] = True
     prunes_biases: ClassVar[bool] = False
 
-    init_score: str = option("how scores start, by S3-Router's names", "kaiming_uniform")
-    init_score_scale: float = option("what weight_magnitude_with_scale divides weights by", 1.0)
+    init_score: str = option("How scores start, by S3-Router's names.", "kaiming_uniform")
+    init_score_scale: float = option("What weight_magnitude_with_scale divides weights by.", 1.0)
     granularity: Literal["weight", "row", "column"] = option(
-        "what shares a score: nothing (weight), an output row or an input column", "weight"
+        "What shares a score: nothing (weight), an output row or an input column.", "weight"
     )
     sigmoid: bool = option(
-        "multiply the scores' gradient by s(1 - s), s = sigmoid(|score|) (ste_sigmoid)", False
+        "Multiply the gradient of scores by s(1 - s), s = sigmoid(|score|).", False
     )
 
     def __post_init__(self) -> None:

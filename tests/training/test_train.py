@@ -143,9 +143,9 @@ def test_a_sweep_returns_each_runs_own_best_value(lab: Lab) -> None:
     assert values[0] < values[1]
 
 
-def test_a_recipe_for_two_gpus_trains_in_one_process(lab: Lab) -> None:
+def test_a_config_for_two_gpus_trains_in_one_process(lab: Lab) -> None:
     run = run_forked(lab.folder / "one", arguments(lab, "one")).succeeded()
-    assert "full precision instead of the recipe's fp16" in run.output
+    assert "full precision instead of the config's fp16" in run.output
     assert f"{WORLD}=1 optimization.update_freq=[8]; the batch stays the same" in run.output
     assert run.checkpoint("last")["optimizer_history"][-1]["num_updates"] == 2
 
@@ -172,7 +172,7 @@ def test_a_recipe_for_two_gpus_trains_in_one_process(lab: Lab) -> None:
             "of the 32 channels of {lab}/wav2vec2.pt; set model.mask_channel_length=8 ",
         ),
         ("model.mask_channel_prob=0.03", "wav2vec2.pt; set model.mask_channel_prob=0"),
-        ("task.data=???", "the recipe leaves these to you: task.data=..."),
+        ("task.data=???", "the config leaves these to you: task.data=..."),
     ],
 )
 def test_bad_input_ends_in_one_line(lab: Lab, override: str, told: str) -> None:

@@ -62,7 +62,7 @@ def test_a_real_run(files: Path) -> None:
         ("parp", "", "Missing option '--sparsity'"),
         ("parp", "--sparsity 0.5 optimization.max_update=5", "use --updates"),
         ("parp", "--sparsity 0.5 model._name=wav2vec_ctc", "choose another recipe"),
-        ("parp", "--sparsity 0.5 --config-name base_2h", "unknown recipe 'base_2h'"),
+        ("parp", "--sparsity 0.5 --config-name base_2h", "unknown config 'base_2h'"),
         ("parp", "--sparsity 0.5 --updates 0", "0 is not in the range"),
         ("imp", "--sparsity 0.5 --step 0", "step is the share removed per round"),
         ("transfer", "--sparsity 0.5", "Missing option '--source'"),

@@ -11,7 +11,7 @@ import speechprune
 from speechprune.errors import UserError
 from speechprune.training.command_line import complete
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def overrides_of(words: list[str]) -> dict[str, str]:
@@ -19,7 +19,7 @@ def overrides_of(words: list[str]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", ["base_1h", "finetuning/base_1h"])
-def test_plugin_and_recipe_are_filled_in_with_absolute_paths(name: str) -> None:
+def test_plugin_and_config_are_filled_in_with_absolute_paths(name: str) -> None:
     line = complete(["--config-name", name, "model.prune_rate=0.5"])
     assert f"common.user_dir={Path(speechprune.__file__).parent}" in line.arguments
     folder = Path(line.arguments[line.arguments.index("--config-dir") + 1])
@@ -108,10 +108,10 @@ def test_misspelt_words_get_the_nearest_name(words: list[str], told: str) -> Non
     assert told in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_recipe_must_be_named_and_exist() -> None:
+def test_a_config_must_be_named_and_exist() -> None:
     with pytest.raises(UserError, match="--config-name: .*finetuning/base_1h.*xlsr/finetune"):
         complete(["model.prune_rate=0.5"])
-    with pytest.raises(UserError, match="unknown recipe 'base_2h'; did you mean 'base_1"):
+    with pytest.raises(UserError, match="unknown config 'base_2h'; did you mean 'base_1"):
         complete(["--config-name", "base_2h"])
 
 
@@ -119,8 +119,8 @@ def test_a_recipe_must_be_named_and_exist() -> None:
     "name",
     [f"{f.parent.name}/{f.stem}" for f in sorted((ROOT / "config").glob("*/*.yaml"))],
 )
-def test_every_key_of_our_recipes_is_known(name: str) -> None:
-    """An override of each key of a recipe passes; otherwise a stricter check would refuse them."""
-    recipe = OmegaConf.load(ROOT / "config" / f"{name}.yaml")
-    keys = [f"{g}.{k}=1" for g, section in recipe.items() for k in section if k != "_name"]
+def test_every_key_of_our_configs_is_known(name: str) -> None:
+    """An override of each key of a config passes; otherwise a stricter check would refuse them."""
+    config = OmegaConf.load(ROOT / "config" / f"{name}.yaml")
+    keys = [f"{g}.{k}=1" for g, section in config.items() for k in section if k != "_name"]
     complete([*(key for key in keys if not key.startswith("hydra.")), "--config-name", name])

@@ -1,4 +1,4 @@
-"""Recipes fitted to machines: what was asked for is done or refused, the rest adapted."""
+"""Configs fitted to machines: what was asked for is done or refused, the rest adapted."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def config(world: int, *, fp16: bool = True, init_method: str | None = None) -> 
         (3, (WORLD,), THREE_GPUS, 3, [4, 6]),
     ],
 )
-def test_a_recipe_for_more_devices_keeps_its_batch(
+def test_a_config_for_more_devices_keeps_its_batch(
     world, given, machine, processes, frequencies
 ) -> None:
     cfg = config(world)

@@ -13,7 +13,7 @@ import pytest
 
 import speechprune
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "speechprune_command.py"
 
 #: In the place of fairseq: tells that it is imported, and warns as newer versions of torch do.

@@ -1,0 +1,30 @@
+"""Our configs: the YAMLs that `--config-name` names."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from speechprune.errors import UserError
+from speechprune.registry import unknown_name
+
+
+def configs() -> dict[str, Path]:
+    """All of them by "folder/name", sorted."""
+    root = Path(str(files("speechprune.config")))
+    return {f"{file.parent.name}/{file.stem}": file for file in sorted(root.glob("*/*.yaml"))}
+
+
+def find_config(name: str) -> Path:
+    """The YAML called ``name`` or ``folder/name`` below speechprune's config folder.
+
+    Raises UserError, with the nearest name, if there is none, or more than one.
+    """
+    known = configs()
+    found = [full for full in known if name in (full, full.rpartition("/")[2])]
+    if not found:
+        short = {full.rpartition("/")[2] for full in known}
+        raise UserError(unknown_name("config", name, sorted({*known, *short})))
+    if len(found) > 1:
+        raise UserError(f"the config {name!r} is ambiguous; choose one of {', '.join(found)}")
+    return known[found[0]]

@@ -1,0 +1,48 @@
+"""Hydra's overrides as text: what they set, and values as hydra's grammar takes them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+
+from speechprune.errors import UserError
+
+
+def key_of(override: str) -> str:
+    """The key of a hydra override: "model.w2v_path" of "+model.w2v_path=x.pt"."""
+    return override.lstrip("+~").partition("=")[0].partition("@")[0].strip()
+
+
+def value_of(override: str) -> str:
+    """The text after the equals sign."""
+    return override.partition("=")[2]
+
+
+def refuse_own(
+    overrides: Sequence[str], own: Collection[str], who: str, advice: Mapping[str, str]
+) -> None:
+    """Raise UserError for overrides of keys that ``who`` sets, with what to do instead."""
+    for override in overrides:
+        key = key_of(override)
+        if key in own:
+            raise UserError(f"{key} is set by {who} itself; {advice.get(key, 'leave it out')}")
+
+
+def is_quoted(value: str) -> bool:
+    """Whether a value begins with a quotation mark."""
+    return value[:1] in ("'", '"')
+
+
+def unquoted(value: str) -> str:
+    """A value without the quotation marks around it."""
+    quote = value[:1]
+    if is_quoted(value) and value.endswith(quote) and len(value) > 1:
+        return value[1:-1].replace(f"\\{quote}", quote)
+    return value
+
+
+def quoted(value: str) -> str:
+    """``value`` as hydra's grammar takes it."""
+    if re.fullmatch(r"[A-Za-z0-9_./-]+", value):
+        return value
+    return "'" + value.replace("'", "\\'") + "'"
