@@ -68,9 +68,7 @@ def _command(recipe: Recipe) -> click.Command:
     def call(**options: Any) -> None:
         _cook(recipe.name, **options)
 
-    call.__doc__ = f"{recipe.help}
-
-    OVERRIDES are those of hydra, for every round."
+    call.__doc__ = f"{recipe.help}\n\n    OVERRIDES are those of hydra, for every round."
     for name in reversed(recipe.options):
         call = _OPTIONS[name](call)
     pools = "languages" in recipe.options
