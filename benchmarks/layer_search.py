@@ -251,10 +251,10 @@ def given_case(model: Path, data: Path, subset: str) -> Case:
 
 @click.command(help=__doc__)
 @click.option("--pairs", default=4, show_default=True, help="That a plain SVCCA is timed on.")
-@click.option("--utterances", type=click.IntRange(1), help="Of 10 s of noise; 8 by default.")
+@click.option("--utterances", type=click.IntRange(1), help="Utterances of noise, 10 s each; 8.")
 @click.option("--model", type=click.Path(path_type=Path), help="Finetuned, to verify plans on too.")
 @click.option("--data", type=click.Path(path_type=Path), help="Manifest folder for MODEL.")
-@click.option("--subset", default="valid", show_default=True, help="Of DATA.")
+@click.option("--subset", default="valid", show_default=True, help="Subset of DATA.")
 @click.option("--quick", is_flag=True, help="All parts on small models; nothing is written.")
 def main(
     pairs: int,

@@ -250,7 +250,7 @@ def table(rows: list[Row]) -> str:
 @click.command(help=__doc__)
 @click.option("--seconds", multiple=True, type=int, default=(10, 75), help="Audio per batch.")
 @click.option("--steps", default=7, show_default=True, help="Steps measured of each way.")
-@click.option("--threads", default=2, show_default=True, help="Of each process.")
+@click.option("--threads", default=2, show_default=True, help="Threads of each process.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def main(seconds: tuple[int, ...], steps: int, threads: int, as_json: bool) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"

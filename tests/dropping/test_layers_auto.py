@@ -202,7 +202,7 @@ def test_a_folder_of_other_settings_is_refused(folder: Path, report: dict[str, A
         (("dataset.max_tokens=1000",), "more than dataset.max_tokens=1000"),
         (("model._name=wav2vec_ctc_parp", "model.sparsity=1.5"), "model.sparsity"),
         (("model._name=wav2vec_ctc_masked",), "needs model.mask_file=FILE"),
-        (("common.seed=-1",), "common.seed=-1 is no seed"),
+        (("common.seed=-1",), "common.seed=-1 is not a seed"),
         (
             ("model._name=wav2vec_ctc_st", "model.layerwise_prune_rate=[0.5,0.5]"),
             "model.layerwise_prune_rate needs 3 values",

@@ -121,7 +121,7 @@ def test_what_is_pruned_stays_pruned_and_nothing_regrown_is_left(
 
 
 def test_the_best_by_validation(runs: Runs, tmp_path: Path) -> None:
-    """The later first among equals; values that are no numbers are none."""
+    """The later first among equals; values that are not numbers are none."""
     values = {1: 9.0, 2: 3.0, 3: float("nan"), 4: 3.0, 5: None, 6: 4.0, 10: float("inf")}
     for updates, value in values.items():
         runs.save(tmp_path, f"{updates}.pt", updates, value)

@@ -92,7 +92,7 @@ def test_what_is_no_tensor_is_refused(runs: Runs, tmp_path: Path) -> None:
         state["model"]["note"] = "text"
 
     path = runs.save(tmp_path, "checkpoint_1_1.pt", 1, change=add_text)
-    assert refusal(average, tmp_path, by="last").startswith(f"{path}: note is no tensor")
+    assert refusal(average, tmp_path, by="last").startswith(f"{path}: note is not a tensor")
 
 
 def test_what_is_not_finite_is_refused(runs: Runs, tmp_path: Path) -> None:

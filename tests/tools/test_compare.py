@@ -225,7 +225,7 @@ def test_what_makes_a_comparison_unfair_is_told(runs: Runs, tmp_path: Path) -> N
         "the final trainings differ in updates: 2 (dense control, OMP); 4 (longer)",
         f"training data differ: train of {data} (dense control); train of {runs.data} (dense",
         f"valid is not the same data for all: {data} (dense control); {runs.data} (dense",
-        "dense control: runs with equal seeds are no independent samples",
+        "dense control: runs with equal seeds are not independent samples",
         f"{frozen / 'checkpoints' / 'checkpoint_last.pt'} has 50.0 % sparsity, but the run was",
     )
     assert len(warnings) == len(expected)

@@ -157,7 +157,7 @@ def test_plain_output_tells_of_passes_and_of_the_race(folder: Path) -> None:
         (["search", "{sim}/svcca.safetensors", "--drop", 0], "cannot drop 0 of 4 layers"),
         (["search", "{sim}/svcca.safetensors", "--drop", 4], "cannot drop 4 of 4 layers"),
         (["search", "{here}/gone.npy", "--drop", 1], "no such file of a similarity matrix"),
-        (["search", "{here}/finetuned.pt", "--drop", 1], "is no similarity matrix"),
+        (["search", "{here}/finetuned.pt", "--drop", 1], "is not a similarity matrix"),
         (["search", "{bad}/wide.npy", "--drop", 1], "square"),
         (["search", "{bad}/nan.npy", "--drop", 1], "not finite"),
         (

@@ -163,7 +163,7 @@ def test_a_config_for_two_gpus_trains_in_one_process(lab: Lab) -> None:
         ("optimization.update_freq=[]", "update_freq=[] needs numbers of micro-batches"),
         ("optimization.max_update=0", "max_update=0 trains nothing; use at least 1"),
         ("dataset.max_tokens=null", "batches have no limit"),
-        ("common.seed=-3", "common.seed=-3 is no seed; choose 0 to 4294967295"),
+        ("common.seed=-3", "common.seed=-3 is not a seed; choose 0 to 4294967295"),
         ("model.prune_rate=1.5", "model.prune_rate is the share kept"),
         ("model.init_score=weigth_rank", "'weigth_rank'; did you mean 'weight_rank'"),
         ("model.fc_attn_prune_rate=[0.5]", "model.fc_attn_prune_rate needs 2 values"),

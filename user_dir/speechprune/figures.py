@@ -114,7 +114,7 @@ class Curve:
     Attributes:
         x, y: as many floats each.
         spread: how far each value spreads up and down; drawn where it is not 0.
-        dashed: for what is no measurement.
+        dashed: for what is not a measurement.
         faint: one of many, without a name of its own in the legend.
     """
 

@@ -80,7 +80,7 @@ class Option:
 
 
 def options_of(part: type) -> list[Option]:
-    """The options of a part, in order: the fields of its dataclass; none if it is no dataclass."""
+    """The options of a part, in order: the fields of its dataclass, if it is one."""
     if not dataclasses.is_dataclass(part):
         return []
     hints = typing.get_type_hints(part)

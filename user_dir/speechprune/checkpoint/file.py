@@ -69,7 +69,7 @@ def read(path: PathLike, *, mmap: bool = False) -> dict[str, Any]:
 
     Raises:
         UserError: the file is missing, empty, truncated or damaged (its checksums are verified),
-            holds classes that are not known to be safe, or is no fairseq checkpoint.
+            holds classes that are not known to be safe, or is not a fairseq checkpoint.
     """
     path = Path(path)
     is_archive = _check_file(path)
@@ -87,7 +87,7 @@ def read(path: PathLike, *, mmap: bool = False) -> dict[str, Any]:
     weights = state.get("model") if isinstance(state, dict) else None
     if not isinstance(weights, dict) or not (state.get("cfg") or state.get("args")):
         raise UserError(
-            f"{path} is no fairseq checkpoint: it has no `model` with its `cfg` or `args`"
+            f"{path} is not a fairseq checkpoint: it has no `model` with its `cfg` or `args`"
         )
     return state
 

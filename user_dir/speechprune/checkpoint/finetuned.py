@@ -27,7 +27,7 @@ def read_finetuned(path: PathLike) -> dict[str, Any]:
     path = Path(path)
     state = read(path, mmap=True)
     if not is_finetuned(state["model"]):
-        raise UserError(f"{path} is no finetuned CTC model; finetune a pretrained one first")
+        raise UserError(f"{path} is not a finetuned CTC model; finetune a pretrained one first")
     pretrained = getattr(state.get("args"), "w2v_args", None)
     if pretrained is None:
         state = checkpoint_utils.load_checkpoint_to_cpu(str(path))

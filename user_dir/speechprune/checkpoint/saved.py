@@ -25,7 +25,7 @@ class SavedCheckpoint:
     """A checkpoint that a training run saved.
 
     Attributes:
-        valid: what validating this very update gave; None if that is no finite number or missing.
+        valid: what validating this very update gave; None if it is missing or not finite.
         metric: which value that is, of which subset, and which direction is better.
         maximize: that direction.
         kept: entries that its masks keep, all together; None if it has none.

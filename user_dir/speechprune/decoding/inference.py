@@ -204,7 +204,7 @@ def read_audio(path: Path, rate: int) -> np.ndarray:
         except soundfile.LibsndfileError as error:
             raise UserError(f"{path} is damaged audio: {error.error_string}") from error
         if not np.isfinite(samples).all():
-            raise UserError(f"{path} is damaged audio: some of its samples are no numbers")
+            raise UserError(f"{path} is damaged audio: some of its samples are not numbers")
         return soxr.resample(samples, file.samplerate, rate) if len(samples) else samples
 
 

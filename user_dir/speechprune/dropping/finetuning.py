@@ -124,7 +124,7 @@ class SmallerModel:
         """Write the smaller checkpoint and its encoder, unless they are there.
 
         Raises:
-            UserError: the checkpoint cannot be read, is no finetuned model, or is another one.
+            UserError: the checkpoint cannot be read, is not a finetuned model, or is another one.
         """
         make_folder(self.folder)
         if not self.dropped.exists():

@@ -128,7 +128,7 @@ def verify_plans(
 
     Raises:
         UserError: the subset is named as test data, or is missing, damaged or empty; the checkpoint
-            is no finetuned model; or the plans are for another model.
+            is not a finetuned model; or the plans are for another model.
     """
     verifier = settings.verifier(checkpoint)
     given = plans(len(verifier.layers))

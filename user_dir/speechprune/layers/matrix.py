@@ -97,7 +97,7 @@ class SimilarityMatrix:
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"{path} is no similarity matrix, neither ours nor a .npy array ({reason})"
+                f"{path} is not a similarity matrix, neither ours nor a .npy array ({reason})"
             ) from error
 
     @classmethod

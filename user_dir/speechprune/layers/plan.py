@@ -126,7 +126,7 @@ class LayerPlans:
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}") from error
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path} is no file of layer plans: it is not JSON") from error
+            raise UserError(f"{path} is not a file of layer plans: it is not JSON") from error
         header = found if isinstance(found, dict) and "plans" in found else {}
         if (header.get("format", FORMAT), header.get("version", VERSION)) != (FORMAT, VERSION):
             raise UserError(
@@ -143,7 +143,7 @@ class LayerPlans:
             raise UserError(f"{path}: {error}") from error
         except (TypeError, ValueError, KeyError) as error:
             raise UserError(
-                f'{path} is no file of layer plans; a row is {{"drop": [LAYER, ...]}}'
+                f'{path} is not a file of layer plans; a row is {{"drop": [LAYER, ...]}}'
             ) from error
         if not plans:
             raise UserError(f"{path} holds no layer plan")

@@ -148,7 +148,7 @@ def select_n_of_m(importance: Tensor, n: int, m: int) -> Tensor:
     """The mask of the ``n`` largest of every ``m`` consecutive entries of the last dimension.
 
     Raises:
-        UserError: the last dimension is no multiple of ``m``, or not 0 < n <= m.
+        UserError: the last dimension is not a multiple of ``m``, or not 0 < n <= m.
         FloatingPointError: an entry is NaN.
     """
     if not 0 < n <= m:
@@ -156,7 +156,7 @@ def select_n_of_m(importance: Tensor, n: int, m: int) -> Tensor:
     if importance.dim() == 0 or importance.shape[-1] % m:
         raise UserError(
             f"cannot keep {n} of every {m}: the last dimension of {list(importance.shape)} "
-            f"is no multiple of {m}"
+            f"is not a multiple of {m}"
         )
     groups = importance.detach().unflatten(-1, (-1, m))
     _refuse_nan(groups.isnan().any())

@@ -65,7 +65,7 @@ def load_finetuned(path: PathLike, data: PathLike | None = None) -> LoadedModel:
         data: a folder to take `dict.LABELS.txt` from, if the checkpoint lacks its dictionary.
 
     Raises:
-        UserError: the file cannot be read, is no finetuned CTC model, or its dictionary is nowhere.
+        UserError: the file cannot be read or is not a finetuned CTC model, or it has no dictionary.
     """
     path = Path(path)
     state = read_known(path)

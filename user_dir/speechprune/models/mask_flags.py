@@ -81,7 +81,7 @@ def check_flags(cfg: MaskFlags, layers: Optional[int] = None) -> None:
     for key in ("fix_mask_before", "load_mask_before"):
         value = getattr(cfg, key)
         if layers is not None and value is not None and not 0 <= value <= layers:
-            raise UserError(f"model.{key}={value} is no layer of a model with {layers} layers")
+            raise UserError(f"model.{key}={value} is not a layer of a model with {layers} layers")
     for condition, message in _contradictions(cfg):
         if condition:
             raise UserError(message)

@@ -29,7 +29,7 @@ def read_mask_set(path: Union[str, Path]) -> MaskSet:
 def read_checkpoint_masks(path: Union[str, Path]) -> MaskSet:
     """The masks in a finetuned checkpoint, with where they came from.
 
-    Raises UserError if the file is no checkpoint or holds no masks that fit its weights.
+    Raises UserError if the file is not a checkpoint or holds no masks that fit its weights.
     """
     from speechprune.checkpoint.file import read
     from speechprune.checkpoint.masks import masks_in

@@ -130,7 +130,7 @@ class Comparison:
         lines += _differing("seeds differ", seeds)
         for row in rows:
             if len(row.seeds) < len(row.results):
-                lines.append(f"{row.title}: runs with equal seeds are no independent samples")
+                lines.append(f"{row.title}: runs with equal seeds are not independent samples")
         return [*lines, *filter(None, map(_missed_target, self.results)), *self.notes]
 
     def describe(self) -> dict[str, Any]:

@@ -196,12 +196,12 @@ def _with_masks_chosen_anew(path: Path, mean: Mapping[str, Any]) -> dict[str, An
 def _tensors(path: Path, tree: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors of a state dict by name, those of a teacher within it (``_ema``) too.
 
-    Raises UserError if something is no tensor, or not finite.
+    Raises UserError if something is not a tensor, or not finite.
     """
     tensors = dict(_leaves(tree))
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
-            raise UserError(f"{path}: {name} is no tensor and cannot be averaged")
+            raise UserError(f"{path}: {name} is not a tensor and cannot be averaged")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise UserError(
                 f"{path}: {name} is not finite, and neither would the average be; remove the file"

@@ -203,7 +203,7 @@ def _rates_of_fixed_masks(
 def _noted_of_the_rest(
     noted: Mapping[str, Any], gone: list[int], family: Backbone
 ) -> dict[str, Any]:
-    """Provenance, with the density of a folded model, whose masks are no more to be seen."""
+    """Provenance, with the density of a folded model, whose masks cannot be seen any more."""
     if not noted.get("kept"):
         return dict(noted)
     kept = _renamed(noted["kept"], gone, family)

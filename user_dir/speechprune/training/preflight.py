@@ -67,7 +67,7 @@ def check_settings(cfg: DictConfig) -> None:
     updates, metric = cfg.optimization.max_update, cfg.checkpoint.best_checkpoint_metric
     measured = _METRICS if cfg.criterion._name in ("ctc", "masked_ctc") else (metric,)
     for is_wrong, message in (
-        (not 0 <= seed < 2**32, f"common.seed={seed} is no seed; choose 0 to {2**32 - 1}"),
+        (not 0 <= seed < 2**32, f"common.seed={seed} is not a seed; choose 0 to {2**32 - 1}"),
         (updates < 1, f"optimization.max_update={updates} trains nothing; use at least 1"),
         (
             not frequencies or min(frequencies) < 1,
