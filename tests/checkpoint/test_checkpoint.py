@@ -110,7 +110,7 @@ def test_read_names_unknown_classes_and_runs_nothing(
 def test_read_refuses_what_is_no_fairseq_checkpoint(tmp_path: Path) -> None:
     for state in ({"weight": torch.ones(2)}, [1, 2], {"model": {}}, {"model": 1, "cfg": {"a": 1}}):
         torch.save(state, tmp_path / "other.pt")
-        assert "no fairseq checkpoint" in refusal(read, tmp_path / "other.pt")
+        assert "not a fairseq checkpoint" in refusal(read, tmp_path / "other.pt")
 
 
 def test_read_accepts_pickled_omegaconf(pretrained: Path) -> None:
@@ -218,7 +218,7 @@ def test_dictionary_may_come_from_the_data(pretrained: Path, data: Path) -> None
 
 
 def test_finetuned_refuses_the_rest(pretrained: Path, data: Path) -> None:
-    assert "no finetuned CTC model" in refusal(load_finetuned, pretrained)
+    assert "not a finetuned CTC model" in refusal(load_finetuned, pretrained)
     path = write_finetuned(pretrained.parent / "finetuned.pt", pretrained, data)
     whole = path.read_bytes()
     rewrite(path, lambda s: s["model"].pop("w2v_encoder.proj.bias"))

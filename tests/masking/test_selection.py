@@ -252,7 +252,7 @@ def test_n_of_m_is_top_n_of_each_group(n: int, m: int) -> None:
 
 
 def test_n_of_m_refuses_what_does_not_fit() -> None:
-    with pytest.raises(UserError, match="no multiple of 4"):
+    with pytest.raises(UserError, match="not a multiple of 4"):
         select_n_of_m(torch.ones(4, 6), 2, 4)
     for n in (0, 5):
         with pytest.raises(UserError, match="0 < n <= m"):
