@@ -5,8 +5,9 @@ PYTHON ?= $(shell for python in python3 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.installed-docs
 
-.PHONY: setup demo nano deep-nano test lint
+.PHONY: setup demo nano deep-nano configs docs test lint
 
 setup: $(STAMP)
 
@@ -31,6 +32,18 @@ deep-nano: $(STAMP)
 	$(BIN)/speechprune pretrain-nano --out deep_nano.pt --folder deep-nano \
 		model.encoder_layers=12 model.encoder_embed_dim=128 model.encoder_ffn_embed_dim=512 \
 		model.encoder_layerdrop=0.05 optimization.lr=[0.001] lr_scheduler.warmup_updates=400
+
+# The finetuning configs are one template with a few values changed in each.
+configs: $(STAMP)
+	$(BIN)/python config/generate.py
+
+# The pages of docs/ and the API, as a site in site/; without a network once it is installed.
+docs: $(DOCS_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[docs]'
+	touch $(DOCS_STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

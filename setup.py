@@ -5,7 +5,6 @@ from pathlib import Path
 from setuptools import setup
 
 ROOT = Path(__file__).parent
-PLUGIN = ROOT / "user_dir" / "speechprune"
 
 # One package out of several folders: fairseq imports `common.user_dir` by its folder's name.
 FOLDERS = {
@@ -17,10 +16,13 @@ FOLDERS = {
 
 
 def packages() -> list:
-    """Every folder of the plugin that holds Python, and the three folders beside it."""
-    folders = sorted({file.parent.relative_to(PLUGIN) for file in PLUGIN.rglob("*.py")})
-    found = {".".join(("speechprune", *folder.parts)) for folder in folders}
-    return sorted(found | set(FOLDERS))
+    """The four folders, and every folder of the plugin and of the manifests that holds Python."""
+    found = set(FOLDERS)
+    for package in ("speechprune", "speechprune.manifests"):
+        root = ROOT / FOLDERS[package]
+        folders = {file.parent.relative_to(root) for file in root.rglob("*.py")}
+        found |= {".".join((package, *folder.parts)) for folder in folders}
+    return sorted(found)
 
 
 setup(
@@ -34,7 +36,7 @@ setup(
     packages=packages(),
     package_dir=FOLDERS,
     py_modules=["speechprune_command"],
-    package_data={"speechprune": ["assets/*"], "speechprune.config": ["*/*.yaml"]},
+    package_data={"speechprune": ["assets/*", "py.typed"], "speechprune.config": ["*/*.yaml"]},
     install_requires=[
         "fairseq-fixed==0.12.3.1; python_version >= '3.11'",
         "fairseq==0.12.2; python_version < '3.11'",
@@ -55,6 +57,7 @@ setup(
     extras_require={
         "apex": ["apex @ git+https://github.com/NVIDIA/apex"],
         "dev": ["pytest", "ruff", "mypy", "jiwer"],
+        "docs": ["mkdocs-material", "mkdocstrings[python]"],
     },
     entry_points={"console_scripts": ["speechprune = speechprune_command:main"]},
 )

@@ -195,7 +195,7 @@ class Case:
         rows = [",time,ratio,front end,layers,stopped,best plan,transcripts".split(",")]
         tasks = {f"{len(self.plans)} plans": self.verify, f"GLP, {measured} plans": self.eliminate}
         for name, way in tasks.items():
-            ways = {"plan by plan": partial(way, plainly=True), "sharing": way}
+            ways: dict[str, Any] = {"plan by plan": partial(way, plainly=True), "sharing": way}
             if Race().looks(len(self.split.utterances)):  # else there are too few
                 ways["racing"] = partial(way, Race())
             counted = {key: partial(counter.counted, each) for key, each in ways.items()}

@@ -269,8 +269,10 @@ def recogniser(**settings: Any) -> LoadedModel:
     for letter in LETTERS:
         dictionary.add_symbol(letter)
     shared = {"data": ".", "normalize": False}
-    encoder = OmegaConf.structured(Wav2Vec2Config(**settings))
-    encoder = {**OmegaConf.to_container(encoder, enum_to_str=True), "_name": "wav2vec2"}
+    defaults: Any = OmegaConf.to_container(
+        OmegaConf.structured(Wav2Vec2Config(**settings)), enum_to_str=True
+    )
+    encoder = {**defaults, "_name": "wav2vec2"}
     pretrained = {"task": {"_name": "audio_pretraining", **shared}, "model": encoder}
     task = {"_name": "audio_finetuning", "labels": "ltr", **shared}
     model = {"_name": "wav2vec_ctc", "w2v_args": pretrained, **shared}

@@ -11,17 +11,18 @@ import io
 import os
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import soundfile
 import soxr
 
 from speechprune.manifests.audio import SAMPLE_RATE, read_resampled, write_flac
-from speechprune.manifests.common_voice import read_common_voice
+from speechprune.manifests.corpora.common_voice import CommonVoice
+from speechprune.manifests.corpora.librispeech import LibriSpeech
 from speechprune.manifests.corpus import ReadyUnits
 from speechprune.manifests.espeak import Voice, speak
-from speechprune.manifests.librispeech import read_librispeech
 from speechprune.manifests.preparation import prepare
 
 _TEXT = "the quick brown fox jumps over the lazy dog while seven wizards look on"
@@ -43,16 +44,15 @@ def main() -> None:
         print(f"{'corpus':20}  {'workers':>7}  {'hours per minute':>16}")
         mp3 = _write_common_voice(Path(folder) / "xx", spoken, options.clips)
         flac = _write_librispeech(Path(folder) / "libri", spoken, options.clips)
-        labels = ReadyUnits()
         counts = [n for n in (1, 2, 4, 8, 16, 32, 64) if n <= options.workers]
         for name, read in (
-            ("MP3 to FLAC", lambda: read_common_voice(mp3, labels)),
-            ("LibriSpeech in place", lambda: read_librispeech(flac, labels)),
+            ("MP3 to FLAC", lambda: CommonVoice().read(mp3)),
+            ("LibriSpeech in place", lambda: LibriSpeech().read(flac)),
         ):
             for workers in counts:
                 out = Path(folder) / f"{name}-{workers}"
                 start = time.perf_counter()
-                prepare(read(), out, workers=workers)
+                prepare(replace(read(), labels=ReadyUnits()), out, workers=workers)
                 seconds = time.perf_counter() - start
                 print(f"{name:20}  {workers:7}  {hours / seconds * 60:16.1f}")
         _print_parts(mp3 / "clips", options.clips, hours)
@@ -61,9 +61,9 @@ def main() -> None:
 def _print_parts(clips: Path, count: int, hours: float) -> None:
     """What the steps of a conversion take by themselves, in one process."""
     paths = sorted(clips.iterdir())[:count]
-    decoded = []
+    decoded: list[Any] = []
     decoding = _time(lambda: decoded.extend(soundfile.read(p, dtype="float32") for p in paths))
-    resampled = []
+    resampled: list[Any] = []
     resampling = _time(
         lambda: resampled.extend(soxr.resample(x, r, SAMPLE_RATE) for x, r in decoded)
     )
@@ -87,7 +87,7 @@ def _write_common_voice(root: Path, spoken: list, count: int) -> Path:
         file = io.BytesIO()
         soundfile.write(file, soxr.resample(samples, SAMPLE_RATE, 48000), 48000, format="MP3")
         encoded.append(file.getvalue())
-    rows = {"train": [], "dev": [], "test": []}
+    rows: dict[str, list[Any]] = {"train": [], "dev": [], "test": []}
     for index in range(count):
         name = f"common_voice_xx_{index}.mp3"
         (root / "clips" / name).write_bytes(encoded[index % len(encoded)])

@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from speechprune.manifests.audio import write_flac
-from speechprune.manifests.common_voice import read_common_voice
-from speechprune.manifests.labels import characters
+from speechprune.manifests.corpora.common_voice import CommonVoice
 from speechprune.manifests.preparation import prepare
 
 _FILES = 40  # a file takes at most 65,000 links
@@ -32,7 +31,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = _write(Path(folder) / "en", rows)
         _tell("after importing what prepares")
-        corpus = read_common_voice(root, characters("en"))
+        corpus = CommonVoice().read(root)
         _tell(f"after reading {rows:,} rows")
         prepare(corpus, Path(folder) / "out")
         _tell("after preparing them")

@@ -83,7 +83,7 @@ class Trainer:
         self.model = RECOGNISERS[variant]().to(self.device)
         if precision == "fp16":
             self.model.half()
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        parameters: list[Tensor] = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = _optimizer(parameters, precision)
         utterances = max(1, seconds // UTTERANCE_SECONDS)
         samples = SAMPLE_RATE * seconds // utterances

@@ -6,7 +6,7 @@ import os
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, Mapping
+from typing import Iterator, Mapping
 
 import numpy as np
 import soxr
@@ -22,13 +22,12 @@ from speechprune.manifests.manifest import (
     Utterance,
     write_manifest,
 )
+from speechprune.manifests.progress import Progress, unwatched
 from speechprune.manifests.verbatim import SHARED_SPEAKERS, told_of
 
 WORDS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
 
 _SPLITS = ("train", "valid", "test")
-
-Progress = Callable[[Iterable[Utterance], int], Iterable[Utterance]]
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def make_digits(
     *,
     overwrite: bool = False,
     resume: bool = False,
-    progress: Progress = lambda utterances, total: utterances,
+    progress: Progress = unwatched,
 ) -> None:
     """Cut digit strings together into the manifest folder `folder`, labelled by number words.
 

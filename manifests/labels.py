@@ -16,7 +16,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
-from typing import Sequence
+from typing import Literal, Sequence, Union
 
 from speechprune.errors import UserError
 from speechprune.manifests.espeak import language_file, phonemes
@@ -136,6 +136,15 @@ def phones(language: str) -> PhoneLabels:
     """
     language_file(language)
     return PhoneLabels(language)
+
+
+#: What transcripts can become.
+LabelKind = Literal["characters", "phones"]
+
+
+def make_labels(kind: LabelKind, language: str) -> Union[CharacterLabels, PhoneLabels]:
+    """Labels of a kind for a language. Raises UserError as `characters` and `phones`."""
+    return phones(language) if kind == "phones" else characters(language)
 
 
 def _phones(read: Sequence[str]) -> str:

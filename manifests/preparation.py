@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Sequence
+from typing import Any, Iterable, Iterator, Mapping, NamedTuple, Sequence
 
 from speechprune.errors import UserError
 from speechprune.manifests.audio import (
@@ -35,6 +35,7 @@ from speechprune.manifests.manifest import (
     read_split,
     write_manifest,
 )
+from speechprune.manifests.progress import Progress, unwatched
 from speechprune.manifests.verbatim import told_of
 from speechprune.workers import follow_parent
 
@@ -42,8 +43,6 @@ from speechprune.workers import follow_parent
 _CHUNK = 32
 #: Chunks given out ahead of the results, per worker: keeps memory flat.
 _AHEAD = 4
-
-Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 
 
 class Outcome(NamedTuple):
@@ -87,7 +86,7 @@ def prepare(
     max_bad: float = 0.01,
     resume: bool = False,
     overwrite: bool = False,
-    progress: Progress = lambda outcomes, total: outcomes,
+    progress: Progress = unwatched,
 ) -> Preparation:
     """Write the manifest folder `folder` of `corpus`.
 

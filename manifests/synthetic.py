@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from speechprune.manifests.manifest import (
     Utterance,
     write_manifest,
 )
+from speechprune.manifests.progress import Progress, unwatched
 from speechprune.manifests.verbatim import told_of
 from speechprune.manifests.vocabulary import LANGUAGES, words
 from speechprune.workers import follow_parent
@@ -44,8 +45,6 @@ whose samples differ from one process to the next."""
 _SPLITS = ("train", "valid", "test")
 _SHARE_FOR_TRAINING = 0.7
 _NUMBERS = 100
-
-Progress = Callable[[Iterable[Utterance], int], Iterable[Utterance]]
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,7 @@ def make_synthetic(
     workers: int | None = 1,
     overwrite: bool = False,
     resume: bool = False,
-    progress: Progress = lambda utterances, total: utterances,
+    progress: Progress = unwatched,
 ) -> None:
     """Speak a corpus into the manifest folder `folder`.
 

@@ -44,6 +44,13 @@ def corpus_of(root: Path, **splits: list[str]) -> Corpus:
     return Corpus("toy", "en", root, clips, ReadyUnits())
 
 
+def clips_per_split(corpus: Corpus) -> dict[str, int]:
+    """Clips per split; every clip's audio must be there."""
+    for clips in corpus.splits.values():
+        assert all((corpus.root / clip.source).is_file() for clip in clips)
+    return {name: len(clips) for name, clips in corpus.splits.items()}
+
+
 def write_librispeech(root: Path) -> Path:
     """`train-clean-100` and `dev-clean`, with two chapters of two utterances each."""
     for split, speakers in (("train-clean-100", (19, 103)), ("dev-clean", (84, 174))):

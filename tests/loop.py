@@ -24,7 +24,7 @@ from nano import write_corpus, write_data2vec, write_hubert, write_wav2vec2
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-import speechprune  # noqa: F401  (allows the classes in checkpoints)
+import speechprune.plugin  # noqa: F401  (registers our models)
 
 ROOT = Path(__file__).resolve().parent.parent
 USER_DIR = ROOT / "user_dir" / "speechprune"

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+import speechprune.plugin  # noqa: F401  (registers our models)
+from speechprune.config.generate import render, rendered
+
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "config"
 RECIPES = sorted(
@@ -113,8 +116,6 @@ def compose(config: str, overrides: list[str]) -> DictConfig:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
-    import speechprune  # noqa: F401
-
     folder, name = config.split("/")
     hydra_init(name)
     with initialize_config_dir(str(CONFIG / folder), version_base="1.1"):
@@ -191,6 +192,22 @@ def test_recipe_trains_plain_weights_too(recipe: str) -> None:
 def test_the_random_head_of_the_demo_learns() -> None:
     overrides = ["task.data=/data", "model.w2v_path=small.pt"]
     assert value(compose("demo/nano", overrides), "model.trainable_proj") is True
+
+
+def test_the_files_are_current() -> None:
+    """`make configs` would write them as they are."""
+    for path, text in rendered().items():
+        assert path.read_text(encoding="utf-8") == text, path
+    written = {*CONFIG.glob("*/*.yaml")} - set(rendered())
+    assert {path.parent.name for path in written} == {"pretraining"}
+
+
+def test_a_key_that_the_template_lacks_is_refused() -> None:
+    with pytest.raises(KeyError, match="model.dropot"):
+        render("model:\n  dropout: 0.1  # a share\n", {"model.dropot": "0.2"})
+    assert render("model:\n  dropout: 0.1  # a share\n", {"model.dropout": "0.2"}) == (
+        "model:\n  dropout: 0.2  # a share\n"
+    )
 
 
 def test_all_recipes_are_there() -> None:

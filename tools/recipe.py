@@ -69,8 +69,8 @@ def _command(recipe: Recipe) -> click.Command:
         _cook(recipe.name, **options)
 
     call.__doc__ = f"{recipe.help}\n\n    OVERRIDES are those of hydra, for every round."
-    for option in reversed(recipe.options):
-        call = _OPTIONS[option](call)
+    for name in reversed(recipe.options):
+        call = _OPTIONS[name](call)
     pools = "languages" in recipe.options
     for option in (
         click.argument("overrides", nargs=-1),

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from s3router_by_hand import EPSILON, HEAD, Experiment, Reference
 from torch import Tensor, nn
 
-import speechprune  # noqa: F401
+import speechprune.plugin  # noqa: F401
 from speechprune.masking.masked_site import masked_weight, original_weight
 
 CONFIG = Path(__file__).resolve().parents[2] / "config" / "finetuning"

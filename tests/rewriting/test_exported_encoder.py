@@ -13,6 +13,7 @@ from nano import write_finetuned
 from states import difference
 
 from speechprune import __version__
+from speechprune.backbones import find_backbone
 from speechprune.checkpoint import digest, read
 from speechprune.checkpoint.file import PROVENANCE
 from speechprune.checkpoint.pretrained import check_pretrained
@@ -31,7 +32,7 @@ def finetuned(tmp_path_factory: pytest.TempPathFactory) -> Finetuned:
 def features(encoder: Any) -> torch.Tensor:
     source = torch.randn(2, 8000, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        return encoder.extract_features(source, None, mask=False)["x"]
+        return find_backbone(encoder).features(encoder, source, None)[0]
 
 
 def masked_weights(path: Path) -> dict[str, torch.Tensor]:

@@ -21,7 +21,7 @@ from nano import write_finetuned
 from states import difference
 from torch import Tensor, nn
 
-from speechprune.backbones import BACKBONES
+from speechprune.backbones import BACKBONES, find_backbone
 from speechprune.checkpoint import read
 from speechprune.checkpoint.layers import depth
 from speechprune.models.loading import load_encoder, load_finetuned
@@ -52,7 +52,7 @@ def skip(encoder: Any, layers: list[int]) -> None:
 def features(encoder: Any) -> Tensor:
     source = torch.randn(2, 8000, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        return encoder.extract_features(source, None, mask=False)["x"]
+        return find_backbone(encoder).features(encoder, source, None)[0]
 
 
 def moved(key: str) -> str | None:

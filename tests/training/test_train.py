@@ -113,7 +113,7 @@ def test_two_processes_train_together_on_a_cpu(lab: Lab) -> None:
 
 def _report_values(lab: Lab) -> None:
     """Have what the command's library returns written to a file: the command prints no list."""
-    import speechprune.training as training
+    import speechprune.training.launch as training
 
     train = training.train
 

@@ -8,7 +8,7 @@ import sys
 
 __version__ = "0.1.0"
 
-if "fairseq" in sys.modules:
+if sys.modules.get("fairseq") is not None:
     import logging
 
     # A task of fairseq sets the root logger up on import; with a handler there it does not.

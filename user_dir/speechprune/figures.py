@@ -237,7 +237,8 @@ def _label(axes: Axes, labels: Sequence[str]) -> None:
 
 
 def _write_values(axes: Axes, matrix: np.ndarray, image: AxesImage) -> None:
-    digits = 2 if image.norm.vmax - image.norm.vmin >= 0.2 else 3
+    norm: Any = image.norm
+    digits = 2 if norm.vmax - norm.vmin >= 0.2 else 3
     for (row, column), value in np.ndenumerate(matrix):
         if np.isnan(value):
             continue

@@ -41,10 +41,11 @@ class Hubert(Wav2Vec2):
     def build(self, task: Mapping[str, Any], settings: Mapping[str, Any]) -> nn.Module:
         if settings.get("label_rate") is None:
             settings = {**settings, "label_rate": task.get("label_rate") or _LABEL_RATE}
-        model = super().build(task, settings)
+        model: Any = super().build(task, settings)
         # Unlike wav2vec 2.0's, fairseq's model does not keep its settings.
         model.built_from = (dict(task), settings)
-        return model
+        built: nn.Module = model
+        return built
 
     def settings_as(self, family: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         if family != Wav2Vec2.fairseq_name:
@@ -60,19 +61,19 @@ class Hubert(Wav2Vec2):
         cfg = SimpleNamespace(sample_rate=task.get("sample_rate") or _SAMPLE_RATE)
         return SimpleNamespace(cfg=cfg, dictionaries=[None])
 
-    def fresh(self, model: nn.Module, seed: int) -> nn.Module:
+    def fresh(self, model: Any, seed: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             fresh = self.build(*model.built_from)
         return fresh.eval().requires_grad_(False)
 
     def features(
-        self, model: nn.Module, source: Tensor, padding_mask: Tensor | None, *, mask: bool = False
+        self, model: Any, source: Tensor, padding_mask: Tensor | None, *, mask: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         output, padding = model.extract_features(source, padding_mask, mask=mask)
         return output, padding
 
-    def padded_frame_count(self, model: nn.Module, samples: int, padded: int) -> int:
+    def padded_frame_count(self, model: Any, samples: int, padded: int) -> int:
         """Each frame stands for an equal share of the batch's samples, and counts as an utterance's
         own if one of its samples is; what is left over at the end of the batch stands for none."""
         frames = self.frame_count(model, padded)

@@ -98,11 +98,8 @@ class Wav2Vec2(Backbone):
 
     def parameters(self, model: Any, group: str) -> list[nn.Parameter]:
         if group == "bias":
-            return [
-                layer.get_submodule(path).bias
-                for layer in self.layers(model)
-                for path in _LAYER_MODULES
-            ]
+            layers: Any = self.layers(model)
+            return [layer.get_submodule(path).bias for layer in layers for path in _LAYER_MODULES]
         if group == "layer_norm":
             return [
                 parameter

@@ -41,7 +41,7 @@ class LoadedModel:
     """
 
     path: Path
-    model: nn.Module
+    model: Any
     task: FairseqTask
     dictionary: Dictionary
     cfg: DictConfig

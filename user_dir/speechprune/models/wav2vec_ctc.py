@@ -62,7 +62,7 @@ def _build_any_family() -> None:
         WeightCtc.check_settings(cfg)
         return cls(cfg, build_encoder(cfg, len(task.target_dictionary)))
 
-    check_and_build.builds_any_family = True
+    check_and_build.builds_any_family = True  # type: ignore[attr-defined]
     Wav2VecCtc.build_model = classmethod(check_and_build)
 
 

@@ -62,7 +62,9 @@ class Wav2VecCtcSt(MaskedCtc):
         self.takes_masks_only = from_pretrained and cfg.load_mask_only and is_first_launch(cfg)
         self.free_parameters(unmasked)
         for site in sites:
-            masked_weight(site).scores.requires_grad_(not freezes_scores(cfg, site))
+            scores = masked_weight(site).scores
+            assert scores is not None
+            scores.requires_grad_(not freezes_scores(cfg, site))
         self.let_gradients_through()
         if from_pretrained:
             self.warn_of_frozen_head()

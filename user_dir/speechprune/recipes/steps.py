@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Union
+from typing import Any, Union
 
 from speechprune.errors import UserError
 from speechprune.files import write_atomically
@@ -60,7 +60,7 @@ class MaskMaking:
 
         if not self.source.exists():
             raise UserError(f"{self.name} needs {self.source}, which is missing")
-        settings = {"roles": self.roles, "biases": self.biases, "seed": self.seed}
+        settings: Any = {"roles": self.roles, "biases": self.biases, "seed": self.seed}
         if not self.is_done:
             self.target.parent.mkdir(parents=True, exist_ok=True)
             Ranking(self.source, self.by, **settings).masks(self.sparsity).save(self.target)

@@ -97,7 +97,7 @@ def folded_weights(loaded: LoadedModel) -> dict[str, Tensor]:
 
 def _plain_config(cfg: DictConfig, model: PlainModel, folder: Path) -> dict[str, Any]:
     """The configuration that unmodified fairseq would have saved for a plain model."""
-    plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    plain: Any = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     plain.pop("job_logging_cfg", None)
     plain["model"] = model.settings(plain["model"], str(folder))
     criterion = plain.get("criterion") or {}

@@ -177,7 +177,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     """The YAML as it is written; empty where there is none, which hydra reports itself."""
     if not path.is_file():
         return {}
-    content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     return content if isinstance(content, Mapping) else {}
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 
-from speechprune import tools
 from speechprune.errors import UserError
 from speechprune.registry import unknown_name
 
 
 def configs() -> dict[str, Path]:
     """All of them by "folder/name", sorted."""
-    # They lie beside the commands, in a checkout as in an installed package.
-    root = Path(tools.__file__).parent.parent / "config"
+    root = Path(str(files("speechprune.config")))
     return {f"{file.parent.name}/{file.stem}": file for file in sorted(root.glob("*/*.yaml"))}
 
 

@@ -179,7 +179,7 @@ def completed(cfg: DictConfig) -> DictConfig:
     """A composed config with all keys that fairseq knows, interpolations resolved, enumerations as
     text; raises UserError for keys that the config leaves to its user."""
     missing = [
-        f"{group}.{key}"
+        f"{group!s}.{key!s}"
         for group, section in cfg.items()
         if isinstance(section, DictConfig)
         for key in section

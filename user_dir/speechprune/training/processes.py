@@ -130,7 +130,7 @@ def _rank(sender: connection.Connection, function: RankFunction, number: int, *s
 
 def _first_failed(ranks: Sequence[_Rank]) -> list[_Rank]:
     """Wait until all have ended well, or until some have failed: those."""
-    running = {rank.process.sentinel: rank for rank in ranks}
+    running: dict[Any, _Rank] = {rank.process.sentinel: rank for rank in ranks}
     failed: list[_Rank] = []
     while running:
         # A rank may notice that it was left alone before the end of the other is seen here.

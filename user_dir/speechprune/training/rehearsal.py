@@ -18,7 +18,10 @@ from speechprune.training.preflight import check_data, check_settings
 try:
     from hydra import compose, initialize_config_dir
 except ImportError:  # hydra 1.0
-    from hydra.experimental import compose, initialize_config_dir
+    from hydra.experimental import (  # type: ignore[assignment]
+        compose,
+        initialize_config_dir,
+    )
 
 
 def rehearse(arguments: Sequence[str]) -> DictConfig:

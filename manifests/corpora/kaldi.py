@@ -4,44 +4,61 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Mapping
+from typing import Mapping, Optional
 
 from speechprune.errors import UserError
-from speechprune.manifests.corpus import Clip, Corpus, Labels, Segment
+from speechprune.manifests.corpora.base import CORPORA, CorpusReader, labels_option
+from speechprune.manifests.corpus import Clip, Corpus, Segment
+from speechprune.manifests.labels import LabelKind, make_labels
 from speechprune.manifests.manifest import read_lines
+from speechprune.registry import option
 
 
-def read_kaldi(root: Path, language: str, labels: Labels, audio: Path | None = None) -> Corpus:
-    """The splits below `root`: each folder that has a `wav.scp`, or `root` itself.
+@CORPORA.register("kaldi")
+@dataclass(frozen=True)
+class Kaldi(CorpusReader):
+    """Kaldi data: a folder with wav.scp and text, or a folder of such."""
 
-    Args:
-        audio: the folder that relative paths in `wav.scp` start from; Kaldi's recipes write them
-            relative to where they were run. The current folder by default.
-
-    Raises:
-        UserError: there is no `wav.scp`; an entry is a command, which is never run; a file is
-            malformed; or utterances, recordings and transcripts do not match.
-    """
-    root = root.absolute()
-    folders = {root.name: root} if (root / "wav.scp").is_file() else {}
-    if not folders and root.is_dir():
-        found = sorted(path.parent for path in root.glob("*/wav.scp"))
-        folders = {folder.name: folder for folder in found}
-    if not folders:
-        raise UserError(f"{root} is no Kaldi data: no wav.scp in it or in a folder of it")
-    start = Path(audio or Path.cwd()).absolute()
-    clips = {name: _read(folder, start) for name, folder in folders.items()}
-    common = Path(
-        os.path.commonpath([os.path.dirname(c.source) for s in clips.values() for c in s])
+    language: str = option("ISO code of the language, such as en or zh.")
+    # Kaldi's scripts write paths relative to where they were run.
+    audio: Optional[Path] = option(
+        "Folder that relative paths in wav.scp start from; the current folder by default.", None
     )
-    relative = {
-        name: [
-            clip._replace(source=Path(clip.source).relative_to(common).as_posix()) for clip in split
-        ]
-        for name, split in clips.items()
-    }
-    return Corpus("Kaldi", language, common, relative, labels, options={"folder": root.name})
+    labels: LabelKind = labels_option()
+
+    def read(self, folder: Path) -> Corpus:
+        """The splits below `folder`: each folder that has a `wav.scp`, or `folder` itself.
+
+        Raises:
+            UserError: there is no `wav.scp`; an entry is a command, which is never run; a file is
+                malformed; or utterances, recordings and transcripts do not match.
+        """
+        labels = make_labels(self.labels, self.language)
+        start = (self.audio or Path.cwd()).absolute()
+        clips = {each.name: _read(each, start) for each in _folders(folder.absolute())}
+        sources = [clip.source for split in clips.values() for clip in split]
+        common = Path(os.path.commonpath(list(map(os.path.dirname, sources))))
+        relative = {
+            name: [
+                clip._replace(source=Path(clip.source).relative_to(common).as_posix())
+                for clip in split
+            ]
+            for name, split in clips.items()
+        }
+        options = {"folder": folder.absolute().name}
+        return Corpus("Kaldi", self.language, common, relative, labels, options=options)
+
+
+def _folders(root: Path) -> list[Path]:
+    """Those with a `wav.scp`."""
+    if (root / "wav.scp").is_file():
+        return [root]
+    found = sorted(path.parent for path in root.glob("*/wav.scp")) if root.is_dir() else []
+    if not found:
+        raise UserError(f"{root} holds no Kaldi data: no wav.scp in it or in a folder of it")
+    return found
 
 
 def _read(folder: Path, start: Path) -> list[Clip]:

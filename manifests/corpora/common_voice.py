@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import Any, Iterator, NamedTuple, Optional
 
 from speechprune.errors import UserError
+from speechprune.manifests.corpora.base import CORPORA, CorpusReader, labels_option
 from speechprune.manifests.corpus import Clip, Corpus, Labels, ReadyUnits
+from speechprune.manifests.labels import LabelKind, make_labels
 from speechprune.manifests.published_lists import (
     PHONES,
     clip_name,
@@ -20,6 +23,7 @@ from speechprune.manifests.published_lists import (
     read_phones,
 )
 from speechprune.manifests.speaker_draw import Durations, draw_hours
+from speechprune.registry import option
 
 OFFICIAL = ("train", "dev", "test")
 CLIPS = "clips"
@@ -37,50 +41,63 @@ class Row(NamedTuple):
     speaker: str
 
 
-def read_common_voice(
-    root: Path,
-    labels: Labels | None,
-    *,
-    language: str = "",
-    train_hours: float | None = None,
-    splits: Path | None = None,
-    seed: int = 1,
-) -> Corpus:
-    """A language folder's clips.
+@CORPORA.register("common_voice")
+@dataclass(frozen=True)
+class CommonVoice(CorpusReader):
+    """A language folder of Common Voice, of any release."""
 
-    Args:
-        root: the folder with the `.tsv` files and `clips`.
-        labels: of the sentences; None for the phones that come with published lists.
-        language: ISO code; the folder's name by default.
-        train_hours: draw `train` from the validated clips, by speakers who are not in dev or test,
-            instead of the official split. Where a release has no dev or test (a delta, or a small
-            language), that is a tenth of these hours, by other speakers still.
-        splits: a folder of published lists; see `published_lists`.
-        seed: of the draw.
+    language: str = option("ISO code of the language; the folder's name by default.", "")
+    train_hours: Optional[float] = option(
+        "Hours to draw for training from the validated clips, by speakers of their own.",
+        None,
+        above=0,
+    )
+    splits: Optional[Path] = option(
+        "Folder of published lists (the ten-language hour); their phones with --labels phones.",
+        None,
+    )
+    seed: int = option("Seed of the draw.", 1, least=0)
+    labels: LabelKind = labels_option()
 
-    Raises:
-        UserError: `root` is no language folder, a `.tsv` is malformed, a listed clip is missing or
-            unknown, or there is less validated speech than asked.
-    """
-    root = root.absolute()
-    language = language or root.name
-    if not (root / CLIPS).is_dir():
-        raise UserError(
-            f"{root} is no language folder of Common Voice: looked for {CLIPS} and .tsv files"
-        )
-    if splits is not None and train_hours is not None:
-        raise UserError("--splits lists the training clips already; leave out --train-hours")
-    if splits is not None:
-        clips = _published(root, language_folder(splits, language), phones=labels is None)
-    elif train_hours is not None:
-        clips = _drawn(root, train_hours, seed)
-    else:
-        clips = _official(root)
-    _refuse_missing(root, clips)
-    options = {"train_hours": train_hours, "seed": seed if train_hours is not None else None}
-    options["splits"] = splits.name if splits is not None else None
-    made = labels or ReadyUnits()
-    return Corpus("Common Voice", language, root, clips, made, root.parent.name, options)
+    def read(self, folder: Path) -> Corpus:
+        """A language folder's clips: the official splits, published lists, or drawn hours.
+
+        Hours are drawn from speakers who are not in dev or test. Where a release has no dev or
+        test (a delta, or a small language), that is a tenth of these hours, by other speakers
+        still.
+
+        Raises:
+            UserError: `folder` is not a language folder, a `.tsv` is malformed, a listed clip is
+                missing or unknown, or there is less validated speech than asked.
+        """
+        root = folder.absolute()
+        language = self.language or root.name
+        phones = self.splits is not None and self.labels == "phones"
+        labels: Labels = ReadyUnits() if phones else make_labels(self.labels, language)
+        if not (root / CLIPS).is_dir():
+            raise UserError(
+                f"{root} is not a language folder of Common Voice: looked for {CLIPS} and .tsv "
+                "files"
+            )
+        if self.splits is not None and self.train_hours is not None:
+            raise UserError("--splits lists the training clips already; leave out --train-hours")
+        if self.splits is not None:
+            clips = _published(root, language_folder(self.splits, language), phones=phones)
+        elif self.train_hours is not None:
+            clips = _drawn(root, self.train_hours, self.seed)
+        else:
+            clips = _official(root)
+        _refuse_missing(root, clips)
+        return Corpus("Common Voice", language, root, clips, labels, root.parent.name, self._asked)
+
+    @property
+    def _asked(self) -> dict[str, Any]:
+        """What the provenance keeps of the options; a seed only where something was drawn."""
+        return {
+            "train_hours": self.train_hours,
+            "seed": None if self.train_hours is None else self.seed,
+            "splits": None if self.splits is None else self.splits.name,
+        }
 
 
 def _published(root: Path, folder: Path, *, phones: bool) -> dict[str, list[Clip]]:

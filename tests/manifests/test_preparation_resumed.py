@@ -40,7 +40,7 @@ def test_a_killed_preparation_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [noise(tmp_path / f"in/{i:03d}.wav", 0.1, 8000).name for i in range(60)]
-    arguments = [str(tmp_path / "in"), str(tmp_path / "out"), str(Path(__file__).parent)]
+    arguments = [str(tmp_path / "in"), str(tmp_path / "out"), str(Path(__file__).parent.parent)]
     killed = subprocess.Popen([sys.executable, "-c", SLOW, *arguments], start_new_session=True)
     done = tmp_path / ".out.partial" / "audio"
     while len(list(done.glob("*.flac"))) < 5:

@@ -7,12 +7,16 @@ Libri-light's `librispeech_finetuning` (Kahn et al., 2020) nests the same folder
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, Sequence
+from typing import Iterator, Sequence, Tuple
 
 from speechprune.errors import UserError
-from speechprune.manifests.corpus import Clip, Corpus, Labels
+from speechprune.manifests.corpora.base import CORPORA, CorpusReader, labels_option
+from speechprune.manifests.corpus import Clip, Corpus
+from speechprune.manifests.labels import LabelKind, make_labels
 from speechprune.manifests.transcripts import read_transcripts
+from speechprune.registry import option
 
 #: Chapters of each of Libri-light's sets: ten minutes, one hour and ten hours.
 LIBRI_LIGHT = {
@@ -24,30 +28,40 @@ LIBRI_LIGHT = {
 _TRANSCRIPTS = "*.trans.txt"
 
 
-def read_librispeech(root: Path, labels: Labels, subsets: Sequence[str] = ()) -> Corpus:
-    """The splits below `root`, which holds LibriSpeech's folders or is `librispeech_finetuning`.
+@CORPORA.register("librispeech")
+@dataclass(frozen=True)
+class LibriSpeech(CorpusReader):
+    """LibriSpeech's folders, or Libri-light's librispeech_finetuning (10 min, 1 h, 10 h)."""
 
-    Args:
-        subsets: splits to read, such as "dev-clean" or "train-1h"; all by default.
+    subsets: Tuple[str, ...] = option(
+        "A split to read, such as dev-clean or train-1h, repeatable; all by default.",
+        (),
+        flag="--subset",
+    )
+    labels: LabelKind = labels_option()
 
-    Raises:
-        UserError: `root` holds no such folder, a recording has no transcript, or the reverse.
-    """
-    root = root.absolute()
-    if not root.is_dir():
-        raise UserError(f"no folder {root}; name the extracted LibriSpeech")
-    known = _subsets(root)
-    if not known:
-        raise UserError(
-            f"{root} is not LibriSpeech: looked for train-clean-100, dev-clean and their like "
-            "(SPLIT/SPEAKER/CHAPTER/*.trans.txt), and for Libri-light's 1h and 9h"
-        )
-    for name in subsets:
-        if name not in known:
-            raise UserError(f"{root} has no split {name!r}; it has {', '.join(known)}")
-    chosen = {name: known[name] for name in subsets or known}
-    splits = {name: _read(root, patterns) for name, patterns in chosen.items()}
-    return Corpus("LibriSpeech", "en", root, splits, labels, options={"subsets": list(chosen)})
+    def read(self, folder: Path) -> Corpus:
+        """The splits below `folder`, which holds LibriSpeech's or is `librispeech_finetuning`.
+
+        Raises:
+            UserError: it holds no such folder, a recording has no transcript, or the reverse.
+        """
+        labels = make_labels(self.labels, "en")
+        root = folder.absolute()
+        if not root.is_dir():
+            raise UserError(f"no folder {root}; name the extracted LibriSpeech")
+        known = _subsets(root)
+        if not known:
+            raise UserError(
+                f"{root} is not LibriSpeech: looked for train-clean-100, dev-clean and their like "
+                "(SPLIT/SPEAKER/CHAPTER/*.trans.txt), and for Libri-light's 1h and 9h"
+            )
+        for name in self.subsets:
+            if name not in known:
+                raise UserError(f"{root} has no split {name!r}; it has {', '.join(known)}")
+        chosen = {name: known[name] for name in self.subsets or known}
+        splits = {name: _read(root, patterns) for name, patterns in chosen.items()}
+        return Corpus("LibriSpeech", "en", root, splits, labels, options={"subsets": list(chosen)})
 
 
 def _subsets(root: Path) -> dict[str, tuple[str, ...]]:

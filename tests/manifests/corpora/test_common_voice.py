@@ -9,12 +9,11 @@ import pytest
 from corpora import noise, write_common_voice
 
 from speechprune.errors import UserError
-from speechprune.manifests.common_voice import read_common_voice
-from speechprune.manifests.corpus import Corpus, ReadyUnits
+from speechprune.manifests.corpora.common_voice import CommonVoice
+from speechprune.manifests.corpus import Corpus
 from speechprune.manifests.manifest import read_split
 from speechprune.manifests.preparation import prepare
 
-LABELS = ReadyUnits()
 DEV, TEST = [("ann", 'a "quoted" b')], [("bob", "c")]
 TRAIN = [("cid", "d"), ("cid", "e"), ("dan", "f")]
 
@@ -39,14 +38,14 @@ def official(root: Path, **options: str) -> Path:
 )
 def test_columns_are_found_by_their_names(tmp_path: Path, columns: str) -> None:
     root = official(tmp_path / "cv-corpus-17.0-2024-03-15" / "tr", columns=columns)
-    corpus = read_common_voice(root, LABELS)
+    corpus = CommonVoice().read(root)
     assert (corpus.language, corpus.version) == ("tr", "cv-corpus-17.0-2024-03-15")
     assert names(corpus) == {"train": ["d", "e", "f"], "dev": ['a "quoted" b'], "test": ["c"]}
     assert [clip.speaker for clip in corpus.splits["train"]] == ["cid", "cid", "dan"]
 
 
 def test_it_becomes_a_manifest_folder(tmp_path: Path) -> None:
-    prepare(read_common_voice(official(tmp_path / "xx"), LABELS), tmp_path / "out")
+    prepare(CommonVoice().read(official(tmp_path / "xx")), tmp_path / "out")
     split = read_split(tmp_path / "out", "train")
     assert [u.path for u in split.utterances] == [
         f"clips/common_voice_xx_{number}.flac" for number in (0, 1, 2)
@@ -71,27 +70,27 @@ def many_speakers(root: Path, *, durations: str | None, delta: bool = False) -> 
 @pytest.mark.parametrize("durations", ["clip_durations.tsv", "times.txt"])
 def test_hours_are_drawn_by_speakers_of_their_own(tmp_path: Path, durations: str) -> None:
     root = many_speakers(tmp_path / "xx", durations=durations)
-    corpus = read_common_voice(root, LABELS, train_hours=20.5 / 3600, seed=1)
+    corpus = CommonVoice(train_hours=20.5 / 3600, seed=1).read(root)
     speakers = {name: {c.speaker for c in clips} for name, clips in corpus.splits.items()}
     assert len(corpus.splits["train"]) == 20
     assert speakers["dev"] == {"s00"} and speakers["test"] == {"s01"}
     assert not speakers["train"] & (speakers["dev"] | speakers["test"])
-    again = read_common_voice(root, LABELS, train_hours=20.5 / 3600, seed=1)
-    other = read_common_voice(root, LABELS, train_hours=20.5 / 3600, seed=2)
+    again = CommonVoice(train_hours=20.5 / 3600, seed=1).read(root)
+    other = CommonVoice(train_hours=20.5 / 3600, seed=2).read(root)
     assert corpus.splits == again.splits != other.splits
     with pytest.raises(UserError, match="only 0.01 of 1 hours are left for train"):
-        read_common_voice(root, LABELS, train_hours=1.0)
+        CommonVoice(train_hours=1.0).read(root)
 
 
 def test_lengths_are_measured_where_they_are_not_listed(tmp_path: Path) -> None:
     root = many_speakers(tmp_path / "xx", durations=None)
-    corpus = read_common_voice(root, LABELS, train_hours=5.2 / 3600)
+    corpus = CommonVoice(train_hours=5.2 / 3600).read(root)
     assert 8 <= len(corpus.splits["train"]) <= 10  # of half a second, and a little padding
 
 
 def test_exactly_what_is_there_can_be_drawn(tmp_path: Path) -> None:
     root = many_speakers(tmp_path / "xx", durations="times.txt")
-    corpus = read_common_voice(root, LABELS, train_hours=30 / 3600)
+    corpus = CommonVoice(train_hours=30 / 3600).read(root)
     assert len(corpus.splits["train"]) == 30
 
 
@@ -100,7 +99,7 @@ def test_old_releases_leave_the_ending_out(tmp_path: Path) -> None:
     for name in ("validated", "dev", "test"):
         text = (root / f"{name}.tsv").read_text()
         (root / f"{name}.tsv").write_text(text.replace(".mp3", ""))
-    corpus = read_common_voice(root, LABELS, train_hours=20.5 / 3600)
+    corpus = CommonVoice(train_hours=20.5 / 3600).read(root)
     assert len(corpus.splits["train"]) == 20
 
 
@@ -110,31 +109,31 @@ def test_small_languages_have_empty_splits(tmp_path: Path) -> None:
     for name in ("train", "dev"):
         (root / f"{name}.tsv").write_text(f"{header}\n")
     with pytest.raises(UserError, match="train.tsv lists no clip; draw splits with --train-hours"):
-        read_common_voice(root, LABELS)
-    corpus = read_common_voice(root, LABELS, train_hours=20 / 3600)
+        CommonVoice().read(root)
+    corpus = CommonVoice(train_hours=20 / 3600).read(root)
     assert {n: len(c) for n, c in corpus.splits.items()} == {"train": 20, "dev": 2, "test": 1}
 
 
 def test_a_clip_in_two_splits_is_refused(tmp_path: Path) -> None:
     root = write_common_voice(tmp_path / "xx", {"train": TRAIN, "dev": DEV, "test": TRAIN[:1]})
     with pytest.raises(UserError, match="two clips are called 'clips/common_voice_xx_0'"):
-        read_common_voice(root, LABELS)
+        CommonVoice().read(root)
 
 
 def test_contradictory_choices_are_refused(tmp_path: Path) -> None:
     root = many_speakers(tmp_path / "xx", durations="times.txt")
     lists = published(tmp_path / "lists")
     with pytest.raises(UserError, match="leave out --train-hours"):
-        read_common_voice(root, LABELS, splits=lists, train_hours=1.0)
+        CommonVoice(splits=lists, train_hours=1.0).read(root)
     with pytest.raises(UserError, match="--train-hours nan is no length"):
-        read_common_voice(root, LABELS, train_hours=float("nan"))
+        CommonVoice(train_hours=float("nan")).read(root)
 
 
 def test_a_delta_release_gets_all_three_splits(tmp_path: Path) -> None:
     root = many_speakers(tmp_path / "xx", durations="times.txt", delta=True)
     with pytest.raises(UserError, match="no train.tsv; delta releases have no splits: draw them"):
-        read_common_voice(root, LABELS)
-    corpus = read_common_voice(root, LABELS, train_hours=20.5 / 3600)
+        CommonVoice().read(root)
+    corpus = CommonVoice(train_hours=20.5 / 3600).read(root)
     assert {n: len(c) for n, c in corpus.splits.items()} == {"train": 20, "dev": 2, "test": 2}
     speakers = [{clip.speaker for clip in clips} for clips in corpus.splits.values()]
     assert sum(map(len, speakers)) == len(set.union(*speakers))
@@ -159,7 +158,7 @@ def published(folder: Path) -> Path:
 def test_published_lists_with_their_phones(tmp_path: Path) -> None:
     root = official(tmp_path / "xx")
     published(tmp_path / "lists" / "xx")
-    corpus = read_common_voice(root, None, splits=tmp_path / "lists")
+    corpus = CommonVoice(splits=tmp_path / "lists", labels="phones").read(root)
     assert names(corpus) == {
         "train": ["a a o", "a t\u0283 o"],
         "valid": ["a o o"],
@@ -171,7 +170,7 @@ def test_published_lists_with_their_phones(tmp_path: Path) -> None:
 
 def test_published_lists_with_sentences(tmp_path: Path) -> None:
     root = official(tmp_path / "xx")
-    corpus = read_common_voice(root, LABELS, splits=published(tmp_path / "lists"))
+    corpus = CommonVoice(splits=published(tmp_path / "lists")).read(root)
     assert names(corpus) == {"train": ["d", "e"], "valid": ["f"], "test": ['a "quoted" b']}
 
 
@@ -197,29 +196,31 @@ def test_published_lists_refused(tmp_path: Path, file: str, text: str, complaint
     lists = published(tmp_path / "lists")
     (lists / file).write_text(text)
     with pytest.raises(UserError, match=complaint):
-        read_common_voice(official(tmp_path / "xx"), None, splits=lists)
+        CommonVoice(splits=lists, labels="phones").read(official(tmp_path / "xx"))
 
 
 def test_refusals(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no language folder of Common Voice: looked for clips"):
-        read_common_voice(tmp_path, LABELS)
+    with pytest.raises(
+        UserError, match="is not a language folder of Common Voice: looked for clips"
+    ):
+        CommonVoice(language="en").read(tmp_path)
     root = official(tmp_path / "xx")
     with pytest.raises(UserError, match="no folder .*lists"):
-        read_common_voice(root, LABELS, splits=tmp_path / "lists")
+        CommonVoice(splits=tmp_path / "lists").read(root)
     good = (root / "dev.tsv").read_text()
     (root / "dev.tsv").write_text(good.replace("sentence", "text"))
     with pytest.raises(UserError, match="dev.tsv has no column 'sentence'; its first line has"):
-        read_common_voice(root, LABELS)
+        CommonVoice().read(root)
     (root / "dev.tsv").write_text(good + "cut\toff\n")
     with pytest.raises(UserError, match="dev.tsv line 3 has 2 columns, not 4"):
-        read_common_voice(root, LABELS)
+        CommonVoice().read(root)
     (root / "dev.tsv").write_text(good)
     (root / "clips/common_voice_xx_1.mp3").unlink()
     with pytest.raises(UserError, match="1 clips of train have no audio; the first"):
-        read_common_voice(root, LABELS)
+        CommonVoice().read(root)
 
 
 def test_clips_that_nobody_lists_do_not_matter(tmp_path: Path) -> None:
     root = official(tmp_path / "xx")
     noise(root / "clips/common_voice_xx_99.mp3", rate=48000)
-    assert sum(map(len, names(read_common_voice(root, LABELS)).values())) == 5
+    assert sum(map(len, names(CommonVoice().read(root)).values())) == 5

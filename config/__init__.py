@@ -1,0 +1,1 @@
+"""The configs: hydra YAMLs by folder, and the template that most of them are made from."""

@@ -1,0 +1,81 @@
+"""What a corpus declares: its options, and how it is read or made."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, Sequence, Union
+
+from speechprune.manifests.corpus import Corpus
+from speechprune.manifests.manifest import Split
+from speechprune.manifests.progress import Progress, unwatched
+from speechprune.registry import Registry, option
+
+
+class CorpusReader(ABC):
+    """A corpus that was downloaded or recorded.
+
+    A subclass is a frozen dataclass. Its fields, made by `registry.option`, are the options of
+    `speechprune prepare NAME`, and its docstring is that command's help.
+    """
+
+    @abstractmethod
+    def read(self, folder: Path) -> Corpus:
+        """Find out who says what in which file of `folder`, without reading any audio.
+
+        Raises:
+            UserError: `folder` does not hold the corpus, or a file of it is missing or malformed.
+        """
+
+
+class CorpusMaker(ABC):
+    """A corpus whose audio is made. A frozen dataclass of options, as a `CorpusReader` is."""
+
+    @abstractmethod
+    def make(
+        self,
+        folder: Path,
+        *,
+        overwrite: bool = False,
+        resume: bool = False,
+        progress: Progress = unwatched,
+    ) -> Sequence[Split]:
+        """Write the manifest folder `folder`, whole or not at all; returns its splits.
+
+        Args:
+            overwrite: replace a manifest folder that is there.
+            resume: accept one that is there and was made with the same options.
+            progress: wraps the stream of finished utterances.
+
+        Raises:
+            UserError: the options contradict each other, or the folder cannot be written.
+        """
+
+
+#: Every corpus, by its name with `_` for the `-` of its command.
+CORPORA: Registry[Union[CorpusReader, CorpusMaker]] = Registry(
+    "corpus", "speechprune.manifests.corpora"
+)
+
+
+WORKERS_HELP = "Processes to use, all cores by default; the result is the same."
+
+
+def labels_option() -> Any:
+    """The option `labels`, a `labels.LabelKind`."""
+    return option("Labels to make of the transcripts; phones are those of espeak-ng.", "characters")
+
+
+def workers_option() -> Any:
+    """The option `workers`, an `Optional[int]`, of a maker that spreads its work."""
+    return option(WORKERS_HELP, None, least=1)
+
+
+def size_option(split: str, size: int) -> Any:
+    """The size of a split that is made, an `int`."""
+    return option(f"Utterances in the {split} split.", size, least=1)
+
+
+def seed_option() -> Any:
+    """The option `seed`, an `int`."""
+    return option("Seed of everything that is drawn at random.", 1, least=0)

@@ -1,0 +1,77 @@
+"""The code on the pages runs as it is pasted, and passes ruff and mypy; links lead somewhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from readme import PAGES, ROOT, Block, anchors, blocks, links
+
+#: What each language of a block is tested by; text is what a command prints.
+TESTED = {
+    "python": "this file, and the tests of what it adds",
+    "bash": "test_page_commands.py",
+    "text": "nothing",
+}
+PYTHON = blocks("python")
+#: Pieces of Python that are added to a folder of parts; the tests of these parts run them.
+ADDED = ("Add a policy", "Add a backbone", "Add a measure", "Add a corpus")
+
+
+def test_every_block_says_what_it_is() -> None:
+    for block in blocks():
+        assert block.language in TESTED, f"{block} is of no language that a test knows"
+
+
+@pytest.mark.parametrize("block", [b for b in PYTHON if b.section not in ADDED], ids=str)
+def test_python_runs_as_it_is_pasted(block: Block, tmp_path: Path) -> None:
+    """Without fairseq, in an empty folder."""
+    program = f"import sys\nsys.modules['fairseq'] = None\n{block.text}"
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_python_passes_ruff_and_mypy(tmp_path: Path) -> None:
+    """Each block by itself, by the settings of this project."""
+    for index, block in enumerate(PYTHON):
+        (tmp_path / f"block_{index}.py").write_text(block.text, encoding="utf-8")
+    settings = str(ROOT / "pyproject.toml")
+    files = sorted(map(str, tmp_path.glob("*.py")))
+    for command in (
+        ["ruff", "check", "--config", settings, "--ignore", "T20", *files],
+        ["ruff", "format", "--check", "--config", settings, *files],
+        ["mypy", "--config-file", settings, *files],
+    ):
+        ran = subprocess.run(
+            [str(Path(sys.executable).with_name(command[0])), *command[1:]],
+            cwd=ROOT,
+            env={**os.environ, "MYPYPATH": str(ROOT / "user_dir")},
+            capture_output=True,
+            text=True,
+        )
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in links(page):
+        path, _, anchor = target.partition("#")
+        if ":" in path:
+            continue  # another site
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 170
