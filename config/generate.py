@@ -1,6 +1,7 @@
 """The configs of finetuning from one template: each is the template but for a few values.
 
-They are complete files, which users copy and change; ``make configs`` writes them anew.
+They are complete files, which users copy and change; ``make configs`` writes them anew. Hydra's own
+``defaults`` cannot hold what they share: fairseq's defaults would be applied after it, and win.
 """
 
 from __future__ import annotations

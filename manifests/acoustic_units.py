@@ -14,7 +14,8 @@ from scipy.cluster.vq import kmeans2, vq
 from scipy.fft import dct
 
 from speechprune.manifests.audio import SAMPLE_RATE
-from speechprune.manifests.manifest import Split, read_split, write_lines
+from speechprune.manifests.lines import write_lines
+from speechprune.manifests.manifest import Split, read_split
 
 UNITS = "km"
 UNIT_RATE = 50

@@ -64,10 +64,15 @@ def read_resampled(path: Path, start: float = 0.0, end: float | None = None) -> 
             raise BadAudio(f"ends after {file.frames / file.samplerate:.2f} s, before {wanted:g} s")
         samples = _read(file, first, min(last, file.frames) - first)
         rate = file.samplerate
-    mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
+    mono = to_mono(samples)
     if not np.isfinite(mono).all():
-        raise BadAudio("has samples that are no numbers")
+        raise BadAudio("has samples that are not numbers")
     return mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE)
+
+
+def to_mono(samples: np.ndarray) -> np.ndarray:
+    """The mean (T,) of the channels of samples (T, channels)."""
+    return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
 
 
 def write_flac(path: Path, samples: np.ndarray) -> int:
@@ -140,7 +145,7 @@ def _open(path: Path) -> soundfile.SoundFile:
         raise BadAudio(f"cannot be opened: {error.strerror}") from error
     except (soundfile.LibsndfileError, TypeError) as error:
         reason = getattr(error, "error_string", str(error)).rstrip(".")
-        # libsndfile's word for an MP3 that is none.
+        # What libsndfile says of a file that is only called MP3.
         reason = "format not recognised" if "does not exist" in reason else reason
         raise BadAudio(f"is not readable audio: {reason}") from error
     # libsndfile makes do with less data than a WAV promises, and only notes it.

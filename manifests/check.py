@@ -1,4 +1,4 @@
-"""Is a manifest folder fit to train on? Found out before a model is built, told in one line."""
+"""Is a manifest folder fit to train on? Checked before a model is built; one line says why not."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from speechprune.errors import UserError
+from speechprune.manifests.dictionary import SPECIAL_SYMBOLS, read_dictionary
 from speechprune.manifests.headers import header_problems
-from speechprune.manifests.manifest import read_lines
-from speechprune.manifests.verbatim import read_dictionary
-
-#: What fairseq's dictionaries hold without listing it.
-SPECIAL_SYMBOLS = ("<s>", "<pad>", "</s>", "<unk>")
+from speechprune.manifests.rows import Row, read_column, read_rows
 
 
 @dataclass(frozen=True)
@@ -60,12 +57,7 @@ def check_split(
     _check_lengths(root, rows, max_tokens)
     unknown = 0
     if labels is not None:
-        lines = read_lines(folder / f"{split}.{labels}")
-        if len(lines) != len(rows):
-            raise UserError(
-                f"{folder / split}.{labels} has {len(lines)} lines for {len(rows)} recordings in "
-                f"{manifest.name}; prepare both again"
-            )
+        lines = read_column(folder, split, labels, len(rows))
         if not any(line.strip() for line in lines):
             raise UserError(f"{folder / split}.{labels} has empty lines only: no labels")
         dictionary = Path(dictionary_folder or folder) / f"dict.{labels}.txt"
@@ -75,7 +67,7 @@ def check_split(
     return SplitSummary(len(rows), sum(frames), max(frames), unknown)
 
 
-def read_recordings(path: Path) -> tuple[Path, list[tuple[str, int]]]:
+def read_recordings(path: Path) -> tuple[Path, list[Row]]:
     """The folder of the audio, and (path below it, samples) of each recording of a ``.tsv``.
 
     Raises:
@@ -86,19 +78,11 @@ def read_recordings(path: Path) -> tuple[Path, list[tuple[str, int]]]:
     if not path.is_file():
         found = ", ".join(sorted(file.stem for file in path.parent.glob("*.tsv"))) or "none"
         raise UserError(f"{path} is missing; splits in its folder: {found}")
-    lines = read_lines(path)
-    if len(lines) < 2:
-        raise UserError(f"{path} lists no recording; prepare the corpus again")
-    rows = []
-    for number, line in enumerate(lines[1:], start=2):
-        name, _, frames = line.strip().partition("\t")
-        if not frames.isdecimal() or int(frames) == 0:
-            raise UserError(f"{path} line {number}: expected `path<TAB>samples`, got {line!r}")
-        rows.append((name, int(frames)))
-    return Path(lines[0].strip()), rows
+    root, rows = read_rows(path)
+    return Path(root), rows
 
 
-def _check_lengths(root: Path, rows: list[tuple[str, int]], max_tokens: int | None) -> None:
+def _check_lengths(root: Path, rows: list[Row], max_tokens: int | None) -> None:
     name, frames = max(rows, key=lambda row: row[1])
     if max_tokens is not None and frames > max_tokens:
         raise UserError(
@@ -122,9 +106,7 @@ def _count_unknown(path: Path, lines: list[str], dictionary: Path, closed: bool)
     return unknown
 
 
-def _check_recordings(
-    root: Path, rows: list[tuple[str, int]], sample_rate: int, manifest: Path
-) -> None:
+def _check_recordings(root: Path, rows: list[Row], sample_rate: int, manifest: Path) -> None:
     if not root.is_dir():
         raise UserError(f"{manifest} line 1: no folder {str(root)!r}; prepare the corpus again")
     for kind, message in header_problems(root, rows, sample_rate, f"checking {manifest.name}"):

@@ -42,7 +42,7 @@ class Clip(NamedTuple):
 
 
 class Labels(Protocol):
-    """How transcripts become labels; its `repr` tells all that matters. See `labels`."""
+    """How transcripts become labels; its `repr` has all that matters. See `labels`."""
 
     units: bool
 
@@ -96,8 +96,8 @@ class Corpus:
         checksum = hashlib.sha256()
         for split, clips in self.splits.items():
             for clip in clips:
-                told = (split, clip.source, clip.transcript, clip.segment)
-                checksum.update(repr(told).encode(errors="backslashreplace"))
+                said = (split, clip.source, clip.transcript, clip.segment)
+                checksum.update(repr(said).encode(errors="backslashreplace"))
         return checksum.hexdigest()
 
     def _check_names(self) -> None:

@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ import numpy as np
 import soundfile
 
 from speechprune.errors import UserError
+from speechprune.manifests.audio import to_mono
 
 _NAME = re.compile(r"(?:.*/)?(\d)_([A-Za-z0-9-]+)_(\d+)\.(?:flac|wav)")
 _TEST_INDICES = range(0, 5)
@@ -35,7 +37,7 @@ _DAMAGED = (
     zlib.error,
     EOFError,
     OSError,
-    RuntimeError,  # a recording that is none, or a password is asked for
+    RuntimeError,  # a file that is not a recording, or a password is asked for
 )
 
 
@@ -112,14 +114,14 @@ def _in_folder(folder: Path) -> Iterator[_File]:
 def _in_zip(archive: Path) -> Iterator[_File]:
     with zipfile.ZipFile(archive) as opened:
         for member in opened.infolist():
-            yield _File(member.filename, member.file_size, lambda m=member: opened.read(m))
+            yield _File(member.filename, member.file_size, partial(opened.read, member))
 
 
 def _in_tar(archive: Path) -> Iterator[_File]:
     with tarfile.open(archive) as tar:
         for member in tar:
             stream = tar.extractfile(member) if member.isfile() else None
-            yield _File(member.name, member.size, stream and stream.read)
+            yield _File(member.name, member.size, stream.read if stream else None)
 
 
 def _decode(file: _File) -> tuple[Recording, int] | None:
@@ -129,5 +131,4 @@ def _decode(file: _File) -> tuple[Recording, int] | None:
         return None
     samples, rate = soundfile.read(io.BytesIO(file.read()), dtype="float32", always_2d=True)
     digit, speaker, index = named.groups()
-    mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
-    return Recording(int(digit), speaker, int(index), mono), rate
+    return Recording(int(digit), speaker, int(index), to_mono(samples)), rate

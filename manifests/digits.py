@@ -15,19 +15,12 @@ from speechprune.errors import UserError
 from speechprune.manifests.audio import SAMPLE_RATE, write_flac
 from speechprune.manifests.digit_recordings import Recording, read_recordings
 from speechprune.manifests.folders import replacing
-from speechprune.manifests.manifest import (
-    AUDIO,
-    PROVENANCE,
-    Split,
-    Utterance,
-    write_manifest,
-)
+from speechprune.manifests.making import SPLITS, check_seed, check_sizes
+from speechprune.manifests.manifest import AUDIO, Split, Utterance, write_manifest
 from speechprune.manifests.progress import Progress, unwatched
-from speechprune.manifests.verbatim import SHARED_SPEAKERS, told_of
+from speechprune.manifests.provenance import SHARED_SPEAKERS, finished
 
 WORDS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
-
-_SPLITS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
@@ -49,15 +42,10 @@ class DigitStrings:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        for name, size in self.sizes.items():
-            if name not in _SPLITS or size < 1:
-                raise UserError(f"split {name!r} of {size} utterances; use {_SPLITS}, at least 1")
-        if not self.sizes:
-            raise UserError("a corpus of digits needs a split")
+        check_sizes(self.sizes)
+        check_seed(self.seed)
         if not 1 <= self.digits[0] <= self.digits[1]:
             raise UserError(f"digits per utterance {self.digits} are not a range from 1 upwards")
-        if self.seed < 0:
-            raise UserError(f"seed {self.seed} is negative; choose 0 or more")
 
 
 def make_digits(
@@ -84,8 +72,7 @@ def make_digits(
         "archive": os.path.basename(os.path.abspath(archive)),
         "settings": asdict(settings),
     }
-    if resume and (folder / PROVENANCE).exists():
-        told_of(folder, provenance)
+    if resume and finished(folder, provenance) is not None:
         return
     if folder.exists() and archive.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{archive} lies in {folder}; choose another folder for --out")
@@ -93,14 +80,14 @@ def make_digits(
     takes = _takes(recordings)
     with replacing(folder, overwrite) as partial:
         stream = _strings(settings, takes, rate, partial / AUDIO)
-        finished = list(progress(stream, sum(settings.sizes.values())))
+        strings = list(progress(stream, sum(settings.sizes.values())))
         root = Path(os.path.realpath(folder)) / AUDIO
         splits = [
-            Split(name, root, tuple(u for u in finished if u.path.startswith(f"{name}/")))
+            Split(name, root, tuple(u for u in strings if u.path.startswith(f"{name}/")))
             for name in settings.sizes
         ]
         # By design: the data set tests on the speakers that it trains on.
-        speakers = sorted({utterance.speaker for utterance in finished})
+        speakers = sorted({utterance.speaker for utterance in strings})
         write_manifest(partial, splits, {**provenance, SHARED_SPEAKERS: speakers})
 
 
@@ -124,7 +111,7 @@ def _strings(settings: DigitStrings, takes: _Takes, rate: int, folder: Path) -> 
         if not speakers:
             raise UserError(f"the archive has no recordings for the {name} split")
         for index in range(size):
-            random = np.random.default_rng((settings.seed, _SPLITS.index(name), index))
+            random = np.random.default_rng((settings.seed, SPLITS.index(name), index))
             speaker = speakers[random.integers(len(speakers))]
             digits, samples = _one_string(settings, takes[name][speaker], rate, random)
             path = f"{name}/{index:06d}-{speaker}.flac"

@@ -22,9 +22,9 @@ import numpy as np
 import soxr
 
 from speechprune.errors import UserError
+from speechprune.manifests.audio import SAMPLE_RATE
 
 NATIVE_RATE = 22050
-SAMPLE_RATE = 16000
 
 # Constants of espeak-ng's public header, speak_lib.h.
 _SYNCHRONOUS = 2

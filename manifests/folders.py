@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all; making one can be interrupted and gone on with."""
+"""Folders that appear whole or not at all; making one can be interrupted and continued."""
 
 from __future__ import annotations
 
@@ -8,13 +8,31 @@ import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator, Mapping
+from typing import Any, Iterator, Mapping, Sequence
 
 from speechprune.errors import UserError
-from speechprune.manifests.manifest import AUDIO, PROVENANCE
+from speechprune.manifests.manifest import AUDIO
+from speechprune.manifests.provenance import PROVENANCE
+from speechprune.manifests.rows import read_raw_rows, split_names
 
 _SETTINGS = "settings.json"
 _LOCK = "lock"
+
+
+def keep_sources(out: Path, sources: Sequence[Path]) -> None:
+    """Refuse to replace `out` if a manifest folder, or the audio of one, lies in it.
+
+    Raises UserError in that case, or if one of `sources` is not a manifest folder.
+    """
+    if not out.exists():
+        return
+    for source in sources:
+        roots = {read_raw_rows(source / f"{name}.tsv")[0] for name in split_names(source)}
+        for path in (source, *map(Path, sorted(roots))):
+            if path.resolve().is_relative_to(out.resolve()):
+                raise UserError(
+                    f"{path} would be lost if {out} was replaced; choose another folder"
+                )
 
 
 @contextmanager
@@ -40,13 +58,13 @@ def replacing(folder: Path, overwrite: bool = False) -> Iterator[Path]:
 def continuing(
     folder: Path, settings: Mapping[str, Any], overwrite: bool = False
 ) -> Iterator[Path]:
-    """As `replacing`, but if the block fails after it wrote audio, the next call goes on with that.
+    """As `replacing`, but if the block fails after it wrote audio, the next call continues there.
 
     Args:
         settings: what the result depends on, for JSON. `overwrite` starts again if they differ.
 
     Raises:
-        UserError: as `replacing`; or an interrupted preparation had other settings, or is going on
+        UserError: as `replacing`; or an interrupted preparation had other settings, or is under way
             in another process.
     """
     folder = Path(os.path.realpath(folder))

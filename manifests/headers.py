@@ -73,8 +73,11 @@ def _problems(path: Path, frames: int, sample_rate: int, ends: bool) -> Iterator
         yield "unreadable recording", f"{path} is not readable audio: {reason}"
         return
     if info.samplerate != sample_rate:
-        told = f"{path} has a sample rate of {info.samplerate} Hz; resample it to {sample_rate} Hz"
-        yield "sample rate", told
+        rate = info.samplerate
+        yield (
+            "sample rate",
+            f"{path} has a sample rate of {rate} Hz; resample it to {sample_rate} Hz",
+        )
     if info.channels != 1:
         yield "channels", f"{path} has {info.channels} channels, not one"
     if info.frames != frames:

@@ -104,7 +104,7 @@ class CharacterLabels:
 def characters(language: str) -> CharacterLabels:
     """Character labels for a language, by its ISO code, such as "en", "tr" or "zh-TW".
 
-    Raises UserError for what is no such code.
+    Raises UserError for anything that is not such a code.
     """
     if not _CODE.fullmatch(language):
         raise UserError(f"language {language!r} is not an ISO code; give one such as en or zh-TW")
@@ -246,13 +246,13 @@ def _without(pattern: re.Pattern[str], text: str, dropped: Counter[str]) -> str:
 def _marks() -> str:
     """The inside of a regular expression's set: all combining marks."""
     categories = (unicodedata.category(chr(code)) for code in range(sys.maxunicode + 1))
-    runs, start = [], 0
-    for is_mark, run in groupby(category[0] == "M" for category in categories):
-        end = start + sum(1 for _ in run)
+    ranges, start = [], 0
+    for is_mark, group in groupby(category[0] == "M" for category in categories):
+        end = start + sum(1 for _ in group)
         if is_mark:
-            runs.append(f"{chr(start)}-{chr(end - 1)}")
+            ranges.append(f"{chr(start)}-{chr(end - 1)}")
         start = end
-    return "".join(runs)
+    return "".join(ranges)
 
 
 @cache

@@ -11,19 +11,22 @@ characters), the words themselves, and there is no `|`.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, Iterable, Iterator, Mapping, NamedTuple, Sequence
 
-from speechprune import __version__
 from speechprune.errors import UserError
 from speechprune.manifests.audio import SAMPLE_RATE
+from speechprune.manifests.dictionary import DICTIONARY, write_dictionary
+from speechprune.manifests.lines import write_lines
+from speechprune.manifests.provenance import write_provenance
+from speechprune.manifests.rows import described_size
+from speechprune.manifests.spelling import spell, unspell
+from speechprune.manifests.verbatim import read_verbatim
 
 AUDIO = "audio"
-PROVENANCE = "provenance.json"
 
 
 class Utterance(NamedTuple):
@@ -40,18 +43,6 @@ class Utterance(NamedTuple):
     frames: int
     text: str
     speaker: str = ""
-
-
-def spell(text: str) -> str:
-    """Words as letters, the way fairseq wants them: "NO YES" becomes "N O | Y E S |"."""
-    return " ".join(" ".join(word) + " |" for word in text.split())
-
-
-def unspell(symbols: str) -> str:
-    """The text that symbols stand for: letters joined to words, or units as they are."""
-    if "|" not in symbols:
-        return symbols
-    return " ".join(symbols.replace(" ", "").replace("|", " ").split())
 
 
 @dataclass(frozen=True)
@@ -73,43 +64,11 @@ def read_split(folder: Path, name: str, labels: str = "ltr") -> Split:
 
     Raises UserError if a file is missing, malformed, or the line counts differ.
     """
-    rows = read_lines(folder / f"{name}.tsv")
-    if len(rows) < 2:
-        raise UserError(f"{folder / name}.tsv lists no audio; prepare the corpus again")
-    letters = read_lines(folder / f"{name}.{labels}")
-    columns = {labels: letters}
-    if (folder / f"{name}.spk").exists():
-        columns["spk"] = read_lines(folder / f"{name}.spk")
-    for ending, lines in columns.items():
-        if len(lines) != len(rows) - 1:
-            raise UserError(
-                f"{folder / name}.tsv lists {len(rows) - 1} recordings, but {name}.{ending} has "
-                f"{len(lines)} lines; prepare the corpus again"
-            )
-    speakers = columns.get("spk", [""] * len(letters))
-    utterances = []
-    for number, (row, symbols, speaker) in enumerate(zip(rows[1:], letters, speakers), start=2):
-        path, tab, frames = row.partition("\t")
-        if not tab or not frames.isdecimal():
-            raise UserError(
-                f"{folder / name}.tsv line {number}: expected `path<TAB>frames`, got {row!r}"
-            )
-        utterances.append(Utterance(path, int(frames), unspell(symbols), speaker))
-    return Split(name, Path(rows[0]), tuple(utterances))
-
-
-def read_lines(path: Path) -> list[str]:
-    """Lines as fairseq counts them: parted by line feeds only, whatever Unicode says.
-
-    Raises UserError if the file is missing or no UTF-8 text.
-    """
-    try:
-        with path.open(encoding="utf-8") as file:
-            return [line.rstrip("\n") for line in file]
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; prepare the corpus again") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text; convert it") from None
+    lines = read_verbatim(folder, name, labels, ("spk",))
+    texts = map(unspell, lines.columns[labels])
+    speakers = lines.columns.get("spk", [""] * len(lines))
+    utterances = map(Utterance, lines.paths, lines.frames, texts, speakers)
+    return Split(name, Path(lines.root), tuple(utterances))
 
 
 def write_manifest(
@@ -126,14 +85,14 @@ def write_manifest(
 
     Args:
         splits: at least one; their roots need not exist yet.
-        provenance: what is told of the corpus in `provenance.json`, beside counts and hours.
+        provenance: what `provenance.json` says about the corpus, beside counts and hours.
         units: the words of the texts are the symbols; otherwise their letters are.
 
     Raises:
         UserError: a path leaves its root, or an utterance has no samples or words.
     """
     counts: Counter[str] = Counter()
-    summary = {}
+    sizes = {}
     for split in splits:
         utterances = sorted(split.utterances)
         for utterance in utterances:
@@ -147,12 +106,9 @@ def write_manifest(
         write_lines(folder / f"{name}.wrd", (u.text for u in utterances))
         if any(u.speaker for u in utterances):
             write_lines(folder / f"{name}.spk", (u.speaker for u in utterances))
-        summary[name] = {"utterances": len(utterances), "hours": round(split.seconds / 3600, 6)}
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    write_lines(folder / "dict.ltr.txt", [f"{symbol} {count}" for symbol, count in ranked])
-    described = {"speechprune": __version__, **provenance, "splits": summary}
-    text = json.dumps(described, indent=2, sort_keys=True, ensure_ascii=False)
-    write_lines(folder / PROVENANCE, [text])
+        sizes[name] = described_size([u.frames for u in utterances])
+    write_dictionary(folder / DICTIONARY, counts)
+    write_provenance(folder, {**provenance, "splits": sizes})
 
 
 def _symbols(utterances: Iterable[Utterance], units: bool, counts: Counter[str]) -> Iterator[str]:
@@ -174,9 +130,3 @@ def _check(utterance: Utterance) -> None:
         raise UserError(
             f"utterance {utterance.path}: text {utterance.text!r} is not words parted by spaces"
         )
-
-
-def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write text that :func:`read_lines` reads."""
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(line + "\n" for line in lines)

@@ -11,27 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from speechprune.errors import UserError
-from speechprune.manifests.folders import replacing
-from speechprune.manifests.languages import Runs, joined, read_runs
-from speechprune.manifests.manifest import unspell
+from speechprune.manifests.dictionary import DICTIONARY, read_dictionary, write_dictionary
+from speechprune.manifests.folders import keep_sources, replacing
+from speechprune.manifests.languages import Spans, joined, read_spans
 from speechprune.manifests.operations import Sizes
-from speechprune.manifests.verbatim import (
-    DICTIONARY,
+from speechprune.manifests.provenance import (
     SHARED_SPEAKERS,
-    WORD_END,
-    Lines,
-    audio_key,
-    keep_sources,
-    read_dictionary,
+    origin,
     read_provenance,
-    read_verbatim,
     shared_speakers,
-    source_of,
-    split_names,
-    write_dictionary,
     write_provenance,
-    write_verbatim,
 )
+from speechprune.manifests.rows import audio_key, split_names
+from speechprune.manifests.spelling import WORD_END, unspell
+from speechprune.manifests.verbatim import Lines, read_verbatim, write_verbatim
 
 
 @dataclass(frozen=True)
@@ -39,27 +32,27 @@ class _Source:
     """A corpus to be pooled.
 
     Attributes:
-        language: of every line; "" where its own runs tell it line by line.
+        language: of every line; "" where its own spans give it line by line.
     """
 
     folder: Path
     language: str
     provenance: Mapping[str, Any]
 
-    def read(self, split: str) -> tuple[Lines, Runs]:
+    def read(self, split: str) -> tuple[Lines, Spans]:
         """A split, lines sorted by path within each language, speakers named after theirs."""
         lines = read_verbatim(self.folder, split)
-        runs = None
+        spans = None
         if not self.language:
-            runs = read_runs(self.provenance, self.folder, split, len(lines))
+            spans = read_spans(self.provenance, self.folder, split, len(lines))
         if "languages" not in self.provenance:
-            # Two corpora may each have a speaker "1". Of a merged one that is seen to already.
+            # Two corpora may each have a speaker "1". In a merged one they are renamed already.
             lines = _tell_speakers_apart(lines, self.language)
-        runs = runs or [(self.language, len(lines))]
+        spans = spans or [(self.language, len(lines))]
         order: list[int] = []
-        for stop in accumulate(length for _, length in runs):
+        for stop in accumulate(length for _, length in spans):
             order += sorted(range(len(order), stop), key=lines.paths.__getitem__)
-        return lines.take(order, split), runs
+        return lines.take(order, split), spans
 
     def shared_speakers(self) -> list[str]:
         """Those of the corpus, under their new names."""
@@ -110,23 +103,23 @@ def merge(
             unclear, a source is malformed or would be lost, or as `folders.replacing`.
     """
     for source in sources:
-        split_names(source)  # refuses what is no manifest folder
+        split_names(source)  # refuses what is not a manifest folder
     keep_sources(out, sources)
     corpora = _with_languages(sources, languages)
     counts, overwritten = _joint_dictionary(corpora)
     recordings = _Recordings()
     sizes: dict[str, Mapping[str, Any]] = {}
-    tags: dict[str, Runs] = {}
+    tags: dict[str, Spans] = {}
     with replacing(out, overwrite) as partial:
         for name, holders in _holders(corpora).items():
             blocks = [corpus.read(name) for corpus in holders]
             for corpus, (lines, _) in zip(holders, blocks):
                 recordings.add(corpus, lines)
             sizes[name] = write_verbatim(partial, _pool(name, [lines for lines, _ in blocks]))
-            tags[name] = joined(run for _, runs in blocks for run in runs)
+            tags[name] = joined(span for _, spans in blocks for span in spans)
         write_dictionary(partial / DICTIONARY, counts, overwritten)
         described: dict[str, Any] = {"operation": "merge", "languages": tags, "splits": sizes}
-        described["sources"] = [source_of(corpus.folder, corpus.provenance) for corpus in corpora]
+        described["sources"] = [origin(corpus.folder, corpus.provenance) for corpus in corpora]
         if shared := {name for corpus in corpora for name in corpus.shared_speakers()}:
             described[SHARED_SPEAKERS] = sorted(shared)
         write_provenance(partial, described)
@@ -140,7 +133,7 @@ def _with_languages(sources: Sequence[Path], languages: Sequence[str]) -> list[_
         )
     for language in languages:
         if not language.strip() or not language.isprintable():
-            raise UserError(f"{language!r} is no --language; give a code such as 'es'")
+            raise UserError(f"{language!r} is not a --language; give a code such as 'es'")
     corpora = []
     unnamed: dict[str, Path] = {}
     for index, folder in enumerate(sources):
@@ -150,7 +143,7 @@ def _with_languages(sources: Sequence[Path], languages: Sequence[str]) -> list[_
             language = folder.resolve().name
             if language in unnamed:
                 raise UserError(
-                    f"{unnamed[language]} and {folder} have one name and do not tell their "
+                    f"{unnamed[language]} and {folder} have one name and do not say their "
                     "languages; give --language for each folder"
                 )
             unnamed[language] = folder

@@ -8,22 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from speechprune.errors import UserError
-from speechprune.manifests.folders import replacing
-from speechprune.manifests.languages import Runs, read_runs, select
-from speechprune.manifests.manifest import read_lines, write_lines
-from speechprune.manifests.verbatim import (
-    DICTIONARY,
+from speechprune.manifests.dictionary import DICTIONARY
+from speechprune.manifests.folders import keep_sources, replacing
+from speechprune.manifests.languages import Spans, read_spans, select
+from speechprune.manifests.lines import read_lines, write_lines
+from speechprune.manifests.provenance import (
     SHARED_SPEAKERS,
-    Lines,
-    keep_sources,
+    origin,
     read_provenance,
-    read_verbatim,
     shared_speakers,
-    source_of,
-    split_names,
     write_provenance,
-    write_verbatim,
 )
+from speechprune.manifests.rows import split_names
+from speechprune.manifests.verbatim import Lines, read_verbatim, write_verbatim
 from speechprune.registry import unknown_name
 
 #: Sizes of each split written: {"utterances": ..., "hours": ...}.
@@ -48,7 +45,7 @@ def rearrange(
 
     Args:
         split: the one that parts are taken of; `choose` finds one for each of `names`.
-        described: what `provenance.json` tells beside the source, sizes and languages.
+        described: what `provenance.json` says beside the source, sizes and languages.
         overwrite: replace a manifest folder at `out`.
 
     Raises:
@@ -59,36 +56,36 @@ def rearrange(
     keep_sources(out, [source])
     provenance = read_provenance(source)
     sizes: dict[str, Mapping[str, Any]] = {}
-    languages: dict[str, Runs] = {}
+    languages: dict[str, Spans] = {}
     with replacing(out, overwrite) as partial:
-        for lines, runs in _pieces(source, provenance, split, names, choose):
+        for lines, spans in _pieces(source, provenance, split, names, choose):
             sizes[lines.name] = write_verbatim(partial, lines)
-            if runs is not None:
-                languages[lines.name] = runs
+            if spans is not None:
+                languages[lines.name] = spans
         write_lines(partial / DICTIONARY, read_lines(source / DICTIONARY))
-        told: dict[str, Any] = {"languages": languages} if languages else {}
+        kept: dict[str, Any] = {"languages": languages} if languages else {}
         if "language" in provenance:
-            told["language"] = provenance["language"]
+            kept["language"] = provenance["language"]
         if shared := shared_speakers(provenance):
-            told[SHARED_SPEAKERS] = shared
-        told.update(source=source_of(source, provenance), splits=sizes)
-        write_provenance(partial, {**described, **told})
+            kept[SHARED_SPEAKERS] = shared
+        kept.update(source=origin(source, provenance), splits=sizes)
+        write_provenance(partial, {**described, **kept})
     return {name: sizes[name] for name in sorted(sizes)}
 
 
 def _pieces(
     source: Path, provenance: Mapping[str, Any], split: str, names: Sequence[str], choose: Choose
-) -> Iterator[tuple[Lines, Runs | None]]:
+) -> Iterator[tuple[Lines, Spans | None]]:
     """The parts, then the other splits: one after the other, to keep memory flat."""
     whole = read_verbatim(source, split)
-    runs = read_runs(provenance, source, split, len(whole))
+    spans = read_spans(provenance, source, split, len(whole))
     for name, indices in zip(names, choose(whole)):
-        yield whole.take(indices, name), runs and select(runs, indices)
+        yield whole.take(indices, name), spans and select(spans, indices)
     del whole
     for name in split_names(source):
         if name != split:
             lines = read_verbatim(source, name)
-            yield lines, read_runs(provenance, source, name, len(lines))
+            yield lines, read_spans(provenance, source, name, len(lines))
 
 
 def _check_names(source: Path, split: str, names: Sequence[str]) -> None:

@@ -35,7 +35,7 @@ def split_split(
         by: "speaker" keeps each speaker in one part; "utterance" does not.
 
     Raises:
-        UserError: the shares are no shares, the speakers unknown or too few, or as
+        UserError: the shares do not sum to 1, the speakers are unknown or too few, or as
             `operations.rearrange`.
     """
     _check_shares(shares)
@@ -61,8 +61,8 @@ def split_split(
 def _check_shares(shares: Mapping[str, float]) -> None:
     fit = all(share > 0 for share in shares.values())
     if len(shares) < 2 or not fit or abs(sum(shares.values()) - 1) > 1e-6:
-        told = ",".join(f"{name}={share:g}" for name, share in shares.items())
-        raise UserError(f"--into {told}: give two or more shares above 0 that sum to 1")
+        given = ",".join(f"{name}={share:g}" for name, share in shares.items())
+        raise UserError(f"--into {given}: give two or more shares above 0 that sum to 1")
 
 
 def assign(sizes: Sequence[int], shares: Sequence[float], seed: int) -> list[int]:

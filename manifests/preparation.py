@@ -1,64 +1,31 @@
 """A corpus becomes a manifest folder: audio checked or converted in parallel, labels made.
 
 The folder appears whole or not at all. Until then its audio is in a hidden folder beside it, so
-that an interrupted preparation goes on where it was.
+that an interrupted preparation can be continued.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections import Counter, deque
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections import Counter
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Mapping, NamedTuple, Sequence
+from typing import Any, Iterator, Mapping, Sequence
 
 from speechprune.errors import UserError
-from speechprune.manifests.audio import (
-    BadAudio,
-    frames_if_ready,
-    is_made_from,
-    mark_made_from,
-    read_resampled,
-    write_flac,
-)
-from speechprune.manifests.corpus import Clip, Corpus, Labels, refuse_unfit
+from speechprune.manifests.conversion import Conversion, Outcome
+from speechprune.manifests.corpus import Corpus, refuse_unfit
+from speechprune.manifests.dictionary import ranked
 from speechprune.manifests.folders import continuing
-from speechprune.manifests.manifest import (
-    AUDIO,
-    PROVENANCE,
-    Split,
-    Utterance,
-    read_split,
-    write_manifest,
-)
+from speechprune.manifests.manifest import AUDIO, Split, Utterance, read_split, write_manifest
+from speechprune.manifests.processes import chunked, spread
 from speechprune.manifests.progress import Progress, unwatched
-from speechprune.manifests.verbatim import told_of
-from speechprune.workers import follow_parent
+from speechprune.manifests.provenance import finished
 
 #: Clips that a worker handles at a time.
 _CHUNK = 32
-#: Chunks given out ahead of the results, per worker: keeps memory flat.
-_AHEAD = 4
-
-
-class Outcome(NamedTuple):
-    """What became of a clip.
-
-    Attributes:
-        frames: samples at 16 kHz; 0 if it is left out.
-        text: its label.
-        converted: whether its audio is a new file.
-        problem: why it is left out, or "".
-    """
-
-    frames: int
-    text: str
-    converted: bool
-    problem: str
 
 
 @dataclass(frozen=True)
@@ -109,18 +76,16 @@ def prepare(
     if resume and overwrite:
         raise UserError("--resume keeps what is there and --overwrite replaces it; choose one")
     _keep_sources(corpus, root, folder)
-    if resume and (folder / PROVENANCE).exists():
-        return _finished(folder, _described(corpus))
-    settings = {**_described(corpus), "root": str(root)}
-    with continuing(folder, settings, overwrite) as partial:
-        job = _Job(root, partial / AUDIO, corpus.labels)
-        return _prepare(
-            corpus, job, folder, partial, workers or os.cpu_count() or 1, max_bad, progress
-        )
+    described = _described(corpus)
+    if resume and (there := finished(folder, described)) is not None:
+        return _as_prepared(folder, there)
+    with continuing(folder, {**described, "root": str(root)}, overwrite) as partial:
+        job = Conversion(root, partial / AUDIO, corpus.labels)
+        return _prepare(corpus, job, folder, partial, workers, max_bad, progress)
 
 
 def _described(corpus: Corpus) -> dict[str, Any]:
-    """What the provenance tells of where a folder came from."""
+    """What the provenance says about where a folder came from."""
     return {
         "corpus": corpus.name,
         "version": corpus.version,
@@ -133,10 +98,10 @@ def _described(corpus: Corpus) -> dict[str, Any]:
 
 def _prepare(
     corpus: Corpus,
-    job: _Job,
+    job: Conversion,
     folder: Path,
     partial: Path,
-    workers: int,
+    workers: int | None,
     max_bad: float,
     progress: Progress,
 ) -> Preparation:
@@ -165,92 +130,35 @@ def _keep_sources(corpus: Corpus, root: Path, folder: Path) -> None:
         raise UserError(f"audio of the corpus lies in {folder}; choose another folder for --out")
 
 
-def _finished(folder: Path, described: Mapping[str, Any]) -> Preparation:
-    """What was prepared in `folder`, if it was prepared with the same settings."""
-    found = told_of(folder, described)
+def _as_prepared(folder: Path, provenance: Mapping[str, Any]) -> Preparation:
+    """What was prepared in a finished folder."""
     return Preparation(
-        tuple(read_split(folder, name) for name in found["splits"]),
-        tuple((row["split"], row["clip"], row["reason"]) for row in found["excluded"]),
-        found["converted"],
-        _ranked(found["dropped_characters"]),
+        tuple(read_split(folder, name) for name in provenance["splits"]),
+        tuple((row["split"], row["clip"], row["reason"]) for row in provenance["excluded"]),
+        provenance["converted"],
+        dict(ranked(provenance["dropped_characters"])),
     )
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What every worker has to know."""
-
-    root: Path
-    audio: Path
-    labels: Labels
-
-    def run(self, clips: Sequence[Clip]) -> tuple[list[Outcome], Counter[str]]:
-        """Handle some clips, in a worker."""
-        texts, dropped = self.labels.label([clip.transcript for clip in clips])
-        return [self._handle(clip, text) for clip, text in zip(clips, texts)], dropped
-
-    def _handle(self, clip: Clip, text: str) -> Outcome:
-        if not text:
-            told = f"has nothing left of its transcript {clip.transcript!r}"
-            return Outcome(0, "", False, told)
-        try:
-            ready = None if clip.segment else frames_if_ready(self.root / clip.source)
-            if ready is not None:
-                return Outcome(ready, text, False, "")
-            return Outcome(self._convert(clip), text, True, "")
-        except BadAudio as problem:
-            return Outcome(0, "", False, str(problem))
-
-    def _convert(self, clip: Clip) -> int:
-        source, target = self.root / clip.source, self.audio / f"{clip.name}.flac"
-        if is_made_from(target, source):  # by a preparation that was interrupted
-            done = frames_if_ready(target)
-            assert done is not None
-            return done
-        span = (clip.segment.start, clip.segment.end) if clip.segment else ()
-        frames = write_flac(target, read_resampled(source, *span))
-        mark_made_from(target, source)
-        return frames
-
-
-def _outcomes(job: _Job, corpus: Corpus, workers: int, dropped: Counter[str]) -> Iterator[Outcome]:
+def _outcomes(
+    job: Conversion, corpus: Corpus, workers: int | None, dropped: Counter[str]
+) -> Iterator[Outcome]:
     """What became of each clip, in the corpus's order; adds to `dropped`."""
     clips = (clip for split in corpus.splits.values() for clip in split)
-    chunks = iter(lambda: list(islice(clips, _CHUNK)), [])
     try:
-        for outcomes, missing in _spread(job, chunks, workers):
+        for outcomes, missing in spread(job.run, chunked(clips, _CHUNK), workers):
             dropped += missing
             yield from outcomes
     except BrokenProcessPool as error:
         raise UserError(
             "a process that converts audio was killed, perhaps for want of memory; run the same "
-            "command again with fewer --workers, which goes on from here"
+            "command again with fewer --workers, which continues from here"
         ) from error
     except OSError as error:
-        told = f"audio cannot be written to {job.audio.parent}: {error.strerror}"
+        message = f"audio cannot be written to {job.audio.parent}: {error.strerror}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            told += "; make room and run the same command again, which goes on from here"
-        raise UserError(told) from error
-
-
-def _spread(
-    job: _Job, chunks: Iterable[list[Clip]], workers: int
-) -> Iterator[tuple[list[Outcome], Counter[str]]]:
-    """Run the job over chunks, in order, in this process or in several."""
-    if workers == 1:
-        yield from map(job.run, chunks)
-        return
-    with ProcessPoolExecutor(workers, initializer=follow_parent) as pool:
-        waiting: deque[Future[tuple[list[Outcome], Counter[str]]]] = deque()
-        try:
-            for chunk in chunks:
-                waiting.append(pool.submit(job.run, chunk))
-                if len(waiting) > _AHEAD * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+            message += "; make room and run the same command again, which continues from here"
+        raise UserError(message) from error
 
 
 def _collect(
@@ -270,12 +178,7 @@ def _collect(
         converted += sum(new)
         splits.append(_split(name, utterances, new, root, audio))
     next(outcomes, None)  # lets a progress bar end
-    return Preparation(tuple(splits), tuple(excluded), converted, _ranked(dropped))
-
-
-def _ranked(counts: Mapping[str, int]) -> dict[str, int]:
-    """Most frequent first."""
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    return Preparation(tuple(splits), tuple(excluded), converted, dict(ranked(dropped)))
 
 
 def _split(

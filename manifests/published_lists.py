@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 
 from speechprune.errors import UserError
-from speechprune.manifests.manifest import read_lines
+from speechprune.manifests.lines import read_lines
 
 PHONES = "validated_phones_reduced.txt"
 SYMBOLS = "phonesMatches_reduced.json"
@@ -50,7 +50,8 @@ def read_lists(folder: Path) -> dict[str, list[str]]:
             found.setdefault(_SPLITS[named[1]], []).append(path)
     if "train" not in found:
         raise UserError(f"{folder} has no list of training clips, trainSeqs_1.0_*.txt or train.txt")
-    lists, seen = {}, {}
+    lists: dict[str, list[str]] = {}
+    seen: dict[str, str] = {}
     for split, paths in found.items():
         path = _only(paths)
         lists[split] = [clip_name(line) for line in read_lines(path) if line.strip()]
@@ -62,7 +63,7 @@ def read_lists(folder: Path) -> dict[str, list[str]]:
 
 
 def read_phones(folder: Path) -> dict[str, str]:
-    """Phones, parted by spaces, by the name of the clip: IPA where the numbers' meaning is told.
+    """Phones, parted by spaces, by the name of the clip: IPA where the numbers are explained.
 
     Raises:
         UserError: a file is missing or malformed, or a number stands for no phone.

@@ -10,23 +10,15 @@ from typing import Any
 
 from speechprune.errors import UserError
 from speechprune.manifests.audio import SAMPLE_RATE
-from speechprune.manifests.check import SPECIAL_SYMBOLS
+from speechprune.manifests.dictionary import DICTIONARY, SPECIAL_SYMBOLS, read_dictionary
 from speechprune.manifests.headers import header_problems
-from speechprune.manifests.manifest import read_lines
-from speechprune.manifests.verbatim import (
-    DICTIONARY,
-    WORD_END,
-    audio_key,
-    parse_row,
-    read_dictionary,
-    read_provenance,
-    read_rows,
-    shared_speakers,
-    split_names,
-)
+from speechprune.manifests.lines import read_lines
+from speechprune.manifests.provenance import read_provenance, shared_speakers
+from speechprune.manifests.rows import Row, audio_key, parse_row, read_raw_rows, split_names
+from speechprune.manifests.spelling import WORD_END
 from speechprune.tables import table
 
-#: Problems of each kind that are told in full.
+#: Problems of each kind that are described in full.
 EXAMPLES = 3
 
 _TRAIN, _HELD_OUT = "train", ("test", "valid", "dev")
@@ -141,7 +133,7 @@ class _Check:
     def split(self, name: str) -> tuple[list[int], int]:
         """Check a split; returns the samples of each recording and the number of symbols."""
         try:
-            root, *lines = read_rows(self.folder, name)
+            root, lines = read_raw_rows(self.folder / f"{name}.tsv")
         except UserError as error:
             self._add(name, "manifest", str(error))
             return [], 0
@@ -153,7 +145,6 @@ class _Check:
                 self._add(name, "row", f"{where}: expected `path<TAB>samples`, got {line!r}")
             else:
                 rows.append(row)
-        root = root.strip()
         self._paths(name, root, rows)
         symbols = self._labels(name, len(lines))
         self._headers(name, root, rows)
@@ -194,8 +185,8 @@ class _Check:
             self._add("", "provenance", str(error))
             return set()
 
-    def _paths(self, name: str, root: str, rows: Sequence[tuple[str, int]]) -> None:
-        """No recording twice, and none too long."""
+    def _paths(self, name: str, root: str, rows: Sequence[Row]) -> None:
+        """Look for recordings that are there twice, or are too long."""
         for path, frames in rows:
             key = audio_key(root, path)
             before = self._recordings.setdefault(key, name)
@@ -203,15 +194,15 @@ class _Check:
             if before != name and not (before.startswith(_TRAIN) and name.startswith(_TRAIN)):
                 self._add(name, "shared recording", f"{key} is in {before} and in {name}")
             if self.max_tokens is not None and frames > self.max_tokens:
-                told = f"{key} has {frames} samples, more than --max-tokens {self.max_tokens}"
-                self._add(name, "too long", told)
+                message = f"{key} has {frames} samples, more than --max-tokens {self.max_tokens}"
+                self._add(name, "too long", message)
         repeated = Counter(audio_key(root, path) for path, _ in rows)
         for key, times in repeated.items():
             if times > 1:
                 self._add(name, "repeated path", f"{key} is {times} times in {name}.tsv")
 
     def _column(self, name: str, ending: str, count: int) -> list[str]:
-        """The lines of a file that should have `count`; none if it has not."""
+        """The lines of a file that should have `count`; an empty list if it has another number."""
         path = self.folder / f"{name}.{ending}"
         if ending != "ltr" and not path.exists():
             return []
@@ -221,8 +212,8 @@ class _Check:
             self._add(name, "manifest", str(error))
             return []
         if len(lines) != count:
-            told = f"{path} has {len(lines)} lines for {count} recordings in {name}.tsv"
-            self._add(name, "line count", told)
+            message = f"{path} has {len(lines)} lines for {count} recordings in {name}.tsv"
+            self._add(name, "line count", message)
             return []
         return lines
 
@@ -244,8 +235,8 @@ class _Check:
         if self._known is not None:
             for symbol in sorted(symbols.keys() - self._known.keys() - set(SPECIAL_SYMBOLS)):
                 where = f"{self.folder / name}.ltr line {first[symbol]}"
-                told = f"{symbol!r} is not in {DICTIONARY}: {symbols[symbol]} times, first in"
-                self._add(name, "unknown symbol", f"{told} {where}")
+                message = f"{symbol!r} is not in {DICTIONARY}: {symbols[symbol]} times, first in"
+                self._add(name, "unknown symbol", f"{message} {where}")
         return len(symbols)
 
     def _compare_words(
@@ -256,13 +247,13 @@ class _Check:
         for number, (label, text) in enumerate(zip(labels, words), start=1):
             read = "".join(label.split()).replace(WORD_END, " ").split()
             if read != text.split():
-                told = f"{text!r}, but the letters say {' '.join(read)!r}"
-                self._add(name, "words", f"{self.folder / name}.wrd line {number}: {told}")
+                message = f"{text!r}, but the letters say {' '.join(read)!r}"
+                self._add(name, "words", f"{self.folder / name}.wrd line {number}: {message}")
 
-    def _headers(self, name: str, root: str, rows: Sequence[tuple[str, int]]) -> None:
+    def _headers(self, name: str, root: str, rows: Sequence[Row]) -> None:
         if not Path(root).is_dir():
-            told = f"{self.folder / name}.tsv line 1: no folder {root!r}"
-            self._add(name, "audio folder", told)
+            message = f"{self.folder / name}.tsv line 1: no folder {root!r}"
+            self._add(name, "audio folder", message)
             return
         for kind, message in header_problems(Path(root), rows, self.sample_rate, name, ends=True):
             self._add(name, kind, message)

@@ -81,7 +81,7 @@ def draw_hours(
     for split, share in hours.items():
         said = (
             one
-            for speaker in speakers  # goes on after the last speaker of the split before
+            for speaker in speakers  # continues after the last speaker of the split before
             for one in _shuffled(by_speaker[speaker], random)
         )
         drawn[split] = list(_fill(said, 3600 * share, durations, split))

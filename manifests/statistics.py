@@ -12,8 +12,10 @@ import numpy as np
 
 from speechprune.figures import INK, SHADES, new_figure, save_figure
 from speechprune.manifests.audio import SAMPLE_RATE
-from speechprune.manifests.manifest import unspell
-from speechprune.manifests.verbatim import WORD_END, Lines, read_verbatim, split_names
+from speechprune.manifests.dictionary import ranked
+from speechprune.manifests.rows import split_names
+from speechprune.manifests.spelling import WORD_END, unspell
+from speechprune.manifests.verbatim import Lines, read_verbatim
 from speechprune.tables import table
 
 _BINS = 40
@@ -73,23 +75,18 @@ class Statistics:
         }
 
 
-def measure(folder: Path) -> dict[str, Statistics]:
+def read_statistics(folder: Path) -> dict[str, Statistics]:
     """Statistics of each split, by name. Raises UserError if the folder is malformed."""
     return {name: Statistics.of(read_verbatim(folder, name)) for name in split_names(folder)}
 
 
-def ranked(counts: Mapping[str, int]) -> list[tuple[str, int]]:
-    """Most frequent first, ties by symbol."""
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-
-
-def describe_in_words(measured: Mapping[str, Statistics]) -> str:
+def describe_in_words(splits: Mapping[str, Statistics]) -> str:
     """A table of the splits, and one of the most frequent symbols."""
     rows = [
         ["split", "utterances", "hours", "shortest s", "median s", "mean s", "longest s"]
         + ["symbols", "symbols/s", "words", "speakers"]
     ]
-    for name, statistics in measured.items():
+    for name, statistics in splits.items():
         found = statistics.describe()
         lengths = [f"{found[key]:.2f}" for key in ("shortest", "median", "mean", "longest")]
         rows.append(
@@ -97,16 +94,16 @@ def describe_in_words(measured: Mapping[str, Statistics]) -> str:
             + [str(found["distinct_symbols"]), f"{found['symbols_per_second']:.2f}"]
             + ["" if found[k] is None else f"{found[k]:,}" for k in ("words", "speakers")]
         )
-    return f"{table(rows)}\n\n{_symbol_table(measured)}"
+    return f"{table(rows)}\n\n{_symbol_table(splits)}"
 
 
-def _symbol_table(measured: Mapping[str, Statistics]) -> str:
+def _symbol_table(splits: Mapping[str, Statistics]) -> str:
     total: Counter[str] = Counter()
-    for statistics in measured.values():
+    for statistics in splits.values():
         total.update(statistics.symbols)
-    rows = [["symbol", *measured, "all"]]
+    rows = [["symbol", *splits, "all"]]
     for symbol, count in ranked(total)[:_MOST_FREQUENT]:
-        counts = [f"{statistics.symbols.get(symbol, 0):,}" for statistics in measured.values()]
+        counts = [f"{statistics.symbols.get(symbol, 0):,}" for statistics in splits.values()]
         rows.append([symbol, *counts, f"{count:,}"])
     left = len(total) - _MOST_FREQUENT
     return table(rows) + (f"\nand {left:,} rarer symbols, which --json lists" if left > 0 else "")
@@ -128,7 +125,7 @@ def length_histogram(lengths: Mapping[str, Sequence[float]], path: Union[str, Pa
     for index, (name, seconds) in enumerate(lengths.items()):
         panel = axes if index == 0 else figure.add_axes((0.0, 0.0, 1.0, 1.0))
         panel.set_position((0.0, 1.0 - (index + 1) * step, 1.0, step * (1.0 - _GAP)))
-        panel.hist(seconds, edges, color=SHADES[0], rwidth=0.94)
+        panel.hist(seconds, edges.tolist(), color=SHADES[0], rwidth=0.94)
         panel.set_xlim(0.0, edges[-1])
         panel.spines[["top", "right", "left"]].set_visible(False)
         panel.tick_params(length=0, labelsize=9, colors=INK, labelbottom=index + 1 == len(lengths))

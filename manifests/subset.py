@@ -30,11 +30,11 @@ def draw_subset(
         name: of the subset; by default that of the split.
 
     Raises:
-        UserError: `minutes` is no length, the split is shorter than that, no utterance is as short
-            as that, or as `operations.rearrange`.
+        UserError: `minutes` is not a length, the split is shorter than that, no utterance is as
+            short as that, or as `operations.rearrange`.
     """
     if not 0 < minutes < float("inf"):
-        raise UserError(f"--minutes {minutes:g} is no length of audio; give a number above 0")
+        raise UserError(f"--minutes {minutes:g} is not a length of audio; give a number above 0")
     described = {"operation": "subset", "split": split, "minutes": minutes, "seed": seed}
 
     def choose(lines: Lines) -> list[list[int]]:

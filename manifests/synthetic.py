@@ -8,11 +8,11 @@ another split changes it.
 from __future__ import annotations
 
 import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Callable, Iterator, Mapping, Sequence
+from typing import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -20,18 +20,13 @@ from speechprune.errors import UserError
 from speechprune.manifests.audio import write_flac
 from speechprune.manifests.espeak import Voice, language_file, speak
 from speechprune.manifests.folders import replacing
-from speechprune.manifests.labels import characters, phones
-from speechprune.manifests.manifest import (
-    AUDIO,
-    PROVENANCE,
-    Split,
-    Utterance,
-    write_manifest,
-)
+from speechprune.manifests.labels import LabelKind, make_labels
+from speechprune.manifests.making import SPLITS, check_seed, check_sizes
+from speechprune.manifests.manifest import AUDIO, Split, Utterance, write_manifest
+from speechprune.manifests.processes import chunked, spread
 from speechprune.manifests.progress import Progress, unwatched
-from speechprune.manifests.verbatim import told_of
+from speechprune.manifests.provenance import finished
 from speechprune.manifests.vocabulary import LANGUAGES, words
-from speechprune.workers import follow_parent
 
 VARIANTS = (
     *("f1", "f2", "f3", "f4", "f5", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8"),
@@ -42,9 +37,9 @@ VARIANTS = (
 """Timbres that sound like people. Left out, besides robots and whispers, are "Reed" and "caleb",
 whose samples differ from one process to the next."""
 
-_SPLITS = ("train", "valid", "test")
 _SHARE_FOR_TRAINING = 0.7
 _NUMBERS = 100
+_CHUNK = 16  # sentences that a worker speaks at a time
 
 
 @dataclass(frozen=True)
@@ -77,7 +72,7 @@ class SyntheticSpeech:
     rate: tuple[int, int] = (150, 220)
     pitch: tuple[int, int] = (30, 70)
     noise: tuple[float, float] | None = None
-    labels: str = "characters"
+    labels: LabelKind = "characters"
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -92,17 +87,12 @@ class SyntheticSpeech:
                 )
         if self.words and len(self.languages) > 1:
             raise UserError(f"words are of one language, not of {', '.join(self.languages)}")
-        for name, size in self.sizes.items():
-            if name not in _SPLITS or size < 1:
-                raise UserError(
-                    f"split {name!r} of {size} utterances; sizes are for {_SPLITS}, at least 1"
-                )
-        if not self.languages or not self.sizes:
-            raise UserError("a synthetic corpus needs a language and a split")
+        check_sizes(self.sizes)
+        check_seed(self.seed)
+        if not self.languages:
+            raise UserError("a synthetic corpus needs a language")
         if self.vocabulary is not None and self.vocabulary < 2:
             raise UserError(f"a vocabulary of {self.vocabulary} words is too small; 2 or more")
-        if self.seed < 0:
-            raise UserError(f"seed {self.seed} is negative; choose 0 or more")
         self._check_ranges()
 
     def _check_ranges(self) -> None:
@@ -158,29 +148,28 @@ def make_synthetic(
         "language": "+".join(settings.languages),
         "settings": asdict(settings),
     }
-    if resume and (folder / PROVENANCE).exists():
-        told_of(folder, provenance)
+    if resume and finished(folder, provenance) is not None:
         return
     planned = plan(settings)
-    workers = workers or os.cpu_count() or 1
     with replacing(folder, overwrite) as partial_folder:
         sentences = [sentence for split in planned.values() for sentence in split]
         render = partial(_render, partial_folder / AUDIO)
-        finished = iter(progress(_spread(render, sentences, workers), len(sentences)))
+        rendered = chain.from_iterable(spread(render, chunked(sentences, _CHUNK), workers))
+        spoken = iter(progress(rendered, len(sentences)))
         root = Path(os.path.realpath(folder)) / AUDIO
         splits = [
-            Split(name, root, tuple(_label(settings.labels, split, finished)))
+            Split(name, root, tuple(_label(settings.labels, split, spoken)))
             for name, split in planned.items()
         ]
-        list(finished)  # lets a progress bar end
+        list(spoken)  # lets a progress bar end
         write_manifest(partial_folder, splits, provenance, units=settings.labels == "phones")
 
 
 def _voices_per_split(settings: SyntheticSpeech) -> dict[str, list[str]]:
     """Shuffle the variants and deal them out: most to training, the rest to the other splits."""
-    order = np.random.default_rng((settings.seed, len(_SPLITS))).permutation(len(VARIANTS))
+    order = np.random.default_rng((settings.seed, len(SPLITS))).permutation(len(VARIANTS))
     shuffled = [VARIANTS[i] for i in order]
-    held_out = [name for name in _SPLITS if name in settings.sizes and name != "train"]
+    held_out = [name for name in SPLITS if name in settings.sizes and name != "train"]
     if not held_out or "train" not in settings.sizes:
         groups = np.array_split(shuffled, max(1, len(settings.sizes)))
         return {name: list(map(str, group)) for name, group in zip(settings.sizes, groups)}
@@ -191,7 +180,7 @@ def _voices_per_split(settings: SyntheticSpeech) -> dict[str, list[str]]:
 
 
 def _draw(settings: SyntheticSpeech, split: str, variants: list[str], index: int) -> Sentence:
-    seed = (settings.seed, _SPLITS.index(split), index)
+    seed = (settings.seed, SPLITS.index(split), index)
     random = np.random.default_rng(seed)
     language = settings.languages[random.integers(len(settings.languages))]
     vocabulary = (settings.words or _words(language))[: settings.vocabulary]
@@ -214,30 +203,23 @@ def _words(language: str) -> Sequence[str]:
 
 
 def _label(
-    kind: str, sentences: list[Sentence], spoken: Iterator[Utterance]
+    kind: LabelKind, sentences: list[Sentence], spoken: Iterator[Utterance]
 ) -> Iterator[Utterance]:
     """The utterances of the sentences, with labels for texts."""
     texts: dict[int, str] = {}
     for language in sorted({sentence.language for sentence in sentences}):
         said = [i for i, sentence in enumerate(sentences) if sentence.language == language]
-        make = (phones if kind == "phones" else characters)(language)
-        texts.update(zip(said, make.label([sentences[i].text for i in said])[0]))
+        labels = make_labels(kind, language)
+        texts.update(zip(said, labels.label([sentences[i].text for i in said])[0]))
     for index, _ in enumerate(sentences):
         yield next(spoken)._replace(text=texts[index])
 
 
-def _spread(
-    render: Callable[[Sentence], Utterance], sentences: list[Sentence], workers: int
-) -> Iterator[Utterance]:
-    """Render in order, in this process or in several."""
-    if workers <= 1:
-        yield from map(render, sentences)
-        return
-    with ProcessPoolExecutor(workers, initializer=follow_parent) as pool:
-        yield from pool.map(render, sentences, chunksize=16)
+def _render(folder: Path, sentences: list[Sentence]) -> list[Utterance]:
+    return [_render_one(folder, sentence) for sentence in sentences]
 
 
-def _render(folder: Path, sentence: Sentence) -> Utterance:
+def _render_one(folder: Path, sentence: Sentence) -> Utterance:
     samples = speak(sentence.text, sentence.voice)
     if sentence.noise is not None:
         samples = _add_noise(samples, sentence.noise, np.random.default_rng((*sentence.seed, 1)))

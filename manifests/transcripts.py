@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Iterator
 
 from speechprune.errors import UserError
-from speechprune.manifests.manifest import read_lines
+from speechprune.manifests.lines import read_lines
 
 
 def read_transcripts(path: Path) -> Iterator[tuple[int, str, str]]:
@@ -14,12 +14,12 @@ def read_transcripts(path: Path) -> Iterator[tuple[int, str, str]]:
 
     Raises UserError, with the line, for one without text or a name that is there twice.
     """
-    told: set[str] = set()
+    seen: set[str] = set()
     for number, line in enumerate(read_lines(path), start=1):
         name, _, text = line.strip().partition(" ")
         if not text:
             raise UserError(f"{path} line {number}: expected `NAME TEXT`, got {line!r}")
-        if name in told:
+        if name in seen:
             raise UserError(f"{path} line {number}: {name} is there twice")
-        told.add(name)
+        seen.add(name)
         yield number, name, text

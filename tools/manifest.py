@@ -15,8 +15,14 @@ from speechprune.tables import table
 
 _PATH = click.Path(path_type=Path)
 _overwrite = click.option("--overwrite", is_flag=True, help="Replace a prepared corpus at OUT.")
-_seed = click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_seed = click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="Seed of everything that is drawn at random.",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 
 def _split(help_text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -32,7 +38,11 @@ def command() -> None:
 @click.argument("folder", metavar="DIR", type=_PATH)
 @click.option("--max-tokens", type=click.IntRange(1), help="Most samples that a batch may have.")
 @click.option(
-    "--sample-rate", type=click.IntRange(1), default=SAMPLE_RATE, show_default=True, help="In Hz."
+    "--sample-rate",
+    type=click.IntRange(1),
+    default=SAMPLE_RATE,
+    show_default=True,
+    help="Sample rate that every recording must have, in Hz.",
 )
 @_json
 @click.pass_context
@@ -43,10 +53,10 @@ def check(
     sample_rate: int,
     as_json: bool,
 ) -> None:
-    """Tell all that is wrong with the splits of DIR.
+    """List all that is wrong with the splits of DIR.
 
-    The exit status is 1 if anything is. Reads the header of every recording, and compares files,
-    labels, dictionary and speakers.
+    Reads the header of every recording, and compares files, labels, dictionary and speakers. The
+    exit status is 1 if anything is wrong.
     """
     from speechprune.manifests.report import check_folder
 
@@ -59,35 +69,44 @@ def check(
 @command.command()
 @click.argument("folder", metavar="DIR", type=_PATH)
 @_json
-@click.option("--figure", type=_PATH, metavar="FILE", help="Draw lengths: .png, .pdf or .svg.")
+@click.option(
+    "--figure", type=_PATH, metavar="FILE", help="Figure of lengths to draw, .png, .pdf or .svg."
+)
 def stats(folder: Path, as_json: bool, figure: Optional[Path]) -> None:
     """Count what the splits of DIR hold.
 
     That is utterances, hours, symbols, words and speakers.
     """
     from speechprune.figures import check_figure_path
-    from speechprune.manifests.statistics import describe_in_words, length_histogram, measure
+    from speechprune.manifests.statistics import (
+        describe_in_words,
+        length_histogram,
+        read_statistics,
+    )
 
     if figure is not None:
         check_figure_path(figure)
-    measured = measure(folder)
+    splits = read_statistics(folder)
     if figure is not None:
-        length_histogram({name: found.seconds for name, found in measured.items()}, figure)
+        length_histogram({name: found.seconds for name, found in splits.items()}, figure)
     if as_json:
-        splits = {name: found.describe() for name, found in measured.items()}
-        click.echo(_dumps({"folder": str(folder), "splits": splits}))
+        described = {name: found.describe() for name, found in splits.items()}
+        click.echo(_dumps({"folder": str(folder), "splits": described}))
     else:
-        click.echo(describe_in_words(measured))
+        click.echo(describe_in_words(splits))
 
 
 @command.command()
 @click.argument("folder", metavar="DIR", type=_PATH)
 @click.argument("out", type=_PATH)
 @click.option(
-    "--minutes", type=click.FloatRange(0, min_open=True), required=True, help="At most so many."
+    "--minutes",
+    type=click.FloatRange(0, min_open=True),
+    required=True,
+    help="Minutes of audio to draw at most.",
 )
-@_split("The one to draw from.")
-@click.option("--name", help="What the subset is called; by default as its split.")
+@_split("Split to draw from.")
+@click.option("--name", help="Name of the subset; by default that of its split.")
 @_seed
 @_overwrite
 def subset(
@@ -105,7 +124,7 @@ def subset(
     """
     from speechprune.manifests.subset import draw_subset
 
-    _tell(draw_subset(folder, out, minutes, split=split, name=name, seed=seed, overwrite=overwrite))
+    _show(draw_subset(folder, out, minutes, split=split, name=name, seed=seed, overwrite=overwrite))
 
 
 @command.command()
@@ -115,47 +134,54 @@ def subset(
     "--language",
     "languages",
     multiple=True,
-    help="Of each DIR, in order; by default as provenance.json says, else the folder's name.",
+    help="Language of each DIR, in order; by default what provenance.json says, else its name.",
 )
 @_overwrite
 def merge(
     out: Path, folders: tuple[Path, ...], languages: tuple[str, ...], overwrite: bool
 ) -> None:
-    """Pool folders of several languages.
+    """Pool manifest folders of several languages.
 
-    OUT has for each split that of all folders, and a joint dictionary. Its provenance.json tells
+    Each split of OUT is that of all folders together, with one dictionary. Its provenance.json has
     the language of each line; a speaker X becomes LANGUAGE/X.
     """
     from speechprune.manifests.merge import merge as merge_folders
 
     if len(folders) < 2:
         raise click.UsageError("Give OUT and at least two folders.")
-    _tell(merge_folders(out, folders, languages, overwrite=overwrite))
+    _show(merge_folders(out, folders, languages, overwrite=overwrite))
 
 
 @command.command("split")
 @click.argument("folder", metavar="DIR", type=_PATH)
 @click.argument("out", type=_PATH)
-@_split("The one to cut.")
+@_split("Split to cut.")
 @click.option(
-    "--into", required=True, metavar="NAME=SHARE,...", help="Such as train=0.9,valid=0.1, of hours."
+    "--into",
+    required=True,
+    metavar="NAME=SHARE,...",
+    help="Parts and their shares of the hours, such as train=0.9,valid=0.1.",
 )
 @click.option(
-    "--by", type=click.Choice(["speaker", "utterance"]), default="speaker", show_default=True
+    "--by",
+    type=click.Choice(["speaker", "utterance"]),
+    default="speaker",
+    show_default=True,
+    help="What stays whole; with utterance, a speaker may be in two parts.",
 )
 @_seed
 @_overwrite
 def cut(
     folder: Path, out: Path, split: str, into: str, by: str, seed: int, overwrite: bool
 ) -> None:
-    """Cut a split of DIR, no speaker in two parts.
+    """Cut a split of DIR into parts, no speaker in two of them.
 
     OUT also has the other splits, and DIR's dictionary; the audio stays where it is.
     """
     from speechprune.manifests.partition import split_split
 
     shares = _shares(into)
-    _tell(split_split(folder, out, shares, split=split, by=by, seed=seed, overwrite=overwrite))
+    _show(split_split(folder, out, shares, split=split, by=by, seed=seed, overwrite=overwrite))
 
 
 def _shares(text: str) -> dict[str, float]:
@@ -174,7 +200,7 @@ def _shares(text: str) -> dict[str, float]:
     return shares
 
 
-def _tell(sizes: Sizes) -> None:
+def _show(sizes: Sizes) -> None:
     rows = [["split", "utterances", "minutes"]]
     for name, size in sizes.items():
         rows.append([name, f"{size['utterances']:,}", f"{size['hours'] * 60:.2f}"])

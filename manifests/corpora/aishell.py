@@ -38,7 +38,7 @@ class Aishell(CorpusReader):
                 "and wav"
             )
         transcripts = {name: text for _, name, text in read_transcripts(found[0])}
-        splits, silent = {}, 0
+        splits, without_transcript = {}, 0
         for split in _SPLITS:
             recordings = _recordings(root, split)
             splits[split] = [
@@ -46,7 +46,7 @@ class Aishell(CorpusReader):
                 for path in recordings
                 if path.stem in transcripts
             ]
-            silent += len(recordings) - len(splits[split])
+            without_transcript += len(recordings) - len(splits[split])
         heard = {Path(clip.source).stem for clips in splits.values() for clip in clips}
         lost = [name for name in transcripts if name not in heard]
         if lost:
@@ -54,7 +54,7 @@ class Aishell(CorpusReader):
                 f"{len(lost)} transcripts of {found[0]} have no recording in {root / 'wav'}, the "
                 f"first is {lost[0]}; extract all archives there"
             )
-        options = {"recordings_without_transcript": silent}
+        options = {"recordings_without_transcript": without_transcript}
         return Corpus("AISHELL-1", "zh", root, splits, characters("zh"), options=options)
 
 

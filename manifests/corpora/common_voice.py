@@ -140,7 +140,7 @@ def _official(root: Path) -> dict[str, list[Clip]]:
 
 def _drawn(root: Path, hours: float, seed: int) -> dict[str, list[Clip]]:
     if not 0 < hours < math.inf:
-        raise UserError(f"--train-hours {hours:g} is no length of speech")
+        raise UserError(f"--train-hours {hours:g} is not a length of speech")
     official = {
         name: list(_rows(root / f"{name}.tsv"))
         for name in ("dev", "test")

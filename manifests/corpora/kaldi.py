@@ -12,7 +12,7 @@ from speechprune.errors import UserError
 from speechprune.manifests.corpora.base import CORPORA, CorpusReader, labels_option
 from speechprune.manifests.corpus import Clip, Corpus, Segment
 from speechprune.manifests.labels import LabelKind, make_labels
-from speechprune.manifests.manifest import read_lines
+from speechprune.manifests.lines import read_lines
 from speechprune.registry import option
 
 
@@ -111,7 +111,7 @@ def _segments(path: Path, recordings: Mapping[str, str]) -> dict[str, tuple[str,
             raise UserError(f"{path} line {number}: no recording {recording!r} in wav.scp")
         to_the_end = until == -1  # as Kaldi has it
         if not (0 <= begin < math.inf and (to_the_end or begin < until < math.inf)):
-            raise UserError(f"{path} line {number}: {begin:g} to {until:g} s is no segment")
+            raise UserError(f"{path} line {number}: {begin:g} to {until:g} s is not a segment")
         found[name] = recording, Segment(name, begin, None if to_the_end else until)
     return found
 
@@ -132,9 +132,9 @@ def _table(path: Path) -> dict[str, str]:
 
 def _match(folder: Path, transcripts: Mapping[str, str], heard: Mapping[str, object]) -> None:
     """Refuse a transcript without audio, and audio without a transcript."""
-    silent = next((name for name in transcripts if name not in heard), None)
-    if silent is not None:
-        raise UserError(f"{folder / 'text'}: utterance {silent!r} has no audio")
-    untold = next((name for name in heard if name not in transcripts), None)
-    if untold is not None:
-        raise UserError(f"{folder}: utterance {untold!r} has no transcript in text")
+    unheard = next((name for name in transcripts if name not in heard), None)
+    if unheard is not None:
+        raise UserError(f"{folder / 'text'}: utterance {unheard!r} has no audio")
+    unwritten = next((name for name in heard if name not in transcripts), None)
+    if unwritten is not None:
+        raise UserError(f"{folder}: utterance {unwritten!r} has no transcript in text")

@@ -15,7 +15,8 @@ from speechprune.manifests.corpora.base import (
     workers_option,
 )
 from speechprune.manifests.labels import LabelKind
-from speechprune.manifests.manifest import Split, read_lines, read_split
+from speechprune.manifests.lines import read_lines
+from speechprune.manifests.manifest import Split, read_split
 from speechprune.manifests.progress import Progress, unwatched
 from speechprune.registry import option
 

@@ -77,7 +77,7 @@ def test_what_cannot_be_used_is_told(tmp_path: Path) -> None:
         "cut.flac": "truncated|damaged",
         "cut.mp3": "truncated|damaged",
         "cut.wav": "truncated",
-        "nan.wav": "samples that are no numbers",
+        "nan.wav": "samples that are not numbers",
         "text.wav": "not readable audio",
         "empty.mp3": "not readable audio",
         "short.wav": "too short: 320 samples",

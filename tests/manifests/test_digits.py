@@ -20,9 +20,9 @@ from speechprune.manifests.digits import WORDS, DigitStrings, make_digits
 from speechprune.manifests.manifest import read_split
 from speechprune.manifests.merge import merge
 from speechprune.manifests.partition import split_split
+from speechprune.manifests.provenance import read_provenance
 from speechprune.manifests.report import check_folder
 from speechprune.manifests.subset import draw_subset
-from speechprune.manifests.verbatim import read_provenance
 
 SPEAKERS = ("ann", "bob")
 INDICES = range(12)

@@ -132,11 +132,11 @@ def test_bad_utterances_are_not_written(
     ("name", "content", "complaint"),
     [
         ("train.tsv", None, "train.tsv is missing"),
-        ("train.tsv", "/audio\n", "lists no audio"),
+        ("train.tsv", "/audio\n", "lists no recording"),
         ("train.tsv", "/audio\na.flac\t1600\nb.flac 1600\nc.flac\t1\n", "line 3"),
         ("train.ltr", None, "train.ltr is missing"),
-        ("train.ltr", "O N |\n", "lists 3 recordings, but train.ltr has 1 lines; prepare"),
-        ("train.spk", "Ann\n", "lists 3 recordings, but train.spk has 1 lines; prepare"),
+        ("train.ltr", "O N |\n", "train.ltr has 1 lines for 3 recordings in train.tsv; prepare"),
+        ("train.spk", "Ann\n", "train.spk has 1 lines for 3 recordings in train.tsv; prepare"),
     ],
 )
 def test_bad_folders_are_refused(

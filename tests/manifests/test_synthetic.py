@@ -15,7 +15,8 @@ import pytest
 import soundfile
 
 from speechprune.errors import UserError
-from speechprune.manifests.espeak import NATIVE_RATE, SAMPLE_RATE, Voice, speak, synthesize
+from speechprune.manifests.audio import SAMPLE_RATE
+from speechprune.manifests.espeak import NATIVE_RATE, Voice, speak, synthesize
 from speechprune.manifests.manifest import read_split
 from speechprune.manifests.synthetic import VARIANTS, SyntheticSpeech, make_synthetic, plan
 from speechprune.manifests.vocabulary import LANGUAGES, words

@@ -125,7 +125,7 @@ def test_contradictory_choices_are_refused(tmp_path: Path) -> None:
     lists = published(tmp_path / "lists")
     with pytest.raises(UserError, match="leave out --train-hours"):
         CommonVoice(splits=lists, train_hours=1.0).read(root)
-    with pytest.raises(UserError, match="--train-hours nan is no length"):
+    with pytest.raises(UserError, match="--train-hours nan is not a length"):
         CommonVoice(train_hours=float("nan")).read(root)
 
 

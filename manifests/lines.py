@@ -1,0 +1,28 @@
+"""Text files, line by line, as fairseq counts lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Iterable
+
+from speechprune.errors import UserError
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a file, parted by line feeds only, whatever else Unicode calls a line's end.
+
+    Raises UserError if the file is missing or not UTF-8 text.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            return [line.rstrip("\n") for line in file]
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; prepare the corpus again") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text; convert it") from None
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write text that `read_lines` reads."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(line + "\n" for line in lines)

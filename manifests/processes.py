@@ -1,0 +1,50 @@
+"""Work in several processes, its results in the order of the tasks."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+from speechprune.workers import follow_parent
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+#: Tasks given out ahead of the results, per worker: keeps memory flat.
+_AHEAD = 4
+
+
+def spread(
+    run: Callable[[Task], Result], tasks: Iterable[Task], workers: int | None
+) -> Iterator[Result]:
+    """What `run` makes of each task, in order.
+
+    Args:
+        run: anything that can be pickled.
+        workers: number of processes, None for one per core; with one worker all is done here.
+    """
+    workers = workers or os.cpu_count() or 1
+    if workers == 1:
+        yield from map(run, tasks)
+        return
+    with ProcessPoolExecutor(workers, initializer=follow_parent) as pool:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for task in tasks:
+                waiting.append(pool.submit(run, task))
+                if len(waiting) > _AHEAD * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def chunked(items: Iterable[Task], size: int) -> Iterator[list[Task]]:
+    """The items in lists of `size`, the last perhaps shorter."""
+    stream = iter(items)
+    return iter(lambda: list(islice(stream, size)), [])
