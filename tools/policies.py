@@ -13,7 +13,7 @@ def command(as_json: bool) -> None:
     """List the mask policies, what each keeps, and its options with their defaults.
 
     A policy is chosen with model._name=wav2vec_ctc_policy model.policy=NAME, and its options are
-    set with model.policy_options={OPTION:VALUE}.
+    set with 'model.policy_options={OPTION:VALUE}', in quotes.
     """
     from speechprune.reports.policies import describe, describe_in_words
 

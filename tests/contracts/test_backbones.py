@@ -78,7 +78,7 @@ def test_a_model_is_known_by_its_own_family_alone(family: Family) -> None:
 
 @pytest.mark.parametrize("name", ["a_model", "zzz_model"])
 def test_of_relatives_the_nearest_knows_a_model(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The README's backbone, whatever its name comes before or after."""
+    """The backbone of the how-to, whatever its name comes before or after."""
     assert BACKBONES.names()
     monkeypatch.setattr(BACKBONES, "_parts", dict(BACKBONES._parts))
     scope: dict[str, Any] = {}

@@ -39,7 +39,7 @@ def test_every_registered_measure_is_tested_in_every_mode() -> None:
 
 @pytest.fixture(scope="module")
 def new_measure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The README's measure, a file dropped into a folder of measures."""
+    """The measure of the how-to, a file dropped into a folder of measures."""
     folder = tmp_path_factory.mktemp("measures")
     (folder / "procrustes.py").write_text(readme_snippet("Add a measure"), encoding="utf-8")
     parts, path = dict(MEASURES._parts), list(similarity.__path__)

@@ -77,7 +77,7 @@ def test_masks_are_equal_across_processes_and_hash_seeds() -> None:
 
 @pytest.fixture(scope="module")
 def new_policies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Case]]:
-    """A policy of some ten lines, and the README's: files dropped into a folder of policies."""
+    """A policy of some ten lines, and that of the how-to: files dropped into a folder of policies."""
     folder = tmp_path_factory.mktemp("policies")
     (folder / "fresh_movement.py").write_text(MOVEMENT, encoding="utf-8")
     (folder / "row_magnitude.py").write_text(readme_snippet("Add a policy"), encoding="utf-8")
