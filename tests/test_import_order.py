@@ -20,7 +20,17 @@ BESIDE = ("manifests", "tools", "config")
 #: What may import what: parts of a level import those of lower levels, which come first here, and
 #: each other as long as that makes no circle.
 LEVELS = (
-    ("errors", "registry", "files", "state_names", "made_with", "tables", "figures", "workers"),
+    (
+        "errors",
+        "registry",
+        "files",
+        "state_names",
+        "made_with",
+        "tables",
+        "figures",
+        "workers",
+        "quiet_fairseq",
+    ),
     ("masking", "layers"),
     ("backbones",),
     ("manifests",),
