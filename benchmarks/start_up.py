@@ -46,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5)
     runs = parser.parse_args().runs
+    print(f"{os.cpu_count()} cores; load before {os.getloadavg()[0]:.1f}; {runs} runs each\n")
     print(f"{'best s':>7} {'median':>7}  torch  fairseq  command", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for words, environment in commands(Path(folder)):

@@ -9,12 +9,4 @@ import sys
 __version__ = "0.1.0"
 
 if sys.modules.get("fairseq") is not None:
-    import logging
-
-    # A task of fairseq sets the root logger up on import; with a handler there it does not.
-    _placeholder = logging.NullHandler()
-    logging.getLogger().addHandler(_placeholder)
-    try:
-        from speechprune import plugin  # noqa: F401
-    finally:
-        logging.getLogger().removeHandler(_placeholder)
+    from speechprune import plugin  # noqa: F401

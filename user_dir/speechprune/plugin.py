@@ -6,6 +6,9 @@ when the package was imported before: so importing this module registers everyth
 
 from __future__ import annotations
 
+from speechprune import quiet_fairseq  # noqa: F401  (before fairseq)
+
+# isort: split
 import functools
 import importlib
 import logging

@@ -16,12 +16,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-#: Where a finetuned model keeps what it adds to a pretrained one, and the pretrained one itself.
+#: Where a finetuned model keeps its encoder with the output layer, where that keeps the pretrained
+#: one, and both together.
 FINETUNED = "w2v_encoder."
-ENCODER = "w2v_encoder.w2v_model."
+PRETRAINED = "w2v_model."
+ENCODER = FINETUNED + PRETRAINED
 #: The sites of the output layer, which finetuning adds.
 HEAD_SITES = ("proj.weight", "proj.bias")
-HEAD = "w2v_encoder.proj."
+HEAD = f"{FINETUNED}proj."
 #: The embedding of masked spans, of every pretrained encoder: as many entries as channels.
 MASK_EMBEDDING = "mask_emb"
 

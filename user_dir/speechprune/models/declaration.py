@@ -1,5 +1,8 @@
 """What a fairseq model says of itself, so that nobody else has to know it by its name."""
 
+from speechprune import quiet_fairseq  # noqa: F401  (before fairseq)
+
+# isort: split
 from typing import Any, Callable, ClassVar, Dict, FrozenSet, List, Mapping, Optional, Type, TypeVar
 
 from fairseq.models import MODEL_REGISTRY

@@ -14,6 +14,7 @@ from speechprune.backbones import Backbone, backbone_called
 from speechprune.checkpoint.pretrained import model_name
 from speechprune.checkpoint.settings import encoder_of
 from speechprune.errors import UserError
+from speechprune.state_names import PRETRAINED
 
 #: Settings that finetuning has of its own, under the names of pretraining.
 _OF_FINETUNING = (
@@ -115,6 +116,6 @@ def _without_pretraining(
     encoder: SpeechEncoder, state: Dict[str, Any], prefix: str, *rest: Any
 ) -> None:
     """Leave out what fairseq's finetuned checkpoints hold of pretraining."""
-    heads = tuple(f"{prefix}w2v_model.{head}" for head in encoder.family.pretraining_only)
+    heads = tuple(f"{prefix}{PRETRAINED}{head}" for head in encoder.family.pretraining_only)
     for key in [key for key in state if key.startswith(heads)]:
         del state[key]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from speechprune import quiet_fairseq  # noqa: F401  (before fairseq)
+
+# isort: split
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
