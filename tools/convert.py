@@ -24,7 +24,8 @@ def command(checkpoint: Path, out: Path, family: str, half: bool) -> None:
     """Write the encoder of CKPT, pretrained or finetuned, as a pretrained file of another family.
 
     HuBERT has wav2vec 2.0's network: whatever reads wav2vec 2.0 files can finetune from OUT. Masks
-    are baked in. Both files give equal outputs, which is checked before OUT is written.
+    are baked in. Both files give equal outputs without padding, which is checked before OUT is
+    written; in padded batches the two families count an utterance's frames in different ways.
     """
     import torch
 

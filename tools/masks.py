@@ -224,6 +224,9 @@ def iou(
 def fold(checkpoint: Path, out: Path, layout: str) -> None:
     """Bake the masks of CHECKPOINT in: plain fairseq loads OUT, with equal logits.
 
+    Of HuBERT in the layout of wav2vec 2.0 they are equal without padding: in a padded batch the two
+    families count an utterance's frames in different ways, which may differ by one.
+
     The alphabet, dict.LABELS.txt, is written beside OUT: one folder is for one alphabet.
     """
     from speechprune.rewriting.folding import fold as fold_masks

@@ -15,6 +15,7 @@ from states import difference
 from test_distributed import two_ranks
 
 from speechprune.errors import UserError
+from speechprune.masking.mask_set import MaskSet
 from speechprune.masking.masked_site import masked_weight, original_weight
 from speechprune.masking.policies import POLICIES
 from speechprune.models.loading import load_finetuned
@@ -192,6 +193,44 @@ def test_n_of_m_keeps_its_pattern_through_folding(lab: Lab, tmp_path: Path) -> N
     fold(run.path(), tmp_path / "folded.pt")
     weight = encoder_tensors(torch.load(tmp_path / "folded.pt", weights_only=True)["model"])
     assert (weight["encoder.layers.0.fc2.weight"].reshape(-1, 4).count_nonzero(1) <= 1).all()
+
+
+def test_given_masks_have_the_pattern_of_the_policy(lab: Lab, tmp_path: Path) -> None:
+    settings = (*BASE, "model.policy=n_m", "model.prune_biases=false", "optimization.max_update=9")
+    build(lab.compose(*settings, f"model.mask_file={_masks(lab, tmp_path, 'n_m')}"))
+    other = f"model.mask_file={_masks(lab, tmp_path, 'random')}"
+    message = refusal(build, lab.compose(*settings, other))
+    assert "does not keep 2 of every 4 weights of encoder.layers.0." in message
+
+
+def _masks(lab: Lab, folder: Path, policy: str) -> Path:
+    flags = (*BASE, f"model.policy={policy}", "model.prune_biases=false")
+    model = build(lab.compose(*flags, "optimization.max_update=9"))
+    model.mask_controller.set_num_updates(0)
+    path = folder / f"{policy}.safetensors"
+    model.mask_controller.mask_set().save(path)
+    return path
+
+
+def test_scores_start_in_agreement_with_given_masks(lab: Lab, tmp_path: Path) -> None:
+    path = _masks(lab, tmp_path, "random")
+    settings = (*BASE, "model.policy=s3router", "model.prune_scope=tensor", "model.prune_every=1")
+    settings += ("optimization.max_update=9",)
+    model = build(lab.compose(*settings, f"model.mask_file={path}"))
+    given = MaskSet.load(path)
+    for site in model.mask_controller.sites:
+        scores, mask = masked_weight(site).scores.abs(), given[site.name]
+        assert scores[mask].min() > scores[~mask].max(), site.name
+
+
+def test_masks_without_scores_are_refused(lab: Lab, tmp_path: Path) -> None:
+    """By a policy that ranks by scores: it would choose other masks."""
+    flags = (*BASE, "model.policy=random", "model.prune_biases=false", "optimization.max_update=9")
+    state = build(lab.compose(*flags)).state_dict()
+    routers = build(lab.compose(*BASE, "model.policy=s3router", "optimization.max_update=9"))
+    message = refusal(routers.load_state_dict, state)
+    assert "masks but no scores, by which model.policy=s3router chooses them" in message
+    routers.load_state_dict(build(lab.compose("model._name=wav2vec_ctc_pruned")).state_dict())
 
 
 def test_s3_router_is_a_policy_like_others(lab: Lab) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from speechprune.backbones import backbone_called
 from speechprune.checkpoint.file import PathLike, read
 from speechprune.checkpoint.settings import mapping
 from speechprune.errors import UserError
@@ -20,10 +21,17 @@ def check_pretrained(path: PathLike, normalize: bool) -> None:
         normalize: the task's setting, which must be that of pretraining.
 
     Raises:
-        UserError: the file cannot be read, is a finetuned model, holds no speech encoder, or was
-            pretrained with another ``normalize``.
+        UserError: the file cannot be read, is a finetuned model, holds no speech encoder of a
+            known family, or was pretrained with another ``normalize``.
     """
     task, model = pretrained_settings(path)
+    name = model.get("_name", model.get("arch"))
+    if name is None:
+        raise UserError(f"{path} does not say which model it holds (its `cfg.model._name`)")
+    try:
+        backbone_called(str(name))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     pretrained = bool(task.get("normalize", model.get("normalize", False)))
     if pretrained != normalize:
         raise UserError(

@@ -152,7 +152,7 @@ class MaskController(nn.Module):
         self._take(self.sites, masks)
 
     def start_from(self, masks: Mapping[str, Tensor]) -> None:
-        """Take given masks in place of those of update 0, for every site.
+        """Take given masks in place of those of update 0, for every site; scores agree with them.
 
         Args:
             masks: bool, in the shape of the weight, by site name.
@@ -161,6 +161,7 @@ class MaskController(nn.Module):
         for site in self.sites:
             mask = masks[site.name].to(original_weight(site).device)
             masked_weight(site).choose(mask)
+            masked_weight(site).let_scores_agree()
         self._density = None
 
     def loaded(self) -> None:

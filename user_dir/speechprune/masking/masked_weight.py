@@ -160,6 +160,12 @@ class MaskedWeight(nn.Module):
         product.view(-1).index_copy_(0, places, kept)
         return 0 if first else len(places)
 
+    def let_scores_agree(self) -> None:
+        """Deal the scores out anew, the largest to what the mask keeps, if they are one each."""
+        if self.scores is not None and self.scores.shape == self.mask.shape:
+            with torch.no_grad():
+                self.scores.copy_(rank_by_mask(self.scores, self.mask))
+
     def gather(self, observation: Tensor) -> None:
         """Add what one backward pass said of each entry to what is pending."""
         observation = observation.float()

@@ -94,10 +94,7 @@ class SiteRanking:
         n, m = self.pattern
         if abs(density - n / m) > 1e-9:
             raise UserError(f"keeping {n} of every {m} is a density of {n / m:g}, not {density:g}")
-        rank = importance.abs() if self.magnitude else importance
-        # A row of a convolution is all that makes one output.
-        rows = rank.flatten(1) if rank.dim() > 1 else rank
-        return select_n_of_m(rows, n, m).view(rank.shape)
+        return n_of_m(importance.abs() if self.magnitude else importance, n, m)
 
     def _select_together(self, tensors: Sequence[Tensor], count: int) -> list[Tensor]:
         found = select_top_k_global(
@@ -115,6 +112,16 @@ class SiteRanking:
         for name, selection in zip(names, selections):
             self._brackets[name] = selection.bracket
         return [selection.mask for selection in selections]
+
+
+def n_of_m(importance: Tensor, n: int, m: int) -> Tensor:
+    """The mask of the ``n`` largest of every ``m`` neighbours in a row of a weight.
+
+    Args:
+        importance: (out, in, ...), where a row is all that makes one output, or a bias, (out,).
+    """
+    rows = importance.flatten(1) if importance.dim() > 1 else importance
+    return select_n_of_m(rows, n, m).view(importance.shape)
 
 
 def _left_to_keep(

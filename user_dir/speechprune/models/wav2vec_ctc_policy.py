@@ -1,12 +1,16 @@
 """`wav2vec_ctc_policy`: finetune under masks that any policy chooses, weights trained or frozen."""
 
-from typing import Any, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional
 
+import torch
 from fairseq.models import register_model
 
 from speechprune.errors import UserError
 from speechprune.masking.controller import MaskController
+from speechprune.masking.mask_set import MaskSet
+from speechprune.masking.masked_site import masked_weight
 from speechprune.masking.policies import POLICIES
+from speechprune.masking.ranking import n_of_m
 from speechprune.models.config import PrunedCtcConfig
 from speechprune.models.declaration import LAYER_FLAGS, PRUNING_FLAGS
 from speechprune.models.mask_flags import SITE_FLAGS, TRAINABLE_FLAGS
@@ -23,6 +27,7 @@ from speechprune.models.pruning_flags import (
     trains_weights,
 )
 from speechprune.models.restart import is_first_launch
+from speechprune.state_names import key_of, mask_key, scores_key, sibling
 
 
 @register_model(POLICY, dataclass=PrunedCtcConfig)
@@ -98,9 +103,46 @@ class Wav2VecCtcPolicy(PrunedCtc):
             self.begin()
             self._refuse_other_start()
 
+    def load_state_dict(self, state_dict: Dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As its base class.
+
+        Raises:
+            UserError: the policy ranks by scores, and the checkpoint has masks without any.
+        """
+        if self.given_masks is None:
+            self._refuse_masks_without_scores(state_dict)
+        return super().load_state_dict(state_dict, *args, **kwargs)
+
+    def _refuse_masks_without_scores(self, state: Mapping[str, Any]) -> None:
+        """New scores would choose other masks than the checkpoint's, without a word."""
+        policy = self.mask_controller.policy
+        for site in self.mask_controller.sites:
+            key = key_of(site.name)
+            has_scores = masked_weight(site).scores is not None and policy.ranks_at_first
+            if has_scores and sibling(key, mask_key) in state:
+                if sibling(key, scores_key) not in state:
+                    raise UserError(
+                        f"the checkpoint has masks but no scores, by which model.policy="
+                        f"{self.cfg.policy} chooses them; give its masks as model.mask_file, from "
+                        "which scores can start, or choose another policy"
+                    )
+
+    def _refuse_other_pattern(self, masks: MaskSet) -> None:
+        pattern = self.mask_controller.policy.pattern
+        if pattern is None:
+            return
+        for name, mask in masks.items():
+            if not torch.equal(mask, n_of_m(mask, *pattern)):
+                raise UserError(
+                    f"{self.cfg.mask_file} does not keep {pattern[0]} of every {pattern[1]} "
+                    f"weights of {name}, as model.policy={self.cfg.policy} does; leave out "
+                    "model.mask_file"
+                )
+
     def _refuse_other_start(self) -> None:
         if self.given_masks is None:
             return
+        self._refuse_other_pattern(self.given_masks)
         removed, claimed = 1.0 - self.given_masks.density, start_of(self.cfg)
         if abs(removed - claimed) > DENSITY_TOLERANCE:
             raise UserError(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from speechprune.backbones import backbone_called, find_backbone
+from speechprune.backbones import BACKBONES, backbone_called, find_backbone
 from speechprune.checkpoint.file import PathLike
 from speechprune.checkpoint.pretrained import pretrained_settings, pretrained_state
 from speechprune.checkpoint.settings import plain
@@ -28,7 +28,7 @@ def convert(
 ) -> None:
     """Write the encoder of any checkpoint as a pretrained one of another family.
 
-    Both give equal outputs, which is checked before anything is written.
+    Both give equal outputs without padding, which is checked before anything is written.
 
     Args:
         to: the family's name in fairseq's registry.
@@ -49,8 +49,14 @@ def convert(
     family = find_backbone(encoder)
     settings = family.settings_as(to, found.model)
     if settings is None:
+        known = [
+            other.fairseq_name
+            for other in map(BACKBONES.build, BACKBONES.names())
+            if family.settings_as(other.fairseq_name, found.model) is not None
+        ]
         raise UserError(
             f"{path} holds a {family.fairseq_name} model, which cannot be converted to {to!r}"
+            + (f", but to {', '.join(known)}" if known else "")
         )
     weights = _weights(found.weights, encoder, dtype)
     _refuse_other_output(path, encoder, weights, settings, to)

@@ -190,6 +190,11 @@ def completed(cfg: DictConfig) -> DictConfig:
     ]
     if missing:
         raise UserError(f"the config leaves these to you: {'=... '.join(missing)}=...")
+    options = cfg.model.get("policy_options") if "model" in cfg and cfg.model else None
+    if options is not None and not isinstance(options, DictConfig):
+        raise UserError(
+            f"model.policy_options={options} must give options by name, such as '{{n:2,m:4}}'"
+        )
     try:
         add_defaults(cfg)
         return _config(_settings(cfg))
