@@ -21,7 +21,7 @@ import click
 
 from benchmarks.dropping_report import RESULTS, Choice, plan_key, write_report
 from speechprune.decoding.inference import evaluate
-from speechprune.dropping.finetuning import Recipe, SmallerModel
+from speechprune.dropping.finetuning import Finetuning, SmallerModel
 from speechprune.dropping.pipeline import pipeline
 from speechprune.dropping.search import VerificationSettings, eliminate_layers, verify_plans
 from speechprune.dropping.similarity import draw, similarity
@@ -205,8 +205,10 @@ def _after(
     whole: Path, data: Path, out: Path, plans: Sequence[LayerPlan], jobs: int
 ) -> Mapping[str, Mapping[str, float]]:
     """Test error rates by plan, finetuned and averaged."""
-    recipe = _recipe(data)
-    models = [SmallerModel(out / "plans" / plan_key(plan), whole, plan, recipe) for plan in plans]
+    finetuning = _finetuning(data)
+    models = [
+        SmallerModel(out / "plans" / plan_key(plan), whole, plan, finetuning) for plan in plans
+    ]
     for model in models:
         model.prepare()
     finish_all([[model.run] for model in models], jobs=jobs, tell=click.echo)
@@ -243,7 +245,7 @@ def _control(whole: Path, data: Path, folder: Path) -> Path:
     if not averaged.exists():
         export_encoder(whole, make_folder(folder) / encoder.name)
         overrides = (
-            *_recipe(data).settings,
+            *_finetuning(data).settings,
             f"model.w2v_path={path_value(encoder)}",
             f"checkpoint.finetune_from_model={path_value(whole)}",
             "model._name=wav2vec_ctc_pruned",
@@ -255,8 +257,8 @@ def _control(whole: Path, data: Path, folder: Path) -> Path:
     return averaged
 
 
-def _recipe(data: Path) -> Recipe:
-    return Recipe(data, "train", "valid", "demo/nano", UPDATES, OVERRIDES, average=5)
+def _finetuning(data: Path) -> Finetuning:
+    return Finetuning(data, "train", "valid", "demo/nano", UPDATES, OVERRIDES, average=5)
 
 
 def _rates(checkpoint: Path, data: Path, kept: Path) -> Mapping[str, float]:

@@ -30,14 +30,14 @@ ROOT = Path(__file__).resolve().parent.parent
 USER_DIR = ROOT / "user_dir" / "speechprune"
 SCRIPT = Path(sys.executable).with_name("fairseq-hydra-train")
 
-#: What a CPU needs, whatever the recipe.
+#: What a CPU needs, whatever the config.
 ON_CPU = (
     "common.cpu=true",
     "common.fp16=false",
     "distributed_training.distributed_world_size=1",
     "dataset.num_workers=0",
 )
-#: What fits recipes to models with 32 channels and utterances of a second.
+#: What fits configs to models with 32 channels and utterances of a second.
 NANO = ("model.mask_length=2", "model.mask_channel_length=4", "common.log_interval=1")
 
 #: Imported by training sooner or later. Not speechprune: training must find it by itself.
@@ -126,7 +126,7 @@ class Lab:
     def arguments(self, name: str, overrides: Iterable[str], config: str) -> list[str]:
         """The command line of run ``name``: masks on the feed-forward weights and a trained head,
         unless ``overrides`` say otherwise."""
-        folder, recipe = config.split("/")
+        folder, config_name = config.split("/")
         return [
             f"hydra.run.dir={self.folder / name}",
             f"common.user_dir={USER_DIR}",
@@ -143,7 +143,7 @@ class Lab:
             *NANO,
             *overrides,
             f"--config-dir={ROOT / 'config' / folder}",
-            f"--config-name={recipe}",
+            f"--config-name={config_name}",
         ]
 
     def train(
@@ -166,7 +166,7 @@ class Lab:
         return run_forked(self.folder / name, arguments, prepare)
 
     @cached_property
-    def recipe(self) -> DictConfig:
+    def cfg(self) -> DictConfig:
         """What hydra composes from `arguments`, with its interpolations."""
         return self.compose()
 
@@ -176,7 +176,7 @@ class Lab:
 
     def build(self, *overrides: str) -> nn.Module:
         """The model that `train` would train, built in this process."""
-        return build(OmegaConf.merge(self.recipe, OmegaConf.from_dotlist(list(overrides))))
+        return build(OmegaConf.merge(self.cfg, OmegaConf.from_dotlist(list(overrides))))
 
 
 def compose(arguments: Iterable[str]) -> DictConfig:

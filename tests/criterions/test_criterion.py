@@ -60,7 +60,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 @pytest.fixture(params=[True, False], ids=["sentences", "tokens"])
 def bench(lab: Lab, request: pytest.FixtureRequest) -> Bench:
-    return Bench(lab.recipe, request.param)
+    return Bench(lab.cfg, request.param)
 
 
 def squares(scores: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def test_a_finetuned_model_is_no_pretrained_one(lab: Lab, tmp_path: Path) -> Non
     """What is wrong, where, and what to do instead."""
     model = lab.build()
     path = tmp_path / "finetuned.pt"
-    cfg = OmegaConf.to_container(lab.recipe, resolve=True, enum_to_str=True)
+    cfg = OmegaConf.to_container(lab.cfg, resolve=True, enum_to_str=True)
     cfg["model"]["w2v_args"] = torch.load(lab.wav2vec2, weights_only=True)["cfg"]
     torch.save({"args": None, "cfg": cfg, "model": model.state_dict()}, path)
     with pytest.raises(UserError, match="finetuned.*checkpoint.finetune_from_model") as refusal:

@@ -45,7 +45,7 @@ def run(
     lab: Lab, command: str, w2v_path: Path, *more: str, updates: int = UPDATES, name: str = ""
 ) -> Run:
     config, overrides = COMMANDS[command]
-    folder, recipe = config.split("/")
+    folder, config_name = config.split("/")
     name = name or command
     arguments = [
         *overrides,
@@ -59,7 +59,7 @@ def run(
         *NANO,
         *more,
         f"--config-dir={ROOT / 'config' / folder}",
-        f"--config-name={recipe}",
+        f"--config-name={config_name}",
     ]
     return run_script(lab.folder / name, arguments)
 

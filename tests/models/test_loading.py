@@ -273,8 +273,8 @@ def test_saved_settings_are_the_given_ones_and_plain(lab: Lab, ours: Run) -> Non
     model = cfg["model"]
     assert set(model) == set(CtcConfig.__dataclass_fields__) | {"_name"}
     assert {type(v) for v in leaves(cfg)} <= {str, int, float, bool, type(None)}
-    recipe = lab.recipe
-    for key, given in recipe.model.items():
+    cfg = lab.cfg
+    for key, given in cfg.model.items():
         if key not in ("init_score", "w2v_args"):
             assert model[key] == given, key
     assert model["init_score"] == "weight_rank"

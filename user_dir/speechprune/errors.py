@@ -2,7 +2,7 @@
 
 
 class UserError(ValueError):
-    """A mistake in the input, told in one line: what was wrong, where, and what to do.
+    """A mistake in the input, described in one line: what was wrong, where, and what to do.
 
     Commands print the message and exit with status 1, without a traceback.
     """

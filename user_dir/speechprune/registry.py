@@ -43,7 +43,7 @@ class Option:
         choices: the values that it may have; none where any value of its type will do.
         optional: whether it may be None.
         default: `dataclasses.MISSING` if it has to be given.
-        details: what `option` was told of it.
+        details: what `option` was given for it.
     """
 
     name: str

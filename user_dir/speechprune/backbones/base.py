@@ -21,7 +21,7 @@ OTHER_ROLES = ("front.conv", "front.proj", "pos.conv")
 
 @dataclass(frozen=True)
 class Entry:
-    """What enters layer 0, and what each layer is told beside it.
+    """What enters layer 0, and what each layer receives beside it.
 
     Attributes:
         state: in the layers' own shape.

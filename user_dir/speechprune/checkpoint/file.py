@@ -172,6 +172,6 @@ def _damaged(path: Path, reason: object) -> str:
 
 def _first_line(reason: object) -> str:
     # What a pickle's reader stumbles over, such as the KeyError of a byte, tells nobody anything.
-    told = "" if isinstance(reason, LookupError) else str(reason)
-    lines = told.strip().splitlines()
+    words = "" if isinstance(reason, LookupError) else str(reason)
+    lines = words.strip().splitlines()
     return lines[0].rstrip(".:") if lines else type(reason).__name__

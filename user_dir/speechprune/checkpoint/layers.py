@@ -81,7 +81,7 @@ def refuse_other_layers(path: PathLike, state: Mapping[str, Any], own: LayerPlan
 
 def _lost_before(state: Mapping[str, Any]) -> LayerPlan | None:
     model = mapping((state.get("cfg") or {}).get("model"))
-    told = mapping(model.get("w2v_args")).get(DROPPED) or state.get(PROVENANCE) or {}
-    if "dropped" not in told:
+    recorded = mapping(model.get("w2v_args")).get(DROPPED) or state.get(PROVENANCE) or {}
+    if "dropped" not in recorded:
         return None
-    return LayerPlan(told["layers"], tuple(told["dropped"]))
+    return LayerPlan(recorded["layers"], tuple(recorded["dropped"]))

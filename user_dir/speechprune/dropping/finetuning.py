@@ -24,7 +24,7 @@ from speechprune.training.run import TrainingRun
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Finetuning:
     """How a smaller model is finetuned.
 
     Attributes:
@@ -84,7 +84,7 @@ class SmallerModel:
     folder: Path
     checkpoint: Path
     plan: LayerPlan
-    recipe: Recipe
+    finetuning: Finetuning
 
     @property
     def dropped(self) -> Path:
@@ -105,18 +105,22 @@ class SmallerModel:
     def run(self) -> TrainingRun:
         """Finetuning, which can be interrupted; `prepare` makes what it needs."""
         overrides = (
-            *self.recipe.settings,
+            *self.finetuning.settings,
             f"model.w2v_path={quoted(str(self.encoder.resolve()))}",
             f"checkpoint.finetune_from_model={quoted(str(self.dropped.resolve()))}",
-            *(model_settings(self.dropped, self.recipe.overrides) if self.dropped.exists() else ()),
-            *self.recipe.overrides,
+            *(
+                model_settings(self.dropped, self.finetuning.overrides)
+                if self.dropped.exists()
+                else ()
+            ),
+            *self.finetuning.overrides,
         )
         return TrainingRun(
             f"finetuning {len(self.plan.kept)} layers",
             self.folder / "finetuned",
-            self.recipe.config,
+            self.finetuning.config,
             overrides,
-            self.recipe.updates,
+            self.finetuning.updates,
             (self.dropped, self.encoder),
         )
 
@@ -141,7 +145,7 @@ class SmallerModel:
             UserError: as `speechprune.rewriting.averaging.average`.
         """
         if not self.averaged.exists():
-            average(self.run.folder, num=self.recipe.average, by=self.recipe.average_by)
+            average(self.run.folder, num=self.finetuning.average, by=self.finetuning.average_by)
         for path in sorted(self.averaged.parent.glob("checkpoint_[0-9]*_[0-9]*.pt")):
             path.unlink()
         return self.averaged
@@ -168,18 +172,18 @@ def model_settings(checkpoint: Path, overrides: Sequence[str]) -> tuple[str, ...
     )
 
 
-def rehearse_finetuning(checkpoint: Path, recipe: Recipe, layers: int) -> None:
+def rehearse_finetuning(checkpoint: Path, finetuning: Finetuning, layers: int) -> None:
     """Raise UserError for what finetuning so many layers of a checkpoint would refuse later."""
-    refuse_unread(checkpoint, recipe.overrides)
+    refuse_unread(checkpoint, finetuning.overrides)
     cfg = rehearse(
         [
-            *("--config-name", recipe.config),
-            *recipe.settings,
+            *("--config-name", finetuning.config),
+            *finetuning.settings,
             f"model.w2v_path={quoted(str(checkpoint.resolve()))}",
             f"checkpoint.finetune_from_model={quoted(str(checkpoint.resolve()))}",
-            f"optimization.max_update={recipe.updates}",
-            *model_settings(checkpoint, recipe.overrides),
-            *recipe.overrides,
+            f"optimization.max_update={finetuning.updates}",
+            *model_settings(checkpoint, finetuning.overrides),
+            *finetuning.overrides,
         ]
     )
     declared(cfg.model._name).check_depth(cfg.model, layers)

@@ -16,7 +16,7 @@ from speechprune.checkpoint.file import PROVENANCE
 from speechprune.checkpoint.finetuned import listening, read_finetuned
 from speechprune.checkpoint.layers import depth
 from speechprune.decoding.inference import Evaluation, evaluate
-from speechprune.dropping.finetuning import Recipe, SmallerModel, rehearse_finetuning
+from speechprune.dropping.finetuning import Finetuning, SmallerModel, rehearse_finetuning
 from speechprune.dropping.report import JSON, Report
 from speechprune.dropping.search import VerificationSettings, verify_plans
 from speechprune.dropping.similarity import (
@@ -86,19 +86,19 @@ class Pipeline:
         checkpoint: finetuned.
         drop: how many layers go.
         out: folder of everything.
-        recipe: of finetuning; its splits are those of the other steps too.
+        finetuning: its settings; its splits are those of the other steps too.
         test: a split for the last evaluation; none if None.
         measures: names of similarity measures; the best plans by each are verified.
         options: their settings.
         utterances: of the training split, that similarity is measured on, if there are as many.
         top: plans by each measure that are verified.
-        verification: how; its data and split are those of the recipe.
+        verification: how; its data and split are those of finetuning.
     """
 
     checkpoint: Path
     drop: int
     out: Path
-    recipe: Recipe
+    finetuning: Finetuning
     measures: tuple[str, ...]
     options: Options
     verification: VerificationSettings
@@ -123,7 +123,7 @@ class Pipeline:
         tell("search and verification")
         verified = self._verified(matrices)
         best = LayerPlan(verified["layers"], tuple(verified["plans"][0]["drop"]))
-        smaller = SmallerModel(self.out / "model", self.checkpoint, best, self.recipe)
+        smaller = SmallerModel(self.out / "model", self.checkpoint, best, self.finetuning)
         tell(f"dropping the layers {', '.join(map(str, best.dropped))}, and finetuning")
         smaller.prepare()
         finish_all([[smaller.run]])
@@ -142,7 +142,7 @@ class Pipeline:
                 )
             },
             averaged=read(smaller.averaged, mmap=True)[PROVENANCE]["averaged"],
-            asked=self.recipe.average,
+            asked=self.finetuning.average,
         ).save(self.out)
         return self.out
 
@@ -156,25 +156,25 @@ class Pipeline:
 
     @property
     def _splits(self) -> tuple[str, ...]:
-        return (self.recipe.valid, *([self.test] if self.test else []))
+        return (self.finetuning.valid, *([self.test] if self.test else []))
 
     def _check(self) -> None:
         """Refuse at once what a later step would refuse."""
         layers = depth(self.checkpoint)
         check_drop(self.drop, layers)
         check_folder(self.out)
-        refuse_test(self.recipe.valid, self.verification.allow_test)
-        refuse_own(self.recipe.overrides, _OWN, "layers auto", _OPTIONS)
-        rehearse_finetuning(self.checkpoint, self.recipe, layers - self.drop)
+        refuse_test(self.finetuning.valid, self.verification.allow_test)
+        refuse_own(self.finetuning.overrides, _OWN, "layers auto", _OPTIONS)
+        rehearse_finetuning(self.checkpoint, self.finetuning, layers - self.drop)
         rate = listening(self.checkpoint)[1]
-        for split in (self.recipe.train, *self._splits):
-            check_split(self.recipe.data, split, self._labels, sample_rate=rate, closed=False)
+        for split in (self.finetuning.train, *self._splits):
+            check_split(self.finetuning.data, split, self._labels, sample_rate=rate, closed=False)
         refuse_too_few(self._heard, build_measures(self.measures, self.options))
 
     @cached_property
     def _heard(self) -> int:
         """Utterances that similarity is measured on."""
-        _, rows = read_recordings(self.recipe.data / f"{self.recipe.train}.tsv")
+        _, rows = read_recordings(self.finetuning.data / f"{self.finetuning.train}.tsv")
         return min(self.utterances, len(rows))
 
     @cached_property
@@ -183,7 +183,7 @@ class Pipeline:
 
     def _claim(self) -> None:
         """Note what the folder is of; refuse one of other settings."""
-        data, splits = self.recipe.data, (self.recipe.train, *self._splits)
+        data, splits = self.finetuning.data, (self.finetuning.train, *self._splits)
         wanted = {
             "version": __version__,
             "checkpoint": digest(self.checkpoint),
@@ -195,8 +195,12 @@ class Pipeline:
             "seed": self.seed,
             "by": self.verification.by,
             "race": self.verification.level if self.verification.race else None,
-            "average": [self.recipe.average, self.recipe.average_by],
-            "training": [self.recipe.config, self.recipe.updates, *self.recipe.overrides],
+            "average": [self.finetuning.average, self.finetuning.average_by],
+            "training": [
+                self.finetuning.config,
+                self.finetuning.updates,
+                *self.finetuning.overrides,
+            ],
         }
         # How to train may still be corrected until something was trained.
         begun = any((self.out / "model" / "finetuned" / "checkpoints").glob("*.pt"))
@@ -208,8 +212,8 @@ class Pipeline:
         if missing:
             found = similarity(
                 self.checkpoint,
-                self.recipe.data,
-                self.recipe.train,
+                self.finetuning.data,
+                self.finetuning.train,
                 build_measures(missing, self.options),
                 utterances=self._heard,
                 seed=self.seed,
@@ -247,7 +251,7 @@ class Pipeline:
             "finetuned": smaller.run.checkpoint,
             "averaged": smaller.averaged,
         }
-        data = self.recipe.data
+        data = self.finetuning.data
         found: dict[str, dict[str, Evaluation]] = {split: {} for split in self._splits}
         for stage, path in stages.items():
             loaded = load_finetuned(path, data)
@@ -285,13 +289,13 @@ def pipeline(
     """
     yaml: Any = OmegaConf.load(find_config(config))
     updates = updates or int(yaml.optimization.max_update)
-    recipe = Recipe(data, train, valid, config, updates, overrides, num, average_by)
+    finetuning = Finetuning(data, train, valid, config, updates, overrides, num, average_by)
     verification = VerificationSettings(data, valid, allow_test, by, race, seed=seed)
     return Pipeline(
         checkpoint,
         drop,
         out,
-        recipe,
+        finetuning,
         measures,
         options_of(measures, _OF_FRAMES, {}),
         verification,

@@ -1,4 +1,4 @@
-"""fairseq's own `wav2vec_ctc`, told that configs also list the keys of masks, and what it can run.
+"""fairseq's own `wav2vec_ctc`, for which configs also list the keys of masks, and what it can run.
 
 One config serves weight and mask finetuning, so `model._name=wav2vec_ctc` must not trip over
 `model.prune_rate`. fairseq checks the keys of the models that it knows before it imports the user

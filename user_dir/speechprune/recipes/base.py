@@ -78,7 +78,7 @@ def cook(
     Args:
         recipes: names in `RECIPES` and settings.
         jobs: recipes at a time.
-        tell: is told what a recipe that is not finished is made of, and when a round begins.
+        tell: is called with a line for each recipe that is not finished, and for each round.
 
     Returns:
         the summaries' paths, in order.

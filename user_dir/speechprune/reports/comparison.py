@@ -1,6 +1,6 @@
 """Finished training runs side by side: error rates against sparsity, as means over seeds.
 
-What makes a comparison unfair or its numbers weak is told beside it: `Comparison.warnings`.
+What makes a comparison unfair or its numbers weak is said beside it: `Comparison.warnings`.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from speechprune.tables import table
 
 #: Densities that differ by no more count as equal.
 DENSITY_TOLERANCE = 0.005
-#: More pairs than that are not told apart in a figure.
+#: More pairs than that cannot be distinguished in a figure.
 _MOST_NAMED_PAIRS = 6
 
 

@@ -149,7 +149,7 @@ def short_names(paths: Sequence[Union[str, Path]]) -> list[str]:
         return [str(path) for path in paths]
     parts = [form[0] for form in forms]
     while len(set(parts)) < len(parts):
-        # Of those that are alike, each is told by its next longer form.
+        # Of those that are alike, each is named by its next longer form.
         alike = {index for index, names in enumerate(parts) if parts.count(names) > 1}
         for index in alike:
             forms[index] = forms[index][1:] or forms[index]

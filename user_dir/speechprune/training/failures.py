@@ -1,4 +1,4 @@
-"""Errors that are not the program's own mistakes, told in one line."""
+"""Errors that are not the program's own mistakes, reported in one line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LONGEST_REASON = 200
 
 
 def user_message(error: BaseException) -> str | None:
-    """The line that a user is told about ``error``; None if it is the program's own mistake.
+    """The line that a user reads about ``error``; None if it is the program's own mistake.
 
     Libraries raise errors of their own while they handle one, fairseq on every checkpoint that does
     not load: the reason may only be in the context.

@@ -50,7 +50,7 @@ _OF_OBJECTS = ("object_type", "reference_type")
 
 
 def train(arguments: Sequence[str]) -> list[float]:
-    """Do what `fairseq-hydra-train` does with ``arguments``, and tell what came of it.
+    """Do what `fairseq-hydra-train` does with ``arguments``, and return what came of it.
 
     Args:
         arguments: hydra overrides and options in any order; ``common.user_dir`` and
@@ -156,7 +156,7 @@ def train_rank(rank: int | None, settings: dict[str, Any], address: str | None) 
 
 
 def _start_hydra(job: Any, line: CommandLine) -> None:
-    """Call ``job`` with each config that the command line stands for; tell hydra's errors in one
+    """Call ``job`` with each config that the command line stands for; report hydra's errors in one
     line."""
     hydra_init(line.config_name)
     # Hydra looks for the main config folder, fairseq's, relative to the module of the job.
@@ -203,7 +203,7 @@ def completed(cfg: DictConfig) -> DictConfig:
 
 
 def _with_logging(cfg: DictConfig) -> DictConfig:
-    """Log as fairseq was told to."""
+    """Log as the config asks fairseq to."""
     if cfg.common.reset_logging:
         reset_logging()
     else:
@@ -232,7 +232,7 @@ def _train_in(cfg: DictConfig, processes: int | None, machine: Machine) -> float
     address = address_of(cfg.distributed_training.distributed_init_method)
     environment = {}
     if not machine.gpus:
-        # Ranks share the cores, and do not see GPUs that they were told not to use.
+        # Ranks share the cores, and do not see GPUs that the config rules out.
         threads = str(max(1, machine.places // processes))
         environment = {
             "CUDA_VISIBLE_DEVICES": "",

@@ -84,7 +84,33 @@ def check_settings(cfg: DictConfig) -> None:
     ):
         if is_wrong:
             raise UserError(message)
+    _check_schedule(cfg)
     declared(cfg.model._name).check_settings(cfg.model)
+
+
+def _check_schedule(cfg: DictConfig) -> None:
+    """Refuse a tri-stage schedule whose last stage is empty: fairseq divides by its length."""
+    schedule, updates = cfg.lr_scheduler, cfg.optimization.max_update
+    if schedule._name != "tri_stage":
+        return
+    ratio = schedule.phase_ratio
+    if ratio is None:
+        if schedule.decay_steps < 1:
+            raise UserError(
+                f"lr_scheduler.decay_steps={schedule.decay_steps} leaves nothing to decay in; use "
+                "at least 1, or set lr_scheduler.phase_ratio"
+            )
+        return
+    if len(ratio) != 3 or sum(ratio) != 1 or not all(0 <= part <= 1 for part in ratio):
+        raise UserError(
+            f"lr_scheduler.phase_ratio={list(ratio)} needs three parts of training that add up to "
+            "1, such as [0.1,0.4,0.5]"
+        )
+    if int(updates * ratio[2]) < 1:
+        raise UserError(
+            f"optimization.max_update={updates} leaves no update for the last stage of "
+            f"lr_scheduler.phase_ratio={list(ratio)}; train longer, or enlarge its last part"
+        )
 
 
 def warn_of_unread(cfg: DictConfig, given: Collection[str]) -> None:

@@ -145,7 +145,7 @@ def _first_failed(ranks: Sequence[_Rank]) -> list[_Rank]:
 
 
 def _explained(failed: Sequence[_Rank]) -> str:
-    """Why training ended: a rank that was killed or told its reason comes before one that only
+    """Why training ended: a rank that was killed or gave its reason comes before one that only
     noticed that it was left alone."""
     killed_first = sorted(failed, key=lambda rank: (rank.process.exitcode or 0) >= 0)
     for rank in killed_first:

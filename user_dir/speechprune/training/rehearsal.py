@@ -1,4 +1,4 @@
-"""What training would refuse of settings and data, told before anything is started."""
+"""What training would refuse of settings and data, reported before anything is started."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class Round(Protocol):
 
     Attributes:
         name: for people.
-        target: the file or folder that it is told by.
+        target: the file or folder that identifies it.
         makes: the file or folder that later rounds need.
         needs: what has to be there first.
         is_begun: whether there is something to go on from.
@@ -53,7 +53,7 @@ def finish_all(
 
     Args:
         jobs: plans at a time; with more than one, each trains with one thread.
-        tell: is told when a step begins.
+        tell: is called with a line when a step begins.
 
     Raises:
         UserError: a step failed, or one is missing that a later one was made from.
