@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from statistics import median
 
@@ -23,6 +22,7 @@ import numpy as np
 
 from speechprune.masking.bits import PackedMask
 from speechprune.masking.mask_set import MaskSet
+from speechprune.recipes.nano import ASSET
 
 #: The console script, which beside the time says what it imported, if it is asked.
 PROGRAM = """
@@ -88,11 +88,10 @@ def commands(folder: Path) -> Iterator[tuple[list[str], dict[str, str]]]:
         yield line.split(), {}
     train(folder)
     yield "compare run --subset test".split(), {}
-    nano = str(files("speechprune") / "assets" / "nano_wav2vec2.pt")
     masks = ("--by", "global-magnitude", "--sparsity", "0.5")
     yield ["policies"], {}
     yield "train --config-name demo/nano --cfg job".split(), {}
-    yield ["masks", "make", nano, "made.safetensors", *masks], {}
+    yield ["masks", "make", str(ASSET), "made.safetensors", *masks], {}
     yield "evaluate run/checkpoints/checkpoint_last.pt --data data --subset test".split(), {}
 
 
@@ -114,8 +113,7 @@ def write_masks_and_matrix(folder: Path) -> None:
 
 def train(folder: Path) -> None:
     """A finished run of ten updates in ``folder``/run, which was compared once."""
-    nano = files("speechprune") / "assets" / "nano_wav2vec2.pt"
-    settings = ("task.data=data", f"model.w2v_path={nano}", "optimization.max_update=10")
+    settings = ("task.data=data", f"model.w2v_path={ASSET}", "optimization.max_update=10")
     for words in (
         ["train", "--config-name", "demo/nano", "hydra.run.dir=run", *settings],
         ["compare", "run", "--subset", "test"],

@@ -200,7 +200,7 @@ def _fold(character: str) -> str:
 
 
 def _upper(character: str, dotted: bool) -> str:
-    """One upper-case letter, perhaps with marks; the letter itself where there is no such one."""
+    """One upper-case letter, perhaps with marks; the letter itself if it has none."""
     if character == "i" and dotted:
         return "İ"
     if character == "ß":

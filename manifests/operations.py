@@ -49,8 +49,8 @@ def rearrange(
         overwrite: replace a manifest folder at `out`.
 
     Raises:
-        UserError: there is no such split, a name is taken or unfit, `source` is malformed or would
-            be lost, or as `folders.replacing` and `choose`.
+        UserError: the split does not exist, a name is taken or unfit, `source` is malformed or
+            would be lost, or as `folders.replacing` and `choose`.
     """
     _check_names(source, split, names)
     keep_sources(out, [source])

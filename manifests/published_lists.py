@@ -26,7 +26,7 @@ _ONE_HOUR = "_1.0_"
 def language_folder(folder: Path, language: str) -> Path:
     """The folder of one language's lists: below `folder`, or `folder` itself.
 
-    Raises UserError if there is no such folder.
+    Raises UserError if the folder does not exist.
     """
     folder = folder.absolute()
     below = folder / language

@@ -98,7 +98,7 @@ def check_folder(
         max_tokens: most samples that fit in a batch.
 
     Raises:
-        UserError: there is no such folder, or no split in it.
+        UserError: the folder does not exist, or holds no split.
     """
     names = split_names(folder)
     check = _Check(folder, sample_rate, max_tokens)

@@ -12,7 +12,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -209,11 +209,11 @@ def build(cfg: DictConfig) -> nn.Module:
     return task.build_model(cfg.model)
 
 
-def run_script(folder: Path, arguments: list[str]) -> Run:
-    """Run the console script itself, as a user does."""
+def run_script(folder: Path, arguments: list[str], program: Sequence[str] = (str(SCRIPT),)) -> Run:
+    """Run fairseq's console script itself, or another program, in ``folder``, as a user does."""
     folder.mkdir(parents=True, exist_ok=True)
     ran = subprocess.run(
-        [str(SCRIPT), *arguments],
+        [*program, *arguments],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from loop import Run
 from torch import Tensor
 
 
@@ -51,3 +52,13 @@ def difference(first: Any, second: Any, path: str = "") -> list[str]:
         pairs = enumerate(zip(first, second))
         return [d for i, (a, b) in pairs for d in difference(a, b, f"{path}[{i}]")]
     return [] if first == second else [f"{path}: {first!r} and {second!r}"]
+
+
+def assert_ends_equal(run: Run, other: Run, updates: int) -> None:
+    """Weights, all that masks add to them, moments, fp32 copies, learning rate and place in the
+    data are equal, after ``updates``."""
+    first, second = run.checkpoint(), other.checkpoint()
+    assert difference(first["model"], second["model"]) == []
+    assert difference(first["last_optimizer_state"], second["last_optimizer_state"]) == []
+    assert first["extra_state"]["train_iterator"] == second["extra_state"]["train_iterator"]
+    assert {c["optimizer_history"][-1]["num_updates"] for c in (first, second)} == {updates}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,8 +61,9 @@ def command(
     """
     from speechprune.figures import grouped_bars
     from speechprune.recipes.demo import adapt_and_measure, synthetic_corpus
+    from speechprune.recipes.nano import ASSET
 
-    model = model or Path(str(files("speechprune"))) / "assets" / "nano_wav2vec2.pt"
+    model = model or ASSET
     data = data or synthetic_corpus(out / "data")
     jobs = jobs or min(3, os.cpu_count() or 1)
     results = adapt_and_measure(data, model, out, updates, overrides, jobs)

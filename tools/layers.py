@@ -14,6 +14,15 @@ from speechprune.files import check_folder, make_folder, refuse_to_replace
 from speechprune.layers.plan import read_plans
 
 _PATH = click.Path(path_type=Path)
+_drop = click.option(
+    "--drop", required=True, type=int, metavar="K", help="Number of layers to drop."
+)
+_by = click.option(
+    "--by",
+    type=click.Choice(["cer", "wer"]),
+    help="Error rate that ranks plans; by default cer for letters, else wer.",
+)
+_race = click.option("--race", is_flag=True, help="Stop plans that are clearly worse early.")
 
 
 @click.group(context_settings={"show_default": True})
@@ -105,7 +114,7 @@ def similarity(
 
 @command.command()
 @click.argument("matrix", type=_PATH)
-@click.option("--drop", required=True, type=int, metavar="K", help="Number of layers to drop.")
+@_drop
 @click.option(
     "--method",
     type=click.Choice(["greedy", "beam", "exhaustive", "random", "exact"]),
@@ -162,12 +171,8 @@ def _evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--data", required=True, type=_PATH, help="Folder of manifests."),
             click.option("--subset", required=True, help="Name of a validation manifest."),
             click.option("--allow-test", is_flag=True, help="Allow a subset whose name says test."),
-            click.option(
-                "--by",
-                type=click.Choice(["cer", "wer"]),
-                help="Error rate that ranks plans; by default cer for letters, else wer.",
-            ),
-            click.option("--race", is_flag=True, help="Stop plans that are clearly worse early."),
+            _by,
+            _race,
             click.option("--level", default=0.05, help="Significance level of the race's test."),
             click.option("--seed", default=0, type=click.IntRange(0), help="Seed of the race."),
             click.option(
@@ -215,7 +220,7 @@ def verify(checkpoint: Path, plans: str, **options: Any) -> None:
 
 @command.command()
 @click.argument("checkpoint", metavar="CKPT", type=_PATH)
-@click.option("--drop", required=True, type=int, metavar="K", help="Number of layers to drop.")
+@_drop
 @_evaluation_options
 def greedy(checkpoint: Path, drop: int, **options: Any) -> None:
     """Drop K layers of CKPT, a finetuned model, one by one, by its error rate (GLP).
@@ -251,7 +256,7 @@ def drop(checkpoint: Path, plan: str, out: Path) -> None:
 
 @command.command()
 @click.argument("checkpoint", metavar="CKPT", type=_PATH)
-@click.option("--drop", required=True, type=int, metavar="K", help="Number of layers to drop.")
+@_drop
 @click.option("--data", required=True, type=_PATH, help="Folder of manifests.")
 @click.option("--train", required=True, help="Split to measure similarity on and to finetune on.")
 @click.option("--valid", required=True, help="Split to choose plans and checkpoints on.")
@@ -276,12 +281,8 @@ def drop(checkpoint: Path, plan: str, out: Path) -> None:
     type=click.IntRange(min=1),
     help="Number of plans of each measure to verify.",
 )
-@click.option(
-    "--by",
-    type=click.Choice(["cer", "wer"]),
-    help="Error rate that ranks plans; by default cer for letters, else wer.",
-)
-@click.option("--race", is_flag=True, help="Stop plans that are clearly worse early.")
+@_by
+@_race
 @click.option(
     "--config-name", "config", default="finetuning/base_1h", help="Config to finetune by."
 )

@@ -193,8 +193,8 @@ def test_test_data_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["valid", "dev-clean", "latest", "contest", "testimony"])
-def test_other_data_is_not(name: str) -> None:
-    refuse_test(name, allowed=False)
+def test_other_data_is_not_taken_for_test_data(name: str) -> None:
+    refuse_test(name, allowed=False)  # or it raises UserError
 
 
 def test_ranks_put_full_measurements_first() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from checkpoints import logits, refusal
 from click.testing import CliRunner
-from loop import Lab, Run
+from loop import Lab, Run, build
 from nano import write_finetuned, write_hubert
 from test_command_lines import (
     ATTENTION,
@@ -35,6 +35,7 @@ from speechprune.decoding.inference import transcribe
 from speechprune.errors import UserError
 from speechprune.models.loading import load_encoder, load_finetuned
 from speechprune.models.mask_reading import read_checkpoint_masks
+from speechprune.models.names import ROUTER, WEIGHTS
 from speechprune.models.sites import encoder_of_model
 from speechprune.rewriting.averaging import average
 from speechprune.rewriting.conversion import convert
@@ -334,6 +335,15 @@ def test_commands_find_layers_and_look_at_masks(
 def test_short_audio_has_no_text(masks_run: Run) -> None:
     loaded = load_finetuned(masks_run.path())
     assert transcribe(loaded, [torch.zeros(100).numpy(), torch.randn(8000).numpy()])[0] == ""
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, ROUTER])
+def test_audio_is_normalised_as_in_pretraining(name: str, lab: Lab) -> None:
+    """By fairseq's own model too, without speechprune's own checks before training."""
+    flags = (f"model._name={name}", f"model.w2v_path={lab.hubert_large}")
+    build(lab.compose(*flags, "task.normalize=true"))
+    message = refusal(build, lab.compose(*flags, "task.normalize=false"))
+    assert "was pretrained with normalize=true, not false" in message
 
 
 def test_a_file_without_its_encoder_is_refused(lab: Lab, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from speechprune.errors import UserError
 from speechprune.masking.mask_set import MaskSet
 from speechprune.masking.masked_site import masked_weight, original_weight
 from speechprune.masking.policies import POLICIES
+from speechprune.models.declaration import declared
 from speechprune.models.loading import load_finetuned
 from speechprune.models.mask_reading import read_checkpoint_masks
 from speechprune.models.names import POLICY
@@ -210,6 +212,30 @@ def _masks(lab: Lab, folder: Path, policy: str) -> Path:
     path = folder / f"{policy}.safetensors"
     model.mask_controller.mask_set().save(path)
     return path
+
+
+@pytest.mark.parametrize(
+    ("settings", "label"),
+    [
+        ({"policy": "random"}, "random"),
+        ({"policy": "random", "train_weights": True}, "random"),
+        ({"policy": "snip", "train_weights": False}, "snip (weights frozen)"),
+        ({"policy": "n_m", "policy_options": {"n": 1, "m": 4}}, "n_m (m=4, n=1)"),
+        (
+            {"policy": "s3router", "policy_options": {"sigmoid": True}, "train_weights": True},
+            "s3router (sigmoid=True, weights trained)",
+        ),
+    ],
+)
+def test_reports_tell_settings_of_a_policy_apart(settings: dict[str, Any], label: str) -> None:
+    """Runs of equal labels count as one method with several seeds."""
+    assert declared(POLICY).label_of({"_name": POLICY, **settings}) == label
+
+
+def test_an_unset_flag_is_the_network_of_its_value() -> None:
+    unset = {"policy": "s3router", "train_weights": None, "prune_biases": None}
+    said = {"policy": "s3router", "train_weights": False, "prune_biases": False}
+    assert declared(POLICY).network(unset) == declared(POLICY).network(said) == said
 
 
 def test_scores_start_in_agreement_with_given_masks(lab: Lab, tmp_path: Path) -> None:

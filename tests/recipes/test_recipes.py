@@ -232,8 +232,10 @@ def test_other_settings_are_refused(started: Setting) -> None:
         cook([("omp", started)])
 
 
-def test_the_order_of_overrides_is_no_other_setting(started: Setting) -> None:
-    cook([("omp", replace(started, overrides=SHORT[::-1]))])
+def test_the_order_of_overrides_does_not_matter(started: Setting) -> None:
+    told: list[str] = []
+    again = cook([("omp", replace(started, overrides=SHORT[::-1]))], tell=told.append)
+    assert again == cook([("omp", started)]) and told == []
 
 
 def test_a_mask_of_another_checkpoint_is_refused(started: Setting) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +15,11 @@ from nano import (
     write_wav2vec2,
 )
 
+from speechprune.backbones.hubert import Hubert
 from speechprune.checkpoint import digest, read
 from speechprune.models.loading import load_finetuned
 from speechprune.models.mask_reading import read_checkpoint_masks
+from speechprune.models.plain import plain_model
 from speechprune.rewriting.folding import fold
 
 
@@ -94,3 +98,18 @@ def test_fold_leaves_another_alphabet_alone(pretrained: Path, data: Path, tmp_pa
     (folder / "folded.pt").mkdir()
     assert "is a folder; name a file" in refusal(fold, path, folder / "folded.pt")
     assert [file.name for file in folder.iterdir()] == ["folded.pt"]
+
+
+def test_a_network_that_no_plain_model_has_is_refused() -> None:
+    """Of a family that fairseq cannot finetune, and that is not wav2vec 2.0 under another name."""
+
+    class Other(Hubert):
+        fairseq_name = "other"
+
+        def settings_as(self, family: str, settings: Mapping[str, Any]) -> None:
+            return None
+
+    pretrained = {"w2v_args": {"model": {}, "task": {}}}
+    message = refusal(plain_model(Other()).adapt, pretrained)
+    assert "no CTC model for encoders of other" in message
+    assert "unknown layout 'hubert'" in refusal(plain_model, Other(), "hubert")

@@ -102,7 +102,7 @@ def test_averages_of_the_weights_lose_the_layers_too(pretrained: Path, tmp_path:
 
 
 def test_depth_is_counted(pretrained: Path, tmp_path: Path) -> None:
-    """Not believed: of a model without weights for them there are no layers."""
+    """Layers are counted by their weights, whatever the settings say."""
     assert depth(pretrained) == 3
     assert depth(write_pretrained(tmp_path / "data2vec.pt", "data2vec")) == 4
     assert depth(ASSET) == len({k.split(".")[2] for k in read(ASSET)["model"] if ".fc1.w" in k})

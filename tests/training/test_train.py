@@ -7,17 +7,18 @@ import multiprocessing
 import os
 import resource
 import signal
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from loop import NANO, PRELOAD, Lab, Run
+from loop import NANO, PRELOAD, Lab, Run, run_script
 
 from speechprune.tools.main import main
 
+#: The command as a user starts it.
+SPEECHPRUNE = (sys.executable, "-m", "speechprune.tools.main")
 WORLD = "distributed_training.distributed_world_size"
 
 
@@ -44,19 +45,6 @@ def arguments(lab: Lab, name: str, *more: str) -> list[str]:
         *more,
         "--config-name=base_1h",
     ]
-
-
-def run_script(folder: Path, words: list[str]) -> Run:
-    """The command as a user starts it, in ``folder``."""
-    ran = subprocess.run(
-        [sys.executable, "-m", "speechprune.tools.main", *words],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    return Run(folder, ran.returncode, ran.stdout)
 
 
 def run_forked(folder: Path, words: list[str], prepare=None) -> Run:
@@ -99,7 +87,7 @@ def test_two_processes_train_together_on_a_cpu(lab: Lab) -> None:
         word.replace(f"{lab.folder}/", "") for word in arguments(lab, "two", f"{WORLD}=2", *batches)
     ]
     assert "task.data=data" in words
-    run = run_script(lab.folder, words)
+    run = run_script(lab.folder, words, SPEECHPRUNE)
     assert run.exit_code == 0, run.output[-3000:]
     run = Run(lab.folder / "two", 0, run.output)
     state = run.checkpoint("last")

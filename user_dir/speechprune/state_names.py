@@ -59,7 +59,7 @@ _OF_MASKS = (scores_key, mask_key, regrown_key, observed_key)
 
 def is_mask(key: str) -> bool:
     """Whether a key is that of a packed mask."""
-    return key.endswith("_mask")
+    return key.endswith(mask_key(""))
 
 
 def is_scores(key: str) -> bool:
@@ -69,12 +69,12 @@ def is_scores(key: str) -> bool:
 
 def is_regrown(key: str) -> bool:
     """Whether a key is that of what removed entries have grown to."""
-    return key.endswith("_regrown")
+    return key.endswith(regrown_key(""))
 
 
 def is_of_masks(key: str) -> bool:
     """Whether a key is of what a mask adds to its tensor."""
-    return is_mask(key) or is_scores(key) or is_regrown(key) or key.endswith("_observed")
+    return is_mask(key) or is_scores(key) or is_regrown(key) or key.endswith(observed_key(""))
 
 
 def masked_key(regrown: str) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from speechprune.backbones.base import BACKBONES
@@ -61,11 +60,8 @@ class Hubert(Wav2Vec2):
         cfg = SimpleNamespace(sample_rate=task.get("sample_rate") or _SAMPLE_RATE)
         return SimpleNamespace(cfg=cfg, dictionaries=[None])
 
-    def fresh(self, model: Any, seed: int) -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            fresh = self.build(*model.built_from)
-        return fresh.eval().requires_grad_(False)
+    def _rebuilt(self, model: Any) -> nn.Module:
+        return self.build(*model.built_from)
 
     def features(
         self, model: Any, source: Tensor, padding_mask: Tensor | None, *, mask: bool = False
@@ -77,5 +73,7 @@ class Hubert(Wav2Vec2):
         """Each frame stands for an equal share of the batch's samples, and counts as an utterance's
         own if one of its samples is; what is left over at the end of the batch stands for none."""
         frames = self.frame_count(model, padded)
+        if not frames:
+            return 0
         share = (padded - padded % frames) // frames
         return min(frames, -(-samples // share))

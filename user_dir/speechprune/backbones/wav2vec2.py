@@ -50,9 +50,15 @@ class Wav2Vec2(Backbone):
     def fresh(self, model: Any, seed: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            fresh = type(model)(model.cfg)
-        fresh.remove_pretraining_modules()
+            fresh = self._rebuilt(model)
         return fresh.eval().requires_grad_(False)
+
+    def _rebuilt(self, model: Any) -> nn.Module:
+        """An encoder of the same settings, without its pretraining heads."""
+        rebuilt: Any = type(model)(model.cfg)
+        rebuilt.remove_pretraining_modules()
+        encoder: nn.Module = rebuilt
+        return encoder
 
     def features(
         self, model: Any, source: Tensor, padding_mask: Tensor | None, *, mask: bool = False

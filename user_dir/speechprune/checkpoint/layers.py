@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def family_of(state: Mapping[str, Any], path: PathLike) -> Backbone:
         raise UserError(f"{path}: {error}") from error
 
 
-def count_layers(keys: Iterable[str], family: Backbone, path: PathLike) -> int:
+def count_layers(keys: Collection[str], family: Backbone, path: PathLike) -> int:
     """How many layers have tensors; raises UserError if none has."""
     layers = 0
     while any(family.key_without_layers(key, [layers]) is None for key in keys):

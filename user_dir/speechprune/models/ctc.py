@@ -12,7 +12,6 @@ from torch import nn
 from speechprune.backbones import Backbone, find_backbone
 from speechprune.checkpoint import read
 from speechprune.checkpoint.layers import DROPPED, lost_layers, refuse_other_layers
-from speechprune.checkpoint.pretrained import check_pretrained
 from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan
 from speechprune.models.declaration import LAYER_FLAGS, Declared
@@ -47,7 +46,6 @@ class Ctc(Declared, Wav2VecCtc):
         from_pretrained = cfg.w2v_args is None
         if from_pretrained:
             cls.check_settings(cfg)
-            check_pretrained(cfg.w2v_path, cfg.normalize)
         model = cls(cfg, build_encoder(cfg, len(task.target_dictionary)))
         if from_pretrained:
             model.drop_layers()

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
 from speechprune.backbones import Backbone, backbone_called
-from speechprune.checkpoint.pretrained import model_name
+from speechprune.checkpoint.pretrained import check_pretrained, model_name
 from speechprune.checkpoint.settings import encoder_of
 from speechprune.errors import UserError
 from speechprune.state_names import PRETRAINED
@@ -33,9 +33,10 @@ def build_encoder(cfg: Any, output_size: int) -> Wav2VecEncoder:
         output_size: symbols of the output layer.
 
     Raises:
-        UserError: the pretrained model is of an unknown family, or its file lacks weights.
+        UserError: as `check_pretrained`, or the pretrained file lacks weights.
     """
     if cfg.w2v_args is None:
+        check_pretrained(cfg.w2v_path, cfg.normalize)
         family = backbone_called(model_name(cfg.w2v_path))
     else:
         settings = encoder_of({"w2v_args": cfg.w2v_args})

@@ -23,7 +23,7 @@ from speechprune.checkpoint.finetuned import find_dictionary, read_finetuned
 from speechprune.checkpoint.pretrained import model_name
 from speechprune.errors import UserError
 from speechprune.models.encoder import load_weights
-from speechprune.models.names import HUBERT_WEIGHTS, WEIGHTS
+from speechprune.models.names import HUBERT_WEIGHTS, WEIGHTS, is_ctc
 from speechprune.models.registration import register_all
 from speechprune.models.sites import encoder_of_model
 from speechprune.state_names import is_finetuned
@@ -94,7 +94,7 @@ def read_known(path: PathLike) -> dict[str, Any]:
     state = read_finetuned(path)
     model = state["cfg"].model
     name = model.get("_name")
-    if name not in MODEL_REGISTRY or "ctc" not in name:
+    if name not in MODEL_REGISTRY or not is_ctc(name):
         raise UserError(
             f"{path} holds a model {name!r}, which is not a CTC model that speechprune knows"
         )

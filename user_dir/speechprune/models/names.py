@@ -20,3 +20,8 @@ PARP = "wav2vec_ctc_parp"
 FIXED_MASK = "wav2vec_ctc_masked"
 #: Any mask policy, with weights trained or frozen.
 POLICY = "wav2vec_ctc_policy"
+
+
+def is_ctc(name: str) -> bool:
+    """Whether a model's name is that of a CTC model, ours, fairseq's or one of a user's."""
+    return "ctc" in name

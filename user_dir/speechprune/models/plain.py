@@ -16,6 +16,8 @@ from speechprune.state_names import ENCODER
 
 #: The family whose models every version of fairseq can finetune and load.
 _KNOWN_EVERYWHERE = "wav2vec2"
+#: The one family besides that fairseq has a CTC model for.
+_HUBERT = "hubert"
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,10 @@ def plain_model(family: Backbone, layout: str = _KNOWN_EVERYWHERE) -> PlainModel
         return PlainModel(WEIGHTS, keys, lambda settings: {})
     layouts = {
         _KNOWN_EVERYWHERE: PlainModel(WEIGHTS, keys, lambda settings: _converted(settings, family)),
-        "hubert": PlainModel(HUBERT_WEIGHTS, HubertCtcConfig.__dataclass_fields__, _untargeted),
     }
+    if family.fairseq_name == _HUBERT:
+        known = HubertCtcConfig.__dataclass_fields__
+        layouts[_HUBERT] = PlainModel(HUBERT_WEIGHTS, known, _untargeted)
     if layout not in layouts:
         raise UserError(unknown_name("layout", layout, list(layouts)))
     return layouts[layout]
@@ -66,7 +70,13 @@ def plain_model(family: Backbone, layout: str = _KNOWN_EVERYWHERE) -> PlainModel
 def _converted(settings: Dict[str, Any], family: Backbone) -> Dict[str, Tensor]:
     """The same network in the family that every fairseq knows."""
     pretrained = settings["w2v_args"]
-    pretrained["model"] = family.settings_as(_KNOWN_EVERYWHERE, pretrained["model"])
+    converted = family.settings_as(_KNOWN_EVERYWHERE, pretrained["model"])
+    if converted is None:
+        raise UserError(
+            f"fairseq has no CTC model for encoders of {family.fairseq_name}, which are not the "
+            f"same network as those of {_KNOWN_EVERYWHERE} either"
+        )
+    pretrained["model"] = converted
     task = pretrained["task"]
     heard = {key: task[key] for key in ("normalize", "sample_rate") if key in task}
     pretrained["task"] = {"_name": "audio_pretraining", "data": task.get("data"), **heard}

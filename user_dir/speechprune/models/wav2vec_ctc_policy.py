@@ -50,8 +50,20 @@ class Wav2VecCtcPolicy(PrunedCtc):
         if cfg["policy"] == "parp":
             start = cfg["start_sparsity"]
             return "PARP" if start is None or start >= cfg["sparsity"] else "PARP-P"
-        frozen = ", weights frozen" if cfg.get("train_weights") is False else ""
-        return f"{cfg['policy']}{frozen}"
+        facts = [
+            f"{key}={value}" for key, value in sorted((cfg.get("policy_options") or {}).items())
+        ]
+        trains = cfg.get("train_weights")
+        if trains not in (None, POLICIES.get(cfg["policy"]).trains_weights):
+            facts.append("weights trained" if trains else "weights frozen")
+        return f"{cfg['policy']} ({', '.join(facts)})" if facts else str(cfg["policy"])
+
+    @classmethod
+    def network(cls, cfg: Mapping[str, Any]) -> Dict[str, Any]:
+        found = super().network(cfg)
+        if found.get("train_weights", False) is None:
+            found["train_weights"] = bool(POLICIES.get(cfg["policy"]).trains_weights)
+        return found
 
     @classmethod
     def sparsity_of(cls, cfg: Mapping[str, Any]) -> Optional[float]:

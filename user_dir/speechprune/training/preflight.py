@@ -18,6 +18,7 @@ from speechprune.errors import UserError
 from speechprune.manifests.check import SplitSummary, check_split
 from speechprune.models.declaration import declared
 from speechprune.models.layer_flags import drops_layers, plan_of
+from speechprune.models.names import is_ctc
 from speechprune.models.restart import LAST, RESETS
 from speechprune.registry import unknown_name
 from speechprune.state_names import has_masks, is_finetuned
@@ -127,10 +128,8 @@ def warn_of_unread(cfg: DictConfig, given: Collection[str]) -> None:
 
 def warn_of_denser_best(cfg: DictConfig) -> None:
     """Warn if `checkpoint_best.pt` may come from a time before the target sparsity."""
-    end, after = (
-        declared(cfg.model._name).sparse_from(cfg.model),
-        cfg.dataset.validate_after_updates,
-    )
+    end = declared(cfg.model._name).sparse_from(cfg.model)
+    after = cfg.dataset.validate_after_updates
     if after < end and not cfg.dataset.disable_validation:
         logger.warning(
             f"the target sparsity is reached at update {end}, but validation begins after {after}: "
@@ -163,7 +162,7 @@ def check_checkpoints(cfg: DictConfig) -> None:
                 f"{settings.finetune_from_model} has masks, which {model._name} does not know; "
                 "bake them in with `speechprune masks fold`, or train another model"
             )
-        if "ctc" in model._name and not is_finetuned(state["model"]):
+        if is_ctc(model._name) and not is_finetuned(state["model"]):
             raise UserError(
                 f"{settings.finetune_from_model} is not a finetuned CTC model; give a "
                 "pretrained one as model.w2v_path"
