@@ -219,11 +219,11 @@ def _masks(lab: Lab, folder: Path, policy: str) -> Path:
     [
         ({"policy": "random"}, "random"),
         ({"policy": "random", "train_weights": True}, "random"),
-        ({"policy": "snip", "train_weights": False}, "snip (weights frozen)"),
-        ({"policy": "n_m", "policy_options": {"n": 1, "m": 4}}, "n_m (m=4, n=1)"),
+        ({"policy": "snip", "train_weights": False}, "snip, weights frozen"),
+        ({"policy": "n_m", "policy_options": {"n": 1, "m": 4}}, "n_m, m=4, n=1"),
         (
             {"policy": "s3router", "policy_options": {"sigmoid": True}, "train_weights": True},
-            "s3router (sigmoid=True, weights trained)",
+            "s3router, sigmoid=True, weights trained",
         ),
     ],
 )

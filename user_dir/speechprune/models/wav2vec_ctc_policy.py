@@ -50,13 +50,12 @@ class Wav2VecCtcPolicy(PrunedCtc):
         if cfg["policy"] == "parp":
             start = cfg["start_sparsity"]
             return "PARP" if start is None or start >= cfg["sparsity"] else "PARP-P"
-        facts = [
-            f"{key}={value}" for key, value in sorted((cfg.get("policy_options") or {}).items())
-        ]
+        options = sorted((cfg.get("policy_options") or {}).items())
+        parts = [str(cfg["policy"]), *(f"{key}={value}" for key, value in options)]
         trains = cfg.get("train_weights")
         if trains not in (None, POLICIES.get(cfg["policy"]).trains_weights):
-            facts.append("weights trained" if trains else "weights frozen")
-        return f"{cfg['policy']} ({', '.join(facts)})" if facts else str(cfg["policy"])
+            parts.append("weights trained" if trains else "weights frozen")
+        return ", ".join(parts)
 
     @classmethod
     def network(cls, cfg: Mapping[str, Any]) -> Dict[str, Any]:
