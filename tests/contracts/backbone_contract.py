@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Callable
+from functools import partial
+from typing import Any, Callable
 
+import numpy as np
 import pytest
 import torch
 from nano import SAMPLE_RATE
@@ -39,7 +41,6 @@ class Family:
     backbone: Backbone
     build: Callable[..., nn.Module]
     final_norm: bool
-    ignores_padding: bool
 
     def __str__(self) -> str:
         return self.name
@@ -179,23 +180,29 @@ def hidden_states_are_those_of_the_layers(family: Family) -> None:
 
 
 def features_are_what_fairseq_extracts(family: Family) -> None:
-    """Output and padding mask, with and without padding; masked spans change it in training."""
+    """In training, with and without padding, and otherwise without; masked spans change it."""
     model = family.build()
     source = audio()
     padding_mask = torch.zeros(source.shape, dtype=torch.bool)
     padding_mask[1, 3000:] = True
-    for given in (None, padding_mask):
+
+    def seeded(extract: Callable[..., Any], given: Tensor | None, mask: bool) -> Any:
+        torch.manual_seed(1)
+        np.random.seed(1)
         with torch.no_grad():
-            features, padding = family.backbone.features(model, source, given)
-            expected = model.extract_features(source, given, mask=False)
-        if isinstance(expected, dict):
-            expected = expected["x"], expected["padding_mask"]
+            found = extract(source, given, mask=mask)
+        return (found["x"], found["padding_mask"]) if isinstance(found, dict) else found
+
+    for given, training in ((None, False), (None, True), (padding_mask, True)):
+        model.train(training)
+        features, padding = seeded(partial(family.backbone.features, model), given, False)
+        expected = seeded(model.extract_features, given, False)
         assert torch.equal(features, expected[0])
         assert (padding is None) == (expected[1] is None)
         assert padding is None or torch.equal(padding, expected[1])
-    with torch.no_grad():
-        masked, _ = family.backbone.features(model.train(), source, None, mask=True)
-    assert masked.shape == expected[0].shape and masked.isfinite().all()
+        if given is None:  # the shorter one is too short for a span
+            masked, _ = seeded(partial(family.backbone.features, model), given, True)
+            assert masked.shape == features.shape and not torch.equal(masked, features)
 
 
 def frames_are_counted(family: Family) -> None:
@@ -228,30 +235,49 @@ def a_fresh_model_is_of_the_same_settings(family: Family) -> None:
         assert not torch.equal(tensor, model.state_dict()[site.name]), site.name
 
 
-def padding_is_told_and_ignored(family: Family) -> None:
-    """Frames are counted as the family says; states agree where it allows that.
+def batched_equals_alone(family: Family) -> None:
+    """Hidden states, outputs and counts of frames depend on no other utterance, nor on padding.
 
-    Only where padded frames are counted as those of an utterance alone can they agree to its end.
+    Frame counts are odd and even, and one utterance has a single frame.
     """
+    model = family.build().requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.bias.fill_(1.0)  # what it makes of zeros is not zero
+    lengths = [LENGTHS[0], LENGTHS[0] - 2000, LENGTHS[0] - 2320, 400]
+    source = audio(len(lengths))
+    padding_mask = torch.arange(source.shape[1]) >= torch.tensor(lengths)[:, None]
+    source = source.masked_fill(padding_mask, 0)
+    features, told = family.backbone.features(model, source, padding_mask)
+    together, padding = family.backbone.hidden_states(model, source, padding_mask)
+    assert told is not None and torch.equal(told, padding)
+    for index, length in enumerate(lengths):
+        own = source[index : index + 1, :length]
+        frames = family.backbone.frame_count(model, length)
+        assert padding[index].tolist() == [i >= frames for i in range(padding.shape[1])]
+        alone, _ = family.backbone.hidden_states(model, own, None)
+        torch.testing.assert_close(
+            features[index, :frames], output(model, own)[0], atol=1e-5, rtol=0
+        )
+        for state, expected in zip(together, alone, strict=True):
+            torch.testing.assert_close(state[index, :frames], expected[0], atol=1e-5, rtol=0)
+
+
+def padding_changes_nothing_in_the_model(family: Family) -> None:
+    """Hearing utterances apart leaves no trace: modules, hooks and keys are as they were."""
     model = family.build()
-    for shorter in (LENGTHS[0] - 2000, LENGTHS[0] - 2320):
-        source = audio()
-        source[1, shorter:] = 0.0
-        padding_mask = torch.zeros(source.shape, dtype=torch.bool)
-        padding_mask[1, shorter:] = True
-        with torch.no_grad():
-            together, padding = family.backbone.hidden_states(model, source, padding_mask)
-            alone, unpadded = family.backbone.hidden_states(model, source[1:, :shorter], None)
-        alone_frames = unpadded.shape[1]
-        assert alone_frames == family.backbone.frame_count(model, shorter)
-        frames = family.backbone.padded_frame_count(model, shorter, LENGTHS[0])
-        assert padding.shape == together[0].shape[:2]
-        assert (~padding).sum(1).tolist() == [together[0].shape[1], frames]
-        assert not padding[1, :frames].any()
-        for state, own in zip(together, alone):
-            shared = min(frames, alone_frames)
-            agree = torch.allclose(state[1:, :shared], own[:, :shared], atol=1e-5)
-            assert agree == (family.ignores_padding and frames == alone_frames)
+    modules, keys = list(model.named_modules()), list(model.state_dict())
+    source = audio()
+    padding_mask = torch.zeros(source.shape, dtype=torch.bool)
+    padding_mask[1, 3000:] = True
+    with pytest.raises(ZeroDivisionError), family.backbone.apart(model, padding_mask):
+        raise ZeroDivisionError
+    with torch.no_grad():
+        family.backbone.features(model, source, padding_mask)
+    assert list(model.named_modules()) == modules and list(model.state_dict()) == keys
+    hooked = [name for name, module in modules if module._forward_pre_hooks]
+    plain = [name for name, module in family.build().named_modules() if module._forward_pre_hooks]
+    assert hooked == plain  # weight norm's
 
 
 def dropping_layers_keeps_the_prefix(family: Family) -> None:
@@ -352,7 +378,8 @@ CONTRACT: Sequence[Callable[[Family], None]] = (
     features_are_what_fairseq_extracts,
     frames_are_counted,
     a_fresh_model_is_of_the_same_settings,
-    padding_is_told_and_ignored,
+    batched_equals_alone,
+    padding_changes_nothing_in_the_model,
     dropping_layers_keeps_the_prefix,
     impossible_layers_are_refused,
     keys_follow_the_layers,

@@ -18,29 +18,21 @@ from speechprune.backbones import BACKBONES, find_backbone
 from speechprune.errors import UserError
 from speechprune.models.loading import load_pretrained
 
-#: What is built for each family, by name, and what is known of it.
-#: base: its group norm sees padding. data2vec: its positions come from a stack of convolutions,
-#: whose later ones see what the earlier ones made of the padding.
+#: What is built of each family, by name, and whether its last layer norm follows the layers.
 FAMILIES = {
-    "base": ("wav2vec2", write_wav2vec2, False, False),
-    "base_layer_norm": (
-        "wav2vec2",
-        partial(write_wav2vec2, extractor_mode="layer_norm"),
-        False,
-        True,
-    ),
+    "base": ("wav2vec2", write_wav2vec2, False),
+    "base_layer_norm": ("wav2vec2", partial(write_wav2vec2, extractor_mode="layer_norm"), False),
     "xlsr": (
         "wav2vec2",
         partial(write_wav2vec2, layer_norm_first=True, extractor_mode="layer_norm", normalize=True),
         True,
-        True,
     ),
-    "data2vec": ("data2vec_audio", write_data2vec, False, False),
-    "hubert_base": ("hubert", write_hubert, False, False),
+    "data2vec": ("data2vec_audio", write_data2vec, False),
+    "hubert_base": ("hubert", write_hubert, False),
+    "hubert_batch_norm": ("hubert", partial(write_hubert, conv_pos_batch_norm=True), False),
     "hubert_large": (
         "hubert",
         partial(write_hubert, layer_norm_first=True, extractor_mode="layer_norm", normalize=True),
-        True,
         True,
     ),
 }
@@ -48,7 +40,7 @@ FAMILIES = {
 
 @pytest.fixture(scope="module", params=sorted(FAMILIES))
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
-    backbone, write, final_norm, ignores_padding = FAMILIES[request.param]
+    backbone, write, final_norm = FAMILIES[request.param]
     folder = tmp_path_factory.mktemp(request.param)
     written: dict[int, Path] = {}
 
@@ -57,7 +49,7 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             written[layers] = write(folder / f"{layers}.pt", layers=layers)
         return load_pretrained(written[layers])
 
-    return Family(request.param, BACKBONES.build(backbone), build, final_norm, ignores_padding)
+    return Family(request.param, BACKBONES.build(backbone), build, final_norm)
 
 
 @pytest.mark.parametrize("promise", CONTRACT, ids=lambda promise: promise.__name__)

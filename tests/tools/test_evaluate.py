@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from bars import watch
 from click.testing import CliRunner
 from fairseq.criterions.ctc import CtcCriterion, CtcCriterionConfig
 from fairseq.data.dictionary import Dictionary
-from nano import write_corpus, write_finetuned, write_wav2vec2
+from nano import write_corpus, write_data2vec, write_finetuned, write_hubert, write_wav2vec2
 
 from speechprune.decoding import inference
 from speechprune.decoding.inference import (
@@ -32,6 +34,12 @@ from speechprune.rewriting.folding import fold
 from speechprune.tools.evaluate import command
 
 PRE_NORM = {"layer_norm_first": True, "extractor_mode": "layer_norm", "normalize": True}
+WRITERS: dict[str, Callable[..., Path]] = {
+    "base": write_wav2vec2,
+    "pre_norm": partial(write_wav2vec2, **PRE_NORM),
+    "data2vec": write_data2vec,
+    "hubert": write_hubert,
+}
 MASKS = {"_name": "wav2vec_ctc_st", "prune_rate": 0.3, "trainable_proj": True}
 
 
@@ -75,13 +83,16 @@ def test_errors_are_those_that_fairseq_counts(
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 1}, {"batch_size": 3}, {"max_tokens": 1}])
-def test_batches_leave_a_layer_normed_extractor_alone(
-    tmp_path: Path, data: Path, options: dict[str, int]
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_error_rates_depend_on_no_batch(
+    tmp_path: Path, data: Path, write: Callable[..., Path], options: dict[str, int]
 ) -> None:
-    loaded = load_finetuned(write_model(tmp_path, data, {}, **PRE_NORM))
+    path = write_finetuned(tmp_path / "finetuned.pt", write(tmp_path / "pretrained.pt"), data)
+    loaded = load_finetuned(path)
     split = read_split(data, "valid")
-    together, apart = evaluate(loaded, split), evaluate(loaded, split, **options)
-    assert (together.words, together.characters) == (apart.words, apart.characters)
+    together, alone = evaluate(loaded, split), evaluate(loaded, split, **options)
+    assert together.characters.substitutions > 0
+    assert (together.words, together.characters) == (alone.words, alone.characters)
 
 
 def test_decoding_is_seen_to_go_on(

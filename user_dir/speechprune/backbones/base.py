@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -93,6 +94,8 @@ class Backbone(ABC):
     ) -> tuple[Tensor, Tensor | None]:
         """What the encoder makes of audio.
 
+        In evaluation mode, each utterance is heard `apart`.
+
         Args:
             source: audio, (B, samples).
             padding_mask: bool, (B, samples), True where padded; None without padding.
@@ -103,20 +106,23 @@ class Backbone(ABC):
         """
 
     @abstractmethod
-    def frame_count(self, model: nn.Module, samples: int) -> int:
-        """T, the frames of an utterance of so many samples by itself; 0 if it is too short."""
-
-    def padded_frame_count(self, model: nn.Module, samples: int, padded: int) -> int:
-        """The frames that count as an utterance's own in a batch that is longer than it.
-
-        Most families count the frames that it has by itself; one that counts otherwise says so
-        here.
+    def apart(
+        self, model: nn.Module, padding_mask: Tensor | None
+    ) -> AbstractContextManager[Tensor | None]:
+        """Within it, a model in evaluation mode makes of each utterance what it would make of it
+        alone, whatever shares its batch. In training mode fairseq's own arithmetic stays.
 
         Args:
-            samples: of the utterance.
-            padded: of the batch.
+            padding_mask: bool, (B, samples), True where padded; None without padding.
+
+        Returns:
+            A context manager that gives the padding mask to hand to the model instead, of the same
+            shape.
         """
-        return self.frame_count(model, samples)
+
+    @abstractmethod
+    def frame_count(self, model: nn.Module, samples: int) -> int:
+        """T, the frames of an utterance of so many samples by itself; 0 if it is too short."""
 
     @abstractmethod
     def sites(self, model: nn.Module, roles: Collection[str]) -> list[Site]:

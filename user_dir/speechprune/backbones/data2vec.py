@@ -39,10 +39,7 @@ def data2vec_audio() -> ModuleType:
 
 @BACKBONES.register("data2vec_audio")
 class Data2VecAudio(Wav2Vec2):
-    """fairseq's `Data2VecAudioModel`, which lives outside the fairseq package.
-
-    Its stacked positional convolutions see padding: analyse it unpadded.
-    """
+    """fairseq's `Data2VecAudioModel`, which lives outside the fairseq package."""
 
     fairseq_name: ClassVar[str] = "data2vec_audio"
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from speechprune.backbones.base import BACKBONES
@@ -19,7 +20,7 @@ _LABEL_RATE = 50
 
 @BACKBONES.register("hubert")
 class Hubert(Wav2Vec2):
-    """fairseq's HuBERT. Its base models' group norm sees padding: analyse them unpadded.
+    """fairseq's HuBERT.
 
     It is built without the dictionaries of its pretraining, which only its pretraining heads need.
     """
@@ -66,14 +67,14 @@ class Hubert(Wav2Vec2):
     def features(
         self, model: Any, source: Tensor, padding_mask: Tensor | None, *, mask: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        output, padding = model.extract_features(source, padding_mask, mask=mask)
+        with self.apart(model, padding_mask) as padding_mask:
+            output, padding = model.extract_features(source, padding_mask, mask=mask)
         return output, padding
 
-    def padded_frame_count(self, model: Any, samples: int, padded: int) -> int:
-        """Each frame stands for an equal share of the batch's samples, and counts as an utterance's
-        own if one of its samples is; what is left over at the end of the batch stands for none."""
-        frames = self.frame_count(model, padded)
-        if not frames:
-            return 0
-        share = (padded - padded % frames) // frames
-        return min(frames, -(-samples // share))
+    def _own_padding(self, model: Any, padding_mask: Tensor, frames: Sequence[int]) -> Tensor:
+        """To HuBERT, each frame stands for an equal share of the batch's samples, and is padding if
+        all of its share is; what is left over at the end of the batch stands for none."""
+        samples = padding_mask.shape[1]
+        share = samples // self.frame_count(model, samples)
+        own = torch.tensor(frames, device=padding_mask.device)[:, None] * share
+        return torch.arange(samples, device=padding_mask.device) >= own

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from speechprune.backbones.apart import norms_apart, padding_silenced
 from speechprune.backbones.base import BACKBONES, Backbone, Entry
 from speechprune.errors import UserError
 from speechprune.masking.sites import Site
@@ -25,7 +27,7 @@ _LAYER_MODULES = {
 
 @BACKBONES.register("wav2vec2")
 class Wav2Vec2(Backbone):
-    """fairseq's wav2vec 2.0. Its base models' group norm sees padding: analyse them unpadded."""
+    """fairseq's wav2vec 2.0."""
 
     fairseq_name: ClassVar[str] = "wav2vec2"
 
@@ -63,14 +65,41 @@ class Wav2Vec2(Backbone):
     def features(
         self, model: Any, source: Tensor, padding_mask: Tensor | None, *, mask: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        found = model.extract_features(source, padding_mask, mask=mask)
+        with self.apart(model, padding_mask) as padding_mask:
+            found = model.extract_features(source, padding_mask, mask=mask)
         return found["x"], found["padding_mask"]
 
+    @contextmanager
+    def apart(self, model: Any, padding_mask: Tensor | None) -> Iterator[Tensor | None]:
+        if model.training or padding_mask is None or not padding_mask.any():
+            yield padding_mask
+            return
+        lengths = (~padding_mask).sum(1).tolist()
+        counts = [self._frame_counts(model, length) for length in lengths]
+        with ExitStack() as stack:
+            for block, frames in zip(model.feature_extractor.conv_layers, zip(*counts)):
+                stack.enter_context(norms_apart(block, frames))
+            own = [frames[-1] for frames in counts]
+            for module in model.encoder.pos_conv.modules():
+                if isinstance(module, nn.Conv1d):
+                    stack.enter_context(padding_silenced(module, own))
+            yield self._own_padding(model, padding_mask, own)
+
+    def _own_padding(self, model: Any, padding_mask: Tensor, frames: Sequence[int]) -> Tensor:
+        """A mask of samples from which fairseq counts the frames that each utterance has alone."""
+        return padding_mask
+
     def frame_count(self, model: Any, samples: int) -> int:
+        return self._frame_counts(model, samples)[-1]
+
+    def _frame_counts(self, model: Any, samples: int) -> list[int]:
+        """The frames after each convolution of the front end."""
+        counts = []
         for block in model.feature_extractor.conv_layers:
             (kernel,), (stride,) = block[0].kernel_size, block[0].stride
             samples = (samples - kernel) // stride + 1 if samples >= kernel else 0
-        return samples
+            counts.append(samples)
+        return counts
 
     def sites(self, model: Any, roles: Collection[str]) -> list[Site]:
         return [site for site in self._all_sites(model) if site.role in roles]

@@ -2,9 +2,8 @@
 
 Every utterance is decoded and counted: fairseq's own batching drops the shortest ones.
 
-A base model normalises its first convolution over time, padding included, so its output depends a
-little on what shares the batch, exactly as in fairseq's validation; one utterance per batch is free
-of that. Models with ``extractor_mode=layer_norm`` (large, XLS-R, data2vec) hardly depend on it.
+What a model makes of an utterance does not depend on what shares its batch: see
+`speechprune.backbones.apart`.
 """
 
 from __future__ import annotations

@@ -48,8 +48,7 @@ class Listening:
     def states(self) -> Iterator[Tensor]:
         """The hidden states of each recording, (L + 1, T, C).
 
-        Each is heard alone, without padding: a base model's first convolution is normalised over
-        all of a batch, padding included. One too short for a frame is passed over.
+        Each is heard alone. One too short for a frame is passed over.
         """
         family = find_backbone(self.encoder)
         device = best_device()

@@ -105,8 +105,8 @@ class Measured:
 class Verifier:
     """Measures plans for one model on one split.
 
-    Batches are those of `speechprune.decoding.inference.evaluate`, so that a plan's transcripts are
-    those of the checkpoint without its layers.
+    A plan's transcripts are those that `speechprune.decoding.inference.evaluate` would get of the
+    checkpoint without its layers.
 
     Args:
         remember: keep what the front end gave, up to `REMEMBERED` bytes, for the next measurement.

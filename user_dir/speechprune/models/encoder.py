@@ -43,8 +43,23 @@ def build_encoder(cfg: Any, output_size: int) -> Wav2VecEncoder:
         family = backbone_called(str(settings.get("_name") or settings.get("arch")))
     family.make_known()
     if family.fits_fairseqs_ctc:
-        return Wav2VecEncoder(cfg, output_size)
+        return FairseqsEncoder(cfg, family, output_size)
     return SpeechEncoder(cfg, family, output_size)
+
+
+class FairseqsEncoder(Wav2VecEncoder):
+    """fairseq's own, whose outputs for an utterance depend on nothing else in evaluation mode."""
+
+    def __init__(self, cfg: Any, family: Backbone, output_size: int) -> None:
+        super().__init__(cfg, output_size)
+        self.family = family
+
+    def forward(
+        self, source: Tensor, padding_mask: Optional[Tensor], **kwargs: Any
+    ) -> Dict[str, Any]:
+        with self.family.apart(self.w2v_model, padding_mask) as own_padding:
+            output: Dict[str, Any] = super().forward(source, own_padding, **kwargs)
+        return output
 
 
 class SpeechEncoder(Wav2VecEncoder):

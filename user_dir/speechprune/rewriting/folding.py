@@ -39,8 +39,9 @@ def fold(path: PathLike, out: PathLike, *, layout: str = "wav2vec2") -> str:
 
     Args:
         layout: of a HuBERT encoder. wav2vec2 is the same network in a file that every version of
-            fairseq loads; logits are equal, but padded frames are counted as wav2vec 2.0 does.
-            hubert is fairseq's own `hubert_ctc`, which its versions after 0.12.2 cannot build.
+            fairseq loads, with equal logits (in padded batches its own code counts their frames in
+            another way). hubert is fairseq's own `hubert_ctc`, which its versions after 0.12.2
+            cannot build.
 
     Returns:
         What fairseq's registry calls the model that was written.
