@@ -6,13 +6,14 @@ import os
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Iterator, Mapping
+from typing import Any, Iterator, Mapping
 
 import numpy as np
 import soxr
 
 from speechprune.errors import UserError
 from speechprune.manifests.audio import SAMPLE_RATE, write_flac
+from speechprune.manifests.dictionary import symbols_digest
 from speechprune.manifests.digit_recordings import Recording, read_recordings
 from speechprune.manifests.folders import replacing
 from speechprune.manifests.making import SPLITS, check_seed, check_sizes
@@ -53,6 +54,7 @@ def make_digits(
     archive: Path,
     settings: DigitStrings,
     *,
+    dictionary: Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
     progress: Progress = unwatched,
@@ -65,12 +67,14 @@ def make_digits(
 
     Args:
         archive: the recordings, an archive or a folder.
+        dictionary: as in `preparation.prepare`.
     """
-    provenance = {
+    provenance: dict[str, Any] = {
         "corpus": "Free Spoken Digit Dataset, strings",
         "language": "en",
         "archive": os.path.basename(os.path.abspath(archive)),
         "settings": asdict(settings),
+        "dictionary": symbols_digest(dictionary),
     }
     if resume and finished(folder, provenance) is not None:
         return
@@ -88,7 +92,8 @@ def make_digits(
         ]
         # By design: the data set tests on the speakers that it trains on.
         speakers = sorted({utterance.speaker for utterance in strings})
-        write_manifest(partial, splits, {**provenance, SHARED_SPEAKERS: speakers})
+        provenance[SHARED_SPEAKERS] = speakers
+        write_manifest(partial, splits, provenance, dictionary=dictionary)
 
 
 # Samples by split, speaker and digit.

@@ -2,8 +2,8 @@
 
 A folder holds, for each SPLIT, `SPLIT.tsv` (the audio's root, then `relative path<TAB>frames`),
 `SPLIT.ltr` (symbols parted by spaces) and `SPLIT.wrd` (words parted by spaces), and `SPLIT.spk`
-(the speaker) where speakers are known; beside them `dict.ltr.txt` (`symbol count`, most frequent
-first) and `provenance.json`.
+(the speaker) where speakers are known; beside them `dict.ltr.txt` (`symbol count`, sorted by
+symbol) and `provenance.json`.
 
 Symbols are letters with `|` after each word; or, in a corpus of units (phones, or Mandarin
 characters), the words themselves, and there is no `|`.
@@ -19,7 +19,12 @@ from typing import Any, Iterable, Iterator, Mapping, NamedTuple, Sequence
 
 from speechprune.errors import UserError
 from speechprune.manifests.audio import SAMPLE_RATE
-from speechprune.manifests.dictionary import DICTIONARY, write_dictionary
+from speechprune.manifests.dictionary import (
+    DICTIONARY,
+    by_code_point,
+    copy_dictionary,
+    write_dictionary,
+)
 from speechprune.manifests.lines import write_lines
 from speechprune.manifests.provenance import write_provenance
 from speechprune.manifests.rows import described_size
@@ -77,6 +82,7 @@ def write_manifest(
     provenance: Mapping[str, Any],
     *,
     units: bool = False,
+    dictionary: Path | None = None,
 ) -> None:
     """Write the text files of a manifest folder.
 
@@ -87,9 +93,11 @@ def write_manifest(
         splits: at least one; their roots need not exist yet.
         provenance: what `provenance.json` says about the corpus, beside counts and hours.
         units: the words of the texts are the symbols; otherwise their letters are.
+        dictionary: a file to copy; by default one is made of the symbols.
 
     Raises:
-        UserError: a path leaves its root, or an utterance has no samples or words.
+        UserError: a path leaves its root, an utterance has no samples or words, or `dictionary`
+            lacks a symbol.
     """
     counts: Counter[str] = Counter()
     sizes = {}
@@ -107,7 +115,10 @@ def write_manifest(
         if any(u.speaker for u in utterances):
             write_lines(folder / f"{name}.spk", (u.speaker for u in utterances))
         sizes[name] = described_size([u.frames for u in utterances])
-    write_dictionary(folder / DICTIONARY, counts)
+    if dictionary is None:
+        write_dictionary(folder / DICTIONARY, by_code_point(counts))
+    else:
+        copy_dictionary(dictionary, folder / DICTIONARY, counts)
     write_provenance(folder, {**provenance, "splits": sizes})
 
 

@@ -11,8 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from speechprune.errors import UserError
-from speechprune.manifests.dictionary import DICTIONARY, read_dictionary, write_dictionary
+from speechprune.manifests.dictionary import (
+    by_code_point,
+    dictionary_name,
+    read_dictionary,
+    write_dictionary,
+)
 from speechprune.manifests.folders import keep_sources, replacing
+from speechprune.manifests.label_files import (
+    SPEAKERS,
+    WORDS,
+    label_endings,
+    replace_dictionary,
+)
 from speechprune.manifests.languages import Spans, joined, read_spans
 from speechprune.manifests.operations import Sizes
 from speechprune.manifests.provenance import (
@@ -24,7 +35,10 @@ from speechprune.manifests.provenance import (
 )
 from speechprune.manifests.rows import audio_key, split_names
 from speechprune.manifests.spelling import WORD_END, unspell
-from speechprune.manifests.verbatim import Lines, read_verbatim, write_verbatim
+from speechprune.manifests.verbatim import Lines, read_all_labels, write_verbatim
+
+#: Count by symbol, in order, and the symbols marked for fairseq to overwrite.
+_Dictionary = tuple[Mapping[str, int], set[str]]
 
 
 @dataclass(frozen=True)
@@ -39,9 +53,9 @@ class _Source:
     language: str
     provenance: Mapping[str, Any]
 
-    def read(self, split: str) -> tuple[Lines, Spans]:
+    def read(self, split: str, endings: Sequence[str]) -> tuple[Lines, Spans]:
         """A split, lines sorted by path within each language, speakers named after theirs."""
-        lines = read_verbatim(self.folder, split)
+        lines = read_all_labels(self.folder, split, endings)
         spans = None
         if not self.language:
             spans = read_spans(self.provenance, self.folder, split, len(lines))
@@ -86,38 +100,47 @@ def merge(
     sources: Sequence[Path],
     languages: Sequence[str] = (),
     *,
+    dictionary: Path | None = None,
     overwrite: bool = False,
 ) -> Sizes:
     """Write the manifest folder `out`: for each split of any source, that of all of them.
 
-    Lines are in the order of the sources; speakers become `language/speaker`; the dictionary has
-    the symbols of all, counts summed.
+    Lines are in the order of the sources; speakers become `language/speaker`; the labels are those
+    that all sources have, their dictionary has the symbols of all, counts summed.
 
     Args:
         sources: manifest folders.
         languages: one for each source; by default what its `provenance.json` says, else the
             folder's name.
+        dictionary: a file to take in place of a joint dictionary.
 
     Raises:
-        UserError: letters would be mixed with units, a recording is there twice, languages are
-            unclear, a source is malformed or would be lost, or as `folders.replacing`.
+        UserError: letters would be mixed with units, labels are numbers, a recording is there
+            twice, languages are unclear, a source is malformed or would be lost, or as
+            `replace_dictionary` and `folders.replacing`.
     """
     for source in sources:
         split_names(source)  # refuses what is not a manifest folder
     keep_sources(out, sources)
     corpora = _with_languages(sources, languages)
-    counts, overwritten = _joint_dictionary(corpora)
+    dictionaries = _joint_dictionaries(corpora)
+    endings = list(dictionaries)
     recordings = _Recordings()
     sizes: dict[str, Mapping[str, Any]] = {}
     tags: dict[str, Spans] = {}
     with replacing(out, overwrite) as partial:
         for name, holders in _holders(corpora).items():
-            blocks = [corpus.read(name) for corpus in holders]
+            blocks = [corpus.read(name, endings) for corpus in holders]
             for corpus, (lines, _) in zip(holders, blocks):
                 recordings.add(corpus, lines)
-            sizes[name] = write_verbatim(partial, _pool(name, [lines for lines, _ in blocks]))
+            sizes[name] = write_verbatim(
+                partial, _pool(name, endings, [lines for lines, _ in blocks])
+            )
             tags[name] = joined(span for _, spans in blocks for span in spans)
-        write_dictionary(partial / DICTIONARY, counts, overwritten)
+        for ending, (counts, overwritten) in dictionaries.items():
+            write_dictionary(partial / dictionary_name(ending), counts, overwritten)
+        if dictionary is not None:
+            replace_dictionary(partial, dictionary)
         described: dict[str, Any] = {"operation": "merge", "languages": tags, "splits": sizes}
         described["sources"] = [origin(corpus.folder, corpus.provenance) for corpus in corpora]
         if shared := {name for corpus in corpora for name in corpus.shared_speakers()}:
@@ -160,24 +183,50 @@ def _holders(corpora: Sequence[_Source]) -> dict[str, list[_Source]]:
     return dict(sorted(holders.items()))
 
 
-def _joint_dictionary(corpora: Sequence[_Source]) -> tuple[Counter[str], set[str]]:
+def _joint_dictionaries(corpora: Sequence[_Source]) -> dict[str, _Dictionary]:
+    """The dictionary of each kind of labels that all corpora have, by its ending."""
+    first, *others = [label_endings(corpus.folder) for corpus in corpora]
+    shared = [ending for ending in first if all(ending in found for found in others)]
+    if not shared:
+        there = "; ".join(f"{c.folder} has .{label_endings(c.folder)[0]}" for c in corpora)
+        raise UserError(f"the folders have no labels in common: {there}")
+    found = {ending: _joint_dictionary(corpora, dictionary_name(ending)) for ending in shared}
+    # A cluster's number, or a phone's, means something else in another folder.
+    named = {e: each for e, each in found.items() if not _are_numbers(each)}
+    if not named:
+        raise UserError(
+            f"the labels in {corpora[0].folder}/{dictionary_name(shared[0])} are numbers, which "
+            "may stand for something else in another folder; merge labels that are names"
+        )
+    return named
+
+
+def _are_numbers(dictionary: _Dictionary) -> bool:
+    symbols = dictionary[0]
+    return bool(symbols) and all(map(str.isdecimal, symbols))
+
+
+def _joint_dictionary(corpora: Sequence[_Source], name: str) -> _Dictionary:
+    """As all corpora have it, if they have the same; else their symbols, counts summed."""
     counts: Counter[str] = Counter()
     overwritten: set[str] = set()
     kinds: dict[bool, Path] = {}
+    orders = set()
     for corpus in corpora:
-        known, flagged = read_dictionary(corpus.folder / DICTIONARY)
+        known, flagged = read_dictionary(corpus.folder / name)
+        orders.add(tuple(known))
         counts.update(known)
         overwritten |= flagged
         kinds.setdefault(WORD_END in known, corpus.folder)
     if len(kinds) == 2:
         raise UserError(
-            f"the labels of {kinds[True]} are letters (its {DICTIONARY} has {WORD_END!r}), those "
+            f"the labels of {kinds[True]} are letters (its {name} has {WORD_END!r}), those "
             f"of {kinds[False]} are units; merge corpora of one kind"
         )
-    return counts, overwritten
+    return (counts if len(orders) == 1 else by_code_point(counts)), overwritten
 
 
-def _pool(name: str, blocks: Sequence[Lines]) -> Lines:
+def _pool(name: str, endings: Sequence[str], blocks: Sequence[Lines]) -> Lines:
     """One block after the other, below the folder that holds the audio of all."""
     roots = [os.path.abspath(block.root) for block in blocks]
     common = os.path.commonpath(roots)
@@ -187,18 +236,24 @@ def _pool(name: str, blocks: Sequence[Lines]) -> Lines:
         if "\t" in below:
             raise UserError(f"{root!r} has a tab in its name, which a manifest cannot hold")
         paths += block.paths if below == "." else [f"{below}/{path}" for path in block.paths]
-    columns = {"ltr": [line for block in blocks for line in block.columns["ltr"]]}
-    for ending in ("wrd", "spk"):
-        if any(ending in block.columns for block in blocks):
-            columns[ending] = [line for block in blocks for line in _column(block, ending)]
+    columns = {
+        ending: [line for block in blocks for line in block.columns[ending]]
+        for ending in endings
+        if all(ending in block.columns for block in blocks)
+    }
+    for ending in (WORDS, SPEAKERS):
+        if ending not in columns and any(ending in block.columns for block in blocks):
+            columns[ending] = [
+                line for block in blocks for line in _column(block, ending, endings[0])
+            ]
     return Lines(name, common, paths, [n for block in blocks for n in block.frames], columns)
 
 
-def _column(block: Lines, ending: str) -> Sequence[str]:
+def _column(block: Lines, ending: str, labels: str) -> Sequence[str]:
     """The words or speakers, also of a split that has no such file."""
     if ending in block.columns:
         return block.columns[ending]
-    return [""] * len(block) if ending == "spk" else list(map(unspell, block.columns["ltr"]))
+    return [""] * len(block) if ending == SPEAKERS else list(map(unspell, block.columns[labels]))
 
 
 def _tell_speakers_apart(lines: Lines, language: str) -> Lines:

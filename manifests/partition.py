@@ -26,6 +26,7 @@ def split_split(
     split: str = "train",
     by: str = "speaker",
     seed: int = 1,
+    dictionary: Path | None = None,
     overwrite: bool = False,
 ) -> Sizes:
     """Write the manifest folder `out`: `split` cut into parts, and the other splits unchanged.
@@ -33,6 +34,7 @@ def split_split(
     Args:
         shares: of the split's hours, by the name of the part; they sum to 1.
         by: "speaker" keeps each speaker in one part; "utterance" does not.
+        dictionary: a file to take in place of that of `source`.
 
     Raises:
         UserError: the shares do not sum to 1, the speakers are unknown or too few, or as
@@ -55,7 +57,16 @@ def split_split(
 
     described = {"operation": "split", "split": split, "by": by, "seed": seed}
     described["into"] = dict(shares)
-    return rearrange(source, out, split, list(shares), choose, described, overwrite=overwrite)
+    return rearrange(
+        source,
+        out,
+        split,
+        list(shares),
+        choose,
+        described,
+        dictionary=dictionary,
+        overwrite=overwrite,
+    )
 
 
 def _check_shares(shares: Mapping[str, float]) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Iterator, Mapping, Sequence
 from speechprune.errors import UserError
 from speechprune.manifests.conversion import Conversion, Outcome
 from speechprune.manifests.corpus import Corpus, refuse_unfit
-from speechprune.manifests.dictionary import ranked
+from speechprune.manifests.dictionary import ranked, symbols_digest
 from speechprune.manifests.folders import continuing
 from speechprune.manifests.manifest import AUDIO, Split, Utterance, read_split, write_manifest
 from speechprune.manifests.processes import chunked, spread
@@ -51,6 +51,7 @@ def prepare(
     *,
     workers: int | None = None,
     max_bad: float = 0.01,
+    dictionary: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress = unwatched,
@@ -62,13 +63,15 @@ def prepare(
 
     Args:
         max_bad: largest share of clips that may be left out.
+        dictionary: a file whose symbols, in their order, the labels are to have; by default one is
+            made of the symbols of the labels.
         resume: leave a finished folder of the same settings as it is, instead of refusing.
         overwrite: replace a finished folder, and start an interrupted one again.
         progress: wraps the stream of finished clips.
 
     Raises:
-        UserError: too many clips are unusable, no clip of a split is left, the disk is full, or as
-            `folders.continuing`.
+        UserError: too many clips are unusable, no clip of a split is left, the disk is full,
+            `dictionary` lacks a symbol, or as `folders.continuing`.
     """
     folder, root = Path(os.path.realpath(folder)), Path(os.path.abspath(corpus.root))
     for path in (folder, root):
@@ -77,11 +80,18 @@ def prepare(
         raise UserError("--resume keeps what is there and --overwrite replaces it; choose one")
     _keep_sources(corpus, root, folder)
     described = _described(corpus)
-    if resume and (there := finished(folder, described)) is not None:
+    spelt_by = {"dictionary": symbols_digest(dictionary)}
+    if resume and (there := finished(folder, {**described, **spelt_by})) is not None:
         return _as_prepared(folder, there)
+    # The audio does not depend on the dictionary: with another one, it continues.
     with continuing(folder, {**described, "root": str(root)}, overwrite) as partial:
         job = Conversion(root, partial / AUDIO, corpus.labels)
-        return _prepare(corpus, job, folder, partial, workers, max_bad, progress)
+        result = _prepare(corpus, job, folder, workers, max_bad, progress)
+        provenance = {**described, **spelt_by, **_described_result(result)}
+        write_manifest(
+            partial, result.splits, provenance, units=corpus.labels.units, dictionary=dictionary
+        )
+    return result
 
 
 def _described(corpus: Corpus) -> dict[str, Any]:
@@ -100,25 +110,26 @@ def _prepare(
     corpus: Corpus,
     job: Conversion,
     folder: Path,
-    partial: Path,
     workers: int | None,
     max_bad: float,
     progress: Progress,
 ) -> Preparation:
-    """Fill the folder `partial`, which will become `folder`."""
+    """Convert the audio and make the labels of what will be in `folder`."""
     total = sum(map(len, corpus.splits.values()))
     dropped: Counter[str] = Counter()
     found = iter(progress(_outcomes(job, corpus, workers, dropped), total))
     result = _collect(corpus, found, job.root, folder / AUDIO, dropped)
     _refuse_too_many(result, total, max_bad)
-    provenance = {
-        **_described(corpus),
+    return result
+
+
+def _described_result(result: Preparation) -> dict[str, Any]:
+    """What the provenance says about what was prepared; see `_as_prepared`."""
+    return {
         "converted": result.converted,
         "excluded": [dict(zip(("split", "clip", "reason"), row)) for row in result.excluded],
         "dropped_characters": dict(result.dropped),
     }
-    write_manifest(partial, result.splits, provenance, units=corpus.labels.units)
-    return result
 
 
 def _keep_sources(corpus: Corpus, root: Path, folder: Path) -> None:

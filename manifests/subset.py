@@ -20,6 +20,7 @@ def draw_subset(
     split: str = "train",
     name: str | None = None,
     seed: int = 1,
+    dictionary: Path | None = None,
     overwrite: bool = False,
 ) -> Sizes:
     """Write the manifest folder `out`: at most `minutes` of a split, and the others unchanged.
@@ -28,6 +29,7 @@ def draw_subset(
 
     Args:
         name: of the subset; by default that of the split.
+        dictionary: a file to take in place of that of `source`.
 
     Raises:
         UserError: `minutes` is not a length, the split is shorter than that, no utterance is as
@@ -40,7 +42,16 @@ def draw_subset(
     def choose(lines: Lines) -> list[list[int]]:
         return [_draw(lines, source, minutes, seed)]
 
-    return rearrange(source, out, split, [name or split], choose, described, overwrite=overwrite)
+    return rearrange(
+        source,
+        out,
+        split,
+        [name or split],
+        choose,
+        described,
+        dictionary=dictionary,
+        overwrite=overwrite,
+    )
 
 
 def _draw(lines: Lines, source: Path, minutes: float, seed: int) -> list[int]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from speechprune.errors import UserError
 from speechprune.manifests.audio import write_flac
+from speechprune.manifests.dictionary import symbols_digest
 from speechprune.manifests.espeak import Voice, language_file, speak
 from speechprune.manifests.folders import replacing
 from speechprune.manifests.labels import LabelKind, make_labels
@@ -133,20 +134,22 @@ def make_synthetic(
     settings: SyntheticSpeech,
     *,
     workers: int | None = 1,
+    dictionary: Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
     progress: Progress = unwatched,
 ) -> None:
     """Speak a corpus into the manifest folder `folder`.
 
-    The files are the same for any number of `workers`, None for one per core. `resume`
-    leaves a finished folder of the same settings as it is. `progress` wraps the stream of finished
-    utterances. Raises UserError as `folders.replacing` does.
+    The files are the same for any number of `workers`, None for one per core. `dictionary` and
+    `resume` are as in `preparation.prepare`. `progress` wraps the stream of finished utterances.
+    Raises UserError as `folders.replacing` does, or if `dictionary` lacks a symbol.
     """
     provenance = {
         "corpus": "synthetic, espeak-ng",
         "language": "+".join(settings.languages),
         "settings": asdict(settings),
+        "dictionary": symbols_digest(dictionary),
     }
     if resume and finished(folder, provenance) is not None:
         return
@@ -162,7 +165,8 @@ def make_synthetic(
             for name, split in planned.items()
         ]
         list(spoken)  # lets a progress bar end
-        write_manifest(partial_folder, splits, provenance, units=settings.labels == "phones")
+        units = settings.labels == "phones"
+        write_manifest(partial_folder, splits, provenance, units=units, dictionary=dictionary)
 
 
 def _voices_per_split(settings: SyntheticSpeech) -> dict[str, list[str]]:

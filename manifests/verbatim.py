@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from speechprune.manifests.label_files import SPEAKERS, WORDS
 from speechprune.manifests.lines import write_lines
 from speechprune.manifests.rows import described_size, read_column, read_rows
 
@@ -62,6 +63,14 @@ def read_verbatim(
     endings = [labels, *(e for e in others if (folder / f"{name}.{e}").exists())]
     columns = {ending: read_column(folder, name, ending, len(rows)) for ending in endings}
     return Lines(name, root, [path for path, _ in rows], [frames for _, frames in rows], columns)
+
+
+def read_all_labels(folder: Path, name: str, endings: Sequence[str]) -> Lines:
+    """Read a split with its words, speakers, and labels of several kinds.
+
+    Only the first kind has to be there. Raises UserError as `read_verbatim`.
+    """
+    return read_verbatim(folder, name, endings[0], (*endings[1:], WORDS, SPEAKERS))
 
 
 def write_verbatim(folder: Path, lines: Lines) -> dict[str, Any]:

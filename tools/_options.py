@@ -24,6 +24,21 @@ def add_options(
     return add
 
 
+def dictionary_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The option ``--dictionary`` of commands that write a manifest folder.
+
+    Args:
+        default: what the folder gets without it.
+    """
+    return click.option(
+        "--dictionary",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Dictionary to write, such as that of a model to train further or to test; without "
+        f"it, {default}. Symbols that it lacks are refused.",
+    )
+
+
 def _decorator(option: Option) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """One option of a command.
 

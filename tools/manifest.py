@@ -12,8 +12,10 @@ from speechprune.errors import UserError
 from speechprune.manifests.audio import SAMPLE_RATE
 from speechprune.manifests.operations import Sizes
 from speechprune.tables import table
+from speechprune.tools._options import dictionary_option
 
 _PATH = click.Path(path_type=Path)
+_dictionary = dictionary_option("that of DIR")
 _overwrite = click.option("--overwrite", is_flag=True, help="Replace a prepared corpus at OUT.")
 _seed = click.option(
     "--seed",
@@ -107,6 +109,7 @@ def stats(folder: Path, as_json: bool, figure: Optional[Path]) -> None:
 )
 @_split("Split to draw from.")
 @click.option("--name", help="Name of the subset; by default that of its split.")
+@_dictionary
 @_seed
 @_overwrite
 def subset(
@@ -115,6 +118,7 @@ def subset(
     minutes: float,
     split: str,
     name: Optional[str],
+    dictionary: Optional[Path],
     seed: int,
     overwrite: bool,
 ) -> None:
@@ -124,7 +128,17 @@ def subset(
     """
     from speechprune.manifests.subset import draw_subset
 
-    _show(draw_subset(folder, out, minutes, split=split, name=name, seed=seed, overwrite=overwrite))
+    sizes = draw_subset(
+        folder,
+        out,
+        minutes,
+        split=split,
+        name=name,
+        seed=seed,
+        dictionary=dictionary,
+        overwrite=overwrite,
+    )
+    _show(sizes)
 
 
 @command.command()
@@ -136,9 +150,14 @@ def subset(
     multiple=True,
     help="Language of each DIR, in order; by default what provenance.json says, else its name.",
 )
+@dictionary_option("that of all folders, or one of all their symbols, sorted")
 @_overwrite
 def merge(
-    out: Path, folders: tuple[Path, ...], languages: tuple[str, ...], overwrite: bool
+    out: Path,
+    folders: tuple[Path, ...],
+    languages: tuple[str, ...],
+    dictionary: Optional[Path],
+    overwrite: bool,
 ) -> None:
     """Pool manifest folders of several languages.
 
@@ -149,7 +168,8 @@ def merge(
 
     if len(folders) < 2:
         raise click.UsageError("Give OUT and at least two folders.")
-    _show(merge_folders(out, folders, languages, overwrite=overwrite))
+    sizes = merge_folders(out, folders, languages, dictionary=dictionary, overwrite=overwrite)
+    _show(sizes)
 
 
 @command.command("split")
@@ -169,10 +189,18 @@ def merge(
     show_default=True,
     help="What stays whole; with utterance, a speaker may be in two parts.",
 )
+@_dictionary
 @_seed
 @_overwrite
 def cut(
-    folder: Path, out: Path, split: str, into: str, by: str, seed: int, overwrite: bool
+    folder: Path,
+    out: Path,
+    split: str,
+    into: str,
+    by: str,
+    dictionary: Optional[Path],
+    seed: int,
+    overwrite: bool,
 ) -> None:
     """Cut a split of DIR into parts, no speaker in two of them.
 
@@ -181,7 +209,17 @@ def cut(
     from speechprune.manifests.partition import split_split
 
     shares = _shares(into)
-    _show(split_split(folder, out, shares, split=split, by=by, seed=seed, overwrite=overwrite))
+    sizes = split_split(
+        folder,
+        out,
+        shares,
+        split=split,
+        by=by,
+        seed=seed,
+        dictionary=dictionary,
+        overwrite=overwrite,
+    )
+    _show(sizes)
 
 
 def _shares(text: str) -> dict[str, float]:

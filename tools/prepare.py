@@ -13,7 +13,7 @@ from speechprune.manifests.corpora import CORPORA, CorpusMaker, CorpusReader
 from speechprune.manifests.corpora.base import WORKERS_HELP
 from speechprune.manifests.manifest import Split
 from speechprune.manifests.preparation import Preparation, prepare
-from speechprune.tools._options import add_options
+from speechprune.tools._options import add_options, dictionary_option
 
 _SHOWN = 20  # characters dropped and clips left out that are printed; provenance.json has all
 
@@ -54,6 +54,7 @@ def _command(corpus: str) -> click.Command:
 def _out(function: Callable[..., None]) -> Callable[..., None]:
     """Where to write, and what may be there already."""
     for option in (
+        dictionary_option("one made of the symbols that occur, sorted"),
         click.option("--overwrite", is_flag=True, help="Replace a prepared corpus."),
         click.option("--resume", is_flag=True, help="Accept a folder that is finished already."),
         click.option("--out", required=True, type=_PATH, help="New folder to write."),
@@ -76,6 +77,7 @@ def _reading(corpus: str) -> Callable[..., None]:
     def run(
         folder: Path,
         out: Path,
+        dictionary: Path | None,
         resume: bool,
         overwrite: bool,
         workers: int | None,
@@ -89,6 +91,7 @@ def _reading(corpus: str) -> Callable[..., None]:
             out,
             workers=workers,
             max_bad=max_bad,
+            dictionary=dictionary,
             resume=resume,
             overwrite=overwrite,
             progress=_bar,
@@ -100,10 +103,15 @@ def _reading(corpus: str) -> Callable[..., None]:
 
 def _making(corpus: str) -> Callable[..., None]:
     @_out
-    def run(out: Path, resume: bool, overwrite: bool, **options: Any) -> None:
+    def run(
+        out: Path, dictionary: Path | None, resume: bool, overwrite: bool, **options: Any
+    ) -> None:
         maker = CORPORA.build(corpus, **options)
         assert isinstance(maker, CorpusMaker)
-        _show_splits(maker.make(out, overwrite=overwrite, resume=resume, progress=_bar))
+        splits = maker.make(
+            out, dictionary=dictionary, overwrite=overwrite, resume=resume, progress=_bar
+        )
+        _show_splits(splits)
 
     return run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Sequence, Union
+from typing import Any, Optional, Sequence, Union
 
 from speechprune.manifests.corpus import Corpus
 from speechprune.manifests.manifest import Split
@@ -36,6 +36,7 @@ class CorpusMaker(ABC):
         self,
         folder: Path,
         *,
+        dictionary: Optional[Path] = None,
         overwrite: bool = False,
         resume: bool = False,
         progress: Progress = unwatched,
@@ -43,12 +44,14 @@ class CorpusMaker(ABC):
         """Write the manifest folder `folder`, whole or not at all; returns its splits.
 
         Args:
+            dictionary: a file whose symbols, in their order, the labels are to have.
             overwrite: replace a manifest folder that is there.
             resume: accept one that is there and was made with the same options.
             progress: wraps the stream of finished utterances.
 
         Raises:
-            UserError: the options contradict each other, or the folder cannot be written.
+            UserError: the options contradict each other, `dictionary` lacks a symbol, or the folder
+                cannot be written.
         """
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Sequence
+from typing import Optional, Sequence
 
 from speechprune.manifests.corpora.base import CORPORA, CorpusMaker, seed_option, size_option
 from speechprune.manifests.manifest import Split, read_split
@@ -27,6 +27,7 @@ class Digits(CorpusMaker):
         self,
         folder: Path,
         *,
+        dictionary: Optional[Path] = None,
         overwrite: bool = False,
         resume: bool = False,
         progress: Progress = unwatched,
@@ -36,6 +37,12 @@ class Digits(CorpusMaker):
         sizes = {"train": self.train, "valid": self.valid, "test": self.test}
         settings = DigitStrings(sizes=sizes, seed=self.seed)
         make_digits(
-            folder, self.archive, settings, overwrite=overwrite, resume=resume, progress=progress
+            folder,
+            self.archive,
+            settings,
+            dictionary=dictionary,
+            overwrite=overwrite,
+            resume=resume,
+            progress=progress,
         )
         return [read_split(folder, name) for name in sizes]
