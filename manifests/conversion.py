@@ -49,7 +49,7 @@ class Conversion:
     labels: Labels
 
     def run(self, clips: Sequence[Clip]) -> tuple[list[Outcome], Counter[str]]:
-        """What became of some clips, and how often each character was dropped from transcripts.
+        """What became of some clips, and how often which character or tag was dropped.
 
         Raises OSError if audio cannot be written.
         """

@@ -47,7 +47,10 @@ class Labels(Protocol):
     units: bool
 
     def label(self, transcripts: Sequence[str]) -> tuple[list[str], Counter[str]]:
-        """Texts for `manifest.Utterance`, and how often which character was dropped."""
+        """Texts for `manifest.Utterance`, and how often which character or tag was dropped.
+
+        Tags are longer than a character.
+        """
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """Transcripts as people write them become the labels of CTC: characters, or phones.
 
-Characters are upper-case letters with their marks, digits, and apostrophes inside words.
-Punctuation, symbols, emoji, control and format characters are dropped, and counted; so is the
-zero-width non-joiner, which has no sound: the parts of a Persian word that it keeps from being
-linked become one word. Punctuation parts words, but for full stops within (U.S. is US) and what
-stands within numbers. Only white space, dashes and slashes go uncounted.
+Characters are upper-case letters with their marks, digits, and apostrophes inside words. Tags such
+as `[noise]` are dropped, and counted. So are punctuation, symbols, emoji, control and format
+characters; also the zero-width non-joiner, which has no sound: the parts of a Persian word that it
+keeps from being linked become one word. Punctuation parts words, but for marks within words (U.S.
+is US, Catalan col·legi is COLLEGI) and what stands within numbers. Only white
+space, dashes and slashes go uncounted.
 """
 
 from __future__ import annotations
@@ -13,13 +14,20 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import groupby
 from typing import Literal, Sequence, Union
 
 from speechprune.errors import UserError
 from speechprune.manifests.espeak import language_file, phonemes
+from speechprune.manifests.orthography import (
+    APOSTROPHES,
+    has_own_rules,
+    rules,
+    spoken_rules,
+)
+from speechprune.manifests.tags import without_tags
 
 _CODE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{1,8})*")
 # No blanks between words, so that a character stands alone: Chinese languages and Japanese.
@@ -32,13 +40,18 @@ _NORMALIZED = re.compile(r"'*[A-Z][A-Z']*(?: '*[A-Z][A-Z']*)*")
 
 # Stands where punctuation was until apostrophes and marks have been judged by their neighbours.
 _GAP = "\0"
-# The same where it parts words: any but the full stop of an abbreviation, and those in numbers.
+# The same where it parts words: any but marks within words, and those in numbers.
 _BREAK = "\1"
 _ELLIPSIS = re.compile(f"{_GAP}{_GAP}+")
 _IN_NUMBER = re.compile(rf"(?<=\d){_BREAK}(?=\d)")
-_APOSTROPHES = frozenset("'’‘‛ʼ´`")
 _QUOTES = re.compile(r"''+|(?<![^ \0\1])'|'(?![^ \0\1])")
 _EVERY_APOSTROPHE = re.compile(r"'")
+# Within words stand full stops of abbreviations; the dots of Catalan, Gascon and French; Armenian's
+# marks of stress, exclamation and question, on a vowel; gershayim. With the modifier symbols, they
+# are what Unicode's annex 29 (Word_Break: ALetter, MidLetter, MidNumLet) has within words, but for
+# the colon, which only some languages have there; and bullets that are typed for dots, and the
+# abbreviation signs of India.
+_WITHIN_WORDS = frozenset(".․﹒·\u0387‧•∙⋅՛՜՞՟״॰૰৽")
 # Besides dashes: slashes, minus, low line, ellipses, and what Ethiopic and Tibetan put between
 # words, where no blank follows.
 _BOUNDARIES = frozenset("/\\⁄∕−_…‥፡።፣፤፥፦፧፨་།༎")
@@ -65,13 +78,15 @@ class CharacterLabels:
     Attributes:
         units: each character, with its marks, stands alone, and there are no words.
         dotted: i is upper-cased to İ.
+        language: whose spelling is known.
     """
 
     units: bool = False
     dotted: bool = False
+    language: str = field(default="", repr=False)
 
     def label(self, transcripts: Sequence[str]) -> tuple[list[str], Counter[str]]:
-        """Words or units parted by single spaces, and how often which character was dropped.
+        """Words or units parted by single spaces, and how often which character or tag was dropped.
 
         A text is "" where nothing is left. Apostrophes of all kinds are counted as `'`.
         """
@@ -79,20 +94,21 @@ class CharacterLabels:
         return [self._label(transcript, dropped) for transcript in transcripts], dropped
 
     def _label(self, transcript: str, dropped: Counter[str]) -> str:
-        if not self.units and _NORMALIZED.fullmatch(transcript):
+        plain = not self.units and not has_own_rules(self.language)
+        if plain and _NORMALIZED.fullmatch(transcript):
             return transcript
-        if self.dotted:
-            # Software that lower-cases İ without knowing Turkish makes i and a dot above of it.
-            transcript = transcript.replace("i\u0307", "i")
+        transcript = without_tags(transcript, dropped)
+        for found, made in rules(self.language):
+            transcript = _replace(found, made, transcript, dropped)
         table = _table(self.dotted)
         text = transcript.translate(table)
         for character in table.dropped.intersection(transcript):
             dropped[character] += transcript.count(character)
         marked = not table.marks.isdisjoint(text)
         if marked:
-            text = _without(_stray_marks(), text, dropped)
+            text = _replace(_stray_marks(), "", text, dropped)
         if "'" in text:
-            text = _without(_EVERY_APOSTROPHE if self.units else _QUOTES, text, dropped)
+            text = _replace(_EVERY_APOSTROPHE if self.units else _QUOTES, "", text, dropped)
         text = _IN_NUMBER.sub("", _ELLIPSIS.sub(" ", text))
         text = text.replace(_GAP, "").replace(_BREAK, " ")
         text = unicodedata.normalize("NFC", text)
@@ -109,7 +125,7 @@ def characters(language: str) -> CharacterLabels:
     if not _CODE.fullmatch(language):
         raise UserError(f"language {language!r} is not an ISO code; give one such as en or zh-TW")
     primary = re.split("[-_]", language.lower())[0]
-    return CharacterLabels(units=primary in _UNSPACED, dotted=primary in _DOTTED)
+    return CharacterLabels(primary in _UNSPACED, primary in _DOTTED, primary)
 
 
 @dataclass(frozen=True)
@@ -120,13 +136,19 @@ class PhoneLabels:
     units: bool = True
 
     def label(self, transcripts: Sequence[str]) -> tuple[list[str], Counter[str]]:
-        """IPA phones parted by single spaces, without stress or words; nothing is dropped.
+        """IPA phones parted by single spaces, without stress or words.
+
+        Tags are dropped, and dots within words.
 
         Long lists are faster: each call loads the language's rules, in up to 3 ms.
         """
+        dropped: Counter[str] = Counter()
+        texts = [without_tags(transcript, dropped) for transcript in transcripts]
+        for found, made in spoken_rules(self.language):
+            texts = [_replace(found, made, text, dropped) for text in texts]
         # Of nothing but punctuation, espeak-ng would read the names.
-        readable = [text if any(map(str.isalnum, text)) else "" for text in transcripts]
-        return [_phones(read) for read in phonemes(readable, self.language)], Counter()
+        readable = [text if any(map(str.isalnum, text)) else "" for text in texts]
+        return [_phones(read) for read in phonemes(readable, self.language)], dropped
 
 
 def phones(language: str) -> PhoneLabels:
@@ -220,24 +242,27 @@ def _upper(character: str, dotted: bool) -> str:
 def _judge(character: str) -> str:
     """The character if it is kept, a space, an apostrophe, a gap (punctuation), or nothing."""
     category = unicodedata.category(character)
-    if character in _APOSTROPHES:
+    if character in APOSTROPHES:
         return "'"
     if character.isspace() or category == "Pd" or character in _BOUNDARIES:
         return " "
+    if category == "Sk":  # tone letters, which may come in a row
+        return ""
     if category[0] in "PS":
-        return _GAP if character == "." else _BREAK
+        return _GAP if character in _WITHIN_WORDS else _BREAK
     # Enclosing marks make symbols, such as keycaps.
     if category[0] == "C" or category == "Me" or character == _TATWEEL or _SILENT.match(character):
         return ""
     return character
 
 
-def _without(pattern: re.Pattern[str], text: str, dropped: Counter[str]) -> str:
-    """The text without the matches, whose characters are counted."""
+def _replace(pattern: re.Pattern[str], made: str, text: str, dropped: Counter[str]) -> str:
+    """The text with something else for the matches, whose characters are counted if it is blank."""
 
     def count(match: re.Match[str]) -> str:
-        dropped.update(match.group())
-        return ""
+        if not made.strip():
+            dropped.update(match.group())
+        return made
 
     return pattern.sub(count, text)
 

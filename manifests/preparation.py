@@ -37,12 +37,14 @@ class Preparation:
         excluded: (split, clip, reason) of what was left out, in order.
         converted: number of new audio files.
         dropped: how often each character of the transcripts has no place in the labels.
+        tags: how often each tag, such as `[noise]`, was dropped from the transcripts.
     """
 
     splits: tuple[Split, ...]
     excluded: tuple[tuple[str, str, str], ...]
     converted: int
     dropped: Mapping[str, int]
+    tags: Mapping[str, int]
 
 
 def prepare(
@@ -129,6 +131,7 @@ def _described_result(result: Preparation) -> dict[str, Any]:
         "converted": result.converted,
         "excluded": [dict(zip(("split", "clip", "reason"), row)) for row in result.excluded],
         "dropped_characters": dict(result.dropped),
+        "dropped_tags": dict(result.tags),
     }
 
 
@@ -148,6 +151,7 @@ def _as_prepared(folder: Path, provenance: Mapping[str, Any]) -> Preparation:
         tuple((row["split"], row["clip"], row["reason"]) for row in provenance["excluded"]),
         provenance["converted"],
         dict(ranked(provenance["dropped_characters"])),
+        dict(ranked(provenance.get("dropped_tags", {}))),
     )
 
 
@@ -189,7 +193,12 @@ def _collect(
         converted += sum(new)
         splits.append(_split(name, utterances, new, root, audio))
     next(outcomes, None)  # lets a progress bar end
-    return Preparation(tuple(splits), tuple(excluded), converted, dict(ranked(dropped)))
+    ordered = ranked(dropped)
+    characters, tags = (
+        {what: count for what, count in ordered if (len(what) > 1) == is_tag}
+        for is_tag in (False, True)
+    )
+    return Preparation(tuple(splits), tuple(excluded), converted, characters, tags)
 
 
 def _split(

@@ -15,7 +15,9 @@ from speechprune.manifests.manifest import Split
 from speechprune.manifests.preparation import Preparation, prepare
 from speechprune.tools._options import add_options, dictionary_option
 
-_SHOWN = 20  # characters dropped and clips left out that are printed; provenance.json has all
+_SHOWN = (
+    20  # characters and tags dropped and clips left out that are printed; provenance.json has all
+)
 
 _PATH = click.Path(path_type=Path)
 
@@ -134,9 +136,10 @@ def _show(prepared: Preparation, out: Path) -> None:
     _show_splits(prepared.splits)
     total = sum(len(split.utterances) for split in prepared.splits)
     click.echo(f"{prepared.converted:,} of {total:,} converted to FLAC, the rest used in place")
-    if prepared.dropped:
-        most = list(prepared.dropped.items())[:_SHOWN]
-        click.echo("characters dropped: " + ", ".join(f"{c!r} {n:,}" for c, n in most))
+    for what, dropped in (("characters", prepared.dropped), ("tags", prepared.tags)):
+        if dropped:
+            most = list(dropped.items())[:_SHOWN]
+            click.echo(f"{what} dropped: " + ", ".join(f"{c!r} {n:,}" for c, n in most))
     for split_name, clip, reason in prepared.excluded[:_SHOWN]:
         click.echo(f"left out: {clip} in {split_name}, which {reason}")
     if len(prepared.excluded) > _SHOWN:
