@@ -57,6 +57,8 @@ class Conversion:
         return [self._handle(clip, text) for clip, text in zip(clips, texts)], dropped
 
     def _handle(self, clip: Clip, text: str) -> Outcome:
+        if clip.problem:
+            return Outcome(0, "", False, clip.problem)
         if not text:
             problem = f"has nothing left of its transcript {clip.transcript!r}"
             return Outcome(0, "", False, problem)

@@ -28,12 +28,24 @@ class Clip(NamedTuple):
         transcript: as the corpus has it.
         speaker: "" where that is not known.
         segment: None for the whole recording.
+        problem: why it cannot be used, where that is known already; else "".
     """
 
     source: str
     transcript: str
     speaker: str = ""
     segment: Segment | None = None
+    problem: str = ""
+
+    @classmethod
+    def unusable(cls, name: str, problem: str) -> Clip:
+        """What a malformed row stands for.
+
+        Args:
+            name: unique, such as "train.tsv line 7".
+            problem: what follows "which", such as "has 3 columns, not 4".
+        """
+        return cls("", "", segment=Segment(name, 0.0, None), problem=problem)
 
     @property
     def name(self) -> str:

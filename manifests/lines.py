@@ -7,17 +7,23 @@ from typing import Iterable
 
 from speechprune.errors import UserError
 
+#: Of text that others wrote, perhaps with a byte order mark.
+ENCODING = "utf-8-sig"
+
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a file, parted by line feeds only, whatever else Unicode calls a line's end.
 
-    Raises UserError if the file is missing or not UTF-8 text.
+    A byte order mark at its start is no text. Raises UserError if the file is missing, cannot be
+    read, or is not UTF-8 text.
     """
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding=ENCODING) as file:
             return [line.rstrip("\n") for line in file]
     except FileNotFoundError:
         raise UserError(f"{path} is missing; prepare the corpus again") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8 text; convert it") from None
 

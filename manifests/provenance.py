@@ -9,7 +9,7 @@ from typing import Any
 
 from speechprune import __version__
 from speechprune.errors import UserError
-from speechprune.manifests.lines import write_lines
+from speechprune.manifests.lines import ENCODING, write_lines
 
 PROVENANCE = "provenance.json"
 #: The key under which a corpus lists who speaks both in train and in test because it means to test
@@ -26,7 +26,7 @@ def read_provenance(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding=ENCODING))
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
     if not isinstance(found, dict):

@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 
 from speechprune.errors import UserError
-from speechprune.manifests.lines import read_lines
+from speechprune.manifests.lines import ENCODING, read_lines
 
 PHONES = "validated_phones_reduced.txt"
 SYMBOLS = "phonesMatches_reduced.json"
@@ -100,7 +100,7 @@ def _only(paths: list[Path]) -> Path:
 
 def _symbols(path: Path) -> dict[int, str]:
     try:
-        numbers = json.loads(path.read_text(encoding="utf-8"))
+        numbers = json.loads(path.read_text(encoding=ENCODING))
         return {int(number): symbol for symbol, number in numbers.items()}
     except (ValueError, AttributeError, TypeError):
         raise UserError(f'{path} is not JSON of the form {{"phone": number}}') from None

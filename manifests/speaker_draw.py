@@ -9,6 +9,7 @@ import numpy as np
 import soundfile
 
 from speechprune.errors import UserError
+from speechprune.manifests.lines import ENCODING
 
 _ROUNDING = 1e-6  # seconds
 
@@ -43,7 +44,7 @@ class Durations:
                 break
 
     def _read(self, path: Path) -> None:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding=ENCODING) as file:
             for line in file:
                 name, _, milliseconds = line.strip().replace("\t", " ").rpartition(" ")
                 if milliseconds.isdigit():

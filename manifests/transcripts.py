@@ -10,15 +10,15 @@ from speechprune.manifests.lines import read_lines
 
 
 def read_transcripts(path: Path) -> Iterator[tuple[int, str, str]]:
-    """Number of the line, counted from 1, name and text of each recording.
+    """Number of the line, counted from 1, name and text, perhaps "", of each recording.
 
-    Raises UserError, with the line, for one without text or a name that is there twice.
+    Raises UserError, with the line, for a name that is there twice.
     """
     seen: set[str] = set()
     for number, line in enumerate(read_lines(path), start=1):
         name, _, text = line.strip().partition(" ")
-        if not text:
-            raise UserError(f"{path} line {number}: expected `NAME TEXT`, got {line!r}")
+        if not name:
+            continue
         if name in seen:
             raise UserError(f"{path} line {number}: {name} is there twice")
         seen.add(name)

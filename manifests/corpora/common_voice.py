@@ -15,6 +15,7 @@ from speechprune.errors import UserError
 from speechprune.manifests.corpora.base import CORPORA, CorpusReader, labels_option
 from speechprune.manifests.corpus import Clip, Corpus, Labels, ReadyUnits
 from speechprune.manifests.labels import LabelKind, make_labels
+from speechprune.manifests.lines import ENCODING
 from speechprune.manifests.published_lists import (
     PHONES,
     clip_name,
@@ -34,11 +35,18 @@ _HELD_OUT = 0.1
 
 
 class Row(NamedTuple):
-    """What is needed of a line: who said which `sentence` in which `clip`, a file's name."""
+    """What is needed of a line: who said which `sentence` in which `clip`, a file's name.
+
+    Attributes:
+        place: table and line.
+        problem: why the line cannot be trusted, or "".
+    """
 
     clip: str
     sentence: str
     speaker: str
+    place: str
+    problem: str = ""
 
 
 @CORPORA.register("common_voice")
@@ -67,7 +75,7 @@ class CommonVoice(CorpusReader):
         still.
 
         Raises:
-            UserError: `folder` is not a language folder, a `.tsv` is malformed, a listed clip is
+            UserError: `folder` is not a language folder, a `.tsv` lacks a column, a listed clip is
                 missing or unknown, or there is less validated speech than asked.
         """
         root = folder.absolute()
@@ -105,13 +113,16 @@ def _published(root: Path, folder: Path, *, phones: bool) -> dict[str, list[Clip
     lists = read_lists(folder)
     listed = {name for names in lists.values() for name in names}
     transcripts, speakers = (read_phones(folder) if phones else {}), {}
+    malformed: dict[str, Clip] = {}
     for row in _rows(root / "validated.tsv"):
         if row.clip in listed:
             speakers[row.clip] = row.speaker
-            if not phones:
+            if row.problem:
+                malformed[row.clip] = _clip(row)
+            elif not phones:
                 transcripts[row.clip] = row.sentence
     for split, names in lists.items():
-        unknown = [name for name in names if name not in transcripts]
+        unknown = [name for name in names if name not in transcripts and name not in malformed]
         if unknown:
             where = folder / PHONES if phones else root / "validated.tsv"
             raise UserError(
@@ -119,7 +130,12 @@ def _published(root: Path, folder: Path, *, phones: bool) -> dict[str, list[Clip
                 f"is {unknown[0]}"
             )
     return {
-        split: [Clip(f"{CLIPS}/{n}", transcripts[n], speakers.get(n, "")) for n in names]
+        split: [
+            Clip(f"{CLIPS}/{name}", transcripts[name], speakers.get(name, ""))
+            if name in transcripts
+            else malformed[name]
+            for name in names
+        ]
         for split, names in lists.items()
     }
 
@@ -147,18 +163,20 @@ def _drawn(root: Path, hours: float, seed: int) -> dict[str, list[Clip]]:
         if (root / f"{name}.tsv").exists()
     }
     held_out = {name: rows for name, rows in official.items() if rows}
-    taken = {row.speaker for rows in held_out.values() for row in rows}
-    rows = [row for row in _rows(root / "validated.tsv") if row.speaker not in taken]
+    taken = {row.speaker for rows in held_out.values() for row in rows if not row.problem}
+    validated = [row for row in _rows(root / "validated.tsv") if row.speaker not in taken]
+    rows = [row for row in validated if not row.problem]
     missing = [name for name in ("dev", "test") if name not in held_out]
     wanted = {"train": hours, **{name: _HELD_OUT * hours for name in missing}}
     drawn = draw_hours(rows, wanted, Durations(root), seed)
+    drawn["train"] += [row for row in validated if row.problem]
     return {name: list(map(_clip, split)) for name, split in {**drawn, **held_out}.items()}
 
 
 def _rows(path: Path) -> Iterator[Row]:
     """The lines of a `.tsv`; quotes mean nothing in these files."""
     try:
-        with path.open(encoding="utf-8-sig", newline="\n") as file:
+        with path.open(encoding=ENCODING, newline="\n") as file:
             header = file.readline().rstrip("\r\n").split("\t")
             for column in _COLUMNS:
                 if column not in header:
@@ -169,12 +187,16 @@ def _rows(path: Path) -> Iterator[Row]:
             speakers: dict[str, str] = {}  # an identity of 128 letters, kept once
             for number, line in enumerate(file, start=2):
                 fields = line.rstrip("\r\n").split("\t")
+                place = f"{path.name} line {number}"
                 if len(fields) != len(header):
-                    raise UserError(
-                        f"{path} line {number} has {len(fields)} columns, not {len(header)}"
-                    )
-                speaker = speakers.setdefault(fields[client], fields[client])
-                yield Row(clip_name(fields[clip]), fields[sentence], speaker)
+                    problem = f"has {len(fields)} columns, not {len(header)}"
+                    name = clip_name(fields[clip]) if clip < len(fields) else ""
+                    yield Row(name, "", "", place, problem)
+                elif not fields[clip].strip():
+                    yield Row("", "", "", place, "names no clip")
+                else:
+                    speaker = speakers.setdefault(fields[client], fields[client])
+                    yield Row(clip_name(fields[clip]), fields[sentence], speaker, place)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; name a language folder of Common Voice") from None
     except UnicodeDecodeError:
@@ -182,13 +204,16 @@ def _rows(path: Path) -> Iterator[Row]:
 
 
 def _clip(row: Row) -> Clip:
+    if row.problem:
+        return Clip.unusable(row.place, row.problem)
     return Clip(f"{CLIPS}/{row.clip}", row.sentence, row.speaker)
 
 
 def _refuse_missing(root: Path, splits: dict[str, list[Clip]]) -> None:
     there = {entry.name for entry in os.scandir(root / CLIPS)}
     for name, clips in splits.items():
-        missing = [clip.source for clip in clips if clip.source[len(CLIPS) + 1 :] not in there]
+        sources = (clip.source for clip in clips if not clip.problem)
+        missing = [source for source in sources if source[len(CLIPS) + 1 :] not in there]
         if missing:
             raise UserError(
                 f"{root}: {len(missing)} clips of {name} have no audio; the first is {missing[0]}"

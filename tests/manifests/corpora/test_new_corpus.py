@@ -67,5 +67,5 @@ def test_its_mistakes_get_one_line(tmp_path: Path) -> None:
     (root / "metadata.csv").write_text("LJ001-0001|one column too few\n")
     result = prepare("lj-speech", root, "--out", tmp_path / "out")
     assert (result.exit_code, result.output.count("\n")) == (1, 1)
-    assert "metadata.csv line 1: expected three columns" in result.output
+    assert "metadata.csv line 1 in train, which has 2 columns, not 3" in result.output
     assert not (tmp_path / "out").exists()
