@@ -14,6 +14,7 @@ from fairseq.data import Dictionary
 from fairseq.tasks.audio_finetuning import AudioFinetuningConfig, AudioFinetuningTask
 from omegaconf import OmegaConf
 
+import speechprune.plugin  # noqa: F401  (what it changes in fairseq)
 from speechprune.errors import UserError
 from speechprune.manifests.audio import write_flac
 from speechprune.manifests.folders import replacing
@@ -87,8 +88,7 @@ def test_dictionary_counts_every_letter(tmp_path: Path) -> None:
     assert known == sorted(known)
 
 
-def test_fairseq_reads_it_without_unknown_letters(tmp_path: Path) -> None:
-    folder = write_corpus(tmp_path / "corpus")
+def loaded_task(folder: Path) -> AudioFinetuningTask:
     cfg = OmegaConf.create(
         {"_name": "audio_finetuning", "data": str(folder), "labels": "ltr", "normalize": False}
     )
@@ -96,10 +96,33 @@ def test_fairseq_reads_it_without_unknown_letters(tmp_path: Path) -> None:
     cfg.tpu, cfg.seed = False, 1
     task = AudioFinetuningTask.setup_task(cfg)
     task.load_dataset("train", task_cfg=task.cfg)
+    return task
+
+
+def test_fairseq_reads_it_without_unknown_letters(tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "corpus")
+    task = loaded_task(folder)
     dataset = task.dataset("train")
     spelled = [task.target_dictionary.string(dataset[i]["label"]) for i in range(len(dataset))]
     assert spelled == (folder / "train.ltr").read_text().splitlines()
     assert dataset[1]["source"].shape == (1600,)
+
+
+def test_fairseq_reads_past_byte_order_marks(tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "corpus")
+    for name in ("train.tsv", "train.ltr", "dict.ltr.txt"):
+        (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
+    task = loaded_task(folder)
+    dataset = task.dataset("train")
+    assert "".join(task.target_dictionary.symbols[4:]) == "ENOSVY|"
+    spelled = [task.target_dictionary.string(dataset[i]["label"]) for i in range(len(dataset))]
+    assert spelled == ["O N |", "N O | Y E S |", "S E V E N | N O | O N |"]
+    assert dataset[0]["source"].shape == (1600,)
+    assert [u.text for u in read_split(folder, "train").utterances] == [
+        "ON",
+        "NO YES",
+        "SEVEN NO ON",
+    ]
 
 
 def test_provenance_is_kept(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""The one door into fairseq: models, criterions, data2vec, safe checkpoint classes and six seams.
+"""The one door into fairseq: models, criterions, data2vec, safe checkpoint classes and seven
+seams.
 
 fairseq imports `models` and `tasks` of a user folder by itself but never criterions, and neither
 when the package was imported before: so importing this module registers everything.
@@ -20,11 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 from fairseq import checkpoint_utils
+from fairseq.data import dictionary
+from fairseq.data.audio import raw_audio_dataset
 from fairseq.file_io import PathManager
 from fairseq.models.hubert import hubert
 from fairseq.models.wav2vec import wav2vec2
 from fairseq.optim import fp16_optimizer
-from fairseq.tasks import FairseqTask
+from fairseq.tasks import FairseqTask, audio_finetuning
 
 from speechprune.backbones import BACKBONES
 from speechprune.backbones.data2vec import data2vec_audio
@@ -53,6 +56,22 @@ def _seed_span_masking(module: ModuleType) -> None:
 
     seeded.is_seeded = True  # type: ignore[attr-defined]
     module.compute_mask_indices = seeded  # type: ignore[attr-defined]
+
+
+def _read_past_byte_order_marks(module: ModuleType) -> None:
+    """Let `module` read text that begins with a byte order mark, as some editors leave it.
+
+    fairseq takes the mark for a part of the first line: of the audio's folder in a `.tsv`, or of
+    the first symbol of labels and dictionaries, which is unknown then.
+    """
+
+    @functools.wraps(open)
+    def open_text(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
+        if mode == "r" and not args:
+            options["encoding"] = "utf-8-sig"
+        return open(file, mode, *args, **options)
+
+    module.open = open_text  # type: ignore[attr-defined]
 
 
 class _AtomicCopies(PathManager):
@@ -182,6 +201,8 @@ def _register() -> None:
     _seed_span_masking(wav2vec2)
     _seed_span_masking(hubert)
     _seed_span_masking(data2vec_audio())
+    for module in (dictionary, audio_finetuning, raw_audio_dataset):
+        _read_past_byte_order_marks(module)
     checkpoint_utils.PathManager = _AtomicCopies
     _keep_master_copies()
     _name_master_copies()

@@ -24,6 +24,7 @@ def with_the_example(tmp_path: Path) -> Iterator[None]:
     (tmp_path / "plugged").mkdir()
     snippet = readme_snippet("Add a corpus")
     (tmp_path / "plugged/lj_speech.py").write_text(snippet, encoding="utf-8")
+    CORPORA.names()  # so that all others are known, and stay so
     parts, path = dict(CORPORA._parts), list(corpora.__path__)
     corpora.__path__.append(str(tmp_path / "plugged"))
     CORPORA._walked = False
