@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from speechprune.errors import UserError
@@ -48,6 +49,12 @@ def chosen_endings(folder: Path, labels: str | None) -> list[str]:
     return [labels]
 
 
+def named_ending(dictionary: Path, endings: Sequence[str]) -> str:
+    """Which of some labels a dictionary is for: those that its name says, else the first."""
+    named = [ending for ending in endings if dictionary.name == dictionary_name(ending)]
+    return named[0] if named else endings[0]
+
+
 def replace_dictionary(folder: Path, dictionary: Path) -> None:
     """Put a dictionary in the place of that of a manifest folder.
 
@@ -55,9 +62,7 @@ def replace_dictionary(folder: Path, dictionary: Path) -> None:
 
     Raises UserError if it is missing, malformed, or lacks a symbol of the labels.
     """
-    endings = label_endings(folder)
-    named = [ending for ending in endings if dictionary.name == dictionary_name(ending)]
-    ending = (named or endings)[0]
+    ending = named_ending(dictionary, label_endings(folder))
     files = (folder / f"{name}.{ending}" for name in split_names(folder))
     lines = (line for file in files if file.exists() for line in read_lines(file))
     needed = {symbol for line in lines for symbol in line.split()}

@@ -10,8 +10,15 @@ from typing import Any
 
 from speechprune.errors import UserError
 from speechprune.manifests.audio import SAMPLE_RATE
-from speechprune.manifests.dictionary import DICTIONARY, SPECIAL_SYMBOLS, read_dictionary
+from speechprune.manifests.dictionary import SPECIAL_SYMBOLS, dictionary_name, read_dictionary
 from speechprune.manifests.headers import header_problems
+from speechprune.manifests.label_files import (
+    LETTERS,
+    SPEAKERS,
+    WORDS,
+    chosen_endings,
+    named_ending,
+)
 from speechprune.manifests.lines import read_lines
 from speechprune.manifests.provenance import read_provenance, shared_speakers
 from speechprune.manifests.rows import Row, audio_key, parse_row, read_raw_rows, split_names
@@ -31,7 +38,8 @@ class SplitRow:
     Attributes:
         hours: of audio, at the sample rate that was asked for.
         longest: recording, in seconds.
-        symbols: distinct ones in the labels.
+        symbols: distinct ones in the labels, in letters if there are several kinds.
+        labels: the same for each kind of labels, by the ending of their file.
         errors: problems found in it.
     """
 
@@ -39,6 +47,7 @@ class SplitRow:
     hours: float
     longest: float
     symbols: int
+    labels: Mapping[str, int]
     errors: int
 
 
@@ -77,10 +86,14 @@ class Report:
 
     def describe_in_words(self) -> str:
         """A table of the splits, then the problems, one a line."""
-        rows = [["split", "utterances", "hours", "longest s", "symbols", "errors"]]
+        endings = list(dict.fromkeys(e for row in self.splits.values() for e in row.labels))
+        # Letters alone, as most folders have them, need not be told.
+        titles = ["symbols"] if endings == [LETTERS] else [f"symbols in .{e}" for e in endings]
+        rows = [["split", "utterances", "hours", "longest s", *titles, "errors"]]
         for name, row in self.splits.items():
             sizes = [f"{row.utterances:,}", f"{row.hours:.2f}", f"{row.longest:.2f}"]
-            rows.append([name, *sizes, str(row.symbols), f"{row.errors:,}"])
+            symbols = [str(row.labels.get(ending, "")) for ending in endings]
+            rows.append([name, *sizes, *symbols, f"{row.errors:,}"])
         lines = [table(rows)]
         for kind, count in self.counts.items():
             for number, example in enumerate(self.examples[kind], start=1):
@@ -89,54 +102,77 @@ class Report:
 
 
 def check_folder(
-    folder: Path, *, sample_rate: int = SAMPLE_RATE, max_tokens: int | None = None
+    folder: Path,
+    *,
+    labels: str | None = None,
+    dictionary: Path | None = None,
+    sample_rate: int = SAMPLE_RATE,
+    max_tokens: int | None = None,
 ) -> Report:
     """Look for problems in all splits of a manifest folder, audio headers included.
 
     Args:
+        labels: ending of the label files; all there are by default.
+        dictionary: a file to compare labels with in place of that of the folder.
         sample_rate: what every recording must have, in Hz.
         max_tokens: most samples that fit in a batch.
 
     Raises:
-        UserError: the folder does not exist, or holds no split.
+        UserError: the folder does not exist, holds no split, or none with these labels.
     """
     names = split_names(folder)
-    check = _Check(folder, sample_rate, max_tokens)
+    endings = chosen_endings(folder, labels)
+    dictionaries = {ending: folder / dictionary_name(ending) for ending in endings}
+    if dictionary is not None:
+        dictionaries[named_ending(dictionary, endings)] = dictionary
+    check = _Check(folder, dictionaries, sample_rate, max_tokens)
     sizes = {name: check.split(name) for name in names}
     check.compare_speakers()
     splits = {}
-    for name, (frames, symbols) in sizes.items():
+    for name, (frames, found) in sizes.items():
         seconds, longest = sum(frames) / sample_rate, max(frames, default=0) / sample_rate
         errors = check.by_split[name]
-        splits[name] = SplitRow(len(frames), seconds / 3600, longest, symbols, errors)
+        symbols = next(iter(found.values()), 0)
+        splits[name] = SplitRow(len(frames), seconds / 3600, longest, symbols, found, errors)
     return Report(folder, splits, check.counts, check.examples)
 
 
 class _Check:
     """Goes through the splits and collects problems.
 
+    Args:
+        dictionaries: of each kind of labels, by the ending of their files.
+
     Attributes:
         counts, examples: as a report has them.
         by_split: number of problems.
     """
 
-    def __init__(self, folder: Path, sample_rate: int, max_tokens: int | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        dictionaries: Mapping[str, Path],
+        sample_rate: int,
+        max_tokens: int | None,
+    ) -> None:
         self.folder, self.sample_rate, self.max_tokens = folder, sample_rate, max_tokens
         self.counts: Counter[str] = Counter()
         self.by_split: Counter[str] = Counter()
         self.examples: dict[str, list[str]] = {}
         self._recordings: dict[str, str] = {}
         self._speakers: dict[str, set[str]] = {}
-        self._known = self._dictionary()
+        self._dictionaries = dictionaries
+        self._known = {ending: self._dictionary(path) for ending, path in dictionaries.items()}
         self._shared = self._shared_speakers()
 
-    def split(self, name: str) -> tuple[list[int], int]:
-        """Check a split; returns the samples of each recording and the number of symbols."""
+    def split(self, name: str) -> tuple[list[int], dict[str, int]]:
+        """Check a split; returns the samples of each recording, and the number of symbols of each
+        kind of labels."""
         try:
             root, lines = read_raw_rows(self.folder / f"{name}.tsv")
         except UserError as error:
             self._add(name, "manifest", str(error))
-            return [], 0
+            return [], dict.fromkeys(self._endings(name), 0)
         rows = []
         for number, line in enumerate(lines, start=2):
             row = parse_row(line)
@@ -146,7 +182,11 @@ class _Check:
             else:
                 rows.append(row)
         self._paths(name, root, rows)
-        symbols = self._labels(name, len(lines))
+        self._speakers[name] = set(self._column(name, SPEAKERS, len(lines))) - {""}
+        endings = self._endings(name)
+        columns = {e: self._column(name, e, len(lines), required=True) for e in endings}
+        words = columns.get(WORDS) or self._column(name, WORDS, len(lines))
+        symbols = {ending: self._labels(name, ending, columns[ending], words) for ending in endings}
         self._headers(name, root, rows)
         return [frames for _, frames in rows], symbols
 
@@ -171,9 +211,14 @@ class _Check:
         if len(examples) < EXAMPLES:
             examples.append(message)
 
-    def _dictionary(self) -> dict[str, int] | None:
+    def _endings(self, split: str) -> list[str]:
+        """Of the labels of a split, which need not have all kinds; the first where it has none."""
+        there = [e for e in self._dictionaries if (self.folder / f"{split}.{e}").exists()]
+        return there or list(self._dictionaries)[:1]
+
+    def _dictionary(self, path: Path) -> dict[str, int] | None:
         try:
-            return read_dictionary(self.folder / DICTIONARY)[0]
+            return read_dictionary(path)[0]
         except UserError as error:
             self._add("", "dictionary", str(error))
             return None
@@ -201,10 +246,11 @@ class _Check:
             if times > 1:
                 self._add(name, "repeated path", f"{key} is {times} times in {name}.tsv")
 
-    def _column(self, name: str, ending: str, count: int) -> list[str]:
-        """The lines of a file that should have `count`; an empty list if it has another number."""
+    def _column(self, name: str, ending: str, count: int, *, required: bool = False) -> list[str]:
+        """The lines of a file that should have `count`; none if it has another number or is not
+        there."""
         path = self.folder / f"{name}.{ending}"
-        if ending != "ltr" and not path.exists():
+        if not required and not path.exists():
             return []
         try:
             lines = read_lines(path)
@@ -217,33 +263,29 @@ class _Check:
             return []
         return lines
 
-    def _labels(self, name: str, count: int) -> int:
-        """Check labels, words and speakers; returns the number of distinct symbols."""
-        labels = self._column(name, "ltr", count)
-        words = self._column(name, "wrd", count)
-        self._speakers[name] = set(self._column(name, "spk", count)) - {""}
+    def _labels(self, name: str, ending: str, labels: Sequence[str], words: Sequence[str]) -> int:
+        """Check labels of one kind against words and dictionary; returns the number of symbols."""
+        path, known = self.folder / f"{name}.{ending}", self._known[ending]
         symbols: Counter[str] = Counter()
         first: dict[str, int] = {}
         for number, label in enumerate(labels, start=1):
             found = label.split()
             if set(found) <= {WORD_END}:
-                self._add(name, "empty label", f"{self.folder / name}.ltr line {number}")
+                self._add(name, "empty label", f"{path} line {number}")
             for symbol in set(found) - symbols.keys():
                 first[symbol] = number
             symbols.update(found)
-        self._compare_words(name, labels, words, spelt=WORD_END in symbols)
-        if self._known is not None:
-            for symbol in sorted(symbols.keys() - self._known.keys() - set(SPECIAL_SYMBOLS)):
-                where = f"{self.folder / name}.ltr line {first[symbol]}"
-                message = f"{symbol!r} is not in {DICTIONARY}: {symbols[symbol]} times, first in"
+        if WORD_END in symbols or WORD_END in (known or ()):
+            self._compare_words(name, labels, words)
+        if known is not None:
+            for symbol in sorted(symbols.keys() - known.keys() - set(SPECIAL_SYMBOLS)):
+                where = f"{path} line {first[symbol]}"
+                lacking = f"{symbol!r} is not in {self._dictionaries[ending].name}"
+                message = f"{lacking}: {symbols[symbol]} times, first in"
                 self._add(name, "unknown symbol", f"{message} {where}")
         return len(symbols)
 
-    def _compare_words(
-        self, name: str, labels: Sequence[str], words: Sequence[str], *, spelt: bool
-    ) -> None:
-        if not spelt:
-            return
+    def _compare_words(self, name: str, labels: Sequence[str], words: Sequence[str]) -> None:
         for number, (label, text) in enumerate(zip(labels, words), start=1):
             read = "".join(label.split()).replace(WORD_END, " ").split()
             if read != text.split():

@@ -10,9 +10,11 @@ from typing import Any, Union
 
 import numpy as np
 
+from speechprune.errors import UserError
 from speechprune.figures import INK, SHADES, new_figure, save_figure
 from speechprune.manifests.audio import SAMPLE_RATE
-from speechprune.manifests.dictionary import ranked
+from speechprune.manifests.dictionary import dictionary_name, ranked, read_dictionary
+from speechprune.manifests.label_files import LETTERS, SPEAKERS, WORDS, chosen_endings
 from speechprune.manifests.rows import split_names
 from speechprune.manifests.spelling import WORD_END, unspell
 from speechprune.manifests.verbatim import Lines, read_verbatim
@@ -42,14 +44,18 @@ class Statistics:
     speakers: int | None
 
     @classmethod
-    def of(cls, lines: Lines) -> Statistics:
-        """Count."""
-        labels = lines.columns["ltr"]
+    def of(cls, lines: Lines, ending: str = LETTERS, *, letters: bool = False) -> Statistics:
+        """Count, with the labels of the file with some ending.
+
+        Args:
+            letters: the labels are letters, although no word of theirs may end with `WORD_END`.
+        """
+        labels = lines.columns[ending]
         symbols = Counter(symbol for label in labels for symbol in label.split())
-        texts = lines.columns.get("wrd")
-        if texts is None and WORD_END in symbols:
-            texts = [unspell(label) for label in labels]
-        speakers = set(lines.columns.get("spk", ())) - {""}
+        texts = lines.columns.get(WORDS)
+        if texts is None and (letters or WORD_END in symbols):
+            texts = [unspell(f"{label} {WORD_END}") for label in labels]
+        speakers = set(lines.columns.get(SPEAKERS, ())) - {""}
         return cls(
             np.array(lines.frames) / SAMPLE_RATE,
             dict(ranked(symbols)),
@@ -75,9 +81,33 @@ class Statistics:
         }
 
 
-def read_statistics(folder: Path) -> dict[str, Statistics]:
-    """Statistics of each split, by name. Raises UserError if the folder is malformed."""
-    return {name: Statistics.of(read_verbatim(folder, name)) for name in split_names(folder)}
+def read_statistics(folder: Path, labels: str | None = None) -> dict[str, dict[str, Statistics]]:
+    """Statistics of each split that has labels of some kind, by name, for each kind.
+
+    Args:
+        labels: ending of the label files; by default, each kind of labels is counted.
+
+    Raises UserError if the folder is malformed, or has no such labels.
+    """
+    endings = chosen_endings(folder, labels)
+    there = {
+        ending: [n for n in split_names(folder) if (folder / f"{n}.{ending}").exists()]
+        for ending in endings
+    }
+    for name in split_names(folder):
+        if not any(name in names for names in there.values()):
+            raise UserError(f"{folder / name}.{endings[0]} is missing; prepare the corpus again")
+    return {ending: _of_kind(folder, names, ending) for ending, names in there.items()}
+
+
+def _of_kind(folder: Path, names: Sequence[str], ending: str) -> dict[str, Statistics]:
+    """Statistics of splits with the labels of one kind."""
+    dictionary = folder / dictionary_name(ending)
+    letters = dictionary.exists() and WORD_END in read_dictionary(dictionary)[0]
+    return {
+        name: Statistics.of(read_verbatim(folder, name, ending), ending, letters=letters)
+        for name in names
+    }
 
 
 def describe_in_words(splits: Mapping[str, Statistics]) -> str:

@@ -24,6 +24,11 @@ _seed = click.option(
     show_default=True,
     help="Seed of everything that is drawn at random.",
 )
+_labels = click.option(
+    "--labels",
+    metavar="ENDING",
+    help="Ending of the label files, as in task.labels; by default, labels of every kind.",
+)
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 
@@ -38,6 +43,13 @@ def command() -> None:
 
 @command.command()
 @click.argument("folder", metavar="DIR", type=_PATH)
+@_labels
+@click.option(
+    "--dictionary",
+    type=_PATH,
+    metavar="FILE",
+    help="Dictionary to compare the labels with, such as that of a model, in place of that of DIR.",
+)
 @click.option("--max-tokens", type=click.IntRange(1), help="Most samples that a batch may have.")
 @click.option(
     "--sample-rate",
@@ -51,18 +63,26 @@ def command() -> None:
 def check(
     context: click.Context,
     folder: Path,
+    labels: Optional[str],
+    dictionary: Optional[Path],
     max_tokens: Optional[int],
     sample_rate: int,
     as_json: bool,
 ) -> None:
     """List all that is wrong with the splits of DIR.
 
-    Reads the header of every recording, and compares files, labels, dictionary and speakers. The
-    exit status is 1 if anything is wrong.
+    Reads the header of every recording, and compares files, labels of every kind, dictionaries and
+    speakers. The exit status is 1 if anything is wrong.
     """
     from speechprune.manifests.report import check_folder
 
-    report = check_folder(folder, sample_rate=sample_rate, max_tokens=max_tokens)
+    report = check_folder(
+        folder,
+        labels=labels,
+        dictionary=dictionary,
+        sample_rate=sample_rate,
+        max_tokens=max_tokens,
+    )
     click.echo(_dumps(report.describe()) if as_json else report.describe_in_words())
     if report.errors:
         context.exit(1)
@@ -70,14 +90,15 @@ def check(
 
 @command.command()
 @click.argument("folder", metavar="DIR", type=_PATH)
+@_labels
 @_json
 @click.option(
     "--figure", type=_PATH, metavar="FILE", help="Figure of lengths to draw, .png, .pdf or .svg."
 )
-def stats(folder: Path, as_json: bool, figure: Optional[Path]) -> None:
+def stats(folder: Path, labels: Optional[str], as_json: bool, figure: Optional[Path]) -> None:
     """Count what the splits of DIR hold.
 
-    That is utterances, hours, symbols, words and speakers.
+    That is utterances, hours, symbols, words and speakers, once for each kind of labels.
     """
     from speechprune.figures import check_figure_path
     from speechprune.manifests.statistics import (
@@ -88,14 +109,21 @@ def stats(folder: Path, as_json: bool, figure: Optional[Path]) -> None:
 
     if figure is not None:
         check_figure_path(figure)
-    splits = read_statistics(folder)
+    kinds = read_statistics(folder, labels)
     if figure is not None:
-        length_histogram({name: found.seconds for name, found in splits.items()}, figure)
+        splits = {name: found.seconds for kind in kinds.values() for name, found in kind.items()}
+        length_histogram(splits, figure)
     if as_json:
-        described = {name: found.describe() for name, found in splits.items()}
-        click.echo(_dumps({"folder": str(folder), "splits": described}))
+        described = {
+            ending: {name: found.describe() for name, found in splits.items()}
+            for ending, splits in kinds.items()
+        }
+        first = next(iter(described.values()))
+        click.echo(_dumps({"folder": str(folder), "splits": first, "labels": described}))
     else:
-        click.echo(describe_in_words(splits))
+        title = "labels in .{}\n" if len(kinds) > 1 else ""
+        texts = [title.format(e) + describe_in_words(splits) for e, splits in kinds.items()]
+        click.echo("\n\n".join(texts))
 
 
 @command.command()
