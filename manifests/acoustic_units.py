@@ -33,7 +33,7 @@ _SAMPLE = 40_000  # frames that the clusters are found on
 def write_units(folder: Path, splits: Sequence[str], clusters: int = 100, seed: int = 1) -> None:
     """Write `SPLIT.km`, a line of units for each utterance, and `dict.km.txt` into `folder`.
 
-    The clusters are those of the first split.
+    The clusters are those of the first split; their numbers mean nothing in another folder.
 
     Args:
         folder: a manifest folder.

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from manifest_folders import TRAIN, VALID, edit, lines, refuse, run, succeed, write_folder
+from manifest_folders import TRAIN, VALID, contents, edit, lines, refuse, run, succeed, write_folder
 
 from speechprune.manifests.check import check_split
 
@@ -46,6 +46,19 @@ def test_a_folder_of_someone_else_passes(folder: Path) -> None:
     (folder / "provenance.json").unlink()
     rewrite(folder / "valid.ltr", lambda labels: [label[:-2] for label in labels])
     succeed("check", folder)
+
+
+def test_files_may_begin_with_a_byte_order_mark(folder: Path, tmp_path: Path) -> None:
+    succeed("merge", tmp_path / "plain", folder, write_folder(tmp_path / "other"))
+    for file in folder.iterdir():
+        if file.is_file():
+            file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    succeed("check", folder)
+    assert check_split(folder, "train", closed=True).unknown == 0
+    symbols = json.loads(succeed("stats", folder, "--json"))["splits"]["train"]["symbols"]
+    assert not any("\ufeff" in symbol for symbol in symbols)
+    succeed("merge", tmp_path / "marked", folder, tmp_path / "other")
+    assert contents(tmp_path / "marked") == contents(tmp_path / "plain")
 
 
 def test_units_and_words_need_not_agree(tmp_path: Path) -> None:

@@ -209,6 +209,27 @@ def test_bad_input_gets_one_line(
     assert sorted(os.listdir(tmp_path)) == before
 
 
+def test_a_dictionary_is_taken_by_corpora_that_are_read_and_made(tmp_path: Path) -> None:
+    given = tmp_path / "dict.txt"
+    words = {
+        "librispeech": [write_librispeech(tmp_path / "in")],
+        "synthetic": [*SIZES, "--vocabulary", "2"],
+    }
+    for corpus, arguments in words.items():
+        given.write_text("| 1\nT 1\n", encoding="utf-8")
+        asked = [corpus, *arguments, "--out", tmp_path / corpus, "--dictionary", given]
+        refused = run(*asked)
+        assert refused.exit_code == 1 and "dict.txt lacks " in refused.output
+        assert (
+            refused.output.startswith("speechprune: error: ") and not (tmp_path / corpus).exists()
+        )
+        given.write_text("".join(f"{symbol} 1\n" for symbol in "ZYXWVUTSRQPONMLKJIHGFEDCBA|'"))
+        succeed(*asked)
+        assert (tmp_path / corpus / "dict.ltr.txt").read_text() == given.read_text()
+        assert not check_folder(tmp_path / corpus).errors
+    assert "gone.txt is missing" in run(*asked[:-1], tmp_path / "gone.txt", "--overwrite").output
+
+
 def test_made_corpora_are_accepted_with_resume(tmp_path: Path) -> None:
     words = ["synthetic", "--out", tmp_path / "out", *SIZES]
     first = succeed(*words)
