@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -47,11 +47,22 @@ class _Source:
 
     Attributes:
         language: of every line; "" where its own spans give it line by line.
+        people: what its speakers are told apart by, such as their language.
     """
 
     folder: Path
     language: str
     provenance: Mapping[str, Any]
+    people: str
+
+    @property
+    def corpus(self) -> str:
+        """What it was made of, also by way of other folders; "" where it does not say."""
+        described: Any = self.provenance
+        while isinstance(described, Mapping) and "corpus" not in described:
+            made_of = described.get("source")
+            described = made_of.get("provenance") if isinstance(made_of, Mapping) else None
+        return str(described["corpus"]) if isinstance(described, Mapping) else ""
 
     def read(self, split: str, endings: Sequence[str]) -> tuple[Lines, Spans]:
         """A split, lines sorted by path within each language, speakers named after theirs."""
@@ -61,7 +72,7 @@ class _Source:
             spans = read_spans(self.provenance, self.folder, split, len(lines))
         if "languages" not in self.provenance:
             # Two corpora may each have a speaker "1". In a merged one they are renamed already.
-            lines = _tell_speakers_apart(lines, self.language)
+            lines = _tell_speakers_apart(lines, self.people)
         spans = spans or [(self.language, len(lines))]
         order: list[int] = []
         for stop in accumulate(length for _, length in spans):
@@ -71,7 +82,7 @@ class _Source:
     def shared_speakers(self) -> list[str]:
         """Those of the corpus, under their new names."""
         names = shared_speakers(self.provenance)
-        return names if "languages" in self.provenance else [f"{self.language}/{n}" for n in names]
+        return names if "languages" in self.provenance else [f"{self.people}/{n}" for n in names]
 
 
 @dataclass
@@ -105,8 +116,9 @@ def merge(
 ) -> Sizes:
     """Write the manifest folder `out`: for each split of any source, that of all of them.
 
-    Lines are in the order of the sources; speakers become `language/speaker`; the labels are those
-    that all sources have, their dictionary has the symbols of all, counts summed.
+    Lines are in the order of the sources; speakers become `language/speaker`, or
+    `language/corpus/speaker` where folders of one language say that their corpora differ; the
+    labels are those that all sources have, their dictionary has the symbols of all, counts summed.
 
     Args:
         sources: manifest folders.
@@ -170,8 +182,16 @@ def _with_languages(sources: Sequence[Path], languages: Sequence[str]) -> list[_
                     "languages; give --language for each folder"
                 )
             unnamed[language] = folder
-        corpora.append(_Source(folder, language, provenance))
-    return corpora
+        corpora.append(_Source(folder, language, provenance, language))
+    return [_with_people(each, corpora) for each in corpora]
+
+
+def _with_people(source: _Source, corpora: Sequence[_Source]) -> _Source:
+    """Whose speaker "1" is another than that of another corpus in the same language."""
+    same_language = {each.corpus for each in corpora if each.language == source.language}
+    if source.corpus and len(same_language - {""}) > 1:
+        return replace(source, people=f"{source.language}/{source.corpus}")
+    return source
 
 
 def _holders(corpora: Sequence[_Source]) -> dict[str, list[_Source]]:
@@ -256,10 +276,10 @@ def _column(block: Lines, ending: str, labels: str) -> Sequence[str]:
     return [""] * len(block) if ending == SPEAKERS else list(map(unspell, block.columns[labels]))
 
 
-def _tell_speakers_apart(lines: Lines, language: str) -> Lines:
+def _tell_speakers_apart(lines: Lines, people: str) -> Lines:
     if "spk" not in lines.columns:
         return lines
-    speakers = [f"{language}/{name}" if name.strip() else "" for name in lines.columns["spk"]]
+    speakers = [f"{people}/{name}" if name.strip() else "" for name in lines.columns["spk"]]
     return Lines(
         lines.name, lines.root, lines.paths, lines.frames, {**lines.columns, "spk": speakers}
     )

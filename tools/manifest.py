@@ -190,7 +190,8 @@ def merge(
     """Pool manifest folders of several languages.
 
     Each split of OUT is that of all folders together, with one dictionary. Its provenance.json has
-    the language of each line; a speaker X becomes LANGUAGE/X.
+    the language of each line; a speaker X becomes LANGUAGE/X, or LANGUAGE/CORPUS/X if two corpora
+    are in one language.
     """
     from speechprune.manifests.merge import merge as merge_folders
 

@@ -196,6 +196,24 @@ def test_languages_are_told_after_further_operations(tmp_path: Path) -> None:
     assert len(languages["few"]) == len(set(tags)) > 1
 
 
+def test_speakers_of_two_corpora_in_one_language_are_told_apart(tmp_path: Path) -> None:
+    described = {"a": "A", "b": "B", "again": "A", "unknown": None}
+    made = {
+        name: write_folder(
+            tmp_path / name, None, {"language": "en", "corpus": corpus} if corpus else {}
+        )
+        for name, corpus in described.items()
+    }
+    succeed("subset", made["b"], tmp_path / "drawn", "--minutes", 0.008)
+    languages = ["--language", "en", "--language", "en"]
+    succeed("merge", tmp_path / "two", made["a"], tmp_path / "drawn", *languages)
+    assert set(lines(tmp_path / "two/valid.spk")) == {"en/A/zoe", "en/B/zoe"}
+    succeed("merge", tmp_path / "one", made["a"], made["again"])
+    assert set(lines(tmp_path / "one/valid.spk")) == {"en/zoe"}
+    succeed("merge", tmp_path / "unsaid", made["a"], made["unknown"], *languages)
+    assert set(lines(tmp_path / "unsaid/valid.spk")) == {"en/zoe"}
+
+
 def test_lines_of_a_merged_folder_are_sorted_within_each_language(tmp_path: Path) -> None:
     a, b = (write_folder(tmp_path / name) for name in ("aa", "bb"))
     for name, head in (("tsv", 1), ("ltr", 0), ("wrd", 0)):
