@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterable
+from typing import Iterable, Iterator, TextIO
 
 from speechprune.errors import UserError
 
@@ -17,11 +18,30 @@ def read_lines(path: Path) -> list[str]:
     A byte order mark at its start is no text. Raises UserError if the file is missing, cannot be
     read, or is not UTF-8 text.
     """
+    with open_text(path) as file:
+        return [line.rstrip("\n") for line in file]
+
+
+@contextmanager
+def open_text(
+    path: Path,
+    newline: str | None = None,
+    hint: str = "correct its path, or prepare the corpus again",
+) -> Iterator[TextIO]:
+    """A text file to read, which may begin with a byte order mark.
+
+    Args:
+        newline: what parts lines, as in `open`.
+        hint: what to do if it is missing.
+
+    Raises:
+        UserError: it is missing, cannot be read, or is not UTF-8.
+    """
     try:
-        with path.open(encoding=ENCODING) as file:
-            return [line.rstrip("\n") for line in file]
+        with path.open(encoding=ENCODING, newline=newline) as file:
+            yield file
     except FileNotFoundError:
-        raise UserError(f"{path} is missing; prepare the corpus again") from None
+        raise UserError(f"{path} is missing; {hint}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:

@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 
 from speechprune.errors import UserError
-from speechprune.manifests.lines import ENCODING
+from speechprune.manifests.lines import open_text
 
 _ROUNDING = 1e-6  # seconds
 
@@ -44,7 +44,7 @@ class Durations:
                 break
 
     def _read(self, path: Path) -> None:
-        with path.open(encoding=ENCODING) as file:
+        with open_text(path) as file:
             for line in file:
                 name, _, milliseconds = line.strip().replace("\t", " ").rpartition(" ")
                 if milliseconds.isdigit():

@@ -140,6 +140,8 @@ def _show(prepared: Preparation, out: Path) -> None:
         if dropped:
             most = list(dropped.items())[:_SHOWN]
             click.echo(f"{what} dropped: " + ", ".join(f"{c!r} {n:,}" for c, n in most))
+    if not prepared.dropped.keys().isdisjoint("[<{"):
+        click.echo("what stood in brackets and is no known tag was kept as words")
     for split_name, clip, reason in prepared.excluded[:_SHOWN]:
         click.echo(f"left out: {clip} in {split_name}, which {reason}")
     if len(prepared.excluded) > _SHOWN:

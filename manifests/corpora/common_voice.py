@@ -15,7 +15,7 @@ from speechprune.errors import UserError
 from speechprune.manifests.corpora.base import CORPORA, CorpusReader, labels_option
 from speechprune.manifests.corpus import Clip, Corpus, Labels, ReadyUnits
 from speechprune.manifests.labels import LabelKind, make_labels
-from speechprune.manifests.lines import ENCODING
+from speechprune.manifests.lines import open_text
 from speechprune.manifests.published_lists import (
     PHONES,
     clip_name,
@@ -175,32 +175,29 @@ def _drawn(root: Path, hours: float, seed: int) -> dict[str, list[Clip]]:
 
 def _rows(path: Path) -> Iterator[Row]:
     """The lines of a `.tsv`; quotes mean nothing in these files."""
-    try:
-        with path.open(encoding=ENCODING, newline="\n") as file:
-            header = file.readline().rstrip("\r\n").split("\t")
-            for column in _COLUMNS:
-                if column not in header:
-                    raise UserError(
-                        f"{path} has no column {column!r}; its first line has {', '.join(header)}"
-                    )
-            client, clip, sentence = map(header.index, _COLUMNS)
-            speakers: dict[str, str] = {}  # an identity of 128 letters, kept once
-            for number, line in enumerate(file, start=2):
-                fields = line.rstrip("\r\n").split("\t")
-                place = f"{path.name} line {number}"
-                if len(fields) != len(header):
-                    problem = f"has {len(fields)} columns, not {len(header)}"
-                    name = clip_name(fields[clip]) if clip < len(fields) else ""
-                    yield Row(name, "", "", place, problem)
-                elif not fields[clip].strip():
-                    yield Row("", "", "", place, "names no clip")
-                else:
-                    speaker = speakers.setdefault(fields[client], fields[client])
-                    yield Row(clip_name(fields[clip]), fields[sentence], speaker, place)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; name a language folder of Common Voice") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text") from None
+    with open_text(path, "\n", "name a language folder of Common Voice") as file:
+        header = file.readline().rstrip("\r\n").split("\t")
+        for column in _COLUMNS:
+            if column not in header:
+                raise UserError(
+                    f"{path} has no column {column!r}; its first line has {', '.join(header)}"
+                )
+        client, clip, sentence = map(header.index, _COLUMNS)
+        speakers: dict[str, str] = {}  # an identity of 128 letters, kept once
+        for number, line in enumerate(file, start=2):
+            fields = line.rstrip("\r\n").split("\t")
+            place = f"{path.name} line {number}"
+            if not line.strip():
+                continue
+            if len(fields) != len(header):
+                problem = f"has {len(fields)} columns, not {len(header)}"
+                name = clip_name(fields[clip]) if clip < len(fields) else ""
+                yield Row(name, "", "", place, problem)
+            elif not fields[clip].strip():
+                yield Row("", "", "", place, "names no clip")
+            else:
+                speaker = speakers.setdefault(fields[client], fields[client])
+                yield Row(clip_name(fields[clip]), fields[sentence], speaker, place)
 
 
 def _clip(row: Row) -> Clip:

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from corpora import files_of, noise
 
 from speechprune.errors import UserError
@@ -13,6 +14,7 @@ from speechprune.manifests.corpora.kaldi import Kaldi
 from speechprune.manifests.labels import characters, phones
 from speechprune.manifests.preparation import prepare
 from speechprune.manifests.tags import without_tags
+from speechprune.tools.main import commands
 
 # Of Kaldi's recipes, Switchboard, WSJ, TED-LIUM, Babel, SpeechDat, AMI, GigaSpeech, Earnings,
 # Common Voice, Sphinx, CHAT, subtitles.
@@ -73,6 +75,22 @@ def test_words_that_were_said_laughing_stay() -> None:
 def test_whole_transcripts_that_say_not_to_score() -> None:
     assert cleaned(" ignore_time_segment_in_scoring\n")[0] == ""
     assert cleaned("ignore_time_segment_in_scoring is said")[0].endswith("is said")
+
+
+def test_brackets_that_hold_no_known_tag_are_told(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    noise(tmp_path / "in/a.wav")
+    (tmp_path / "in/wav.scp").write_text(f"a {tmp_path}/in/a.wav\n")
+    told = []
+    for text in ("[noise] yes", "[hullabaloo] yes"):
+        (tmp_path / "in/text").write_text(f"a {text}\n")
+        words = ["kaldi", "in", "--language", "en", "--out", text[1:3], "--workers", "1"]
+        words = [str(tmp_path / w) if w in ("in", text[1:3]) else w for w in words]
+        result = CliRunner().invoke(commands, ["prepare", *words])
+        assert result.exit_code == 0, result.output
+        told.append(result.output)
+    assert "tags dropped: '[noise]' 1" in told[0] and "kept as words" not in told[0]
+    assert "tags dropped" not in told[1] and "is no known tag was kept as words" in told[1]
 
 
 def test_labels_of_both_kinds_have_no_tags() -> None:

@@ -228,7 +228,7 @@ def test_a_short_row_is_left_out_like_a_bad_clip(tmp_path: Path) -> None:
     root = official(tmp_path / "xx")
     shorten(root / "train.tsv", 3)
     with (root / "train.tsv").open("a") as file:
-        file.write("cid\t\tno clip\t2\n")
+        file.write("cid\t\tno clip\t2\n\n")
     corpus = CommonVoice().read(root)
     with pytest.raises(
         UserError, match="2 of 6 clips cannot be used.* is train.tsv line 3 in train"
@@ -240,6 +240,18 @@ def test_a_short_row_is_left_out_like_a_bad_clip(tmp_path: Path) -> None:
         ("train", "train.tsv line 5", "names no clip"),
     )
     assert [u.text for u in made.splits[0].utterances] == ["D", "F"]
+
+
+def test_tables_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    root = many_speakers(tmp_path / "xx", durations="times.txt")
+    (root / "times.txt").write_bytes(b"\xff\xfe1")
+    with pytest.raises(UserError, match="times.txt is not UTF-8 text"):
+        CommonVoice(train_hours=0.001).read(root)
+    (root / "times.txt").unlink()
+    (root / "dev.tsv").unlink()
+    (root / "dev.tsv").mkdir()
+    with pytest.raises(UserError, match="dev.tsv cannot be read: Is a directory"):
+        CommonVoice(train_hours=0.001).read(root)
 
 
 def test_short_rows_are_not_drawn(tmp_path: Path) -> None:
