@@ -34,7 +34,7 @@ _SOUNDS = frozenset(
 # Tags too, but words or abbreviations as well: not where brackets are plain.
 _SYMBOLS = frozenset(
     """
-    unk unknown oov unrecognized s eps epsilon blank pad null na sil spn nsn nps lau sp
+    unk unknown oov unrecognized eps epsilon blank pad null na sil spn nsn nps lau sp
     hesitation hesitations hes fil filler spk sta int dtmf prompt click clicks ring rings ringing
     static overlap overlapping babble pause gap foreign redacted anonymized disfluency disfmarker
     vocalsound nonvocalsound nonspeech nospeech other disturbance bang thump tap tapping typing
@@ -50,6 +50,7 @@ _QUALIFIERS = frozenset(
     rustle chair squeak mouse keyboard male female to and continuous intermittent start end begin
     """.split()
 )
+_SENTENCE = re.compile(r"<+/?s>+")  # not member[s]
 _SELF_CONTAINED = frozenset({"no speech", "non speech", "clears throat", "clear throat"})
 # HTK's and Kaldi's; `!` begins sentences elsewhere.
 _EXCLAIMED = frozenset("sil silence null enter exit unk noise spn nsn".split())
@@ -58,8 +59,9 @@ _WHOLE = frozenset({"ignore_time_segment_in_scoring", "inter_segment_gap"})
 
 _PLAIN = "(（*"
 _BRACKETED = re.compile(
-    r"[\[［【]+[^][［］【】]{1,60}[\]］】]+|[<＜]+[^<>＜＞]{1,60}[>＞]+|[{｛]+[^{}｛｝]{1,60}[}｝]+"
-    r"|[(（]+[^()（）]{1,60}[)）]+|\*+[^* ]{1,60}\*+|\+\+[^+ ]{1,60}\+\+"
+    r"[\[［【]{1,2}[^][［］【】]{1,60}[\]］】]{1,2}|[<＜]{1,2}[^<>＜＞]{1,60}[>＞]{1,2}"
+    r"|[{｛]{1,2}[^{}｛｝]{1,60}[}｝]{1,2}|[(（]{1,2}[^()（）]{1,60}[)）]{1,2}"
+    r"|\*{1,2}[^* ]{1,60}\*{1,2}|\+\+[^+ ]{1,60}\+\+"
 )
 _SIGNED = re.compile(r"(?<!\S)([!%])([^\W\d]+)(?!\w)|(?<!\S)&=[\w:-]+")
 _SIGNS = frozenset("[<{(［＜｛（【*+!%&_")
@@ -80,8 +82,10 @@ def without_tags(transcript: str, dropped: Counter[str]) -> str:
         return ""
 
     def laughed(match: re.Match[str]) -> str:
+        if _is_tag(match[0]):
+            return match[0]
         dropped["[laughter-]"] += 1
-        return match[0] if _is_tag(match[0]) else f" {match[1]} "
+        return f" {match[1]} "
 
     def replaced(match: re.Match[str]) -> str:
         if not (_is_signed_tag(match) if match.re is _SIGNED else _is_tag(match[0])):
@@ -94,6 +98,8 @@ def without_tags(transcript: str, dropped: Counter[str]) -> str:
 
 
 def _is_tag(bracketed: str) -> bool:
+    if _SENTENCE.fullmatch(bracketed):
+        return True
     words = _words(_ATTRIBUTES.sub("", bracketed))
     known = _SOUNDS if bracketed[0] in _PLAIN else _SOUNDS | _SYMBOLS
     if " ".join(words) in _SELF_CONTAINED or "".join(words) in known:

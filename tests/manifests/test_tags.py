@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -29,7 +30,7 @@ TAGS = """
     [BREATHING] *coughs*
 """
 SAID = """
-    {UH} [uh] %um (uh) 50 % noise Stop !Now (loud) person(s) (sp) [hello] <b> a<b>c f(x)
+    {UH} [uh] %um (uh) 50 % noise Stop !Now (loud) person(s) member[s] [hello] <b> a<b>c f(x)
     !Silencio
     the noise* 2*3*4 C++ c++ and silence (unknown) [Smith] &amp; [] () <> (()) %%
 """
@@ -70,6 +71,15 @@ def test_words_that_were_said_laughing_stay() -> None:
         "i'm so",
         {"[laughter-]": 1, "[laughter]": 1},
     )
+
+    assert cleaned("[laughter-noise]") == ("", {"[laughter-noise]": 1})
+
+
+@pytest.mark.parametrize("sign", "[<{(*+!%&")
+def test_long_rows_of_signs_take_no_time(sign: str) -> None:
+    before = time.process_time()
+    assert cleaned(sign * 100_000) == (sign * 100_000, {})
+    assert time.process_time() - before < 2.0
 
 
 def test_whole_transcripts_that_say_not_to_score() -> None:
