@@ -70,7 +70,7 @@ def _print_parts(clips: Path, count: int, hours: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "a.flac"
         encoding = _time(lambda: [write_flac(out, samples) for samples in resampled])
-        whole = _time(lambda: [write_flac(out, read_resampled(path)) for path in paths])
+        whole = _time(lambda: [write_flac(out, read_resampled(path)[0]) for path in paths])
     for name, seconds in (
         ("decoding", decoding),
         ("resampling", resampling),

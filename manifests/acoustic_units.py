@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Sequence
 
 import numpy as np
-import soundfile
 from scipy.cluster.vq import kmeans2, vq
 from scipy.fft import dct
 
-from speechprune.manifests.audio import SAMPLE_RATE
+from speechprune.errors import UserError
+from speechprune.manifests.audio import SAMPLE_RATE, read_resampled
 from speechprune.manifests.lines import write_lines
 from speechprune.manifests.manifest import Split, read_split
+from speechprune.manifests.recording import BadAudio
 
 UNITS = "km"
 UNIT_RATE = 50
@@ -42,7 +43,7 @@ def write_units(folder: Path, splits: Sequence[str], clusters: int = 100, seed: 
         seed: of the frames sampled and of k-means.
 
     Raises:
-        UserError: as `manifest.read_split` does.
+        UserError: as `manifest.read_split` does, or a recording cannot be used.
     """
     features = {name: _split_features(read_split(folder, name)) for name in splits}
     frames = np.concatenate(features[splits[0]])
@@ -74,8 +75,14 @@ def cepstra_of(samples: np.ndarray) -> np.ndarray:
 
 
 def _split_features(split: Split) -> list[np.ndarray]:
-    paths = [split.root / utterance.path for utterance in split.utterances]
-    return [cepstra_of(soundfile.read(path, dtype="float32")[0]) for path in paths]
+    return [cepstra_of(_read(split.root / utterance.path)) for utterance in split.utterances]
+
+
+def _read(path: Path) -> np.ndarray:
+    try:
+        return read_resampled(path)[0]
+    except BadAudio as problem:
+        raise UserError(f"{path} {problem}") from problem
 
 
 def _mel_filters() -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from speechprune.errors import UserError
 from speechprune.manifests.dictionary import SPECIAL_SYMBOLS, read_dictionary
 from speechprune.manifests.headers import header_problems
 from speechprune.manifests.rows import Row, read_column, read_rows
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,12 @@ def _count_unknown(path: Path, lines: list[str], dictionary: Path, closed: bool)
 def _check_recordings(root: Path, rows: list[Row], sample_rate: int, manifest: Path) -> None:
     if not root.is_dir():
         raise UserError(f"{manifest} line 1: no folder {str(root)!r}; prepare the corpus again")
-    for kind, message in header_problems(root, rows, sample_rate, f"checking {manifest.name}"):
-        if kind != "channels":  # fairseq averages them
-            raise UserError(message)
+    warnings: dict[str, list[str]] = {}
+    for problem in header_problems(root, rows, sample_rate, f"checking {manifest.name}"):
+        if problem.warning:
+            warnings.setdefault(problem.kind, []).append(problem.message)
+        elif problem.kind != "channels":  # fairseq averages them
+            raise UserError(problem.message)
+    for kind, messages in warnings.items():
+        count = f"{len(messages)} of {len(rows)} recordings in {manifest}"
+        logger.warning(f"{kind}: {count}, the first: {messages[0]}")

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import NamedTuple, Sequence
 
 from speechprune.manifests.audio import (
-    BadAudio,
-    frames_if_ready,
+    Ready,
+    as_it_is,
     is_made_from,
     mark_made_from,
+    read_remarks,
     read_resampled,
     write_flac,
 )
 from speechprune.manifests.corpus import Clip, Labels
+from speechprune.manifests.recording import BadAudio, Remark
 
 
 class Outcome(NamedTuple):
@@ -26,12 +28,14 @@ class Outcome(NamedTuple):
         text: its label.
         converted: whether its audio is a new file.
         problem: why it is left out, or "".
+        remarks: what is odd about its audio, which is used all the same.
     """
 
     frames: int
     text: str
     converted: bool
     problem: str
+    remarks: tuple[Remark, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,20 +67,20 @@ class Conversion:
             problem = f"has nothing left of its transcript {clip.transcript!r}"
             return Outcome(0, "", False, problem)
         try:
-            ready = None if clip.segment else frames_if_ready(self.root / clip.source)
-            if ready is not None:
-                return Outcome(ready, text, False, "")
-            return Outcome(self._convert(clip), text, True, "")
+            ready = None if clip.segment else as_it_is(self.root / clip.source)
+            frames, remarks = ready or self._convert(clip)
+            return Outcome(frames, text, ready is None, "", remarks)
         except BadAudio as error:
             return Outcome(0, "", False, str(error))
 
-    def _convert(self, clip: Clip) -> int:
+    def _convert(self, clip: Clip) -> Ready:
         source, target = self.root / clip.source, self.audio / f"{clip.name}.flac"
         if is_made_from(target, source):  # by a preparation that was interrupted
-            done = frames_if_ready(target)
+            done = as_it_is(target)
             assert done is not None
-            return done
+            return Ready(done.frames, read_remarks(target))
         span = (clip.segment.start, clip.segment.end) if clip.segment else ()
-        frames = write_flac(target, read_resampled(source, *span))
+        samples, remarks = read_resampled(source, *span)
+        frames = write_flac(target, samples, remarks)
         mark_made_from(target, source)
-        return frames
+        return Ready(frames, remarks)

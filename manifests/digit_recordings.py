@@ -7,7 +7,7 @@ They come as a tar or zip archive, such as GitHub gives, or as a folder, such as
 from __future__ import annotations
 
 import gzip
-import io
+import logging
 import lzma
 import re
 import tarfile
@@ -20,15 +20,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import soundfile
 
 from speechprune.errors import UserError
-from speechprune.manifests.audio import to_mono
+from speechprune.manifests.recording import BadAudio, Bound, decode_memory
+
+logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"(?:.*/)?(\d)_([A-Za-z0-9-]+)_(\d+)\.(?:flac|wav)")
 _TEST_INDICES = range(0, 5)
 _VALID_INDICES = range(5, 10)
 _LARGEST_RECORDING = 1 << 20  # bytes; the largest of the data set has 40 thousand
+_BOUND = Bound(values=1 << 19, seconds=60.0)
+_MOST_VALUES = 1 << 26  # of all recordings together: two hours at 8 kHz
+_LARGEST_HEADER = 1 << 20  # bytes that tarfile reads at once to find a member's name
 _DAMAGED = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -59,21 +63,22 @@ class Recording:
 
 
 class _File(NamedTuple):
-    """What an archive or folder holds, its size in bytes, and what reads it if it is a file."""
+    """A file that an archive or folder holds, its size in bytes, and what reads it."""
 
     name: str
     size: int
-    read: Callable[[], bytes] | None
+    read: Callable[[], bytes]
 
 
 def read_recordings(source: Path) -> tuple[list[Recording], int]:
     """All recordings of an archive or folder, sorted, and their sample rate in Hz.
 
     Files are decoded in memory and never written under their own names. Raises UserError for
-    a source that is missing or damaged, or holds no digits or several sample rates.
+    a source that is missing or damaged, or holds no digits, several sample rates, or far more
+    audio than digits need.
     """
     try:
-        decoded = [found for file in _files(source) if (found := _decode(file)) is not None]
+        decoded = list(_decoded(source))
     except FileNotFoundError:
         raise UserError(
             f"{source} is missing; it should be the archive, or folder, of spoken digits"
@@ -92,14 +97,52 @@ def read_recordings(source: Path) -> tuple[list[Recording], int]:
     return sorted(recordings, key=lambda r: (r.digit, r.speaker, r.index)), rates[0]
 
 
+class _Member(tarfile.TarInfo):
+    """A member, refused if its long name, or other attributes, would fill the memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+        member = super().frombuf(buf, encoding, errors)
+        if not member.isfile() and member.size > _LARGEST_HEADER:
+            raise tarfile.ReadError(f"it has a header of {member.size} bytes")
+        return member
+
+
+def _decoded(source: Path) -> Iterator[tuple[Recording, int]]:
+    """Each recording and its rate."""
+    left = _MOST_VALUES
+    for file in _files(source):
+        named = _NAME.fullmatch(file.name)
+        if named is None:
+            continue
+        digit, speaker, index = named.groups()
+        samples, rate = _decode(source, file)
+        left -= len(samples)
+        if left < 0:
+            raise UserError(f"{source} holds far more audio than spoken digits need")
+        yield Recording(int(digit), speaker, int(index), samples), rate
+
+
+def _decode(source: Path, file: _File) -> tuple[np.ndarray, int]:
+    """Samples (T,) of a recording and their rate; warns of what is odd about them."""
+    try:
+        if file.size > _LARGEST_RECORDING:
+            raise BadAudio(f"is too long for a spoken digit: {file.size} bytes")
+        decoded = decode_memory(file.read(), _BOUND)
+        remarks = decoded.check()
+    except BadAudio as problem:
+        raise UserError(f"{source} holds {file.name!r}, which {problem}") from problem
+    for remark in remarks:
+        logger.warning(f"{source} holds {file.name!r}, which {remark.message}")
+    return decoded.samples, decoded.rate
+
+
 def _files(source: Path) -> Iterator[_File]:
     """What could be recordings. Raises UserError for a member that would be written elsewhere."""
     if source.is_dir():
         yield from _in_folder(source)
         return
-    # A tar archive may end in a zip archive, but not the other way round.
-    is_zip = zipfile.is_zipfile(source) and not tarfile.is_tarfile(source)
-    for file in _in_zip(source) if is_zip else _in_tar(source):
+    for file in _in_archive(source):
         if file.name.startswith("/") or ".." in file.name.split("/"):
             raise UserError(f"{source} has a member {file.name!r} outside of it; do not trust it")
         yield file
@@ -117,18 +160,17 @@ def _in_zip(archive: Path) -> Iterator[_File]:
             yield _File(member.filename, member.file_size, partial(opened.read, member))
 
 
-def _in_tar(archive: Path) -> Iterator[_File]:
-    with tarfile.open(archive) as tar:
+def _in_archive(archive: Path) -> Iterator[_File]:
+    # A tar archive may end in a zip archive, but not the other way round.
+    try:
+        tar = tarfile.open(archive, tarinfo=_Member)
+    except tarfile.ReadError:
+        if not zipfile.is_zipfile(archive):
+            raise
+        yield from _in_zip(archive)
+        return
+    with tar:
         for member in tar:
             stream = tar.extractfile(member) if member.isfile() else None
-            yield _File(member.name, member.size, stream.read if stream else None)
-
-
-def _decode(file: _File) -> tuple[Recording, int] | None:
-    """The recording in a file and its rate; None for whatever is not a recording."""
-    named = _NAME.fullmatch(file.name)
-    if named is None or file.read is None or file.size > _LARGEST_RECORDING:
-        return None
-    samples, rate = soundfile.read(io.BytesIO(file.read()), dtype="float32", always_2d=True)
-    digit, speaker, index = named.groups()
-    return Recording(int(digit), speaker, int(index), to_mono(samples)), rate
+            if stream is not None:
+                yield _File(member.name, member.size, stream.read)

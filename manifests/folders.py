@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
 from speechprune.errors import UserError
+from speechprune.manifests.corpus import refuse_unfit
 from speechprune.manifests.manifest import AUDIO
 from speechprune.manifests.provenance import PROVENANCE
 from speechprune.manifests.rows import read_raw_rows, split_names
@@ -40,9 +41,10 @@ def replacing(folder: Path, overwrite: bool = False) -> Iterator[Path]:
     """Yield an empty folder that becomes `folder` when the block ends, and vanishes if it fails.
 
     Raises UserError if `folder` exists, unless `overwrite` is asked and it is a manifest folder,
-    or if it cannot be made.
+    or if it cannot be made, or has a name that no manifest can hold.
     """
     folder = Path(os.path.realpath(folder))
+    refuse_unfit(str(folder), "folder")
     _refuse_existing(folder, overwrite)
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     _make(partial)

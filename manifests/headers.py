@@ -5,19 +5,37 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import soundfile
 from tqdm import tqdm
 
-from speechprune.manifests.audio import BadAudio, frames_if_ready, source_of
+from speechprune.manifests.recording import (
+    CUT_SHORT,
+    ENOUGH,
+    BadAudio,
+    MissingAudio,
+    decode_recording,
+    ends_well,
+    is_doubtful,
+    open_recording,
+    promised_frames,
+    truncation,
+)
 
 # Opening headers waits for the disk, not for the processor.
 _THREADS = 16
 # Recordings per task: a future for each of a million would fill the memory.
 _CHUNK = 256
+_DAMAGED = "damaged recording"
 
-#: Kind and a line about it.
-Problem = tuple[str, str]
+
+class Problem(NamedTuple):
+    """What is wrong with a recording, in a line; with a `warning` it can be used all the same."""
+
+    kind: str
+    message: str
+    warning: bool = False
 
 
 def header_problems(
@@ -26,7 +44,7 @@ def header_problems(
     sample_rate: int,
     title: str,
     *,
-    ends: bool = False,
+    samples: bool = False,
 ) -> Iterator[Problem]:
     """Read the headers in parallel; yields what is wrong, in the order of the rows.
 
@@ -35,7 +53,8 @@ def header_problems(
         rows: (path below it, samples) of each recording.
         sample_rate: what every recording must have, in Hz.
         title: of the progress bar.
-        ends: read the end of each recording too: is it all there?
+        samples: look beyond the headers: is each recording all there, with samples that can be
+            used?
     """
     chunks = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
     pool = ThreadPoolExecutor(_THREADS)
@@ -44,7 +63,7 @@ def header_problems(
         return [
             problem
             for path, frames in chunk
-            for problem in _problems(root / path, frames, sample_rate, ends)
+            for problem in _problems(root / path, frames, sample_rate, samples)
         ]
 
     try:
@@ -57,33 +76,47 @@ def header_problems(
         pool.shutdown(cancel_futures=True)
 
 
-def _problems(path: Path, frames: int, sample_rate: int, ends: bool) -> Iterator[Problem]:
+def _problems(path: Path, frames: int, sample_rate: int, samples: bool) -> Iterator[Problem]:
     try:
-        info = soundfile.info(source_of(path))
-    except FileNotFoundError:
-        yield (
-            "missing recording",
-            f"{path} is missing; correct the manifest, or bring the recording back",
-        )
+        with open_recording(path) as file:
+            yield from _header(path, file, sample_rate)
+            if file.frames != frames:
+                message = f"{path} has {file.frames} samples, but its manifest says {frames}"
+                yield Problem("length", message)
+            elif samples:
+                yield from _samples(path, file)
+    except MissingAudio:
+        message = f"{path} is missing; correct the manifest, or bring the recording back"
+        yield Problem("missing recording", message)
+    except BadAudio as problem:
+        yield Problem("unreadable recording", f"{path} {problem}")
+
+
+def _header(path: Path, file: soundfile.SoundFile, sample_rate: int) -> Iterator[Problem]:
+    if file.samplerate != sample_rate:
+        rate = f"{path} has a sample rate of {file.samplerate} Hz"
+        yield Problem("sample rate", f"{rate}; resample it to {sample_rate} Hz")
+    if file.channels != 1:
+        yield Problem("channels", f"{path} has {file.channels} channels, not one")
+    if not file.seekable():
+        message = f"{path} is {file.subtype} audio, which fairseq cannot read; convert it to FLAC"
+        yield Problem("unreadable recording", message)
+    promised = promised_frames(file)
+    if file.frames < promised:
+        enough = file.frames >= ENOUGH * promised
+        message = f"{path} {truncation(file.frames, promised, file.samplerate)}"
+        yield Problem(CUT_SHORT if enough else _DAMAGED, message, warning=enough)
+
+
+def _samples(path: Path, file: soundfile.SoundFile) -> Iterator[Problem]:
+    if ends_well(file) and not is_doubtful(file):
         return
-    # A TypeError is what an ending such as .raw leads to.
-    except (OSError, soundfile.LibsndfileError, TypeError) as error:
-        reason = getattr(error, "error_string", None) or str(error)
-        reason = " ".join(reason.split()).rstrip(".")
-        yield "unreadable recording", f"{path} is not readable audio: {reason}"
+    try:
+        decoded = decode_recording(path)
+    except BadAudio as problem:
+        yield Problem(_DAMAGED, f"{path} {problem}")
         return
-    if info.samplerate != sample_rate:
-        rate = info.samplerate
-        yield (
-            "sample rate",
-            f"{path} has a sample rate of {rate} Hz; resample it to {sample_rate} Hz",
-        )
-    if info.channels != 1:
-        yield "channels", f"{path} has {info.channels} channels, not one"
-    if info.frames != frames:
-        yield "length", f"{path} has {info.frames} samples, but its manifest says {frames}"
-    elif ends:
-        try:
-            frames_if_ready(path)
-        except BadAudio as problem:
-            yield "damaged recording", f"{path} {problem}"
+    if decoded.damaged:
+        yield Problem(_DAMAGED, f"{path} {decoded.missing}")
+    for kind, message in decoded.oddities:
+        yield Problem(kind, f"{path} {message}", warning=True)

@@ -26,6 +26,7 @@ from speechprune.manifests.provenance import finished
 
 #: Clips that a worker handles at a time.
 _CHUNK = 32
+_REMARK = ("split", "clip", "kind", "remark")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Preparation:
         converted: number of new audio files.
         dropped: how often each character of the transcripts has no place in the labels.
         tags: how often each tag, such as `[noise]`, was dropped from the transcripts.
+        remarks: (split, clip, kind, what is odd) of clips that are used all the same, in order.
     """
 
     splits: tuple[Split, ...]
@@ -45,6 +47,7 @@ class Preparation:
     converted: int
     dropped: Mapping[str, int]
     tags: Mapping[str, int]
+    remarks: tuple[tuple[str, str, str, str], ...]
 
 
 def prepare(
@@ -132,6 +135,7 @@ def _described_result(result: Preparation) -> dict[str, Any]:
         "excluded": [dict(zip(("split", "clip", "reason"), row)) for row in result.excluded],
         "dropped_characters": dict(result.dropped),
         "dropped_tags": dict(result.tags),
+        "remarks": [dict(zip(_REMARK, row)) for row in result.remarks],
     }
 
 
@@ -152,6 +156,7 @@ def _as_prepared(folder: Path, provenance: Mapping[str, Any]) -> Preparation:
         provenance["converted"],
         dict(ranked(provenance["dropped_characters"])),
         dict(ranked(provenance.get("dropped_tags", {}))),
+        tuple(tuple(row[key] for key in _REMARK) for row in provenance.get("remarks", [])),
     )
 
 
@@ -179,7 +184,7 @@ def _outcomes(
 def _collect(
     corpus: Corpus, outcomes: Iterator[Outcome], root: Path, audio: Path, dropped: Counter[str]
 ) -> Preparation:
-    splits, excluded, converted = [], [], 0
+    splits, excluded, remarks, converted = [], [], [], 0
     for name, clips in corpus.splits.items():
         utterances, new = [], bytearray()  # compact: there may be millions
         for clip in clips:
@@ -187,6 +192,7 @@ def _collect(
             if outcome.problem:
                 excluded.append((name, clip.name, outcome.problem))
                 continue
+            remarks += [(name, clip.name, *remark) for remark in outcome.remarks]
             path = f"{clip.name}.flac" if outcome.converted else clip.source
             utterances.append(Utterance(path, outcome.frames, outcome.text, clip.speaker))
             new.append(outcome.converted)
@@ -198,7 +204,7 @@ def _collect(
         {what: count for what, count in ordered if (len(what) > 1) == is_tag}
         for is_tag in (False, True)
     )
-    return Preparation(tuple(splits), tuple(excluded), converted, characters, tags)
+    return Preparation(tuple(splits), tuple(excluded), converted, characters, tags, tuple(remarks))
 
 
 def _split(

@@ -39,7 +39,8 @@ def write_provenance(folder: Path, described: Mapping[str, Any]) -> None:
     text = json.dumps(
         {"speechprune": __version__, **described}, indent=2, sort_keys=True, ensure_ascii=False
     )
-    write_lines(folder / PROVENANCE, [text])
+    # Names of files need not be text; JSON has an escape for each of their bytes.
+    write_lines(folder / PROVENANCE, [text.encode(errors="backslashreplace").decode()])
 
 
 def finished(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:

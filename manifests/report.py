@@ -57,12 +57,14 @@ class Report:
 
     Attributes:
         counts: problems by kind.
+        warnings: what may be right, by kind, such as recordings that lack their last moments.
         examples: the first few of each kind, a line each.
     """
 
     folder: Path
     splits: Mapping[str, SplitRow]
     counts: Mapping[str, int]
+    warnings: Mapping[str, int]
     examples: Mapping[str, Sequence[str]]
 
     @property
@@ -72,16 +74,20 @@ class Report:
 
     def describe(self) -> dict[str, Any]:
         """The same as plain values."""
-        problems = {
-            kind: {"count": count, "examples": list(self.examples[kind])}
-            for kind, count in self.counts.items()
-        }
+        problems, warnings = (
+            {
+                kind: {"count": count, "examples": self.examples[kind]}
+                for kind, count in found.items()
+            }
+            for found in (self.counts, self.warnings)
+        )
         splits = {name: asdict(row) for name, row in self.splits.items()}
         return {
             "folder": str(self.folder),
             "errors": self.errors,
             "splits": splits,
             "problems": problems,
+            "warnings": warnings,
         }
 
     def describe_in_words(self) -> str:
@@ -95,9 +101,10 @@ class Report:
             symbols = [str(row.labels.get(ending, "")) for ending in endings]
             rows.append([name, *sizes, *symbols, f"{row.errors:,}"])
         lines = [table(rows)]
-        for kind, count in self.counts.items():
-            for number, example in enumerate(self.examples[kind], start=1):
-                lines.append(f"{kind}, {number} of {count:,}: {example}")
+        for prefix, found in (("", self.counts), ("warning: ", self.warnings)):
+            for kind, count in found.items():
+                for number, example in enumerate(self.examples[kind], start=1):
+                    lines.append(f"{prefix}{kind}, {number} of {count:,}: {example}")
         return "\n".join(lines)
 
 
@@ -134,7 +141,7 @@ def check_folder(
         errors = check.by_split[name]
         symbols = next(iter(found.values()), 0)
         splits[name] = SplitRow(len(frames), seconds / 3600, longest, symbols, found, errors)
-    return Report(folder, splits, check.counts, check.examples)
+    return Report(folder, splits, check.counts, check.warnings, check.examples)
 
 
 class _Check:
@@ -144,7 +151,7 @@ class _Check:
         dictionaries: of each kind of labels, by the ending of their files.
 
     Attributes:
-        counts, examples: as a report has them.
+        counts, warnings, examples: as a report has them.
         by_split: number of problems.
     """
 
@@ -157,6 +164,7 @@ class _Check:
     ) -> None:
         self.folder, self.sample_rate, self.max_tokens = folder, sample_rate, max_tokens
         self.counts: Counter[str] = Counter()
+        self.warnings: Counter[str] = Counter()
         self.by_split: Counter[str] = Counter()
         self.examples: dict[str, list[str]] = {}
         self._recordings: dict[str, str] = {}
@@ -207,6 +215,9 @@ class _Check:
     def _add(self, split: str, kind: str, message: str) -> None:
         self.counts[kind] += 1
         self.by_split[split] += 1
+        self._example(kind, message)
+
+    def _example(self, kind: str, message: str) -> None:
         examples = self.examples.setdefault(kind, [])
         if len(examples) < EXAMPLES:
             examples.append(message)
@@ -297,5 +308,9 @@ class _Check:
             message = f"{self.folder / name}.tsv line 1: no folder {root!r}"
             self._add(name, "audio folder", message)
             return
-        for kind, message in header_problems(Path(root), rows, self.sample_rate, name, ends=True):
-            self._add(name, kind, message)
+        for problem in header_problems(Path(root), rows, self.sample_rate, name, samples=True):
+            if problem.warning:
+                self.warnings[problem.kind] += 1
+                self._example(problem.kind, problem.message)
+            else:
+                self._add(name, problem.kind, problem.message)

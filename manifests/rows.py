@@ -57,8 +57,9 @@ def read_rows(path: Path) -> tuple[str, list[Row]]:
 def parse_row(line: str) -> Row | None:
     """A row taken apart as fairseq does; None if it is malformed."""
     path, _, frames = line.strip().partition("\t")
-    # Not isdigit: that allows superscripts.
-    return (path, int(frames)) if path and frames.isdecimal() and int(frames) else None
+    # Not isdigit: that allows superscripts. More digits do not fit in fairseq's 64 bits.
+    is_count = frames.isdecimal() and len(frames) <= 18 and int(frames)
+    return (path, int(frames)) if path and is_count else None
 
 
 def read_column(folder: Path, split: str, ending: str, count: int) -> list[str]:

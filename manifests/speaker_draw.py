@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Iterable, Iterator, Mapping, Protocol, Sequence, TypeVar
 
 import numpy as np
-import soundfile
 
 from speechprune.errors import UserError
 from speechprune.manifests.lines import open_text
+from speechprune.manifests.recording import BadAudio, open_recording
 
 _ROUNDING = 1e-6  # seconds
 
@@ -53,8 +53,9 @@ class Durations:
     def __getitem__(self, clip: str) -> float:
         if clip not in self._listed:
             try:
-                self._listed[clip] = soundfile.info(str(self._clips / clip)).duration
-            except soundfile.LibsndfileError:
+                with open_recording(self._clips / clip) as file:
+                    self._listed[clip] = file.frames / file.samplerate
+            except BadAudio:
                 return 0.0  # left out later, with its reason
         return self._listed[clip]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,22 @@ def noise(path: Path, seconds: float = 0.5, rate: int = 16000, channels: int = 1
     shape = (int(seconds * rate), channels)
     samples = np.random.default_rng(seed).normal(0.0, 0.1, shape).clip(-0.9, 0.9)
     soundfile.write(path, samples, rate)
+    return path
+
+
+def cut(path: Path, share: float) -> Path:
+    """Take away the end of a file."""
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    return path
+
+
+def without_length(path: Path, size: int = 0xFFFFFFFF, riff: int = 0xFFFFFFFF) -> Path:
+    """Let the header of a WAV say nothing of its length, as programs do that write to a pipe."""
+    content = path.read_bytes()
+    assert content[36:40] == b"data"
+    sizes = struct.pack("<I", riff), struct.pack("<I", size)
+    path.write_bytes(content[:4] + sizes[0] + content[8:40] + sizes[1] + content[44:])
     return path
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib
+import io
 import logging
 import pkgutil
+import sys
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -114,6 +116,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     # Importing fairseq shows the debug messages of every library.
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, force=True)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names need not be text
     commands(prog_name="speechprune")
 
 

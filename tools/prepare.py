@@ -142,7 +142,21 @@ def _show(prepared: Preparation, out: Path) -> None:
             click.echo(f"{what} dropped: " + ", ".join(f"{c!r} {n:,}" for c, n in most))
     if not prepared.dropped.keys().isdisjoint("[<{"):
         click.echo("what stood in brackets and is no known tag was kept as words")
+    _show_remarks(prepared)
     for split_name, clip, reason in prepared.excluded[:_SHOWN]:
         click.echo(f"left out: {clip} in {split_name}, which {reason}")
     if len(prepared.excluded) > _SHOWN:
         click.echo(f"and {len(prepared.excluded) - _SHOWN} more; see {out / 'provenance.json'}")
+
+
+def _show_remarks(prepared: Preparation) -> None:
+    """What is odd about clips that are used all the same, a line for each kind."""
+    total = sum(len(split.utterances) for split in prepared.splits)
+    for wanted in sorted({kind for _, _, kind, _ in prepared.remarks}):
+        found = [row for row in prepared.remarks if row[2] == wanted]
+        names = ", ".join(f"{clip} in {split}" for split, clip, _, _ in found[:_SHOWN])
+        more = " and more" if len(found) > _SHOWN else ""
+        click.echo(
+            f"warning: {wanted}: {len(found):,} of {total:,} clips, used all the same: "
+            f"{names}{more}; the first {found[0][3]}"
+        )

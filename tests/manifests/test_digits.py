@@ -15,6 +15,7 @@ import soundfile
 from corpora import files_of
 
 from speechprune.errors import UserError
+from speechprune.manifests import digit_recordings
 from speechprune.manifests.digit_recordings import read_recordings
 from speechprune.manifests.digits import WORDS, DigitStrings, make_digits
 from speechprune.manifests.manifest import read_split
@@ -121,6 +122,11 @@ def as_github_gives_them(path: Path, members: dict[str, bytes]) -> Path:
         samples, rate = soundfile.read(io.BytesIO(content), dtype="int16")
         wav = name.replace("fsdd", f"{root}/recordings").replace(".flac", ".wav")
         files[wav] = flac(samples, rate, "WAV")
+    return write_source(path, files)
+
+
+def write_source(path: Path, files: dict[str, bytes]) -> Path:
+    """An archive or folder, as its name says."""
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w") as archive:
             for name, content in files.items():
@@ -237,6 +243,64 @@ def test_bad_archives_are_refused(tmp_path: Path, archive: Path, members: dict[s
             make_digits(tmp_path / "corpus", tmp_path / name, SMALL)
         assert "\n" not in str(caught.value), name
     assert not list(tmp_path.glob("*corpus*"))
+
+
+def silence(values: int, channels: int = 1) -> bytes:
+    """A little FLAC that decodes to many zeros."""
+    return flac(np.zeros((values // channels, channels)))
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip", "folder"])
+def test_far_too_much_audio_is_not_decoded(
+    tmp_path: Path, members: dict[str, bytes], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(more: dict[str, bytes]) -> str:
+        number = len(os.listdir(tmp_path))
+        source = tmp_path / (f"{number}" if kind == "folder" else f"{number}.{kind}")
+        write_source(source, {**members, **more})
+        with pytest.raises(UserError) as caught:
+            read_recordings(source)
+        return str(caught.value)
+
+    for channels in (1, 8):
+        told = refused({"fsdd/0_eve_1.flac": silence(1 << 20, channels)})
+        assert "holds" in told and "0_eve_1.flac', which is too long" in told
+    told = refused({"fsdd/0_eve_1.wav": flac(np.zeros(1000), 1, "WAV")})
+    assert "0_eve_1.wav', which is too long" in told  # a quarter of an hour at 1 Hz
+    assert "too long for a spoken digit" in refused({"fsdd/0_eve_1.wav": bytes(1 << 21)})
+    monkeypatch.setattr(digit_recordings, "_MOST_VALUES", 240 * 800 - 1)
+    assert "far more audio than spoken digits need" in refused({})
+
+
+def test_a_tar_with_a_huge_header_is_not_read(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("header")
+    member.type, member.size = tarfile.XHDTYPE, 1 << 30
+    with tarfile.open(archive_of(tmp_path / "a.tar", {"a": b""}), "a") as tar:
+        tar.addfile(member)
+    with pytest.raises(UserError, match=f"is not an archive.* a header of {1 << 30} bytes"):
+        read_recordings(tmp_path / "a.tar")
+
+
+def test_bad_samples_are_refused_and_odd_ones_told(
+    tmp_path: Path, members: dict[str, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    def with_samples(samples: np.ndarray, share: float = 1.0) -> Path:
+        buffer = io.BytesIO()
+        soundfile.write(buffer, samples, 8000, format="WAV", subtype="FLOAT")
+        content = buffer.getvalue()[: int(share * len(buffer.getvalue()))]
+        return archive_of(tmp_path / "a.tar", {**members, "x/0_eve_1.wav": content})
+
+    bad = np.full(800, 0.1)
+    bad[400] = np.nan
+    with pytest.raises(UserError, match=r"a.tar holds 'x/0_eve_1.wav', which has .* 0\.050 s"):
+        read_recordings(with_samples(bad))
+    with pytest.raises(UserError, match="'x/0_eve_1.wav', which is truncated: 0.0[78] of 0.10 s"):
+        read_recordings(with_samples(np.full(800, 0.1), 0.8))
+    assert not caplog.records
+    read_recordings(with_samples(np.full(800, 0.1), 0.98))
+    read_recordings(with_samples(np.full(800, 1000.0)))
+    cut, loud = (record.getMessage() for record in caplog.records)
+    assert "'x/0_eve_1.wav', which is truncated" in cut and "as if they were integers" in loud
 
 
 @pytest.mark.parametrize(

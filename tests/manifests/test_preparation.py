@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
-from corpora import corpus_of, files_of, noise
+from corpora import corpus_of, cut, files_of, noise, without_length
 
 from speechprune.errors import UserError
 from speechprune.manifests.check import check_split
@@ -82,6 +84,69 @@ def test_bad_clips_are_left_out_and_listed(tmp_path: Path) -> None:
     told = json.loads((tmp_path / "out/provenance.json").read_text())["excluded"]
     assert [(row["split"], row["clip"], row["reason"]) for row in told] == list(prepared.excluded)
     assert len(read_split(tmp_path / "out", "train").utterances) == 2
+
+
+def odd_corpus(folder: Path) -> Corpus:
+    """Recordings that are used although something is odd about them, two that are not, and one
+    that is fine."""
+    time = np.arange(32000) / 16000
+    tone = 0.5 * np.sin(2 * np.pi * 220 * time)
+    cut(noise(folder / "cut.flac", 4.0), 0.97)
+    cut(noise(folder / "cut.wav", 4.0), 0.97)
+    without_length(noise(folder / "streamed.wav", 1.0))
+    cut(noise(folder / "half.wav"), 0.5)
+    soundfile.write(folder / "fine.wav", tone, 16000, "FLOAT")
+    soundfile.write(folder / "loud.wav", tone * 32768, 16000, "FLOAT")
+    soundfile.write(folder / "mute.wav", np.stack([tone, -tone], 1), 16000)
+    soundfile.write(folder / "nan.wav", np.where(time == 1.5, np.nan, tone), 16000, "FLOAT")
+    for ending in ("flac", "wav"):  # clips are called by their names without ending
+        (folder / f"cut.{ending}").rename(folder / f"cut {ending}.{ending}")
+    return corpus_of(folder, train=sorted(path.name for path in folder.iterdir()))
+
+
+def test_odd_clips_are_used_and_told(tmp_path: Path) -> None:
+    corpus = odd_corpus(tmp_path / "in")
+    prepared = prepare(corpus, tmp_path / "out", max_bad=0.3, workers=1)
+    assert [(row[1], row[2].partition(":")[0]) for row in prepared.excluded] == [
+        ("half", "is truncated"),
+        ("nan", "has samples that are not numbers, the first at 1.500 s (sample 24000)"),
+    ]
+    assert [(split, clip, kind) for split, clip, kind, _ in prepared.remarks] == [
+        ("train", "cut flac", "cut short"),
+        ("train", "cut wav", "cut short"),
+        ("train", "loud", "integer scale"),
+        ("train", "mute", "antiphase"),
+    ]
+    told = json.loads((tmp_path / "out/provenance.json").read_text())["remarks"]
+    assert [tuple(row.values()) for row in told] == [
+        (clip, kind, remark, split) for split, clip, kind, remark in prepared.remarks
+    ]
+    assert prepare(corpus, tmp_path / "out", resume=True).remarks == prepared.remarks
+    check_split(tmp_path / "out", "train")
+
+
+def test_what_was_odd_is_known_after_an_interruption(tmp_path: Path) -> None:
+    corpus = odd_corpus(tmp_path / "in")
+    with pytest.raises(UserError, match="--max-bad"):
+        prepare(corpus, tmp_path / "out", max_bad=0.1, workers=1)
+    kept = {path: path.stat().st_ino for path in (tmp_path / ".out.partial/audio").iterdir()}
+    assert len(kept) == 3
+    again = prepare(corpus, tmp_path / "out", max_bad=0.3, workers=1)
+    assert {path.stat().st_ino for path in (tmp_path / "out/audio").iterdir()} == {*kept.values()}
+    shutil.rmtree(tmp_path / "out")
+    assert prepare(corpus, tmp_path / "out", max_bad=0.3, workers=2) == again
+
+
+def test_a_clip_whose_name_is_too_long_is_left_out(tmp_path: Path) -> None:
+    names = ["x" * 251 + ".wav", "y" * 251 + ".wav", "z" * 300 + ".wav", "a.wav"]
+    noise(tmp_path / "in" / names[0], rate=8000)
+    for name in (names[1], names[3]):
+        noise(tmp_path / "in" / name)
+    prepared = prepare(corpus_of(tmp_path / "in", train=names), tmp_path / "out", max_bad=0.5)
+    reasons = {clip[0]: reason for _, clip, reason in prepared.excluded}
+    assert list(reasons) == ["x", "z"]
+    assert "too long a name" in reasons["x"] and "name too long" in reasons["z"]
+    assert [u.path[0] for u in read_split(tmp_path / "out", "train").utterances] == ["a", "y"]
 
 
 def test_too_many_bad_clips_are_an_error(tmp_path: Path) -> None:

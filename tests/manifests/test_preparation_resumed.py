@@ -27,9 +27,9 @@ sys.path.insert(0, sys.argv[3])
 from corpora import corpus_of
 from speechprune.manifests import conversion, preparation
 write = conversion.write_flac
-def slowly(path, samples):
+def slowly(*arguments):
     time.sleep(0.05)
-    return write(path, samples)
+    return write(*arguments)
 conversion.write_flac = slowly
 names = [f"{i:03d}.wav" for i in range(60)]
 preparation.prepare(corpus_of(Path(sys.argv[1]), train=names), Path(sys.argv[2]), workers=2)

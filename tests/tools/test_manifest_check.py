@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from corpora import cut, noise
 from manifest_folders import TRAIN, VALID, contents, edit, lines, refuse, run, succeed, write_folder
 
+from speechprune.errors import UserError
 from speechprune.manifests.check import check_split
 
 
@@ -72,6 +74,12 @@ def first_row_again(rows: list[str]) -> list[str]:
     return [*rows[:2], rows[1].replace("/", "/./"), *rows[3:]]
 
 
+def stored(folder: Path, place: str, archive: str = "all.zip") -> None:
+    """The second recording of train as a slice of an archive."""
+    (folder / "audio/all.zip").write_bytes(audio(folder).read_bytes())
+    edit(folder / "train.tsv", "train/001.flac", f"{archive}:{place}")
+
+
 DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "no labels": ("manifest", lambda f: (f / "train.ltr").unlink()),
     "latin 1": ("manifest", lambda f: (f / "train.ltr").write_bytes("Ä |\n".encode("latin-1"))),
@@ -81,6 +89,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "no counts": ("dictionary", lambda f: edit(f / "dict.ltr.txt", "N ", "N")),
     "one column": ("row", lambda f: edit(f / "train.tsv", "\t1600", " 1600")),
     "no samples": ("row", lambda f: edit(f / "train.tsv", "\t1600", "\t0")),
+    "more than 64 bits": ("row", lambda f: edit(f / "train.tsv", "\t1600", "\t" + "9" * 5000)),
     "superscript": ("row", lambda f: edit(f / "train.tsv", "\t1600", "\t1600²")),
     "fewer labels": ("line count", lambda f: rewrite(f / "train.ltr", lambda rows: rows[:-1])),
     "fewer words": ("line count", lambda f: rewrite(f / "train.wrd", lambda rows: rows[:-1])),
@@ -97,6 +106,9 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "text": ("unreadable recording", lambda f: audio(f).write_text("no audio")),
     "nothing": ("unreadable recording", lambda f: audio(f).write_bytes(b"")),
     "cut": ("damaged recording", lambda f: audio(f).write_bytes(audio(f).read_bytes()[:-900])),
+    "beyond": ("unreadable recording", lambda f: stored(f, f"0:{10**12}")),
+    "nowhere": ("missing recording", lambda f: stored(f, "0:10", "gone.zip")),
+    "name": ("unreadable recording", lambda f: edit(f / "train.tsv", "train/001", "x" * 300)),
     "rate": ("sample rate", lambda f: soundfile.write(audio(f), np.zeros(2400), 8000)),
     "stereo": ("channels", lambda f: soundfile.write(audio(f), np.zeros((2400, 2)), 16000)),
     "length": ("length", lambda f: soundfile.write(audio(f), np.zeros(2399), 16000)),
@@ -117,6 +129,53 @@ def test_each_kind_of_damage_is_found(folder: Path, damage: str) -> None:
     assert "\n" not in found["problems"][kind]["examples"][0]
     told = sum(row["errors"] for row in found["splits"].values())
     assert (told == 0) == (kind in ("dictionary", "provenance"))
+
+
+def test_bad_samples_are_found_with_their_place(folder: Path) -> None:
+    samples = np.full(2400, 0.1)
+    samples[800] = np.inf
+    soundfile.write(audio(folder, "a.wav"), samples, 16000, "FLOAT")
+    edit(folder / "train.tsv", "train/001.flac", "a.wav")
+    check_split(folder, "train")  # headers alone do not tell
+    result = run("check", folder)
+    assert result.exit_code == 1
+    assert "damaged recording, 1 of 1: " in result.stdout
+    assert "a.wav has samples that are not numbers, the first at 0.050 s (sample 800)" in (
+        result.stdout
+    )
+
+
+def test_what_may_be_right_is_a_warning(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    noise(folder / "audio/a.wav", 1.0)
+    cut(folder / "audio/a.wav", 0.98)
+    frames = soundfile.info(folder / "audio/a.wav").frames
+    assert 0.95 * 16000 < frames < 16000
+    soundfile.write(folder / "audio/b.wav", np.full(3200, 1000.0), 16000, "FLOAT")
+    edit(folder / "train.tsv", "train/001.flac\t2400", f"a.wav\t{frames}")
+    edit(folder / "train.tsv", "train/002.flac", "b.wav")
+    output = succeed("check", folder)
+    assert f"warning: cut short, 1 of 1: {folder}/audio/a.wav is truncated: 0.98 of 1.00" in output
+    assert "warning: integer scale, 1 of 1: " in output and "b.wav has float samples" in output
+    found = json.loads(succeed("check", folder, "--json"))
+    assert (found["errors"], found["problems"]) == (0, {})
+    counts = {kind: told["count"] for kind, told in found["warnings"].items()}
+    assert counts == {"cut short": 1, "integer scale": 1}
+    check_split(folder, "train")
+    (told,) = (record.getMessage() for record in caplog.records)
+    assert told.startswith("cut short: 1 of 4 recordings in ") and "a.wav is truncated" in told
+    cut(folder / "audio/a.wav", 0.9)
+    before, frames = frames, soundfile.info(folder / "audio/a.wav").frames
+    edit(folder / "train.tsv", f"a.wav\t{before}", f"a.wav\t{frames}")
+    with pytest.raises(UserError, match="a.wav is truncated: 0.88 of 1.00 s are there"):
+        check_split(folder, "train")
+
+
+def test_channels_that_cancel_each_other_are_told(folder: Path) -> None:
+    samples = np.random.default_rng(0).normal(0, 0.1, 2400)
+    soundfile.write(audio(folder), np.stack([samples, -samples], 1), 16000)
+    result = run("check", folder)
+    assert result.exit_code == 1 and "channels, 1 of 1: " in result.stdout
+    assert "warning: antiphase, 1 of 1: " in result.stdout
 
 
 def test_what_a_batch_cannot_hold_is_found(folder: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import soxr
 import torch
 from bars import watch
 from click.testing import CliRunner
+from corpora import cut
 from nano import write_corpus, write_finetuned, write_wav2vec2
 
 from speechprune.decoding import inference
@@ -96,13 +100,60 @@ def test_an_unreadable_file_stops_everything_with_one_line(
 ) -> None:
     good = data / "audio" / "train-0.wav"
     (tmp_path / "text.wav").write_text("no audio")
-    for bad in (tmp_path / "text.wav", tmp_path / "missing.wav", tmp_path):
+    shutil.copy(good, tmp_path / "x.raw")
+    soundfile.write(tmp_path / "nan.wav", np.full(8000, np.nan), 16000, "FLOAT")
+    for name in ("text.wav", "missing.wav", ".", "x.raw", "nan.wav", "x" * 300, "all.zip:0:9"):
+        bad = tmp_path / name
         ran = run(checkpoint, good, bad)
         assert ran.exit_code != 0
         assert ran.stdout == ""
         assert isinstance(ran.exception, UserError)
         assert str(bad) in str(ran.exception)
         assert "\n" not in str(ran.exception)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac"])
+def test_a_truncated_file_is_transcribed_and_told(
+    checkpoint: Path, data: Path, tmp_path: Path, name: str
+) -> None:
+    good = data / "audio" / "train-0.wav"
+    samples = np.tile(read_audio(good, 16000), 4)
+    soundfile.write(tmp_path / name, samples, 16000)
+    whole = len(samples) / 16000
+    bad = cut(tmp_path / name, 0.6)
+    ran = run(checkpoint, bad, good)
+    assert ran.exit_code == 1
+    told = re.fullmatch(
+        rf"speechprune: error: {bad} is truncated: (\d+\.\d+) of {whole:.2f} s are there\n",
+        ran.stderr,
+    )
+    assert told is not None
+    there = samples[: round(float(told[1]) * 16000)]
+    assert 0.4 * len(samples) < len(there) < 0.61 * len(samples)
+    (text,) = transcribe(load_finetuned(checkpoint), [there])
+    assert text and ran.stdout.startswith(f"{bad}\t{text[:-3]}")
+    assert ran.stdout.count("\n") == 2
+    as_json = run(checkpoint, "--json", bad, good)
+    assert as_json.exit_code == 1 and len(json.loads(as_json.stdout)) == 2
+
+
+def test_files_that_sound_wrong_are_told(
+    checkpoint: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = read_audio(data / "audio" / "train-0.wav", 16000)
+    soundfile.write(tmp_path / "mute.wav", np.stack([samples, -samples], 1), 16000)
+    soundfile.write(tmp_path / "loud.wav", samples * 32768, 16000, "FLOAT")
+    transcribe_files(load_finetuned(checkpoint), [tmp_path / "mute.wav", tmp_path / "loud.wav"])
+    mute, loud = (record.getMessage() for record in caplog.records)
+    assert "mute.wav has channels that cancel" in mute and "loud.wav has float samples" in loud
+
+
+def test_a_name_need_not_be_text(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    good, loaded = data / "audio" / "train-0.wav", load_finetuned(checkpoint)
+    name = os.fsencode(tmp_path) + b"/caf\xe9.wav"
+    shutil.copy(good, name)
+    (strange, plain) = transcribe_files(loaded, [Path(os.fsdecode(name)), good])
+    assert strange == plain
 
 
 def test_real_speech_of_another_rate_and_format(checkpoint: Path, shared_data: Path) -> None:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
-import soundfile
-import soxr
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,8 +28,9 @@ from speechprune.backbones import find_backbone
 from speechprune.decoding import MAX_TOKENS
 from speechprune.decoding.scoring import ErrorCounts, count_character_errors, count_word_errors
 from speechprune.errors import UserError
-from speechprune.manifests.audio import SAMPLE_RATE, source_of
+from speechprune.manifests.audio import SAMPLE_RATE, resample
 from speechprune.manifests.manifest import Split
+from speechprune.manifests.recording import BadAudio, decode_recording, open_recording
 from speechprune.masking.masked_site import masked_weight
 from speechprune.models.loading import LoadedModel
 from speechprune.models.sites import encoder_of_model
@@ -138,20 +139,35 @@ def check_references(loaded: LoadedModel, split: Split) -> None:
         )
 
 
-def transcribe_files(loaded: LoadedModel, paths: Sequence[Path]) -> list[str]:
+class Transcript(NamedTuple):
+    """What was heard in a file, and what is missing of the file, going on from its name, or ""."""
+
+    text: str
+    missing: str
+
+
+def transcribe_files(loaded: LoadedModel, paths: Sequence[Path]) -> list[Transcript]:
     """The text of each file, whatever its sample rate and number of channels.
+
+    Warns of files whose samples are of a scale, or of channels, that no model can hear.
 
     Raises:
         UserError: a file is missing or is not readable audio; checked before any is transcribed.
     """
     for path in paths:
-        _open(path).close()
+        with _named(path):
+            open_recording(path).close()
     loaded.model.to(best_device())
     rate = sample_rate(loaded)
-    texts = []
+    transcripts = []
     for path in tqdm(paths, unit="file", desc="transcribing", leave=False, disable=None):
-        texts += transcribe(loaded, [read_audio(path, rate)])
-    return texts
+        with _named(path):
+            decoded = decode_recording(path)
+        for oddity in decoded.oddities:
+            logger.warning(f"{path} {oddity.message}")
+        (text,) = transcribe(loaded, [resample(decoded.samples, decoded.rate, rate)])
+        transcripts.append(Transcript(text, decoded.missing))
+    return transcripts
 
 
 def transcribe(loaded: LoadedModel, audio: Sequence[np.ndarray]) -> list[str]:
@@ -195,16 +211,15 @@ def read_audio(path: Path, rate: int) -> np.ndarray:
     """A recording as float32 (samples,) at ``rate``; channels are averaged.
 
     Raises:
-        UserError: the file is missing or is not readable audio.
+        UserError: the file is missing, is not readable audio, or is truncated so that fairseq
+            could not read it, or so much that `prepare` would leave it out.
     """
-    with _open(path) as file:
-        try:
-            samples = file.read(dtype="float32", always_2d=True).mean(axis=1)
-        except soundfile.LibsndfileError as error:
-            raise UserError(f"{path} is damaged audio: {error.error_string}") from error
-        if not np.isfinite(samples).all():
-            raise UserError(f"{path} is damaged audio: some of its samples are not numbers")
-        return soxr.resample(samples, file.samplerate, rate) if len(samples) else samples
+    with _named(path):
+        decoded = decode_recording(path)
+        decoded.check()
+        if decoded.damaged:
+            raise BadAudio(decoded.missing)
+        return resample(decoded.samples, decoded.rate, rate)
 
 
 def batches(
@@ -248,13 +263,13 @@ def decode(loaded: LoadedModel, emissions: Tensor) -> Iterator[str]:
         yield " ".join(spoken.replace("|", " ").split())
 
 
-def _open(path: Path) -> soundfile.SoundFile:
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Bad audio is told with the path of its file."""
     try:
-        return soundfile.SoundFile(source_of(path))
-    except OSError:
-        raise UserError(f"{path} is not a file; check the path of the audio") from None
-    except soundfile.LibsndfileError as error:
-        raise UserError(f"{path} is not readable audio: {error.error_string}") from error
+        yield
+    except BadAudio as problem:
+        raise UserError(f"{path} {problem}") from problem
 
 
 def sample_rate(loaded: LoadedModel) -> int:

@@ -21,8 +21,11 @@ def user_message(error: BaseException) -> str | None:
         if isinstance(link, UserError):
             return str(link)
         if isinstance(link, FloatingPointError):
-            return f"training diverged ({link}); lower optimization.lr"
-    return storage_failure(error) or _loading_failure(error)
+            return (
+                f"training diverged ({link}); lower optimization.lr, or look for bad samples with "
+                "`speechprune manifest check`"
+            )
+    return storage_failure(error) or _name_failure(error) or _loading_failure(error)
 
 
 def storage_failure(error: BaseException) -> str | None:
@@ -33,6 +36,17 @@ def storage_failure(error: BaseException) -> str | None:
             return f"{what} cannot be written: {link.strerror}; free some space and run again"
         if isinstance(link, PermissionError) and link.filename:
             return f"no permission to use {link.filename}; change its mode or name another place"
+    return None
+
+
+def _name_failure(error: BaseException) -> str | None:
+    """One line if a name that no file can have, or no text can hold, is behind ``error``."""
+    for link in _chain(error):
+        if isinstance(link, OSError) and link.errno == errno.ENAMETOOLONG:
+            return f"{link.filename} is too long a name for a file; choose another"
+        if isinstance(link, UnicodeEncodeError) and "surrogate" in link.reason:
+            name = link.object.splitlines()[link.object.count("\n", 0, link.start)]
+            return f"the name {name[-_LONGEST_REASON:]!r} is not UTF-8; rename it"
     return None
 
 
