@@ -1,4 +1,4 @@
-"""The one door into fairseq: models, criterions, data2vec, safe checkpoint classes and six seams.
+"""The one door into fairseq: models, criterions, data2vec, safe checkpoint classes and seven seams.
 
 fairseq imports `models` and `tasks` of a user folder by itself but never criterions, and neither
 when the package was imported before: so importing this module registers everything.
@@ -28,6 +28,7 @@ from fairseq.tasks import FairseqTask
 
 from speechprune.backbones import BACKBONES
 from speechprune.backbones.data2vec import data2vec_audio
+from speechprune.checkpoint.upgrading import read_upgraded
 from speechprune.models.registration import register_all
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,23 @@ class _AtomicCopies(PathManager):
                 PathManager.rm(temporary)
             raise
         return result
+
+
+def _validate_checkpoints() -> None:
+    """Let fairseq itself read checkpoints as we do: what training goes on from, and
+    `model.w2v_path`, are validated before their settings and tensors are used."""
+    load = checkpoint_utils.load_checkpoint_to_cpu
+    if getattr(load, "validates", False):
+        return
+
+    @functools.wraps(load)
+    def load_validated(
+        path: str, arg_overrides: Any = None, load_on_all_ranks: bool = False
+    ) -> dict[str, Any]:
+        return read_upgraded(PathManager.get_local_path(path), arg_overrides)
+
+    load_validated.validates = True  # type: ignore[attr-defined]
+    checkpoint_utils.load_checkpoint_to_cpu = load_validated
 
 
 def _copies(optimizer: Any) -> list[torch.Tensor]:
@@ -183,6 +201,7 @@ def _register() -> None:
     _seed_span_masking(hubert)
     _seed_span_masking(data2vec_audio())
     checkpoint_utils.PathManager = _AtomicCopies
+    _validate_checkpoints()
     _keep_master_copies()
     _name_master_copies()
     _observe_before_steps()

@@ -4,7 +4,6 @@ from contextlib import nullcontext
 from typing import Any, Dict, Mapping, Optional
 
 import torch
-from fairseq import checkpoint_utils
 from fairseq.models import FairseqEncoder
 from fairseq.models.wav2vec.wav2vec2_asr import Linear, Wav2VecEncoder
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from speechprune.backbones import Backbone, backbone_called
 from speechprune.checkpoint.pretrained import check_pretrained, model_name
 from speechprune.checkpoint.settings import encoder_of
+from speechprune.checkpoint.upgrading import read_upgraded
 from speechprune.errors import UserError
 from speechprune.state_names import PRETRAINED
 
@@ -73,7 +73,7 @@ class SpeechEncoder(Wav2VecEncoder):
         """Fill in ``cfg.w2v_args``, with the settings of finetuning; gives the weights."""
         overrides = {key: getattr(cfg, key) for key in _OF_FINETUNING}
         overrides["encoder_layerdrop"] = cfg.layerdrop
-        state = checkpoint_utils.load_checkpoint_to_cpu(cfg.w2v_path, overrides)
+        state = read_upgraded(cfg.w2v_path, overrides)
         pretrained = state["cfg"]
         if not isinstance(pretrained, DictConfig):
             pretrained = OmegaConf.create(pretrained)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fairseq import checkpoint_utils, tasks
+from fairseq import tasks
 from fairseq.data.dictionary import Dictionary
 from fairseq.models import MODEL_REGISTRY
 from fairseq.tasks import FairseqTask
@@ -21,6 +21,7 @@ from speechprune.backbones import backbone_called
 from speechprune.checkpoint.file import PROVENANCE, PathLike, read
 from speechprune.checkpoint.finetuned import find_dictionary, read_finetuned
 from speechprune.checkpoint.pretrained import model_name
+from speechprune.checkpoint.upgrading import read_upgraded
 from speechprune.errors import UserError
 from speechprune.models.encoder import load_weights
 from speechprune.models.names import HUBERT_WEIGHTS, WEIGHTS, is_ctc
@@ -116,7 +117,7 @@ def load_pretrained(path: PathLike, overrides: Mapping[str, Any] | None = None) 
     """
     family = backbone_called(model_name(path))
     family.make_known()
-    state = checkpoint_utils.load_checkpoint_to_cpu(str(path))
+    state = read_upgraded(path)
     cfg = state["cfg"]
     with open_dict(cfg):
         cfg.model.update(overrides or {})
