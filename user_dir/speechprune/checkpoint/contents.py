@@ -17,7 +17,7 @@ from torch import Tensor
 from speechprune.checkpoint.evaluated import refuse_code
 from speechprune.checkpoint.fitting import refuse_misfit
 from speechprune.errors import UserError
-from speechprune.state_names import is_mask
+from speechprune.state_names import HEAD, is_mask
 
 #: Where a checkpoint of ours keeps what fairseq has no place for.
 PROVENANCE = "speechprune"
@@ -31,6 +31,9 @@ _MOST_SETTINGS = 50_000
 #: What omegaconf would call a function for.
 _RESOLVER = re.compile(r"\$\{[^}]*:")
 _NUMBER = (int, float)
+#: The classes of fairseq's meters that are saved, and the types of what they tell.
+_METERS = ("AverageMeter", "ConcatTensorMeter", "StopwatchMeter", "SumMeter", "TimeMeter")
+_MEASURED = (int, float, Tensor, type(None))
 
 #: What some settings must be, in whatever section they are, if they have a value. fairseq checks
 #: those of a model when it builds it; these are read before.
@@ -255,7 +258,10 @@ def _is_one_of(value: Any, types: tuple[type, ...]) -> bool:
 
 def _is_history(value: Any) -> bool:
     return isinstance(value, list) and all(
-        isinstance(entry, dict) and _is_count(entry.get("num_updates", 0)) for entry in value
+        isinstance(entry, dict)
+        and _is_count(entry.get("num_updates", 0))
+        and isinstance(entry.get("lr_scheduler_state", {}), (dict, type(None)))
+        for entry in value
     )
 
 
@@ -266,11 +272,27 @@ def _is_count(value: Any) -> bool:
 def _is_extra_state(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
-    iterator = value.get("train_iterator")
-    numbers = [value.get(name) for name in ("val_loss", "best")]
-    return (iterator is None or isinstance(iterator, dict)) and all(
-        number is None or _is_one_of(number, _NUMBER) for number in numbers
+    place = value.get("train_iterator") or {}
+    numbers = [value.get(name) for name in ("val_loss", "best", "previous_training_time")]
+    return (
+        isinstance(place, dict)
+        and all(_is_count(place.get(name, 0)) for name in ("epoch", "iterations_in_epoch"))
+        and all(number is None or _is_one_of(number, _NUMBER) for number in numbers)
+        and _are_metrics(value.get("metrics") or {})
     )
+
+
+def _are_metrics(value: Any) -> bool:
+    """Whether these are groups of meters as fairseq saves them: for each meter a priority, a name,
+    a class, of which fairseq makes one, and what it measured."""
+    try:
+        meters = [meter for group in value.values() for meter in group]
+        return all(
+            kind in _METERS and all(isinstance(each, _MEASURED) for each in state.values())
+            for _, _, kind, state in meters
+        )
+    except (AttributeError, TypeError, ValueError):
+        return False
 
 
 def _is_task_state(value: Any) -> bool:
@@ -352,7 +374,7 @@ _PARTS: Mapping[str, Callable[[Any], bool]] = {
 def _check_dictionary(state: Mapping[str, Any], path: object) -> None:
     """Raise UserError if the dictionary of a finetuned model has not a symbol for each output."""
     dictionary = (state.get("task_state") or {}).get("target_dictionary")
-    head = state["model"].get("w2v_encoder.proj.weight")
+    head = state["model"].get(HEAD + "weight")
     if dictionary is None or head is None:
         return
     outputs = head.shape[0] if head.dim() else 0

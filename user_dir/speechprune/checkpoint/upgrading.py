@@ -23,6 +23,9 @@ _NO_TRAINING: Mapping[str, Any] = {
     "lr_scheduler_state": {},
     "num_updates": 0,
 }
+_OF_DECODING = ("generation", "eval_wer_config")
+#: All tasks that a speech encoder may come from; a file may not choose another.
+_TASKS = ("audio_pretraining", "audio_finetuning", "hubert_pretraining")
 _START = {"epoch": 1, "iterations_in_epoch": 0}
 
 
@@ -49,7 +52,7 @@ def upgraded(
     if new["args"] is not None:
         vars(new["args"]).update(overrides or {})
     if new["cfg"] is not None:
-        new["cfg"] = OmegaConf.create(_without_alignments(new["cfg"]))
+        new["cfg"] = OmegaConf.create(_known_to_fairseq(new["cfg"]))
         overwrite_args_by_name(new["cfg"], dict(overrides or {}))
     try:
         new = _upgrade_state_dict(new)
@@ -73,12 +76,16 @@ def _training_behind(state: Mapping[str, Any]) -> dict[str, Any]:
     return {"optimizer_history": history, "extra_state": extra}
 
 
-def _without_alignments(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings less those of decoding whose form fairseq would look into, and not find."""
-    plain = {name: section for name, section in cfg.items() if name != "generation"}
-    if isinstance(plain.get("task"), dict):
-        plain["task"] = {k: v for k, v in plain["task"].items() if k != "eval_wer_config"}
-    return plain
+def _known_to_fairseq(settings: Any) -> Any:
+    """Settings less those of decoding, into which fairseq looks when they are not there, and with
+    tasks that every fairseq has: of pretraining's it takes ``normalize`` alone."""
+    if not isinstance(settings, dict):
+        return settings
+    known = {k: _known_to_fairseq(v) for k, v in settings.items() if k not in _OF_DECODING}
+    task = known.get("task")
+    if isinstance(task, dict) and task.get("_name") not in _TASKS:
+        task["_name"] = _TASKS[0]
+    return known
 
 
 def _first_line(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """The speech encoder of a CTC model with its output layer, whichever family it is of."""
 
-from contextlib import nullcontext
-from typing import Any, Dict, Mapping, Optional
+from contextlib import contextmanager, nullcontext
+from typing import Any, Dict, Iterator, Mapping, Optional
 
 import torch
 from fairseq.models import FairseqEncoder
@@ -42,9 +42,23 @@ def build_encoder(cfg: Any, output_size: int) -> Wav2VecEncoder:
         settings = encoder_of({"w2v_args": cfg.w2v_args})
         family = backbone_called(str(settings.get("_name") or settings.get("arch")))
     family.make_known()
-    if family.fits_fairseqs_ctc:
-        return Wav2VecEncoder(cfg, output_size)
-    return SpeechEncoder(cfg, family, output_size)
+    with building_from(cfg.w2v_path):
+        if family.fits_fairseqs_ctc:
+            return Wav2VecEncoder(cfg, output_size)
+        return SpeechEncoder(cfg, family, output_size)
+
+
+@contextmanager
+def building_from(path: Any) -> Iterator[None]:
+    """Turn whatever a file's settings and weights stumble over into a UserError with its name."""
+    try:
+        yield
+    except UserError:
+        raise
+    # Any setting may be of a kind that fairseq does not expect.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{path}: weights and configuration disagree: {reason}") from error
 
 
 class SpeechEncoder(Wav2VecEncoder):
@@ -104,11 +118,8 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any], path: Any) -> Non
     """
     # The weights of data2vec's teacher are nested.
     own = {key: value for key, value in weights.items() if isinstance(value, Tensor)}
-    try:
+    with building_from(path):
         missing = model.load_state_dict(own, strict=False).missing_keys
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: weights and configuration disagree: {reason}") from error
     if missing:
         raise UserError(f"{path} lacks weights of its own model, such as {missing[0]}")
 
