@@ -46,6 +46,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("sample_rate", "encoder_embed_dim", "max_epoch", "patience", "seed"), (int,)),
     **dict.fromkeys(("label_rate", "max_update", "stop_min_lr", "stop_time_hours"), _NUMBER),
     "w2v_args": (dict, Namespace),
+    "dropped_layers": (dict,),
     "encoder_layers": (int,),
 }
 
@@ -72,14 +73,14 @@ def validated(found: Any, path: object) -> dict[str, Any]:
     if not isinstance(found, dict):
         found = {}
     weights, cfg, args = found.get("model"), found.get("cfg"), found.get("args")
-    if not isinstance(weights, dict) or not (cfg or args):
+    if not isinstance(weights, dict) or all(_is_unset(settings) for settings in (cfg, args)):
         raise UserError(
             f"{path} is not a fairseq checkpoint: it has no `model` with its `cfg` or `args`"
         )
     state = dict(found)
     _check_tensors(weights, path)
-    state["cfg"] = _sections(cfg, path) if cfg else None
-    state["args"] = _namespace(args, path) if args else None
+    state["cfg"] = None if _is_unset(cfg) else _sections(cfg, path)
+    state["args"] = None if _is_unset(args) else _namespace(args, path)
     for name, check in _PARTS.items():
         if state.get(name) is not None and not check(state[name]):
             raise UserError(f"{path} is damaged: its {name} is not what fairseq saves")
@@ -138,6 +139,10 @@ def _check_tensors(weights: Mapping[Any, Any], path: object) -> None:
 
 
 # --- settings ---------------------------------------------------------------------------------
+
+
+def _is_unset(settings: Any) -> bool:
+    return settings is None or (isinstance(settings, dict) and not settings)
 
 
 def _sections(cfg: Any, path: object) -> dict[str, Any]:
@@ -256,11 +261,17 @@ def _is_one_of(value: Any, types: tuple[type, ...]) -> bool:
 # --- other parts ------------------------------------------------------------------------------
 
 
+def _part(whole: Mapping[Any, Any], name: str, default: Any) -> Any:
+    """What a dict holds under a name, where it is missing or None the default."""
+    found = whole.get(name)
+    return default if found is None else found
+
+
 def _is_history(value: Any) -> bool:
     return isinstance(value, list) and all(
         isinstance(entry, dict)
         and _is_count(entry.get("num_updates", 0))
-        and isinstance(entry.get("lr_scheduler_state", {}), (dict, type(None)))
+        and isinstance(_part(entry, "lr_scheduler_state", {}), dict)
         for entry in value
     )
 
@@ -272,13 +283,13 @@ def _is_count(value: Any) -> bool:
 def _is_extra_state(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
-    place = value.get("train_iterator") or {}
+    place = _part(value, "train_iterator", {})
     numbers = [value.get(name) for name in ("val_loss", "best", "previous_training_time")]
     return (
         isinstance(place, dict)
         and all(_is_count(place.get(name, 0)) for name in ("epoch", "iterations_in_epoch"))
         and all(number is None or _is_one_of(number, _NUMBER) for number in numbers)
-        and _are_metrics(value.get("metrics") or {})
+        and _are_metrics(_part(value, "metrics", {}))
     )
 
 
@@ -299,7 +310,7 @@ def _is_task_state(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
     target = value.get("target_dictionary")
-    others = value.get("dictionaries") or []
+    others = _part(value, "dictionaries", [])
     return (
         (target is None or _is_dictionary(target))
         and isinstance(others, (list, tuple))
@@ -328,9 +339,9 @@ def _is_dictionary(value: Any) -> bool:
 def _is_optimizer_state(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
-    groups = value.get("param_groups", [])
+    groups = _part(value, "param_groups", [])
     return (
-        isinstance(value.get("state", {}), dict)
+        isinstance(_part(value, "state", {}), dict)
         and isinstance(groups, list)
         and all(isinstance(group, dict) for group in groups)
     )
@@ -339,17 +350,17 @@ def _is_optimizer_state(value: Any) -> bool:
 def _is_provenance(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
-    symbols = value.get("target_dictionary") or []
-    density, layers = value.get("density", 1.0), value.get("layers", 0)
+    symbols, dropped = _part(value, "target_dictionary", []), _part(value, "dropped", [])
+    density, layers = _part(value, "density", 1.0), _part(value, "layers", 0)
     return (
         isinstance(symbols, list)
         and all(_is_counted_symbol(entry) for entry in symbols)
         and _is_one_of(density, _NUMBER)
         and 0 <= density <= 1
         and _is_count(layers)
-        and isinstance(value.get("dropped", []), (list, tuple))
-        and all(map(_is_count, value.get("dropped", [])))
-        and isinstance(value.get("averaged", []), list)
+        and isinstance(dropped, (list, tuple))
+        and all(map(_is_count, dropped))
+        and isinstance(_part(value, "averaged", []), list)
     )
 
 

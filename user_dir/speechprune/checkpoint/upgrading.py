@@ -51,10 +51,10 @@ def upgraded(
     new = {**state, **_training_behind(state)}
     if new["args"] is not None:
         vars(new["args"]).update(overrides or {})
-    if new["cfg"] is not None:
-        new["cfg"] = OmegaConf.create(_known_to_fairseq(new["cfg"]))
-        overwrite_args_by_name(new["cfg"], dict(overrides or {}))
     try:
+        if new["cfg"] is not None:
+            new["cfg"] = OmegaConf.create(_known_to_fairseq(new["cfg"]))
+            overwrite_args_by_name(new["cfg"], dict(overrides or {}))
         new = _upgrade_state_dict(new)
     # Settings of 2020 go through hydra, which may stumble over any of them.
     except Exception as error:
