@@ -17,15 +17,17 @@ _MOST_ENTRIES = 1_000
 _LARGEST_SIZE = 1 << 16
 
 #: All else that fairseq evaluates in any of its models, tasks, criterions and optimizers.
-ANY_LITERAL = (
-    *("adafactor_eps", "adamax_betas", "adaptive_input_cutoff", "adaptive_softmax_cutoff"),
-    *("character_filters", "conv_aggregator_layers", "decoder_attention", "decoder_glu"),
-    *("decoder_kernel_size_list", "decoder_layers", "downsample", "encoder_attention"),
-    *("encoder_glu", "encoder_kernel_size_list", "encoder_layers", "feature_encoder_spec"),
-    *("gated_attention", "lamb_betas", "left_pad_source", "left_pad_target", "pipeline_balance"),
-    *("pipeline_decoder_balance", "pipeline_decoder_devices", "pipeline_devices"),
-    *("pipeline_encoder_balance", "pipeline_encoder_devices", "pretrained", "project_input"),
-    *("self_attention", "weight_softmax", "wer_args", "xformers_att_config"),
+ANY_LITERAL = frozenset(
+    """
+    adafactor_eps adamax_betas adaptive_input_cutoff adaptive_softmax_cutoff character_filters
+    conv_aggregator_layers decoder_attention decoder_glu decoder_kernel_size_list
+    decoder_layers downsample encoder_attention encoder_glu encoder_kernel_size_list
+    encoder_layers extra_data extra_lang_pairs feature_encoder_spec gated_attention lamb_betas
+    langtoks left_pad_source left_pad_target pipeline_balance pipeline_decoder_balance
+    pipeline_decoder_devices pipeline_devices pipeline_encoder_balance
+    pipeline_encoder_devices pretrained project_input sampling_weights self_attention
+    weight_softmax wer_args xformers_att_config
+    """.split()
 )
 
 

@@ -21,7 +21,8 @@ from omegaconf import DictConfig, ListConfig
 from omegaconf.base import ContainerMetadata, Metadata
 from omegaconf.nodes import AnyNode
 
-from speechprune.checkpoint.contents import PROVENANCE, refuse_infinite, validated
+from speechprune.checkpoint.contents import refuse_infinite, validated
+from speechprune.checkpoint.training_state import PROVENANCE
 from speechprune.errors import UserError
 from speechprune.files import digest, kind_of, replacing_file
 
@@ -148,6 +149,9 @@ def _check_archive(path: Path, modified: int, size: int) -> None:
     """Compare every checksum, once for each state of a file; raises UserError if one is wrong."""
     try:
         with zipfile.ZipFile(path) as archive:
+            # torch compresses nothing; what is compressed could fill any memory.
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                raise ValueError("it is compressed")
             broken = archive.testzip()
     # The directory of a damaged archive may say anything.
     except Exception as error:

@@ -53,8 +53,10 @@ def building_from(path: Any) -> Iterator[None]:
     """Turn whatever a file's settings and weights stumble over into a UserError with its name."""
     try:
         yield
-    except UserError:
-        raise
+    except UserError as error:
+        if str(path) in str(error):
+            raise
+        raise UserError(f"{path}: {error}") from error
     # Any setting may be of a kind that fairseq does not expect.
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
