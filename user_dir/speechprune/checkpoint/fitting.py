@@ -18,6 +18,8 @@ from speechprune.state_names import ENCODER, MASK_EMBEDDING, encoder_layer_of, i
 #: Settings that are the length of a tensor, of pretraining's heads perhaps, which a finetuned file
 #: lacks: no longer than this, or than its longest tensor.
 _LONGEST = 8192
+#: Modules that any file may ask for.
+_FEW = 16
 _LENGTHS = (
     *("encoder_ffn_embed_dim", "final_dim", "latent_dim", "latent_vars", "conv_pos"),
     "depthwise_conv_kernel_size",
@@ -39,7 +41,7 @@ def refuse_misfit(state: Mapping[str, Any], path: object) -> None:
     lengths = [length for tensor in tensors.values() for length in tensor.shape]
     bounds = {
         **dict.fromkeys(_LENGTHS, max([_LONGEST, *lengths])),
-        **dict.fromkeys(_COUNTS, max(1, len(tensors))),
+        **dict.fromkeys(_COUNTS, max(_FEW, len(tensors))),
         "max_positions": _MOST_POSITIONS,
     }
     for model in models_in(state):
