@@ -60,7 +60,7 @@ class Runs:
         state = torch.load(source or self.plain, weights_only=True)
         state["model"] = add_noise(state["model"], torch.Generator().manual_seed(updates))
         state["optimizer_history"][-1]["num_updates"] = updates
-        state["extra_state"].update(val_loss=valid, best=0.0, metrics=[("valid", valid)])
+        state["extra_state"].update(val_loss=valid, best=0.0, metrics={"valid": []})
         state["last_optimizer_state"] = {"state": {0: {"exp_avg": torch.ones(3)}}}
         state["cfg"].setdefault("checkpoint", {}).update(measure)
         if change is not None:

@@ -1,5 +1,4 @@
-"""The one door into fairseq: models, criterions, data2vec, safe checkpoint classes and seven
-seams.
+"""The one door into fairseq: models, criterions, data2vec, safe checkpoint classes and seams.
 
 fairseq imports `models` and `tasks` of a user folder by itself but never criterions, and neither
 when the package was imported before: so importing this module registers everything.
@@ -28,9 +27,13 @@ from fairseq.models.hubert import hubert
 from fairseq.models.wav2vec import wav2vec2
 from fairseq.optim import fp16_optimizer
 from fairseq.tasks import FairseqTask, audio_finetuning
+from fairseq.trainer import Trainer
 
 from speechprune.backbones import BACKBONES
 from speechprune.backbones.data2vec import data2vec_audio
+from speechprune.checkpoint import read
+from speechprune.checkpoint.upgrading import upgraded
+from speechprune.errors import UserError
 from speechprune.models.registration import register_all
 
 logger = logging.getLogger(__name__)
@@ -89,6 +92,64 @@ class _AtomicCopies(PathManager):
                 PathManager.rm(temporary)
             raise
         return result
+
+
+def _validate_checkpoints() -> None:
+    """Let fairseq itself read checkpoints as we do: what training goes on from, and
+    `model.w2v_path`, are validated before their settings and tensors are used."""
+    load = checkpoint_utils.load_checkpoint_to_cpu
+    if getattr(load, "validates", False):
+        return
+
+    @functools.wraps(load)
+    def load_validated(
+        path: str, arg_overrides: Any = None, load_on_all_ranks: bool = False
+    ) -> dict[str, Any]:
+        path = PathManager.get_local_path(path)
+        return upgraded(read(path), path, arg_overrides)
+
+    load_validated.validates = True  # type: ignore[attr-defined]
+    checkpoint_utils.load_checkpoint_to_cpu = load_validated
+
+
+def _name_unfit_checkpoints() -> None:
+    """Let a run that cannot go on with the optimizer of a checkpoint name the file."""
+    load = Trainer.load_checkpoint
+    if getattr(load, "names_file", False):
+        return
+
+    @functools.wraps(load)
+    def load_or_name(self: Any, filename: str, *args: Any, **options: Any) -> Any:
+        try:
+            extra_state = load(self, filename, *args, **options)
+            _refuse_other_shapes(self.optimizer.optimizer)
+        except UserError:
+            raise
+        # Of a model that does not fit, fairseq tells by an error of its own.
+        except (ArithmeticError, AssertionError, AttributeError, LookupError) as error:
+            raise UserError(_other_optimizer(filename, error)) from error
+        except (TypeError, ValueError) as error:
+            raise UserError(_other_optimizer(filename, error)) from error
+        return extra_state
+
+    load_or_name.names_file = True  # type: ignore[attr-defined]
+    Trainer.load_checkpoint = load_or_name  # type: ignore[method-assign]
+
+
+def _refuse_other_shapes(optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError if moments of gradients are not of their parameters, as Adam keeps them."""
+    for parameter, state in optimizer.state.items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            moment = state.get(name, parameter)
+            if not isinstance(moment, torch.Tensor) or moment.shape != parameter.shape:
+                raise ValueError(f"its {name} does not fit a parameter of {list(parameter.shape)}")
+
+
+def _other_optimizer(filename: str, error: Exception) -> str:
+    return (
+        f"{filename} cannot be gone on from: {' '.join(str(error).split())[:200]}; set "
+        "checkpoint.reset_optimizer=true, or begin a new run"
+    )
 
 
 def _copies(optimizer: Any) -> list[torch.Tensor]:
@@ -204,6 +265,8 @@ def _register() -> None:
     for module in (dictionary, audio_finetuning, raw_audio_dataset):
         _read_past_byte_order_marks(module)
     checkpoint_utils.PathManager = _AtomicCopies
+    _validate_checkpoints()
+    _name_unfit_checkpoints()
     _keep_master_copies()
     _name_master_copies()
     _observe_before_steps()

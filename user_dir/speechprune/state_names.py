@@ -124,6 +124,12 @@ def layer_of(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
+def encoder_layer_of(key: str) -> int | None:
+    """The 0-based layer of a speech encoder in a key of a checkpoint; None for all else."""
+    found = _ENCODER_LAYER.search(key)
+    return int(found[1]) if found else None
+
+
 def role_of(site: str) -> str:
     """What a site is called within its layer, e.g. "self_attn.q_proj" or "fc1".
 

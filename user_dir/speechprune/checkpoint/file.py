@@ -21,15 +21,14 @@ from omegaconf import DictConfig, ListConfig
 from omegaconf.base import ContainerMetadata, Metadata
 from omegaconf.nodes import AnyNode
 
+from speechprune.checkpoint.contents import refuse_infinite, validated
+from speechprune.checkpoint.training_state import PROVENANCE
 from speechprune.errors import UserError
 from speechprune.files import digest, kind_of, replacing_file
 
 __all__ = ["PROVENANCE", "PathLike", "allow_known_classes", "digest", "read", "write"]
 
 PathLike = Union[str, Path]
-
-#: Where a checkpoint of ours keeps what fairseq has no place for.
-PROVENANCE = "speechprune"
 
 #: What fairseq checkpoints hold beside tensors and plain containers. The first two are in those of
 #: 2020, in HuBERT's and in every finetuned one; the next in xlsr_53_56k.pt; the last is in what
@@ -51,6 +50,9 @@ KNOWN_CLASSES = [
     _TensorPlaceholder,
 ]
 
+#: Files, as they were, whose weights are known to be finite.
+_FINITE: set[tuple[Path, int, int, int]] = set()
+
 
 def allow_known_classes() -> None:
     """Let `torch.load(weights_only=True)`, the default since torch 2.6, accept KNOWN_CLASSES.
@@ -67,15 +69,19 @@ allow_known_classes()
 def read(path: PathLike, *, mmap: bool = False) -> dict[str, Any]:
     """The state in a fairseq checkpoint, on the CPU, without running any code in the file.
 
+    It is as `speechprune.checkpoint.contents.validated` describes, and its weights are finite.
+
     Args:
         mmap: leave the tensors on the disk until they are used, where the format allows it.
 
     Raises:
         UserError: the file is missing, empty, truncated or damaged (its checksums are verified),
-            holds classes that are not known to be safe, or is not a fairseq checkpoint.
+            holds classes that are not known to be safe, is not a fairseq checkpoint, has a part of
+            another type, or weights that are not finite.
     """
     path = Path(path)
     is_archive = _check_file(path)
+    status = path.stat()
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_archive)
     # A damaged pickle may fail anywhere, with any exception.
@@ -87,11 +93,11 @@ def read(path: PathLike, *, mmap: bool = False) -> dict[str, Any]:
                 "save it again with tensors and plain containers only"
             ) from error
         raise UserError(_damaged(path, error)) from error
-    weights = state.get("model") if isinstance(state, dict) else None
-    if not isinstance(weights, dict) or not (state.get("cfg") or state.get("args")):
-        raise UserError(
-            f"{path} is not a fairseq checkpoint: it has no `model` with its `cfg` or `args`"
-        )
+    state = validated(state, path)
+    content = (path.absolute(), status.st_mtime_ns, status.st_size, status.st_ino)
+    if content not in _FINITE:
+        refuse_infinite(state["model"], path)
+        _FINITE.add(content)
     return state
 
 
@@ -143,6 +149,9 @@ def _check_archive(path: Path, modified: int, size: int) -> None:
     """Compare every checksum, once for each state of a file; raises UserError if one is wrong."""
     try:
         with zipfile.ZipFile(path) as archive:
+            # torch compresses nothing; what is compressed could fill any memory.
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                raise ValueError("it is compressed")
             broken = archive.testzip()
     # The directory of a damaged archive may say anything.
     except Exception as error:

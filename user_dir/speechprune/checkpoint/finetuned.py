@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fairseq import checkpoint_utils
 from fairseq.data.dictionary import Dictionary
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import DictConfig, open_dict
 
 from speechprune.checkpoint.file import PROVENANCE, PathLike, read
 from speechprune.checkpoint.pretrained import pretrained_settings
+from speechprune.checkpoint.upgrading import upgraded
 from speechprune.errors import UserError
 from speechprune.manifests.audio import SAMPLE_RATE
 from speechprune.state_names import is_finetuned
@@ -30,10 +30,10 @@ def read_finetuned(path: PathLike) -> dict[str, Any]:
         raise UserError(f"{path} is not a finetuned CTC model; finetune a pretrained one first")
     pretrained = getattr(state.get("args"), "w2v_args", None)
     if pretrained is None:
-        state = checkpoint_utils.load_checkpoint_to_cpu(str(path))
+        state = upgraded(state, path)
     else:
         # fairseq cannot convert a namespace within a namespace: convert the inner one by itself.
-        state = checkpoint_utils.load_checkpoint_to_cpu(str(path), {"w2v_args": None})
+        state = upgraded(state, path, {"w2v_args": None})
         with open_dict(state["cfg"]):
             state["cfg"].model.w2v_args = convert_namespace_to_omegaconf(pretrained)
     _modernise(state["cfg"], path)

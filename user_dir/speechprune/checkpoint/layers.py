@@ -84,4 +84,8 @@ def _lost_before(state: Mapping[str, Any]) -> LayerPlan | None:
     recorded = mapping(model.get("w2v_args")).get(DROPPED) or state.get(PROVENANCE) or {}
     if "dropped" not in recorded:
         return None
-    return LayerPlan(recorded["layers"], tuple(recorded["dropped"]))
+    layers, dropped = recorded.get("layers"), recorded["dropped"]
+    is_list = isinstance(dropped, (list, tuple)) and all(type(layer) is int for layer in dropped)
+    if type(layers) is not int or not is_list:
+        raise UserError(f"the checkpoint's record of lost layers is damaged: {recorded}"[:200])
+    return LayerPlan(layers, tuple(dropped))

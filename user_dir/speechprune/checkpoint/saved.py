@@ -10,7 +10,7 @@ from typing import Any
 
 from speechprune.checkpoint.file import PROVENANCE, read
 from speechprune.checkpoint.layers import lost_layers
-from speechprune.checkpoint.settings import setting
+from speechprune.checkpoint.settings import setting, updates_of
 from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan
 from speechprune.masking.bits import popcount
@@ -67,12 +67,11 @@ def saved_checkpoints(folder: Path) -> list[SavedCheckpoint]:
 
 
 def _saved_checkpoint(path: Path, state: Mapping[str, Any]) -> SavedCheckpoint:
-    try:
-        updates = int(state["optimizer_history"][-1]["num_updates"])
-    except (KeyError, IndexError, TypeError) as error:
+    updates = updates_of(state)
+    if updates is None:
         raise UserError(
             f"{path} does not tell its number of updates: no training run saved it; move it away"
-        ) from error
+        )
     name = setting(state, "checkpoint", "best_checkpoint_metric", "loss")
     maximize = bool(setting(state, "checkpoint", "maximize_best_checkpoint_metric", False))
     # fairseq compares checkpoints by the first subset only.

@@ -55,3 +55,9 @@ def setting(state: Mapping[str, Any], section: str, name: str, default: Any) -> 
     settings = mapping(cfg.get(section)) if cfg else vars(state["args"])
     value = settings.get(name)
     return default if value is None else value
+
+
+def updates_of(state: Mapping[str, Any]) -> int | None:
+    """How often training had updated the weights; None if the checkpoint does not tell."""
+    history = state.get("optimizer_history")
+    return history[-1].get("num_updates") if history else None

@@ -1,10 +1,9 @@
 """The speech encoder of a CTC model with its output layer, whichever family it is of."""
 
-from contextlib import nullcontext
-from typing import Any, Dict, Mapping, Optional
+from contextlib import contextmanager, nullcontext
+from typing import Any, Dict, Iterator, Mapping, Optional
 
 import torch
-from fairseq import checkpoint_utils
 from fairseq.models import FairseqEncoder
 from fairseq.models.wav2vec.wav2vec2_asr import Linear, Wav2VecEncoder
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from speechprune.backbones import Backbone, backbone_called
 from speechprune.checkpoint.pretrained import check_pretrained, model_name
 from speechprune.checkpoint.settings import encoder_of
+from speechprune.checkpoint.upgrading import read_upgraded
 from speechprune.errors import UserError
 from speechprune.state_names import PRETRAINED
 
@@ -42,9 +42,25 @@ def build_encoder(cfg: Any, output_size: int) -> Wav2VecEncoder:
         settings = encoder_of({"w2v_args": cfg.w2v_args})
         family = backbone_called(str(settings.get("_name") or settings.get("arch")))
     family.make_known()
-    if family.fits_fairseqs_ctc:
-        return FairseqsEncoder(cfg, family, output_size)
-    return SpeechEncoder(cfg, family, output_size)
+    with building_from(cfg.w2v_path):
+        if family.fits_fairseqs_ctc:
+            return FairseqsEncoder(cfg, family, output_size)
+        return SpeechEncoder(cfg, family, output_size)
+
+
+@contextmanager
+def building_from(path: Any) -> Iterator[None]:
+    """Turn whatever a file's settings and weights stumble over into a UserError with its name."""
+    try:
+        yield
+    except UserError as error:
+        if str(path) in str(error):
+            raise
+        raise UserError(f"{path}: {error}") from error
+    # Any setting may be of a kind that fairseq does not expect.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{path}: weights and configuration disagree: {reason}") from error
 
 
 class FairseqsEncoder(Wav2VecEncoder):
@@ -88,7 +104,7 @@ class SpeechEncoder(Wav2VecEncoder):
         """Fill in ``cfg.w2v_args``, with the settings of finetuning; gives the weights."""
         overrides = {key: getattr(cfg, key) for key in _OF_FINETUNING}
         overrides["encoder_layerdrop"] = cfg.layerdrop
-        state = checkpoint_utils.load_checkpoint_to_cpu(cfg.w2v_path, overrides)
+        state = read_upgraded(cfg.w2v_path, overrides)
         pretrained = state["cfg"]
         if not isinstance(pretrained, DictConfig):
             pretrained = OmegaConf.create(pretrained)
@@ -119,11 +135,8 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any], path: Any) -> Non
     """
     # The weights of data2vec's teacher are nested.
     own = {key: value for key, value in weights.items() if isinstance(value, Tensor)}
-    try:
+    with building_from(path):
         missing = model.load_state_dict(own, strict=False).missing_keys
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: weights and configuration disagree: {reason}") from error
     if missing:
         raise UserError(f"{path} lacks weights of its own model, such as {missing[0]}")
 

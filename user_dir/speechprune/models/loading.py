@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fairseq import checkpoint_utils, tasks
+from fairseq import tasks
 from fairseq.data.dictionary import Dictionary
 from fairseq.models import MODEL_REGISTRY
 from fairseq.tasks import FairseqTask
@@ -21,8 +21,9 @@ from speechprune.backbones import backbone_called
 from speechprune.checkpoint.file import PROVENANCE, PathLike, read
 from speechprune.checkpoint.finetuned import find_dictionary, read_finetuned
 from speechprune.checkpoint.pretrained import model_name
+from speechprune.checkpoint.upgrading import read_upgraded
 from speechprune.errors import UserError
-from speechprune.models.encoder import load_weights
+from speechprune.models.encoder import building_from, load_weights
 from speechprune.models.names import HUBERT_WEIGHTS, WEIGHTS, is_ctc
 from speechprune.models.registration import register_all
 from speechprune.models.sites import encoder_of_model
@@ -74,14 +75,11 @@ def load_finetuned(path: PathLike, data: PathLike | None = None) -> LoadedModel:
     state = read_known(path)
     cfg = state["cfg"]
     dictionary = find_dictionary(state, cfg, path, data)
-    task = tasks.setup_task(cfg.task, from_checkpoint=True)
-    task.load_state_dict({"target_dictionary": dictionary})
-    try:
+    with building_from(path):
+        task = tasks.setup_task(cfg.task, from_checkpoint=True)
+        task.load_state_dict({"target_dictionary": dictionary})
         model = task.build_model(cfg.model, from_checkpoint=True)
         model.load_state_dict(state["model"], strict=True, model_cfg=cfg.model)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: weights and configuration disagree: {reason}") from error
     # PyTorch multiplies in another order, with other rounding, by weights that require gradient:
     # without, masked and folded models agree to the last bit.
     model.eval().requires_grad_(False)
@@ -116,11 +114,12 @@ def load_pretrained(path: PathLike, overrides: Mapping[str, Any] | None = None) 
     """
     family = backbone_called(model_name(path))
     family.make_known()
-    state = checkpoint_utils.load_checkpoint_to_cpu(str(path))
+    state = read_upgraded(path)
     cfg = state["cfg"]
     with open_dict(cfg):
         cfg.model.update(overrides or {})
-    model = family.build(cfg.task, cfg.model)
+    with building_from(path):
+        model = family.build(cfg.task, cfg.model)
     load_weights(model, state["model"], path)
     return model.eval()
 

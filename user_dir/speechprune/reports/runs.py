@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,15 @@ from typing import Any
 from speechprune import __version__
 from speechprune.errors import UserError
 from speechprune.files import digest, write_atomically
+from speechprune.reports.run_files import (
+    are_facts,
+    are_values,
+    read_kept,
+    read_object,
+    read_summary,
+)
 from speechprune.state_names import is_finetuned
 from speechprune.training.run import DONE, SETTINGS
-
-#: What is taken from a `summary.json`.
-_SUMMARY: Mapping[str, Callable[[Any], Any]] = {
-    "label": str,
-    "sparsity": float,
-    "updates": int,
-    "final_updates": int,
-    "seed": int,
-    "freeze_finetune_updates": int,
-}
 
 
 @dataclass(frozen=True)
@@ -134,7 +131,7 @@ def read_run(folder: Path, which: str = "last", data: Path | None = None) -> Fin
         task={**task, "data": str(data or trained_on)},
         training_data=f"{subsets} of {trained_on}",
         training_digest=training_digest,
-        **{**found["training"], **_summary(folder / "summary.json")},
+        **{**found["training"], **read_summary(folder / "summary.json")},
     )
 
 
@@ -144,11 +141,12 @@ def _facts(folder: Path, which: str) -> dict[str, Any]:
     key = {"checkpoint": digest(checkpoint_path(folder, which)), "version": __version__}
     key["last"] = digest(last) if last.is_file() else ""
     key["ended"] = str([(folder / name).exists() for name in (SETTINGS, DONE)])
-    kept = _kept(path)
+    kept = read_kept(path)
     known = kept.get(which)
     if isinstance(known, dict) and {name: known.get(name) for name in key} == key:
-        facts: dict[str, Any] = known["facts"]
-        return facts
+        found: dict[str, Any] = known.get("facts", {})
+        if are_facts(found):
+            return found
     facts = _facts_of_checkpoints(folder, which)
     try:
         entries = {**kept, which: {**key, "facts": facts}}
@@ -171,9 +169,12 @@ def _facts_of_checkpoints(folder: Path, which: str) -> dict[str, Any]:
         # The best checkpoint is from somewhere within the run.
         ended = read(last, mmap=True) if which != "last" and last.is_file() else state
         refuse_unfinished(folder, ended)
-        return _derived(state, ended)
-    except (KeyError, TypeError) as error:
+        facts = _derived(state, ended)
+    except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{path} does not tell how it was trained ({error!r})") from error
+    if not are_facts(facts):
+        raise UserError(f"{path} does not tell how it was trained, but {facts}"[:300])
+    return facts
 
 
 def manifest_digest(folder: Path, subset: str, labels: str) -> str:
@@ -184,13 +185,14 @@ def manifest_digest(folder: Path, subset: str, labels: str) -> str:
 
 def _derived(state: Mapping[str, Any], ended: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint and the last one tell by themselves."""
+    from speechprune.checkpoint.settings import updates_of
     from speechprune.models.declaration import declared
     from speechprune.models.registration import register_all
 
     register_all()
     cfg, model = state["cfg"], state["cfg"]["model"]
     kind = declared(model["_name"])
-    updates = ended["optimizer_history"][-1]["num_updates"]
+    updates = updates_of(ended)
     return {
         "task": {**cfg["task"], "labels": cfg["task"].get("labels") or "ltr"},
         "train_subset": str(cfg["dataset"]["train_subset"]),
@@ -205,20 +207,6 @@ def _derived(state: Mapping[str, Any], ended: Mapping[str, Any]) -> dict[str, An
             "freeze_finetune_updates": model.get("freeze_finetune_updates") or 0,
         },
     }
-
-
-def _summary(path: Path) -> dict[str, Any]:
-    """What the runner of recipes wrote; nothing if there is no such file."""
-    if not path.exists():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {name: kind(found[name]) for name, kind in _SUMMARY.items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise UserError(
-            f"{path} is not a summary of a run ({reason}); restore or remove it"
-        ) from error
 
 
 def subset_digest(run: FinishedRun, subset: str) -> str:
@@ -247,13 +235,12 @@ def evaluate_run(run: FinishedRun, subset: str, manifest: str) -> tuple[RunEvalu
     """
     path = run.folder / f"evaluation-{subset.replace('/', '-')}.json"
     key = {"checkpoint": digest(run.checkpoint), "data": manifest, "version": __version__}
-    kept = _kept(path)
-    try:
-        found = dict(kept[run.which])
-        if {name: found.pop(name) for name in key} == key:
-            return RunEvaluation(**found), None
-    except (KeyError, TypeError, ValueError):
-        pass  # not evaluated yet, or a file of another version
+    kept = read_kept(path)
+    found = kept.get(run.which)
+    if isinstance(found, dict) and {name: found.get(name) for name in key} == key:
+        values = {name: value for name, value in found.items() if name not in key}
+        if are_values(values):
+            return RunEvaluation(**values), None
     measured = _evaluate(run, subset)
     entries = {**kept, run.which: {**key, **asdict(measured)}}
     try:
@@ -261,15 +248,6 @@ def evaluate_run(run: FinishedRun, subset: str, manifest: str) -> tuple[RunEvalu
     except UserError as error:  # the result is worth more than its copy
         return measured, f"{error}; it will be evaluated again"
     return measured, None
-
-
-def _kept(path: Path) -> dict[str, Any]:
-    """By "last" and "best"; nothing if the file is missing or damaged."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _evaluate(run: FinishedRun, subset: str) -> RunEvaluation:
@@ -341,8 +319,12 @@ def refuse_unfinished(folder: Path, state: Mapping[str, Any]) -> None:
     Raises:
         UnfinishedRun: with its updates.
     """
+    from speechprune.checkpoint.settings import updates_of
+
     cfg = state["cfg"]
-    done = state["optimizer_history"][-1]["num_updates"]
+    done = updates_of(state)
+    if done is None:
+        raise UnfinishedRun("its last checkpoint does not tell how long it was trained")
     planned = (cfg.get("optimization") or {}).get("max_update") or 0
     if done >= planned or (folder / DONE).exists():
         return
@@ -357,7 +339,7 @@ def refuse_unfinished(folder: Path, state: Mapping[str, Any]) -> None:
 def _planned(path: Path) -> str:
     """The updates that a run was started for, in what it was started with."""
     try:
-        given = json.loads(path.read_text(encoding="utf-8"))["overrides"]
+        given = read_object(path)["overrides"]
         return dict(override.partition("=")[::2] for override in given)["optimization.max_update"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (AttributeError, ValueError, KeyError, TypeError):
         return "all"

@@ -146,11 +146,11 @@ def _mean(paths: Sequence[Path], form: Callable[[Mapping[str, Any]], dict[str, A
         form: what of a state dict is averaged.
     """
     tree = form(read(paths[0], mmap=True)["model"])
-    first = _tensors(paths[0], tree)
+    first = dict(_leaves(tree))
     kinds = {name: tensor.dtype for name, tensor in first.items() if tensor.is_floating_point()}
     sums = {name: first[name].to(torch.float64, copy=True) for name in kinds}
     for path in paths[1:]:
-        tensors = _tensors(path, form(read(path, mmap=True)["model"]))
+        tensors = dict(_leaves(form(read(path, mmap=True)["model"])))
         _check_alike(paths[0], first, path, tensors)
         for name, total in sums.items():
             total += tensors[name]
@@ -193,23 +193,8 @@ def _with_masks_chosen_anew(path: Path, mean: Mapping[str, Any]) -> dict[str, An
     return {k: chosen[k].to(v.dtype) if k in chosen else v for k, v in mean.items()}
 
 
-def _tensors(path: Path, tree: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a state dict by name, those of a teacher within it (``_ema``) too.
-
-    Raises UserError if something is not a tensor, or not finite.
-    """
-    tensors = dict(_leaves(tree))
-    for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor):
-            raise UserError(f"{path}: {name} is not a tensor and cannot be averaged")
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise UserError(
-                f"{path}: {name} is not finite, and neither would the average be; remove the file"
-            )
-    return tensors
-
-
-def _leaves(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _leaves(tree: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a state dict by name, those of a teacher within it (``_ema``) too."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
             yield from ((f"{key}.{name}", leaf) for name, leaf in _leaves(value))

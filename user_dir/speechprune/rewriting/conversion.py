@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from speechprune.backbones import BACKBONES, backbone_called, find_backbone
 from speechprune.checkpoint.file import PathLike
 from speechprune.checkpoint.pretrained import pretrained_settings, pretrained_state
-from speechprune.checkpoint.settings import plain
+from speechprune.checkpoint.settings import plain, updates_of
 from speechprune.errors import UserError
 from speechprune.models.encoder import load_weights
 from speechprune.models.loading import load_encoder
@@ -61,7 +61,7 @@ def convert(
     weights = _weights(found.weights, encoder, dtype)
     _refuse_other_output(path, encoder, weights, settings, to)
     task = {"_name": "audio_pretraining", **_heard(found.task)}
-    updates = rewriting.state["optimizer_history"][-1]["num_updates"]
+    updates = updates_of(rewriting.state) or 0
     noted = {
         "converted_from": rewriting.digest,
         "converted": family.fairseq_name,

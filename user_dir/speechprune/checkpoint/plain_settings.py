@@ -1,0 +1,161 @@
+"""Settings as a file holds them, made plain: containers and scalars that name no code."""
+
+from __future__ import annotations
+
+import re
+from argparse import Namespace
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from speechprune.checkpoint.evaluated import refuse_code
+from speechprune.checkpoint.kinds import NUMBER, described, is_one_of
+from speechprune.errors import UserError
+
+#: Deeper, and more, than settings are.
+_DEEPEST = 20
+_MOST_SETTINGS = 50_000
+#: What omegaconf would call a function for.
+_RESOLVER = re.compile(r"\$\{[^}]*:")
+#: What some settings must be, in whatever section they are, if they have a value. fairseq checks
+#: those of a model when it builds it; these are read before.
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("_name", "arch", "w2v_path", "save_dir", "restore_file"), (str,)),
+    **dict.fromkeys(("finetune_from_model", "best_checkpoint_metric", "target_dictionary"), (str,)),
+    **dict.fromkeys(("train_subset", "valid_subset"), (str,)),
+    **dict.fromkeys(("data", "labels"), (str, list)),
+    **dict.fromkeys(("normalize", "maximize_best_checkpoint_metric"), (bool,)),
+    **dict.fromkeys(("sample_rate", "encoder_embed_dim", "max_epoch", "patience", "seed"), (int,)),
+    **dict.fromkeys(("label_rate", "max_update", "stop_min_lr", "stop_time_hours"), NUMBER),
+    "w2v_args": (dict, Namespace),
+    "dropped_layers": (dict,),
+    "encoder_layers": (int,),
+}
+
+
+def plain_sections(cfg: Any, path: object) -> dict[str, Any] | None:
+    """Settings by section: dicts, lists and scalars, with what they take from each other.
+
+    Args:
+        cfg: as fairseq saves it since 2021, of plain containers, omegaconf or namespaces.
+
+    Returns:
+        None if there are none. ``user_dir`` is None wherever it is.
+
+    Raises:
+        UserError: it is something else, or a setting is of a wrong type, or code.
+    """
+    if cfg is None or (isinstance(cfg, dict) and not cfg):
+        return None
+    plain = _resolved(_Plain(path, keep_namespaces=False).of(cfg, "cfg"))
+    if not isinstance(plain, dict):
+        raise UserError(f"{path} is damaged: its cfg is {described(cfg)}")
+    for name in ("task", "model"):
+        section = plain.get(name)
+        if section is not None and not isinstance(section, dict):
+            raise UserError(f"{path} is damaged: its cfg.{name} is {described(section)}")
+    _check_types(plain, path)
+    refuse_code(plain, path)
+    return plain
+
+
+def plain_namespace(args: Any, path: object) -> Namespace | None:
+    """The flat settings of 2020, likewise."""
+    if args is None:
+        return None
+    plain = _Plain(path, keep_namespaces=True).of(args, "args")
+    if not isinstance(plain, Namespace):
+        raise UserError(f"{path} is damaged: its args are {described(args)}")
+    _check_types(plain, path)
+    refuse_code(plain, path)
+    return plain
+
+
+class _Plain:
+    """Makes plain copies of settings.
+
+    Args:
+        path: the file that they are of.
+        keep_namespaces: or make dicts of them, with ``_name`` as newer settings have.
+    """
+
+    def __init__(self, path: object, *, keep_namespaces: bool) -> None:
+        self.path = path
+        self.keep_namespaces = keep_namespaces
+        self.count = 0
+
+    def of(self, value: Any, name: str) -> Any:
+        """A copy of nested settings; raises UserError for what is no setting.
+
+        Args:
+            name: of the value, with those of all that it is in.
+        """
+        self.count += 1
+        if self.count > _MOST_SETTINGS or name.count(".") > _DEEPEST:
+            raise UserError(f"{self.path} is damaged: it has more settings than any model")
+        if isinstance(value, (DictConfig, ListConfig)):
+            value = self._contained(value, name)
+        if isinstance(value, Namespace):
+            inner = self.of(vars(value), name)
+            return Namespace(**inner) if self.keep_namespaces else _named(inner)
+        if isinstance(value, dict):
+            pairs = ((key, self.of(each, f"{name}.{key}")) for key, each in value.items())
+            return {key: None if key == "user_dir" else each for key, each in pairs}
+        if isinstance(value, (list, tuple)):
+            return type(value)([self.of(each, f"{name}.{i}") for i, each in enumerate(value)])
+        if value is not None and type(value) not in (str, int, float, bool):
+            raise UserError(
+                f"{self.path} is damaged: {name} is {described(value)}, which is no setting"
+            )
+        if isinstance(value, str) and _RESOLVER.search(value):
+            raise UserError(f"{self.path}: {name}={value[:60]} is refused: it names a function")
+        return value
+
+    def _contained(self, value: Any, name: str) -> Any:
+        try:
+            return OmegaConf.to_container(value, resolve=False, enum_to_str=True)
+        # A damaged one may fail anywhere.
+        except Exception as error:
+            raise UserError(f"{self.path} is damaged: {name} cannot be read") from error
+
+
+def _named(section: dict[str, Any]) -> dict[str, Any]:
+    """A section with its name under the key of today."""
+    for old in ("arch", "task"):
+        if section.get("_name") is None and isinstance(section.get(old), str):
+            section["_name"] = section[old]
+    return section
+
+
+def _resolved(plain: Any) -> Any:
+    """Settings with what they take from others; what leads nowhere stays as it is written."""
+    if not isinstance(plain, dict) or "${" not in str(plain):
+        return plain
+
+    def value_of(node: Any, key: Any) -> Any:
+        try:
+            value = node[key]
+        except OmegaConfBaseException:
+            return OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[index,call-overload]
+        if isinstance(value, DictConfig):
+            return {each: value_of(value, each) for each in value}
+        if isinstance(value, ListConfig):
+            return [value_of(value, index) for index in range(len(value))]
+        return value
+
+    whole = OmegaConf.create(plain)
+    return {key: value_of(whole, key) for key in whole}
+
+
+def _check_types(settings: Any, path: object) -> None:
+    """Raise UserError if a setting of _TYPES is of another type."""
+    if isinstance(settings, Namespace):
+        settings = vars(settings)
+    if isinstance(settings, dict):
+        for name, value in settings.items():
+            types = _TYPES.get(name)
+            if types and value is not None and not is_one_of(value, types):
+                raise UserError(f"{path} is damaged: its setting {name} is {described(value)}")
+            _check_types(value, path)

@@ -1,0 +1,99 @@
+"""The JSON files in a run's folder: read, and each value of its type, or not used."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from speechprune.errors import UserError
+
+#: What is taken from a `summary.json`, and the types of it in JSON.
+SUMMARY_TYPES: Mapping[str, tuple[type, ...]] = {
+    "label": (str,),
+    "sparsity": (float, int),
+    "updates": (int,),
+    "final_updates": (int,),
+    "seed": (int,),
+    "freeze_finetune_updates": (int,),
+}
+
+
+def are_facts(facts: Any) -> bool:
+    """Whether these are facts as `speechprune.reports.runs` keeps them, each of its type."""
+    if not isinstance(facts, dict):
+        return False
+    task, training = facts.get("task"), facts.get("training")
+    if not (isinstance(task, dict) and isinstance(training, dict)):
+        return False
+    names = [task.get("data"), task.get("labels"), facts.get("train_subset")]
+    rate, sparsity = task.get("sample_rate"), training.get("sparsity")
+    types = dict(SUMMARY_TYPES, sparsity=(float, int, type(None)))
+    return (
+        all(isinstance(name, str) and "\0" not in name for name in names)
+        and (rate is None or (_is_one_of(rate, (int,)) and rate > 0))
+        and isinstance(facts.get("is_dense_control"), bool)
+        and training.keys() == types.keys()
+        and all(_is_one_of(training[name], kinds) for name, kinds in types.items())
+        and (sparsity is None or 0 <= sparsity <= 1)
+    )
+
+
+def _is_one_of(value: Any, types: tuple[type, ...]) -> bool:
+    """Whether a value of JSON is of one of some types; a truth value is no number."""
+    return isinstance(value, types) and not isinstance(value, bool)
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """What the runner of recipes wrote; nothing if there is no such file."""
+    if not path.exists():
+        return {}
+    try:
+        found = read_object(path)
+    except ValueError as error:
+        raise UserError(
+            f"{path} is not a summary of a run ({error}); restore or remove it"
+        ) from error
+    for name, types in SUMMARY_TYPES.items():
+        if name not in found or not _is_one_of(found[name], types):
+            value = repr(found[name])[:60] if name in found else "missing"
+            raise UserError(
+                f"{path} is not a summary of a run ({name!r} is {value}); restore or remove it"
+            )
+    if not 0 <= found["sparsity"] <= 1:
+        raise UserError(f"{path}: sparsity={found['sparsity']} is no share; restore or remove it")
+    return {name: found[name] for name in SUMMARY_TYPES}
+
+
+def are_values(values: Mapping[str, Any]) -> bool:
+    """Whether these are the values of a RunEvaluation, each within its bounds."""
+    rates, counts = ("wer", "cer", "density"), ("parameters", "removed")
+    return (
+        values.keys() == {*rates, *counts}
+        and all(_is_one_of(values[name], (float, int)) for name in rates)
+        and all(0 <= values[name] < math.inf for name in rates)
+        and values["density"] <= 1
+        and all(_is_one_of(values[name], (int,)) for name in counts)
+        and 0 <= values["removed"] <= values["parameters"]
+    )
+
+
+def read_kept(path: Path) -> dict[str, Any]:
+    """By "last" and "best"; nothing if the file is missing or damaged."""
+    try:
+        return read_object(path)
+    except ValueError:
+        return {}
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """What a file of JSON holds; raises ValueError if it cannot be read, or is no object."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, RecursionError) as error:
+        raise ValueError(f"it cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError("it is no JSON object")
+    return found
