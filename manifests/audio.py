@@ -16,6 +16,8 @@ import numpy as np
 import soundfile
 import soxr
 
+from speechprune.files import sync
+
 SAMPLE_RATE = 16000
 #: Samples that wav2vec 2.0's convolutions need for one frame.
 SHORTEST = 400
@@ -100,6 +102,7 @@ def write_flac(path: Path, samples: np.ndarray) -> int:
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         partial.write_bytes(encoded.getbuffer())
+        sync(partial)  # its folder follows once, when all is done
         os.replace(partial, path)
     except OSError:
         partial.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -11,12 +10,13 @@ from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
 from speechprune.errors import UserError
+from speechprune.files import sync, write_atomically
+from speechprune.locks import LOCK, locked
 from speechprune.manifests.manifest import AUDIO
 from speechprune.manifests.provenance import PROVENANCE
 from speechprune.manifests.rows import read_raw_rows, split_names
 
 _SETTINGS = "settings.json"
-_LOCK = "lock"
 
 
 def keep_sources(out: Path, sources: Sequence[Path]) -> None:
@@ -71,12 +71,12 @@ def continuing(
     _refuse_existing(folder, overwrite)
     partial = folder.with_name(f".{folder.name}.partial")
     _make(partial)
-    with _locked(partial, folder):
+    with locked(partial, folder):
         _match_settings(partial, settings, overwrite)
         try:
             yield partial
             _refuse_existing(folder, overwrite)  # it may have appeared meanwhile
-            for name in (_SETTINGS, _LOCK):
+            for name in (_SETTINGS, LOCK):
                 (partial / name).unlink()
             _swap(partial, folder)
         finally:
@@ -103,17 +103,6 @@ def _make(folder: Path) -> None:
         raise UserError(f"{folder.parent} cannot be written to: {error.strerror}") from error
 
 
-@contextmanager
-def _locked(partial: Path, folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; the lock goes with the process, however it ends."""
-    with (partial / _LOCK).open("w") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a worker does not inherit this kind
-        except OSError:
-            raise UserError(f"another process is preparing {folder}; let it end first") from None
-        yield
-
-
 def _match_settings(partial: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
     """Make sure that what is in `partial` was made with `settings`."""
     wanted = json.dumps(settings, sort_keys=True)
@@ -125,19 +114,24 @@ def _match_settings(partial: Path, settings: Mapping[str, Any], overwrite: bool)
                 "add --overwrite to start again"
             )
         shutil.rmtree(partial / AUDIO, ignore_errors=True)
-    file.write_text(wanted, encoding="utf-8")
+    write_atomically(file, wanted.encode())
 
 
 def _swap(partial: Path, folder: Path) -> None:
-    """Put `partial` in the place of `folder`, which stays where it was if that fails."""
+    """Put `partial` in the place of `folder`, which stays where it was if that fails.
+
+    The files in `partial` are on the disk already.
+    """
+    for path, _, _ in os.walk(partial):
+        sync(path)
     outgoing = folder.with_name(f".{folder.name}.replaced-{os.getpid()}")
-    if not folder.exists():
-        os.replace(partial, folder)
-        return
-    os.replace(folder, outgoing)
+    if folder.exists():
+        os.replace(folder, outgoing)
     try:
         os.replace(partial, folder)
     except OSError:
-        os.replace(outgoing, folder)
+        if outgoing.exists():
+            os.replace(outgoing, folder)
         raise
+    sync(folder.parent)
     shutil.rmtree(outgoing, ignore_errors=True)

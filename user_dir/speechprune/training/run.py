@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from speechprune.errors import UserError
 from speechprune.files import write_atomically
+from speechprune.locks import locked
 from speechprune.made_with import refuse_other_settings
 from speechprune.training.overrides import key_of, quoted, value_of
 
@@ -121,8 +120,7 @@ class TrainingRun:
         for path in self.needs:
             if not path.exists():
                 raise UserError(f"{self.name} needs {path}, which is missing")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self._locked() as lock:
+        with locked(self.folder) as lock:
             write_atomically(self._settings, json.dumps(self._wanted, indent=2).encode())
             before, start = self._seconds_so_far(), time.monotonic()
             part = {"seconds_before": before, "began": time.time()}
@@ -148,16 +146,6 @@ class TrainingRun:
             reasons = _ERROR.findall(self._end_of_log())
             reason = f" ({reasons[-1]})" if reasons else ""
             raise UserError(f"{self.name}: training failed{reason}; see {self.log}")
-
-    @contextmanager
-    def _locked(self) -> Iterator[int]:
-        """Keep other processes from training in this folder; gives the lock's file descriptor."""
-        with open(self.folder / ".lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(f"another process is training in {self.folder}") from error
-            yield file.fileno()
 
     def _refuse_other_settings(self) -> None:
         """Raise UserError, with the keys that differ, if what is in the folder is another run."""

@@ -1,0 +1,112 @@
+"""One process at a time writes into a folder.
+
+The lock is the kernel's, on a file in the folder: it goes with the process, however that ends. What
+the file says is only to tell others who has it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from speechprune.errors import UserError
+from speechprune.files import make_folder
+
+logger = logging.getLogger(__name__)
+
+LOCK = ".lock"
+
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_LONGEST_NOTE = 1000
+
+#: Descriptors of the locks that this process has, and of those the ones of `keep`, by folder.
+_open: set[int] = set()
+_kept: dict[str, int] = {}
+
+
+@contextmanager
+def locked(folder: Path, shown: Path | None = None) -> Iterator[int]:
+    """Have a folder, which is made if need be, for this block alone.
+
+    Gives the descriptor of the lock: a program that it is passed on to has the lock too, until both
+    have ended. Where the file system has no locks, this is warned of.
+
+    Args:
+        shown: what messages name in its place.
+
+    Raises:
+        UserError: another process has it, which is named; or the folder cannot be written to.
+    """
+    descriptor = _take(folder, shown or folder)
+    try:
+        yield descriptor
+    finally:
+        _give_back(descriptor)
+
+
+def keep(folder: Path) -> None:
+    """As `locked`, until `give_back_kept` or the end of this process; once is enough."""
+    name = os.path.realpath(folder)
+    if name not in _kept:
+        _kept[name] = _take(folder, folder)
+
+
+def give_back_kept() -> None:
+    """End what `keep` began."""
+    while _kept:
+        _give_back(_kept.popitem()[1])
+
+
+def _take(folder: Path, shown: Path) -> int:
+    path = make_folder(folder) / LOCK
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        raise UserError(f"{shown} cannot be written to: {error.strerror} ({path})") from error
+    _open.add(descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _note_holder(descriptor)
+    except BlockingIOError as error:
+        holder = os.pread(descriptor, _LONGEST_NOTE, 0).decode("utf-8", "replace").strip()
+        _give_back(descriptor)
+        raise UserError(
+            f"another process is writing to {shown} ({holder or 'it does not say which'}); let it "
+            "end first, or name another folder"
+        ) from error
+    except OSError as error:
+        if error.errno not in _WITHOUT_LOCKS:
+            _give_back(descriptor)
+            raise UserError(f"{shown} cannot be locked: {error.strerror}") from error
+        logger.warning(
+            f"{shown} is on a file system without locks ({error.strerror}): make sure that nothing "
+            "else writes to it meanwhile"
+        )
+    return descriptor
+
+
+def _note_holder(descriptor: int) -> None:
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+
+def _give_back(descriptor: int) -> None:
+    if descriptor in _open:
+        _open.remove(descriptor)
+        os.close(descriptor)
+
+
+def _forget_all() -> None:
+    """A forked worker does not prolong the locks of its parent."""
+    _kept.clear()
+    while _open:
+        os.close(_open.pop())
+
+
+os.register_at_fork(after_in_child=_forget_all)
