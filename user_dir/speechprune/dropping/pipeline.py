@@ -28,10 +28,11 @@ from speechprune.dropping.similarity import (
 )
 from speechprune.dropping.verification import refuse_test
 from speechprune.errors import UserError
-from speechprune.files import check_folder, make_folder, write_atomically
+from speechprune.files import check_folder, write_atomically
 from speechprune.layers.file_search import search
 from speechprune.layers.matrix import SimilarityMatrix
 from speechprune.layers.plan import LayerPlan, LayerPlans, check_drop
+from speechprune.locks import locked
 from speechprune.made_with import claim, read_json
 from speechprune.manifests.check import check_split, read_recordings
 from speechprune.manifests.manifest import read_split
@@ -111,9 +112,14 @@ class Pipeline:
         """Do what is left to do; gives the folder, with ``report.json``, ``.md`` and ``.png``.
 
         Raises:
-            UserError: input that cannot be used, a folder of other settings, or failed training.
+            UserError: input that cannot be used, a folder of other settings or that another process
+                writes to, or failed training.
         """
         self._check()
+        with locked(self.out):
+            return self._run(tell)
+
+    def _run(self, tell: Tell) -> Path:
         self._claim()
         if (self.out / JSON).exists():
             self._refuse_lost_result()
@@ -204,7 +210,7 @@ class Pipeline:
         }
         # How to train may still be corrected until something was trained.
         begun = any((self.out / "model" / "finetuned" / "checkpoints").glob("*.pt"))
-        claim(make_folder(self.out), wanted, () if begun else _OF_TRAINING)
+        claim(self.out, wanted, () if begun else _OF_TRAINING)
 
     def _matrices(self) -> dict[str, SimilarityMatrix]:
         paths = {name: self.out / f"{name}.safetensors" for name in self.measures}
