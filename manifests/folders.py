@@ -77,7 +77,7 @@ def continuing(
             yield partial
             _refuse_existing(folder, overwrite)  # it may have appeared meanwhile
             for name in (_SETTINGS, LOCK):
-                (partial / name).unlink()
+                (partial / name).unlink(missing_ok=True)
             _swap(partial, folder)
         finally:
             if not (partial / AUDIO).exists():

@@ -25,8 +25,9 @@ LOCK = ".lock"
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _LONGEST_NOTE = 1000
 
-#: Descriptors of the locks that this process has, and of those the ones of `keep`, by folder.
-_open: set[int] = set()
+#: The files of the locks that this process has, by descriptor; and the descriptors of those that it
+#: keeps, by folder.
+_open: dict[int, Path] = {}
 _kept: dict[str, int] = {}
 
 
@@ -65,40 +66,53 @@ def give_back_kept() -> None:
 
 def _take(folder: Path, shown: Path) -> int:
     path = make_folder(folder) / LOCK
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    except OSError as error:
-        raise UserError(f"{shown} cannot be written to: {error.strerror} ({path})") from error
-    _open.add(descriptor)
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            raise UserError(f"{shown} cannot be written to: {error.strerror} ({path})") from error
+        try:
+            _lock(descriptor, shown)
+            if _is_at(path, descriptor):
+                _open[descriptor] = path
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # its last holder had just removed it
+
+
+def _lock(descriptor: int, shown: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _note_holder(descriptor)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
     except BlockingIOError as error:
-        holder = os.pread(descriptor, _LONGEST_NOTE, 0).decode("utf-8", "replace").strip()
-        _give_back(descriptor)
+        holder = os.pread(descriptor, _LONGEST_NOTE, 0).decode("utf-8", "replace")
         raise UserError(
             f"another process is writing to {shown} ({holder or 'it does not say which'}); let it "
             "end first, or name another folder"
         ) from error
     except OSError as error:
         if error.errno not in _WITHOUT_LOCKS:
-            _give_back(descriptor)
             raise UserError(f"{shown} cannot be locked: {error.strerror}") from error
         logger.warning(
             f"{shown} is on a file system without locks ({error.strerror}): make sure that nothing "
             "else writes to it meanwhile"
         )
-    return descriptor
 
 
-def _note_holder(descriptor: int) -> None:
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _give_back(descriptor: int) -> None:
-    if descriptor in _open:
-        _open.remove(descriptor)
+    path = _open.pop(descriptor, None)
+    if path is not None:
+        path.unlink(missing_ok=True)
         os.close(descriptor)
 
 
@@ -106,7 +120,7 @@ def _forget_all() -> None:
     """A forked worker does not prolong the locks of its parent."""
     _kept.clear()
     while _open:
-        os.close(_open.pop())
+        os.close(_open.popitem()[0])
 
 
 os.register_at_fork(after_in_child=_forget_all)
