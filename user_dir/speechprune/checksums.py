@@ -59,7 +59,7 @@ def read_json(path: Path, advice: str = _ANEW) -> dict[str, Any]:
     except UserError as error:
         raise UserError(f"{path} cannot be used: {error}; {advice}") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: it is not JSON; {advice}") from error
+        raise UserError(f"{path} is damaged; {advice}") from error
 
 
 def _checksum(content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:

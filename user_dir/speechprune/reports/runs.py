@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from speechprune import __version__
+from speechprune.checksums import CHECKSUM, read_json, verified, with_checksum
 from speechprune.errors import UserError
 from speechprune.files import digest, write_atomically
 from speechprune.state_names import is_finetuned
@@ -143,16 +144,17 @@ def _facts(folder: Path, which: str) -> dict[str, Any]:
     path, last = folder / "facts.json", checkpoint_path(folder, "last")
     key = {"checkpoint": digest(checkpoint_path(folder, which)), "version": __version__}
     key["last"] = digest(last) if last.is_file() else ""
+    # What earlier versions kept has no checksum: the checkpoints are read again.
+    key["checksum"] = CHECKSUM
     key["ended"] = str([(folder / name).exists() for name in (SETTINGS, DONE)])
     kept = _kept(path)
     known = kept.get(which)
-    if isinstance(known, dict) and {name: known.get(name) for name in key} == key:
+    if known and {name: known.get(name) for name in key} == key:
         facts: dict[str, Any] = known["facts"]
         return facts
     facts = _facts_of_checkpoints(folder, which)
     try:
-        entries = {**kept, which: {**key, "facts": facts}}
-        write_atomically(path, (json.dumps(entries, indent=2) + "\n").encode())
+        _keep(path, {**kept, which: {**key, "facts": facts}})
     except (TypeError, UserError):  # read from the checkpoint again, next time
         pass
     return facts
@@ -212,9 +214,9 @@ def _summary(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path, "restore or remove it")
         return {name: kind(found[name]) for name, kind in _SUMMARY.items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(
             f"{path} is not a summary of a run ({reason}); restore or remove it"
@@ -250,26 +252,35 @@ def evaluate_run(run: FinishedRun, subset: str, manifest: str) -> tuple[RunEvalu
     kept = _kept(path)
     try:
         found = dict(kept[run.which])
-        if {name: found.pop(name) for name in key} == key:
+        if {name: found.pop(name) for name in key} == key and _are_numbers(found.values()):
             return RunEvaluation(**found), None
     except (KeyError, TypeError, ValueError):
         pass  # not evaluated yet, or a file of another version
     measured = _evaluate(run, subset)
-    entries = {**kept, run.which: {**key, **asdict(measured)}}
     try:
-        write_atomically(path, (json.dumps(entries, indent=2) + "\n").encode())
+        _keep(path, {**kept, run.which: {**key, **asdict(measured)}})
     except UserError as error:  # the result is worth more than its copy
         return measured, f"{error}; it will be evaluated again"
     return measured, None
 
 
-def _kept(path: Path) -> dict[str, Any]:
-    """By "last" and "best"; nothing if the file is missing or damaged."""
+def _keep(path: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
+    checked = {which: with_checksum(entry) for which, entry in entries.items()}
+    write_atomically(path, (json.dumps(checked, indent=2) + "\n").encode())
+
+
+def _kept(path: Path) -> dict[str, dict[str, Any]]:
+    """By "last" and "best", as far as it is whole; nothing if the file is missing or damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        entries = found.items() if isinstance(found, dict) else ()
+        return {w: verified(entry) for w, entry in entries if isinstance(entry, dict)}
+    except (OSError, ValueError, RecursionError, UserError):
         return {}
-    return found if isinstance(found, dict) else {}
+
+
+def _are_numbers(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, (int, float)) for value in values)
 
 
 def _evaluate(run: FinishedRun, subset: str) -> RunEvaluation:
@@ -357,7 +368,7 @@ def refuse_unfinished(folder: Path, state: Mapping[str, Any]) -> None:
 def _planned(path: Path) -> str:
     """The updates that a run was started for, in what it was started with."""
     try:
-        given = json.loads(path.read_text(encoding="utf-8"))["overrides"]
+        given = read_json(path)["overrides"]
         return dict(override.partition("=")[::2] for override in given)["optimization.max_update"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (UserError, ValueError, KeyError, TypeError, AttributeError):
         return "all"
