@@ -6,6 +6,7 @@ the file says is only to tell others who has it.
 
 from __future__ import annotations
 
+import atexit
 import errno
 import fcntl
 import logging
@@ -123,4 +124,5 @@ def _forget_all() -> None:
         os.close(_open.popitem()[0])
 
 
+atexit.register(give_back_kept)
 os.register_at_fork(after_in_child=_forget_all)

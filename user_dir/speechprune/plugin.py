@@ -112,8 +112,9 @@ def _begin_alone() -> None:
 
     @functools.wraps(verify)
     def begin_alone(save_dir: str) -> None:
-        keep(Path(save_dir))
-        mend_last(Path(save_dir, LAST))
+        folder = Path(save_dir).absolute()
+        keep(folder)
+        mend_last(folder / LAST)
         verify(save_dir)
 
     begin_alone.begins_alone = True  # type: ignore[attr-defined]

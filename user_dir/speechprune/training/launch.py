@@ -105,7 +105,7 @@ def run(cfg: DictConfig, given: Collection[str]) -> float:
     machine = find_machine(cfg.common.cpu)
     processes = fit(cfg, given, machine)
     check_data(cfg)
-    _mend_last(Path(cfg.checkpoint.save_dir))
+    _mend_last(Path(cfg.checkpoint.save_dir).absolute())
     check_checkpoints(cfg)
     warn_of_denser_best(cfg)
     warn_of_unread(cfg, given)
