@@ -12,13 +12,20 @@ import torch
 from matrices import some_matrix
 from safetensors.numpy import load_file, save_file
 
-from speechprune.checksums import CHECKSUM, read_json, verified, with_checksum, write_json
+from speechprune.checksums import (
+    CHECKSUM,
+    read_entries,
+    read_json,
+    verified,
+    with_checksum,
+    write_entries,
+    write_json,
+)
 from speechprune.errors import UserError
 from speechprune.layers.matrix import SimilarityMatrix
 from speechprune.layers.plan import LayerPlan, LayerPlans
 from speechprune.made_with import SETTINGS, claim
 from speechprune.masking.mask_set import MaskSet
-from speechprune.reports.runs import _keep, _kept
 
 #: Some bits, and all that make a digit another one or a letter a capital.
 FLIPS = (0x01, 0x02, 0x08, 0x20, 0x80)
@@ -102,14 +109,20 @@ def test_a_changed_byte_is_refused_or_changes_nothing(kind: str, tmp_path: Path)
 
 def test_what_is_kept_of_a_run_is_whole_or_forgotten(tmp_path: Path) -> None:
     path = tmp_path / "evaluation-valid.json"
-    _keep(path, ENTRIES)
+    write_entries(path, ENTRIES)
     whole = path.read_bytes()
-    assert _kept(path) == ENTRIES
+    assert read_entries(path) == ENTRIES
     for changed in with_one_byte_changed(whole):
         path.write_bytes(changed)
-        for which, entry in _kept(path).items():
+        for which, entry in read_entries(path).items():
             # A name that nobody asks for, or what it was; perhaps with a checksum under another.
             assert ENTRIES.get(which, {}).items() <= entry.items(), changed
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"last": 3}', "[" * 100000])
+def test_nothing_is_kept_in_what_is_no_object(text: str, tmp_path: Path) -> None:
+    (tmp_path / "facts.json").write_text(text)
+    assert read_entries(tmp_path / "facts.json") == {}
 
 
 def test_what_has_no_checksum_is_read_as_it_was_by_earlier_versions(tmp_path: Path) -> None:

@@ -62,6 +62,31 @@ def read_json(path: Path, advice: str = _ANEW) -> dict[str, Any]:
         raise UserError(f"{path} is damaged; {advice}") from error
 
 
+def write_entries(path: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write JSON objects by name, each with its own checksum; raises as `write_atomically`."""
+    checked = {name: with_checksum(entry) for name, entry in entries.items()}
+    write_atomically(path, (json.dumps(checked, indent=2) + "\n").encode())
+
+
+def read_entries(path: Path) -> dict[str, Any]:
+    """What `write_entries` wrote, as far as it is as it was; nothing of a file that cannot be read.
+
+    For what can be had again.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    entries = {}
+    for name, entry in found.items() if isinstance(found, dict) else ():
+        try:
+            if isinstance(entry, dict):
+                entries[name] = verified(entry)
+        except UserError:
+            continue
+    return entries
+
+
 def _checksum(content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
     # As it will be read: JSON knows no tuples, and keys are text.
     plain = json.loads(json.dumps(content))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from speechprune import __version__
-from speechprune.checksums import CHECKSUM, read_json, verified, with_checksum
+from speechprune.checksums import read_entries, read_json, write_entries
 from speechprune.errors import UserError
-from speechprune.files import digest, write_atomically
+from speechprune.files import digest
 from speechprune.state_names import is_finetuned
 from speechprune.training.run import DONE, SETTINGS
 
@@ -144,17 +144,15 @@ def _facts(folder: Path, which: str) -> dict[str, Any]:
     path, last = folder / "facts.json", checkpoint_path(folder, "last")
     key = {"checkpoint": digest(checkpoint_path(folder, which)), "version": __version__}
     key["last"] = digest(last) if last.is_file() else ""
-    # What earlier versions kept has no checksum: the checkpoints are read again.
-    key["checksum"] = CHECKSUM
     key["ended"] = str([(folder / name).exists() for name in (SETTINGS, DONE)])
-    kept = _kept(path)
+    kept = read_entries(path)
     known = kept.get(which)
-    if known and {name: known.get(name) for name in key} == key:
+    if isinstance(known, dict) and {name: known.get(name) for name in key} == key:
         facts: dict[str, Any] = known["facts"]
         return facts
     facts = _facts_of_checkpoints(folder, which)
     try:
-        _keep(path, {**kept, which: {**key, "facts": facts}})
+        write_entries(path, {**kept, which: {**key, "facts": facts}})
     except (TypeError, UserError):  # read from the checkpoint again, next time
         pass
     return facts
@@ -249,38 +247,19 @@ def evaluate_run(run: FinishedRun, subset: str, manifest: str) -> tuple[RunEvalu
     """
     path = run.folder / f"evaluation-{subset.replace('/', '-')}.json"
     key = {"checkpoint": digest(run.checkpoint), "data": manifest, "version": __version__}
-    kept = _kept(path)
+    kept = read_entries(path)
     try:
         found = dict(kept[run.which])
-        if {name: found.pop(name) for name in key} == key and _are_numbers(found.values()):
+        if {name: found.pop(name) for name in key} == key:
             return RunEvaluation(**found), None
     except (KeyError, TypeError, ValueError):
         pass  # not evaluated yet, or a file of another version
     measured = _evaluate(run, subset)
     try:
-        _keep(path, {**kept, run.which: {**key, **asdict(measured)}})
+        write_entries(path, {**kept, run.which: {**key, **asdict(measured)}})
     except UserError as error:  # the result is worth more than its copy
         return measured, f"{error}; it will be evaluated again"
     return measured, None
-
-
-def _keep(path: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
-    checked = {which: with_checksum(entry) for which, entry in entries.items()}
-    write_atomically(path, (json.dumps(checked, indent=2) + "\n").encode())
-
-
-def _kept(path: Path) -> dict[str, dict[str, Any]]:
-    """By "last" and "best", as far as it is whole; nothing if the file is missing or damaged."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        entries = found.items() if isinstance(found, dict) else ()
-        return {w: verified(entry) for w, entry in entries if isinstance(entry, dict)}
-    except (OSError, ValueError, RecursionError, UserError):
-        return {}
-
-
-def _are_numbers(values: Iterable[Any]) -> bool:
-    return all(isinstance(value, (int, float)) for value in values)
 
 
 def _evaluate(run: FinishedRun, subset: str) -> RunEvaluation:
@@ -368,7 +347,7 @@ def refuse_unfinished(folder: Path, state: Mapping[str, Any]) -> None:
 def _planned(path: Path) -> str:
     """The updates that a run was started for, in what it was started with."""
     try:
-        given = read_json(path)["overrides"]
+        given = json.loads(path.read_text(encoding="utf-8"))["overrides"]
         return dict(override.partition("=")[::2] for override in given)["optimization.max_update"]
-    except (UserError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "all"
