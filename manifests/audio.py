@@ -21,6 +21,8 @@ from speechprune.files import sync
 SAMPLE_RATE = 16000
 #: Samples that wav2vec 2.0's convolutions need for one frame.
 SHORTEST = 400
+#: How the names of files end that are still being written, or were when their process was killed.
+UNFINISHED = ".partial"
 
 _READY_FORMATS = ("WAV", "WAVEX", "FLAC")
 _LARGEST_SAMPLE = 1.0 - 2.0**-15  # what 16 bits hold
@@ -99,7 +101,7 @@ def write_flac(path: Path, samples: np.ndarray) -> int:
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     # Two workers may write one clip, of two splits, at a time.
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
     try:
         partial.write_bytes(encoded.getbuffer())
         sync(partial)  # its folder follows once, when all is done

@@ -12,6 +12,7 @@ from typing import Any, Iterator, Mapping, Sequence
 from speechprune.errors import UserError
 from speechprune.files import sync, write_atomically
 from speechprune.locks import LOCK, locked
+from speechprune.manifests.audio import UNFINISHED
 from speechprune.manifests.manifest import AUDIO
 from speechprune.manifests.provenance import PROVENANCE
 from speechprune.manifests.rows import read_raw_rows, split_names
@@ -40,18 +41,20 @@ def replacing(folder: Path, overwrite: bool = False) -> Iterator[Path]:
     """Yield an empty folder that becomes `folder` when the block ends, and vanishes if it fails.
 
     Raises UserError if `folder` exists, unless `overwrite` is asked and it is a manifest folder,
-    or if it cannot be made.
+    if it cannot be made, or is being made by another process.
     """
     folder = Path(os.path.realpath(folder))
     _refuse_existing(folder, overwrite)
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    partial = folder.with_name(f".{folder.name}.new")
     _make(partial)
-    try:
-        yield partial
-        _refuse_existing(folder, overwrite)  # it may have appeared meanwhile
-        _swap(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with locked(partial, folder):
+        try:
+            _clear(partial)
+            yield partial
+            _refuse_existing(folder, overwrite)  # it may have appeared meanwhile
+            _swap(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager
@@ -76,8 +79,7 @@ def continuing(
         try:
             yield partial
             _refuse_existing(folder, overwrite)  # it may have appeared meanwhile
-            for name in (_SETTINGS, LOCK):
-                (partial / name).unlink(missing_ok=True)
+            (partial / _SETTINGS).unlink()
             _swap(partial, folder)
         finally:
             if not (partial / AUDIO).exists():
@@ -103,6 +105,15 @@ def _make(folder: Path) -> None:
         raise UserError(f"{folder.parent} cannot be written to: {error.strerror}") from error
 
 
+def _clear(partial: Path) -> None:
+    """Remove what a process that was killed has left."""
+    for path in partial.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
+
+
 def _match_settings(partial: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
     """Make sure that what is in `partial` was made with `settings`."""
     wanted = json.dumps(settings, sort_keys=True)
@@ -120,10 +131,14 @@ def _match_settings(partial: Path, settings: Mapping[str, Any], overwrite: bool)
 def _swap(partial: Path, folder: Path) -> None:
     """Put `partial` in the place of `folder`, which stays where it was if that fails.
 
-    The files in `partial` are on the disk already.
+    The files in `partial` are on the disk already; its lock stays behind.
     """
-    for path, _, _ in os.walk(partial):
-        sync(path)
+    (partial / LOCK).unlink()
+    for inside, _, names in os.walk(partial):
+        for name in names:
+            if name.endswith(UNFINISHED):  # by a worker that was killed
+                os.unlink(os.path.join(inside, name))
+        sync(inside)
     outgoing = folder.with_name(f".{folder.name}.replaced-{os.getpid()}")
     if folder.exists():
         os.replace(folder, outgoing)

@@ -15,6 +15,7 @@ from speechprune.errors import UserError
 from speechprune.locks import locked
 from speechprune.manifests.check import check_split
 from speechprune.manifests.corpus import Clip, Corpus, ReadyUnits, Segment
+from speechprune.manifests.folders import replacing
 from speechprune.manifests.labels import characters
 from speechprune.manifests.manifest import read_split
 from speechprune.manifests.preparation import prepare
@@ -229,5 +230,21 @@ def test_two_cannot_prepare_one_folder(tmp_path: Path) -> None:
     with locked(tmp_path / ".out.partial"):
         with pytest.raises(UserError, match=f"another process is writing to {tmp_path}/out"):
             prepare(corpus_of(tmp_path / "in", train=["a.wav"]), tmp_path / "out", workers=1)
+    with replacing(tmp_path / "made"):
+        with pytest.raises(UserError, match=f"another process is writing to {tmp_path}/made"):
+            with replacing(tmp_path / "made"):
+                pass
+        (tmp_path / ".made.new" / "file").write_text("made")
+    assert os.listdir(tmp_path / "made") == ["file"]
     prepare(corpus_of(tmp_path / "in", train=["a.wav"]), tmp_path / "out", workers=1)
-    assert sorted(os.listdir(tmp_path)) == ["in", "out"]
+    assert sorted(os.listdir(tmp_path)) == ["in", "made", "out"]
+
+
+def test_what_a_killed_process_left_is_not_taken_over(tmp_path: Path) -> None:
+    for name in ("old.tsv", "audio/old.flac"):
+        (tmp_path / ".out.new" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / ".out.new" / name).write_text("old")
+    with replacing(tmp_path / "out") as partial:
+        (partial / "new.tsv").write_text("new")
+    assert os.listdir(tmp_path / "out") == ["new.tsv"]
+    assert os.listdir(tmp_path) == ["out"]
