@@ -30,6 +30,21 @@ def test_fairseqs_checkpoints_are_on_the_disk_before_they_have_their_names(
     assert sorted(os.listdir(tmp_path)) == ["checkpoint1.pt", "checkpoint_last.pt"]
 
 
+def test_checkpoints_take_the_place_of_files_and_links_only(tmp_path: Path) -> None:
+    first, last, other = (str(tmp_path / f"{name}.pt") for name in ("first", "last", "other"))
+    checkpoint_utils.torch_persistent_save("other", other)
+    os.symlink(other, last)
+    os.mkfifo(first)
+    with pytest.raises(UserError, match="is a pipe, which is not replaced"):
+        checkpoint_utils.torch_persistent_save("new", first)
+    with pytest.raises(UserError, match="is a pipe, which is not replaced"):
+        checkpoint_utils.PathManager.copy(other, first)
+    os.remove(first)
+    checkpoint_utils.torch_persistent_save("new", first)
+    checkpoint_utils.PathManager.copy(first, last)
+    assert (torch.load(last), torch.load(other)) == ("new", "other")
+
+
 def test_training_begins_alone_in_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,6 +120,17 @@ def test_what_is_refused_for_another_reason_is_not_replaced(folder: Path) -> Non
     assert contents(folder) == before
 
 
+def test_a_pipe_is_no_checkpoint(folder: Path) -> None:
+    (folder / LAST).unlink()
+    os.mkfifo(folder / LAST)
+    assert "is a pipe" in refusal(mend_last, folder / LAST)
+    os.remove(folder / LAST)
+    empty(folder / LAST)
+    os.mkfifo(folder / "checkpoint_9_9.pt")
+    mend_last(folder / LAST)
+    assert updates_of(folder / LAST) == 6
+
+
 def test_the_disk_has_it_before_its_name(folder: Path, disk: list[tuple[str, str]]) -> None:
     empty(folder / LAST)
     mend_last(folder / LAST)

@@ -31,7 +31,7 @@ from fairseq.tasks import FairseqTask, audio_finetuning
 from speechprune.backbones import BACKBONES
 from speechprune.backbones.data2vec import data2vec_audio
 from speechprune.checkpoint.resuming import mend_last
-from speechprune.files import put_in_place
+from speechprune.files import check_output, put_in_place
 from speechprune.locks import keep
 from speechprune.models.registration import register_all
 from speechprune.models.restart import LAST
@@ -81,15 +81,18 @@ class _SafeFiles(PathManager):
     """How fairseq renames and copies checkpoints, safe from a full disk, a kill and a power cut.
 
     It renames what the disk may not have yet, and copies a checkpoint over the others in place:
-    either could destroy the checkpoint to resume from.
+    either could destroy the checkpoint to resume from. A symbolic link is replaced, and what it
+    leads to stays: that may be the checkpoint of another run.
     """
 
     @staticmethod
     def rename(src: str, dst: str) -> None:
+        check_output(dst)
         put_in_place(src, dst)
 
     @staticmethod
     def copy(src_path: str, dst_path: str, overwrite: bool = False) -> Any:
+        check_output(dst_path)
         temporary = dst_path + ".tmp"
         try:
             result = PathManager.copy(src_path, temporary, overwrite=True)

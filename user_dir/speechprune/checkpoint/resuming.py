@@ -9,7 +9,7 @@ from pathlib import Path
 from speechprune.checkpoint.file import DamagedCheckpoint, read
 from speechprune.checkpoint.saved import SavedCheckpoint, read_saved
 from speechprune.errors import UserError
-from speechprune.files import put_in_place
+from speechprune.files import check_output, put_in_place
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +25,10 @@ def mend_last(last: Path) -> None:
     other process trains in the folder.
 
     Raises:
+        UserError: ``last`` is something else than a file, such as a pipe.
         OSError: a file cannot be written or removed.
     """
+    check_output(last)
     unfinished = sorted(last.parent.glob(_UNFINISHED))
     problem = _problem(last, bool(unfinished))
     newest = _newest(last) if problem else None
@@ -60,7 +62,7 @@ def _newest(last: Path) -> SavedCheckpoint | None:
     found = []
     for path in sorted(last.parent.glob("*.pt")):
         try:
-            saved = read_saved(path) if path != last else None
+            saved = read_saved(path) if path != last and path.is_file() else None
         except UserError:
             continue
         found += [saved] if saved else []
