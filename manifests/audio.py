@@ -15,6 +15,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from speechprune.files import sync
 from speechprune.manifests.recording import (
     BadAudio,
     Remark,
@@ -29,6 +30,8 @@ from speechprune.manifests.recording import (
 SAMPLE_RATE = 16000
 #: Samples that wav2vec 2.0's convolutions need for one frame.
 SHORTEST = 400
+#: How the names of files end that are still being written, or were when their process was killed.
+UNFINISHED = ".partial"
 
 _READY_FORMATS = ("WAV", "WAVEX", "FLAC")
 _LARGEST_SAMPLE = 1.0 - 2.0**-15  # what 16 bits hold
@@ -98,10 +101,11 @@ def write_flac(path: Path, samples: np.ndarray, remarks: Sequence[Remark] = ()) 
     _long_enough(len(samples))
     encoded = _flac(samples.clip(-1.0, _LARGEST_SAMPLE), remarks)
     # Two workers may write one clip, of two splits, at a time.
-    unfinished = path.with_name(f".{os.getpid()}.partial")
+    unfinished = path.with_name(f".{os.getpid()}{UNFINISHED}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_bytes(encoded)
+        sync(unfinished)  # its folder follows once, when all is done
         os.replace(unfinished, path)
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:

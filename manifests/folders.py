@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -11,13 +10,15 @@ from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
 from speechprune.errors import UserError
+from speechprune.files import sync, write_atomically
+from speechprune.locks import LOCK, locked
+from speechprune.manifests.audio import UNFINISHED
 from speechprune.manifests.corpus import refuse_unfit
 from speechprune.manifests.manifest import AUDIO
 from speechprune.manifests.provenance import PROVENANCE
 from speechprune.manifests.rows import read_raw_rows, split_names
 
 _SETTINGS = "settings.json"
-_LOCK = "lock"
 
 
 def keep_sources(out: Path, sources: Sequence[Path]) -> None:
@@ -41,19 +42,21 @@ def replacing(folder: Path, overwrite: bool = False) -> Iterator[Path]:
     """Yield an empty folder that becomes `folder` when the block ends, and vanishes if it fails.
 
     Raises UserError if `folder` exists, unless `overwrite` is asked and it is a manifest folder,
-    or if it cannot be made, or has a name that no manifest can hold.
+    if it cannot be made, is being made by another process, or has a name that no manifest can hold.
     """
     folder = Path(os.path.realpath(folder))
     refuse_unfit(str(folder), "folder")
     _refuse_existing(folder, overwrite)
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    partial = folder.with_name(f".{folder.name}.new")
     _make(partial)
-    try:
-        yield partial
-        _refuse_existing(folder, overwrite)  # it may have appeared meanwhile
-        _swap(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with locked(partial, folder):
+        try:
+            _clear(partial)
+            yield partial
+            _refuse_existing(folder, overwrite)  # it may have appeared meanwhile
+            _swap(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager
@@ -73,13 +76,12 @@ def continuing(
     _refuse_existing(folder, overwrite)
     partial = folder.with_name(f".{folder.name}.partial")
     _make(partial)
-    with _locked(partial, folder):
+    with locked(partial, folder):
         _match_settings(partial, settings, overwrite)
         try:
             yield partial
             _refuse_existing(folder, overwrite)  # it may have appeared meanwhile
-            for name in (_SETTINGS, _LOCK):
-                (partial / name).unlink()
+            (partial / _SETTINGS).unlink()
             _swap(partial, folder)
         finally:
             if not (partial / AUDIO).exists():
@@ -105,15 +107,13 @@ def _make(folder: Path) -> None:
         raise UserError(f"{folder.parent} cannot be written to: {error.strerror}") from error
 
 
-@contextmanager
-def _locked(partial: Path, folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; the lock goes with the process, however it ends."""
-    with (partial / _LOCK).open("w") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a worker does not inherit this kind
-        except OSError:
-            raise UserError(f"another process is preparing {folder}; let it end first") from None
-        yield
+def _clear(partial: Path) -> None:
+    """Remove what a process that was killed has left."""
+    for path in partial.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
 
 
 def _match_settings(partial: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
@@ -127,19 +127,28 @@ def _match_settings(partial: Path, settings: Mapping[str, Any], overwrite: bool)
                 "add --overwrite to start again"
             )
         shutil.rmtree(partial / AUDIO, ignore_errors=True)
-    file.write_text(wanted, encoding="utf-8")
+    write_atomically(file, wanted.encode())
 
 
 def _swap(partial: Path, folder: Path) -> None:
-    """Put `partial` in the place of `folder`, which stays where it was if that fails."""
+    """Put `partial` in the place of `folder`, which stays where it was if that fails.
+
+    The files in `partial` are on the disk already; its lock stays behind.
+    """
+    (partial / LOCK).unlink()
+    for inside, _, names in os.walk(partial):
+        for name in names:
+            if name.endswith(UNFINISHED):  # by a worker that was killed
+                os.unlink(os.path.join(inside, name))
+        sync(inside)
     outgoing = folder.with_name(f".{folder.name}.replaced-{os.getpid()}")
-    if not folder.exists():
-        os.replace(partial, folder)
-        return
-    os.replace(folder, outgoing)
+    if folder.exists():
+        os.replace(folder, outgoing)
     try:
         os.replace(partial, folder)
     except OSError:
-        os.replace(outgoing, folder)
+        if outgoing.exists():
+            os.replace(outgoing, folder)
         raise
+    sync(folder.parent)
     shutil.rmtree(outgoing, ignore_errors=True)

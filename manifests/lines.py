@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Iterable, Iterator, TextIO
 
 from speechprune.errors import UserError
+from speechprune.files import replacing_file
 
 #: Of text that others wrote, perhaps with a byte order mark.
 ENCODING = "utf-8-sig"
@@ -49,6 +50,6 @@ def open_text(
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write text that `read_lines` reads."""
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(line + "\n" for line in lines)
+    """Write text that `read_lines` reads, as `replacing_file` does."""
+    with replacing_file(path) as file:
+        file.writelines(f"{line}\n".encode() for line in lines)

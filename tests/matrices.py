@@ -13,8 +13,9 @@ from speechprune.layers.matrix import SimilarityMatrix
 
 
 def values(states: int = 5, seed: int = 0) -> NDArray:
-    """Asymmetric, so that a transposition shows."""
-    return np.random.default_rng(seed).normal(size=(states, states))
+    """Symmetric, from 0 to 1."""
+    half = np.triu(np.random.default_rng(seed).uniform(size=(states, states)))
+    return half + np.triu(half, 1).T
 
 
 def some_matrix() -> SimilarityMatrix:

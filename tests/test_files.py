@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import os
+import socket
+import stat
 from pathlib import Path
+from typing import Any, Callable
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from speechprune.errors import UserError
-from speechprune.files import kind_of, refuse_to_replace, write_atomically
+from speechprune.figures import check_figure_path
+from speechprune.files import (
+    check_folder,
+    check_output,
+    kind_of,
+    make_folder,
+    put_in_place,
+    refuse_to_replace,
+    write_atomically,
+)
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -70,3 +82,87 @@ def test_a_folder_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(UserError, match="is a folder; name a file"):
             write_atomically(folder, b"x")
     assert not list(tmp_path.iterdir())
+
+
+def make_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_socket(path: Path) -> None:
+    os.chdir(path.parent)  # the names of sockets are short
+    with socket.socket(socket.AF_UNIX) as end:
+        end.bind(path.name)
+
+
+def make_device(path: Path) -> None:
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("making a device needs root")
+
+
+@pytest.mark.parametrize("make", [make_pipe, make_socket, make_device])
+@pytest.mark.parametrize("linked", [False, True])
+def test_what_is_no_file_stays_what_it_is(
+    make: Callable[[Path], None], linked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    special = out = tmp_path / "special.png"
+    make(special)
+    if linked:
+        out = tmp_path / "link.png"
+        out.symlink_to(special)
+    before = os.stat(special)
+    assert kind_of(out) == ""
+    actions: tuple[Callable[[Path], Any], ...] = (
+        check_output,
+        check_figure_path,
+        refuse_to_replace,
+        lambda path: write_atomically(path, b"x"),
+    )
+    for action in actions:
+        with pytest.raises(UserError, match="is a (pipe|socket|device), which is not replaced"):
+            action(out)
+    for folder in (check_folder, make_folder):
+        with pytest.raises(UserError, match="cannot be made a folder"):
+            folder(out)
+    assert os.path.samestat(before, os.stat(special)) and out.is_symlink() == linked
+    assert sorted(tmp_path.iterdir()) == sorted({special, out})
+
+
+def test_a_link_is_written_through(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    target, link = tmp_path / "far" / "file", tmp_path / "link"
+    link.symlink_to(target)
+    for content in (b"new", b"newer"):
+        write_atomically(link, content)
+        assert link.is_symlink() and target.read_bytes() == content
+    assert list(target.parent.iterdir()) == [target]
+    link.unlink()
+    link.symlink_to(tmp_path / "nowhere" / "file")
+    with pytest.raises(UserError, match="cannot be written: No such file"):
+        write_atomically(link, b"x")
+    link.unlink()
+    link.symlink_to(link)
+    with pytest.raises(UserError, match="cannot be written: Too many levels"):
+        write_atomically(link, b"x")
+
+
+def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
+    write_atomically(tmp_path / ("é" * 127), b"x")
+    with pytest.raises(UserError, match="File name too long"):
+        write_atomically(tmp_path / ("é" * 128), b"x")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_disk_has_a_file_before_its_name_and_the_name_before_we_go_on(
+    tmp_path: Path, disk: list[tuple[str, str]]
+) -> None:
+    write_atomically(tmp_path / "file", b"x" * 100000)
+    (synced, temporary), renamed, folder = disk
+    assert synced == "sync" and temporary.endswith(".tmp")
+    assert renamed == ("rename", f"{tmp_path}/file") and folder == ("sync", str(tmp_path))
+    disk.clear()
+    (tmp_path / "new").write_bytes(b"y")
+    put_in_place(tmp_path / "new", tmp_path / "file")
+    assert disk == [("sync", f"{tmp_path}/new"), renamed, folder]

@@ -23,7 +23,9 @@ LEVELS = (
     (
         "errors",
         "registry",
+        "checksums",
         "files",
+        "locks",
         "state_names",
         "made_with",
         "tables",

@@ -59,26 +59,32 @@ def command(
 
     OVERRIDES are passed to every run, such as optimization.lr=[0.001].
     """
-    from speechprune.figures import grouped_bars
+    from speechprune.locks import locked
     from speechprune.recipes.demo import adapt_and_measure, synthetic_corpus
     from speechprune.recipes.nano import ASSET
 
-    model = model or ASSET
-    data = data or synthetic_corpus(out / "data")
     jobs = jobs or min(3, os.cpu_count() or 1)
-    results = adapt_and_measure(data, model, out, updates, overrides, jobs)
     figure = out / "demo.png"
+    with locked(out):
+        data = data or synthetic_corpus(out / "data")
+        results = adapt_and_measure(data, model or ASSET, out, updates, overrides, jobs)
+        _draw(results, figure)
+    if as_json:
+        click.echo(json.dumps([asdict(result) for result in results]))
+    else:
+        _print_table(results)
+        click.echo(f"\nfigure: {figure}")
+
+
+def _draw(results: list[Result], figure: Path) -> None:
+    from speechprune.figures import grouped_bars
+
     grouped_bars(
         [f"{result.title}\n{result.bytes:,} bytes" for result in results],
         {"WER": [result.wer for result in results], "CER": [result.cer for result in results]},
         figure,
         title="Error rates on the test split (%)",
     )
-    if as_json:
-        click.echo(json.dumps([asdict(result) for result in results]))
-    else:
-        _print_table(results)
-        click.echo(f"\nfigure: {figure}")
 
 
 def _print_table(results: list[Result]) -> None:

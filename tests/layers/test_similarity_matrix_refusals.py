@@ -122,6 +122,21 @@ def damage(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], Any]) 
     save_file(tensors, path, {FORMAT: json.dumps(header)})
 
 
+def test_a_bare_array_is_refused_if_it_is_no_similarity(tmp_path: Path) -> None:
+    path = tmp_path / "matrix.npy"
+    outside = values()
+    outside[1, 3] = outside[3, 1] = 1.001
+    for given, message in (
+        (outside, r"states 1 and 3 is 1.001, outside of \[-1, 1\]"),
+        (-outside, r"states 1 and 3 is -1.001, outside of \[-1, 1\]"),
+        (np.tril(values()), "not symmetric"),
+    ):
+        np.save(path, given)
+        refused(path, message)
+    np.save(path, -values() + 1e-7 * np.random.default_rng(0).normal(size=(5, 5)))
+    SimilarityMatrix.load(path)
+
+
 def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "matrix"
     damage(path, lambda header, tensors: None)
@@ -144,6 +159,10 @@ def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
         lambda header, tensors: tensors.update(similarity=np.ones((1, 1))),
         lambda header, tensors: tensors.update(similarity=np.ones((3, 3), bool)),
         lambda header, tensors: tensors.update(similarity=np.full((3, 3), np.nan)),
+        lambda header, tensors: tensors.update(similarity=values() + 0.1),
+        lambda header, tensors: tensors.update(similarity=values() - 0.1),
+        lambda header, tensors: tensors.update(similarity=np.triu(values())),
+        lambda header, tensors: header.update(sha256="0" * 64),
     ],
 )
 def test_a_file_that_contradicts_itself_is_refused(

@@ -14,8 +14,10 @@ import soundfile
 from corpora import corpus_of, cut, files_of, noise, without_length
 
 from speechprune.errors import UserError
+from speechprune.locks import locked
 from speechprune.manifests.check import check_split
 from speechprune.manifests.corpus import Clip, Corpus, ReadyUnits, Segment
+from speechprune.manifests.folders import replacing
 from speechprune.manifests.labels import characters
 from speechprune.manifests.manifest import read_split
 from speechprune.manifests.preparation import prepare
@@ -264,3 +266,50 @@ def test_an_unwritable_place_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written to"):
         prepare(corpus_of(tmp_path / "in", train=["a.wav"]), tmp_path / "file" / "out")
+
+
+def test_the_disk_has_every_file_before_the_folder_has_its_name(
+    tmp_path: Path, disk: list[tuple[str, str]]
+) -> None:
+    noise(tmp_path / "in/clips/a.wav", 1.0, 8000)
+    noise(tmp_path / "in/clips/b.wav", 1.0, 8000)
+    for overwrite in (False, True):
+        disk.clear()
+        corpus = corpus_of(tmp_path / "in", train=["clips/a.wav", "clips/b.wav"])
+        prepare(corpus, tmp_path / "out", workers=1, overwrite=overwrite)
+        out, partial = tmp_path / "out", tmp_path / ".out.partial"
+        end = disk.index(("rename", str(out)))
+        assert disk[end + 1 :] == [("sync", str(tmp_path))]
+        # Each was synced under another name right before it got its own.
+        named = {
+            disk[i][1] for i in range(1, end) if (disk[i - 1][0], disk[i][0]) == ("sync", "rename")
+        }
+        inside = [path for path in out.rglob("*") if path.is_file()]
+        assert {str(partial / path.relative_to(out)) for path in inside} <= named
+        folders = [partial, *(partial / p.relative_to(out) for p in out.rglob("*") if p.is_dir())]
+        assert {("sync", str(folder)) for folder in folders} <= set(disk[:end])
+
+
+def test_two_cannot_prepare_one_folder(tmp_path: Path) -> None:
+    noise(tmp_path / "in/a.wav", rate=8000)
+    with locked(tmp_path / ".out.partial"):
+        with pytest.raises(UserError, match=f"another process is writing to {tmp_path}/out"):
+            prepare(corpus_of(tmp_path / "in", train=["a.wav"]), tmp_path / "out", workers=1)
+    with replacing(tmp_path / "made"):
+        with pytest.raises(UserError, match=f"another process is writing to {tmp_path}/made"):
+            with replacing(tmp_path / "made"):
+                pass
+        (tmp_path / ".made.new" / "file").write_text("made")
+    assert os.listdir(tmp_path / "made") == ["file"]
+    prepare(corpus_of(tmp_path / "in", train=["a.wav"]), tmp_path / "out", workers=1)
+    assert sorted(os.listdir(tmp_path)) == ["in", "made", "out"]
+
+
+def test_what_a_killed_process_left_is_not_taken_over(tmp_path: Path) -> None:
+    for name in ("old.tsv", "audio/old.flac"):
+        (tmp_path / ".out.new" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / ".out.new" / name).write_text("old")
+    with replacing(tmp_path / "out") as partial:
+        (partial / "new.tsv").write_text("new")
+    assert os.listdir(tmp_path / "out") == ["new.tsv"]
+    assert os.listdir(tmp_path) == ["out"]

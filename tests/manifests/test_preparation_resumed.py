@@ -49,6 +49,7 @@ def test_a_killed_preparation_goes_on_where_it_was(
     os.kill(killed.pid, signal.SIGKILL)  # its workers end by themselves
     killed.wait()
     kept = {path.name: path.stat().st_mtime_ns for path in done.glob("*.flac")}
+    (done / "059.flac.1.partial").write_bytes(b"fLaC")  # what a worker may leave
     assert not (tmp_path / "out").exists() and 5 <= len(kept) < 60
     corpus = corpus_of(tmp_path / "in", train=names)
     prepare(corpus, tmp_path / "out", workers=1)

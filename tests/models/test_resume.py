@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from functools import partial
 
@@ -10,6 +11,8 @@ import torch
 from loop import Lab, Prepare, Run
 from mishaps import kill_after_update, spoil_checkpoint
 from states import assert_ends_equal, masks
+
+from speechprune.locks import locked
 
 #: Everything that draws random numbers is on; five updates are an epoch.
 NOISY = (
@@ -154,6 +157,23 @@ def test_the_previous_checkpoint_survives(lab: Lab, step: str, kill: bool) -> No
     assert run.checkpoint()["optimizer_history"][-1]["num_updates"] == 1
     for path in run.path().parent.glob("*.pt"):
         torch.load(path, weights_only=True)
+
+
+def test_a_damaged_last_checkpoint_is_gone_on_without(lab: Lab, frozen: Run) -> None:
+    options = (*NOISY, "checkpoint.save_interval_updates=3", "checkpoint.keep_interval_updates=-1")
+    kill = partial(kill_after_update, 8)
+    killed = lab.train("damaged", *options, updates=UPDATES, prepare=kill)
+    killed.path().write_bytes(b"")
+    for name in ("best", "2_6"):
+        os.truncate(killed.path(name), 1000)
+    with locked(killed.path().parent):
+        refused = lab.train("damaged", *options, updates=UPDATES)
+    assert refused.exit_code == 1 and killed.path().read_bytes() == b""
+    assert f"another process is writing to {killed.path().parent} (process" in refused.output
+    resumed = lab.train("damaged", *options, updates=UPDATES).succeeded()
+    assert "checkpoint_last.pt is empty; going on from checkpoint_1_3.pt" in resumed.output
+    assert resumed_at(resumed) == 3
+    assert_ends_equal(resumed, frozen, UPDATES)
 
 
 @pytest.mark.parametrize("kind", ["frozen", "co_train"], indirect=True)

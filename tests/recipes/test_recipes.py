@@ -273,5 +273,5 @@ def test_a_folder_in_use_is_refused(base: Setting, tmp_path: Path) -> None:
     run.folder.mkdir()
     with open(run.folder / ".lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another process is training in"):
+        with pytest.raises(UserError, match="another process is writing to"):
             run.finish({})

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Union
 import numpy as np
 
 from speechprune.errors import UserError
-from speechprune.files import write_atomically
+from speechprune.files import check_output, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -190,6 +190,7 @@ def new_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
 
 def check_figure_path(path: Union[str, Path]) -> str:
     """The ending of a figure's file, in lower case; raises UserError unless it can be drawn."""
+    check_output(path)
     ending = Path(path).suffix.lower()
     if ending not in _METADATA:
         raise UserError(f"{path} cannot be drawn; name a file that ends in .png, .pdf or .svg")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -12,30 +14,79 @@ from typing import BinaryIO, Union
 
 from speechprune.errors import UserError
 
+_SPECIAL = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
 
 @contextmanager
 def replacing_file(path: Union[str, Path]) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of ``path`` when the block ends.
 
-    Whatever was at ``path`` stays whole until then, and for good if the block fails. Raises
-    UserError if it cannot be written (no such folder, no permission, full disk), or if a file of
-    another kind is there: a checkpoint is soon lost to a slip in a command line.
+    Whatever was at ``path`` stays whole until then, and for good if the block fails or the power
+    does. Through a symbolic link its target is written. Raises UserError if it cannot be written
+    (no such folder, no permission, full disk), as `check_output` does, or if a file of another kind
+    is there: a checkpoint is soon lost to a slip in a command line.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; name a file to write")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    check_output(path)
+    target = Path(os.path.realpath(path))
+    # Cut short: the longest names leave no room.
+    temporary = target.with_name(f".{target.name[:40]}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        refuse_other_kind(path, kind_of(temporary))
-        os.replace(temporary, path)
+        refuse_other_kind(Path(path), kind_of(temporary))
+        put_in_place(temporary, target)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_output(path: Union[str, Path]) -> None:
+    """Raise UserError if ``path`` is something else than a file, or than nothing yet.
+
+    A device, which whoever is root could replace by a file, is none; nor is a pipe, whose writer
+    would wait for a reader.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+    if stat.S_ISDIR(mode):
+        raise UserError(f"{path} is a folder; name a file to write")
+    if not stat.S_ISREG(mode):
+        what = _SPECIAL.get(stat.S_IFMT(mode), "no file")
+        raise UserError(f"{path} is {what}, which is not replaced; name a file to write")
+
+
+def put_in_place(temporary: Union[str, Path], path: Union[str, Path]) -> None:
+    """Rename a file that was written, and have the disk keep it.
+
+    Whenever the power fails, ``path`` is the whole file that it was, or the whole new one. Raises
+    OSError.
+    """
+    sync(temporary)
+    os.replace(temporary, path)
+    sync(Path(path).parent)
+
+
+def sync(path: Union[str, Path]) -> None:
+    """Have the disk keep what a file holds, or what a folder lists; raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems know nothing of the kind for folders.
+        if error.errno != errno.EINVAL or not os.path.isdir(path):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def check_folder(path: Union[str, Path]) -> None:
@@ -50,7 +101,9 @@ def check_folder(path: Union[str, Path]) -> None:
 
 def kind_of(path: Path) -> str:
     """What a file is by its first bytes: "checkpoint", "figure", "masks or matrix" (safetensors),
-    "JSON", "text", or "" if it is empty or missing."""
+    "JSON", "text", or "" if it is empty, missing or no file at all."""
+    if not path.is_file():
+        return ""
     try:
         with open(path, "rb") as file:
             start = file.read(64)
@@ -79,7 +132,11 @@ def refuse_other_kind(path: Path, kind: str) -> None:
 
 
 def refuse_to_replace(out: Union[str, Path], *sources: Union[str, Path]) -> None:
-    """Raise UserError if ``out`` is one of the files that it is to be made of."""
+    """Raise UserError if ``out`` is one of the files that it is to be made of, or is no file.
+
+    Commands call it first: nothing is computed that could not be written.
+    """
+    check_output(out)
     for source in map(Path, sources):
         same = Path(out).exists() and source.exists() and Path(out).samefile(source)
         if same or Path(out).resolve() == source.resolve():

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from speechprune.checksums import read_json, write_json
 from speechprune.errors import UserError
-from speechprune.files import write_atomically
 
 #: The file in a folder that says what the folder was made with.
 SETTINGS = "settings.json"
@@ -58,16 +58,7 @@ def claim(folder: Path, settings: Mapping[str, Any], may_change: Collection[str]
     if found:
         refuse_other_settings(folder, found, settings, "name another folder", may_change)
     if differing(found, settings):
-        write_atomically(path, (json.dumps(settings, indent=2) + "\n").encode())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """What an earlier call left; raises UserError if it is damaged."""
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged; remove it to have it made anew") from error
-    return found
+        write_json(path, settings)
 
 
 def _shown(settings: Mapping[str, Any], key: str) -> str:

@@ -32,9 +32,13 @@ from fairseq.trainer import Trainer
 from speechprune.backbones import BACKBONES
 from speechprune.backbones.data2vec import data2vec_audio
 from speechprune.checkpoint import read
+from speechprune.checkpoint.resuming import mend_last
 from speechprune.checkpoint.upgrading import upgraded
 from speechprune.errors import UserError
+from speechprune.files import check_output, put_in_place
+from speechprune.locks import keep
 from speechprune.models.registration import register_all
+from speechprune.models.restart import LAST
 
 logger = logging.getLogger(__name__)
 
@@ -77,16 +81,26 @@ def _read_past_byte_order_marks(module: ModuleType) -> None:
     module.open = open_text  # type: ignore[attr-defined]
 
 
-class _AtomicCopies(PathManager):
-    """fairseq saves a checkpoint atomically under its first name, then copies it over the others in
-    place: a full disk or a kill during a copy would destroy the checkpoint to resume from."""
+class _SafeFiles(PathManager):
+    """How fairseq renames and copies checkpoints, safe from a full disk, a kill and a power cut.
+
+    It renames what the disk may not have yet, and copies a checkpoint over the others in place:
+    either could destroy the checkpoint to resume from. A symbolic link is replaced, and what it
+    leads to stays: that may be the checkpoint of another run.
+    """
+
+    @staticmethod
+    def rename(src: str, dst: str) -> None:
+        check_output(dst)
+        put_in_place(src, dst)
 
     @staticmethod
     def copy(src_path: str, dst_path: str, overwrite: bool = False) -> Any:
+        check_output(dst_path)
         temporary = dst_path + ".tmp"
         try:
             result = PathManager.copy(src_path, temporary, overwrite=True)
-            PathManager.rename(temporary, dst_path)
+            put_in_place(temporary, dst_path)
         except OSError:
             if PathManager.exists(temporary):
                 PathManager.rm(temporary)
@@ -150,6 +164,26 @@ def _other_optimizer(filename: str, error: Exception) -> str:
         f"{filename} cannot be gone on from: {' '.join(str(error).split())[:200]}; set "
         "checkpoint.reset_optimizer=true, or begin a new run"
     )
+
+
+def _begin_alone() -> None:
+    """Let one process train into a folder at a time, from the newest whole checkpoint in it.
+
+    fairseq's first process calls this of the folder before it looks at what is there.
+    """
+    verify = checkpoint_utils.verify_checkpoint_directory
+    if getattr(verify, "begins_alone", False):
+        return
+
+    @functools.wraps(verify)
+    def begin_alone(save_dir: str) -> None:
+        folder = Path(save_dir).absolute()
+        keep(folder)
+        mend_last(folder / LAST)
+        verify(save_dir)
+
+    begin_alone.begins_alone = True  # type: ignore[attr-defined]
+    checkpoint_utils.verify_checkpoint_directory = begin_alone
 
 
 def _copies(optimizer: Any) -> list[torch.Tensor]:
@@ -264,7 +298,8 @@ def _register() -> None:
     _seed_span_masking(data2vec_audio())
     for module in (dictionary, audio_finetuning, raw_audio_dataset):
         _read_past_byte_order_marks(module)
-    checkpoint_utils.PathManager = _AtomicCopies
+    checkpoint_utils.PathManager = _SafeFiles
+    _begin_alone()
     _validate_checkpoints()
     _name_unfit_checkpoints()
     _keep_master_copies()

@@ -54,6 +54,10 @@ KNOWN_CLASSES = [
 _FINITE: set[tuple[Path, int, int, int]] = set()
 
 
+class DamagedCheckpoint(UserError):
+    """A file that is empty, cut short, or not what was written."""
+
+
 def allow_known_classes() -> None:
     """Let `torch.load(weights_only=True)`, the default since torch 2.6, accept KNOWN_CLASSES.
 
@@ -77,7 +81,7 @@ def read(path: PathLike, *, mmap: bool = False) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, empty, truncated or damaged (its checksums are verified),
             holds classes that are not known to be safe, is not a fairseq checkpoint, has a part of
-            another type, or weights that are not finite.
+            another type, or weights that are not finite; a DamagedCheckpoint in the first cases.
     """
     path = Path(path)
     is_archive = _check_file(path)
@@ -92,7 +96,7 @@ def read(path: PathLike, *, mmap: bool = False) -> dict[str, Any]:
                 f"{path} asks for {', '.join(names)}, not known to be safe in a checkpoint; "
                 "save it again with tensors and plain containers only"
             ) from error
-        raise UserError(_damaged(path, error)) from error
+        raise DamagedCheckpoint(_damaged(path, error)) from error
     state = validated(state, path)
     content = (path.absolute(), status.st_mtime_ns, status.st_size, status.st_ino)
     if content not in _FINITE:
@@ -134,10 +138,12 @@ def _check_file(path: Path) -> bool:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     if not start:
-        raise UserError(f"{path} is empty; copy or download it again")
+        raise DamagedCheckpoint(f"{path} is empty; copy or download it again")
     if start != b"PK\x03\x04":
         if not start.startswith(b"\x80"):  # a pickle, as older versions of torch write
-            raise UserError(f"{path} is no PyTorch checkpoint, but another file ({kind_of(path)})")
+            raise DamagedCheckpoint(
+                f"{path} is no PyTorch checkpoint, but another file ({kind_of(path)})"
+            )
         return False
     status = path.stat()
     _check_archive(path.absolute(), status.st_mtime_ns, status.st_size)
@@ -155,9 +161,9 @@ def _check_archive(path: Path, modified: int, size: int) -> None:
             broken = archive.testzip()
     # The directory of a damaged archive may say anything.
     except Exception as error:
-        raise UserError(_damaged(path, error)) from error
+        raise DamagedCheckpoint(_damaged(path, error)) from error
     if broken is not None:
-        raise UserError(_damaged(path, f"wrong checksum of {broken}"))
+        raise DamagedCheckpoint(_damaged(path, f"wrong checksum of {broken}"))
 
 
 def _unknown_classes(path: Path, error: Exception) -> list[str]:

@@ -55,18 +55,21 @@ def saved_checkpoints(folder: Path) -> list[SavedCheckpoint]:
     """All that a run saved, by name; raises UserError if there are none."""
     if not folder.is_dir():
         raise UserError(f"{folder.parent} is not the folder of a training run: no {folder}")
-    found = []
-    for path in sorted(folder.glob("*.pt")):
-        state = read(path, mmap=True)
-        provenance = state.get(PROVENANCE) or {}
-        if not any(fact in provenance for fact in _MADE_OF_CHECKPOINTS):
-            found.append(_saved_checkpoint(path, state))
+    read_all = map(read_saved, sorted(folder.glob("*.pt")))
+    found = [saved for saved in read_all if saved is not None]
     if not found:
         raise UserError(f"{folder} holds no checkpoints to average; give the folder of a run")
     return found
 
 
-def _saved_checkpoint(path: Path, state: Mapping[str, Any]) -> SavedCheckpoint:
+def read_saved(path: Path) -> SavedCheckpoint | None:
+    """What a run saved at ``path``; None if the file was made of a run's checkpoints.
+
+    Raises UserError if it cannot be read, or no run saved it.
+    """
+    state = read(path, mmap=True)
+    if any(fact in (state.get(PROVENANCE) or {}) for fact in _MADE_OF_CHECKPOINTS):
+        return None
     updates = updates_of(state)
     if updates is None:
         raise UserError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ from speechprune.checkpoint import digest, read
 from speechprune.checkpoint.file import PROVENANCE
 from speechprune.checkpoint.finetuned import listening, read_finetuned
 from speechprune.checkpoint.layers import depth
+from speechprune.checksums import read_json, write_json
 from speechprune.decoding.inference import Evaluation, evaluate
 from speechprune.dropping.finetuning import Finetuning, SmallerModel, rehearse_finetuning
 from speechprune.dropping.report import JSON, Report
@@ -28,11 +28,12 @@ from speechprune.dropping.similarity import (
 )
 from speechprune.dropping.verification import refuse_test
 from speechprune.errors import UserError
-from speechprune.files import check_folder, make_folder, write_atomically
+from speechprune.files import check_folder
 from speechprune.layers.file_search import search
 from speechprune.layers.matrix import SimilarityMatrix
 from speechprune.layers.plan import LayerPlan, LayerPlans, check_drop
-from speechprune.made_with import claim, read_json
+from speechprune.locks import locked
+from speechprune.made_with import claim
 from speechprune.manifests.check import check_split, read_recordings
 from speechprune.manifests.manifest import read_split
 from speechprune.models.loading import load_finetuned
@@ -111,9 +112,14 @@ class Pipeline:
         """Do what is left to do; gives the folder, with ``report.json``, ``.md`` and ``.png``.
 
         Raises:
-            UserError: input that cannot be used, a folder of other settings, or failed training.
+            UserError: input that cannot be used, a folder of other settings or that another process
+                writes to, or failed training.
         """
         self._check()
+        with locked(self.out):
+            return self._run(tell)
+
+    def _run(self, tell: Tell) -> Path:
         self._claim()
         if (self.out / JSON).exists():
             self._refuse_lost_result()
@@ -204,7 +210,7 @@ class Pipeline:
         }
         # How to train may still be corrected until something was trained.
         begun = any((self.out / "model" / "finetuned" / "checkpoints").glob("*.pt"))
-        claim(make_folder(self.out), wanted, () if begun else _OF_TRAINING)
+        claim(self.out, wanted, () if begun else _OF_TRAINING)
 
     def _matrices(self) -> dict[str, SimilarityMatrix]:
         paths = {name: self.out / f"{name}.safetensors" for name in self.measures}
@@ -240,8 +246,7 @@ class Pipeline:
             rows = report.describe()
             for row in rows["plans"]:
                 row["found_by"] = sources[tuple(row["drop"])]
-            verified = json.dumps({**rows, "layers": layers}, indent=2) + "\n"
-            write_atomically(path, verified.encode())
+            write_json(path, {**rows, "layers": layers})
         return read_json(path)
 
     def _evaluations(self, smaller: SmallerModel) -> dict[str, dict[str, Evaluation]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from speechprune.checksums import write_json
 from speechprune.decoding.inference import Evaluation
 from speechprune.figures import grouped_bars
 from speechprune.files import write_atomically
@@ -49,7 +49,7 @@ class Report:
         """
         self._draw(folder / FIGURE)
         write_atomically(folder / MARKDOWN, self.in_words().encode())
-        write_atomically(folder / JSON, (json.dumps(self.describe(), indent=2) + "\n").encode())
+        write_json(folder / JSON, self.describe())
 
     @property
     def best(self) -> str:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional, Union
 
+from speechprune.checksums import verified, write_json
 from speechprune.errors import UserError
-from speechprune.files import write_atomically
 
 FORMAT = "speechprune.layer_plans"
 VERSION = 1
@@ -109,7 +109,7 @@ class LayerPlans:
                 for plan, facts in zip(self.plans, self.facts or [{}] * len(self.plans))
             ],
         }
-        write_atomically(path, (json.dumps(state, indent=2) + "\n").encode())
+        write_json(path, state)
 
     @classmethod
     def load(cls, path: Union[str, Path], layers: int) -> LayerPlans:
@@ -128,6 +128,13 @@ class LayerPlans:
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is not a file of layer plans: it is not JSON") from error
         header = found if isinstance(found, dict) and "plans" in found else {}
+        try:
+            verified(header)
+        except UserError as error:
+            raise UserError(
+                f"{path} cannot be used: {error}; restore it, or remove its checksum if you edited "
+                "it"
+            ) from error
         if (header.get("format", FORMAT), header.get("version", VERSION)) != (FORMAT, VERSION):
             raise UserError(
                 f"{path} is of {header.get('format')} {header.get('version')}; this program reads "

@@ -12,6 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as safetensors_bytes
 
+from speechprune.checksums import verified, with_checksum
 from speechprune.errors import UserError
 from speechprune.files import write_atomically
 from speechprune.masking.bits import PackedMask, Shape, Tally, pack_bits
@@ -157,8 +158,8 @@ class MaskSet(Mapping[str, "torch.Tensor"]):
             "provenance": self._provenance,
         }
         # safetensors writes metadata in hash order: a single key keeps the bytes the same.
-        metadata = {FORMAT: json.dumps(header, ensure_ascii=False)}
         tensors = {name: mask.bits for name, mask in self._packed.items()}
+        metadata = {FORMAT: json.dumps(with_checksum(header, tensors), ensure_ascii=False)}
         write_atomically(path, safetensors_bytes(tensors, metadata))
 
     @classmethod
@@ -176,6 +177,7 @@ class MaskSet(Mapping[str, "torch.Tensor"]):
         if sorted(bits) != sorted(header["shapes"]):
             raise UserError(f"{path}: damaged mask file: its shapes and tensors name other sites")
         try:
+            verified(header, bits)
             packed = {n: PackedMask(bits[n], tuple(s)) for n, s in header["shapes"].items()}
             return cls.from_packed(packed, header["provenance"])
         except UserError as error:
@@ -192,7 +194,7 @@ def is_mask_file(path: Union[str, Path]) -> bool:
 
 def _read_header(path: Union[str, Path], metadata: Optional[Mapping[str, str]]) -> dict[str, Any]:
     try:
-        header = json.loads((metadata or {})[FORMAT])
+        header = dict(json.loads((metadata or {})[FORMAT]))
         version = header["version"]
         shapes, provenance = dict(header["shapes"]), dict(header["provenance"])
     except (KeyError, TypeError, ValueError) as error:
@@ -202,7 +204,7 @@ def _read_header(path: Union[str, Path], metadata: Optional[Mapping[str, str]]) 
     texts = all(isinstance(text, str) for text in provenance.values())
     if not texts or not all(isinstance(shape, list) for shape in shapes.values()):
         raise UserError(f"{path}: damaged mask file: its header is not the one of a mask file")
-    return {"shapes": shapes, "provenance": provenance}
+    return header
 
 
 def _natural(name: str) -> tuple[list[tuple[int, Union[int, str]]], str]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from speechprune.files import write_atomically
+from speechprune.checksums import write_json
 from speechprune.recipes.setting import Setting
 from speechprune.recipes.steps import Pooling, Step
 from speechprune.training.overrides import key_of, refuse_own
@@ -98,7 +97,7 @@ def cook(
         for label, run in plan.results.items():
             summary = _summary(name, setting, plan, label, run)
             path = run.folder / "summary.json"
-            write_atomically(path, (json.dumps(summary, indent=2) + "\n").encode())
+            write_json(path, summary)
             written.append(path)
     return written
 

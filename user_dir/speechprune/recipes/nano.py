@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from speechprune.errors import UserError
+from speechprune.locks import locked
 from speechprune.manifests.acoustic_units import UNITS, write_units
 from speechprune.manifests.synthetic import Progress, SyntheticSpeech, make_synthetic
 from speechprune.rewriting.conversion import convert
@@ -47,8 +48,15 @@ def pretrain_nano(
         overrides: more overrides for fairseq-hydra-train.
 
     Raises:
-        UserError: training failed; its log is named.
+        UserError: training failed, its log is named; or another process does this in ``folder``.
     """
+    with locked(folder):
+        _pretrain_nano(out, folder, overrides, workers, progress)
+
+
+def _pretrain_nano(
+    out: Path, folder: Path, overrides: tuple[str, ...], workers: int, progress: Progress
+) -> None:
     corpus, run = folder / "corpus", folder / "run"
     if not corpus.exists():
         make_synthetic(corpus, CORPUS, workers=workers, progress=progress)

@@ -10,7 +10,7 @@ from typing import Any, Union
 
 from speechprune.errors import UserError
 from speechprune.files import write_atomically
-from speechprune.made_with import read_json, refuse_other_settings
+from speechprune.made_with import refuse_other_settings
 from speechprune.masking.mask_set import MaskSet
 from speechprune.training.run import TrainingRun
 
@@ -112,7 +112,10 @@ class Pooling:
             merge(self.target, self.folders, overwrite=True)
             write_atomically(self._origin, json.dumps(wanted, indent=2).encode())
             return
-        found = read_json(self._origin)
+        try:
+            found = json.loads(self._origin.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self._origin} is damaged; remove it to have it made anew") from error
         refuse_other_settings(
             self.target, {"languages": found}, {"languages": wanted}, "name another folder"
         )

@@ -1,13 +1,13 @@
-"""The JSON files in a run's folder: read, and each value of its type, or not used."""
+"""What the JSON files in a run's folder say: each value of its type, or not used."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from speechprune.checksums import read_json
 from speechprune.errors import UserError
 
 #: What is taken from a `summary.json`, and the types of it in JSON.
@@ -50,12 +50,7 @@ def read_summary(path: Path) -> dict[str, Any]:
     """What the runner of recipes wrote; nothing if there is no such file."""
     if not path.exists():
         return {}
-    try:
-        found = read_object(path)
-    except ValueError as error:
-        raise UserError(
-            f"{path} is not a summary of a run ({error}); restore or remove it"
-        ) from error
+    found = read_json(path, "restore or remove it")
     for name, types in SUMMARY_TYPES.items():
         if name not in found or not _is_one_of(found[name], types):
             value = repr(found[name])[:60] if name in found else "missing"
@@ -78,22 +73,3 @@ def are_values(values: Mapping[str, Any]) -> bool:
         and all(_is_one_of(values[name], (int,)) for name in counts)
         and 0 <= values["removed"] <= values["parameters"]
     )
-
-
-def read_kept(path: Path) -> dict[str, Any]:
-    """By "last" and "best"; nothing if the file is missing or damaged."""
-    try:
-        return read_object(path)
-    except ValueError:
-        return {}
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """What a file of JSON holds; raises ValueError if it cannot be read, or is no object."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, RecursionError) as error:
-        raise ValueError(f"it cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError("it is no JSON object")
-    return found

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from speechprune import __version__
+from speechprune.checksums import read_entries, read_json, write_entries
 from speechprune.errors import UserError
-from speechprune.files import digest, write_atomically
-from speechprune.reports.run_files import (
-    are_facts,
-    are_values,
-    read_kept,
-    read_object,
-    read_summary,
-)
+from speechprune.files import digest
+from speechprune.reports.run_files import are_facts, are_values, read_summary
 from speechprune.state_names import is_finetuned
 from speechprune.training.run import DONE, SETTINGS
 
@@ -141,7 +135,7 @@ def _facts(folder: Path, which: str) -> dict[str, Any]:
     key = {"checkpoint": digest(checkpoint_path(folder, which)), "version": __version__}
     key["last"] = digest(last) if last.is_file() else ""
     key["ended"] = str([(folder / name).exists() for name in (SETTINGS, DONE)])
-    kept = read_kept(path)
+    kept = read_entries(path)
     known = kept.get(which)
     if isinstance(known, dict) and {name: known.get(name) for name in key} == key:
         found: dict[str, Any] = known.get("facts", {})
@@ -149,8 +143,7 @@ def _facts(folder: Path, which: str) -> dict[str, Any]:
             return found
     facts = _facts_of_checkpoints(folder, which)
     try:
-        entries = {**kept, which: {**key, "facts": facts}}
-        write_atomically(path, (json.dumps(entries, indent=2) + "\n").encode())
+        write_entries(path, {**kept, which: {**key, "facts": facts}})
     except (TypeError, UserError):  # read from the checkpoint again, next time
         pass
     return facts
@@ -235,16 +228,15 @@ def evaluate_run(run: FinishedRun, subset: str, manifest: str) -> tuple[RunEvalu
     """
     path = run.folder / f"evaluation-{subset.replace('/', '-')}.json"
     key = {"checkpoint": digest(run.checkpoint), "data": manifest, "version": __version__}
-    kept = read_kept(path)
+    kept = read_entries(path)
     found = kept.get(run.which)
     if isinstance(found, dict) and {name: found.get(name) for name in key} == key:
         values = {name: value for name, value in found.items() if name not in key}
         if are_values(values):
             return RunEvaluation(**values), None
     measured = _evaluate(run, subset)
-    entries = {**kept, run.which: {**key, **asdict(measured)}}
     try:
-        write_atomically(path, (json.dumps(entries, indent=2) + "\n").encode())
+        write_entries(path, {**kept, run.which: {**key, **asdict(measured)}})
     except UserError as error:  # the result is worth more than its copy
         return measured, f"{error}; it will be evaluated again"
     return measured, None
@@ -339,7 +331,7 @@ def refuse_unfinished(folder: Path, state: Mapping[str, Any]) -> None:
 def _planned(path: Path) -> str:
     """The updates that a run was started for, in what it was started with."""
     try:
-        given = read_object(path)["overrides"]
+        given = read_json(path)["overrides"]
         return dict(override.partition("=")[::2] for override in given)["optimization.max_update"]
     except (AttributeError, ValueError, KeyError, TypeError):
         return "all"

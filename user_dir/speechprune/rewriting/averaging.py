@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from speechprune.checkpoint.saved import (
 )
 from speechprune.errors import UserError
 from speechprune.files import refuse_to_replace
+from speechprune.locks import locked
 from speechprune.masking.bits import unpack_bits
 from speechprune.masking.masked_weight import grown_again
 from speechprune.models.loading import load_finetuned
@@ -78,15 +80,21 @@ def average(
     Raises:
         UserError: there is nothing to average, a checkpoint is damaged, checkpoints disagree in
             names, shapes, counters or lost layers, ``out`` is one of the run's own checkpoints or
-            cannot be written.
+            cannot be written, or lies among them while another process trains there.
     """
     if num < 1 or by not in CRITERIA:
         raise UserError(
             f"num={num} by={by}: num must be at least 1, and by one of {', '.join(CRITERIA)}"
         )
     folder = Path(run) / "checkpoints"
-    saved = saved_checkpoints(folder)
     out = folder / "checkpoint_average.pt" if out is None else Path(out)
+    is_in_run = folder.is_dir() and out.resolve().parent == folder.resolve()
+    with locked(folder) if is_in_run else nullcontext():
+        return _average(folder, out, num, by)
+
+
+def _average(folder: Path, out: Path, num: int, by: str) -> Average:
+    saved = saved_checkpoints(folder)
     refuse_to_replace(out, *(checkpoint.path for checkpoint in saved))
     all_updates = once_per_update(saved)
     candidates = as_sparse_as_the_newest(all_updates)

@@ -29,11 +29,14 @@ def user_message(error: BaseException) -> str | None:
 
 
 def storage_failure(error: BaseException) -> str | None:
-    """One line if a full disk or a refused file is behind ``error``, else None."""
+    """One line if a full disk, a refused file or one in a folder's place is behind ``error``, else
+    None."""
     for link in _chain(error):
         if isinstance(link, OSError) and link.errno in _FULL:
             what = link.filename or "the output"
             return f"{what} cannot be written: {link.strerror}; free some space and run again"
+        if isinstance(link, (FileExistsError, NotADirectoryError)) and link.filename:
+            return f"{link.filename} cannot be made a folder: {link.strerror}; name another place"
         if isinstance(link, PermissionError) and link.filename:
             return f"no permission to use {link.filename}; change its mode or name another place"
     return None

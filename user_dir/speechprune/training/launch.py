@@ -29,7 +29,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from speechprune.checkpoint.resuming import mend_last
 from speechprune.errors import UserError
+from speechprune.locks import give_back_kept, locked
+from speechprune.models.restart import LAST
 from speechprune.plugin import end_in_time
 from speechprune.training.command_line import CommandLine, complete
 from speechprune.training.devices import Machine, find_machine, fit
@@ -102,6 +105,7 @@ def run(cfg: DictConfig, given: Collection[str]) -> float:
     machine = find_machine(cfg.common.cpu)
     processes = fit(cfg, given, machine)
     check_data(cfg)
+    _mend_last(Path(cfg.checkpoint.save_dir).absolute())
     check_checkpoints(cfg)
     warn_of_denser_best(cfg)
     warn_of_unread(cfg, given)
@@ -140,6 +144,8 @@ def train_rank(rank: int | None, settings: dict[str, Any], address: str | None) 
         if cfg.common.profile:
             stack.enter_context(torch.cuda.profiler.profile())
             stack.enter_context(torch.autograd.profiler.emit_nvtx())
+        # What the plugin locks when training begins.
+        stack.callback(give_back_kept)
         stack.enter_context(_telling_full_disks(cfg.checkpoint.save_dir))
         values = stack.enter_context(_measured(loop))
         if rank is None:
@@ -239,6 +245,13 @@ def _train_in(cfg: DictConfig, processes: int | None, machine: Machine) -> float
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads),
         }
     return run_ranks(train_rank, processes, settings, address, environment=environment)
+
+
+def _mend_last(folder: Path) -> None:
+    """See to the checkpoint that a run goes on from, unless another process trains there."""
+    if folder.is_dir():
+        with locked(folder):
+            mend_last(folder / LAST)
 
 
 def _forget_last_run(loop: ModuleType) -> None:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from speechprune.checksums import read_json, write_json
 from speechprune.errors import UserError
-from speechprune.files import write_atomically
+from speechprune.locks import locked
 from speechprune.made_with import refuse_other_settings
 from speechprune.training.overrides import key_of, quoted, value_of
 
@@ -90,10 +88,8 @@ class TrainingRun:
     def seconds(self) -> float | None:
         """How long training took, all parts of an interrupted one; None if it is not done, or a
         part was not timed."""
-        taken: float | None = (
-            json.loads(self._done.read_text())["seconds"] if self.is_done else None
-        )
-        return taken
+        taken = read_json(self._done).get("seconds") if self.is_done else None
+        return float(taken) if isinstance(taken, (int, float)) else None
 
     @property
     def updates_done(self) -> int:
@@ -121,16 +117,14 @@ class TrainingRun:
         for path in self.needs:
             if not path.exists():
                 raise UserError(f"{self.name} needs {path}, which is missing")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self._locked() as lock:
-            write_atomically(self._settings, json.dumps(self._wanted, indent=2).encode())
+        with locked(self.folder) as lock:
+            write_json(self._settings, self._wanted)
             before, start = self._seconds_so_far(), time.monotonic()
-            part = {"seconds_before": before, "began": time.time()}
-            write_atomically(self._part, json.dumps(part).encode())
+            write_json(self._part, {"seconds_before": before, "began": time.time()})
             self._train(environment, lock)
             taken = None if before is None else round(before + time.monotonic() - start, 1)
             self._refuse_lost_checkpoint(f"see {self.log}")
-            write_atomically(self._done, json.dumps({"seconds": taken}).encode())
+            write_json(self._done, {"seconds": taken})
 
     def _train(self, environment: Mapping[str, str], lock: int) -> None:
         command = [sys.executable, "-m", "speechprune.tools.main", "train"]
@@ -149,22 +143,11 @@ class TrainingRun:
             reason = f" ({reasons[-1]})" if reasons else ""
             raise UserError(f"{self.name}: training failed{reason}; see {self.log}")
 
-    @contextmanager
-    def _locked(self) -> Iterator[int]:
-        """Keep other processes from training in this folder; gives the lock's file descriptor."""
-        with open(self.folder / ".lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(f"another process is training in {self.folder}") from error
-            yield file.fileno()
-
     def _refuse_other_settings(self) -> None:
         """Raise UserError, with the keys that differ, if what is in the folder is another run."""
         try:
-            found = json.loads(self._settings.read_text(encoding="utf-8"))
-            before = _by_key(found)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            before = _by_key(read_json(self._settings, "restore it"))
+        except (UserError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{self._settings} does not tell what {self.folder} was trained with ({error}); "
                 "name another folder"
@@ -181,10 +164,10 @@ class TrainingRun:
         if not self.is_begun:
             return 0.0
         try:
-            part = json.loads(self._part.read_text(encoding="utf-8"))
+            part = read_json(self._part)
             seconds = self.log.stat().st_mtime - part["began"]
             return float(part["seconds_before"]) + max(0.0, seconds)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, UserError, ValueError, KeyError, TypeError):
             return None
 
     def _refuse_lost_checkpoint(self, advice: str) -> None:

@@ -1,0 +1,128 @@
+"""One process at a time writes into a folder.
+
+The lock is the kernel's, on a file in the folder: it goes with the process, however that ends. What
+the file says is only to tell others who has it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import fcntl
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from speechprune.errors import UserError
+from speechprune.files import make_folder
+
+logger = logging.getLogger(__name__)
+
+LOCK = ".lock"
+
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_LONGEST_NOTE = 1000
+
+#: The files of the locks that this process has, by descriptor; and the descriptors of those that it
+#: keeps, by folder.
+_open: dict[int, Path] = {}
+_kept: dict[str, int] = {}
+
+
+@contextmanager
+def locked(folder: Path, shown: Path | None = None) -> Iterator[int]:
+    """Have a folder, which is made if need be, for this block alone.
+
+    Gives the descriptor of the lock: a program that it is passed on to has the lock too, until both
+    have ended. Where the file system has no locks, this is warned of.
+
+    Args:
+        shown: what messages name in its place.
+
+    Raises:
+        UserError: another process has it, which is named; or the folder cannot be written to.
+    """
+    descriptor = _take(folder, shown or folder)
+    try:
+        yield descriptor
+    finally:
+        _give_back(descriptor)
+
+
+def keep(folder: Path) -> None:
+    """As `locked`, until `give_back_kept` or the end of this process; once is enough."""
+    name = os.path.realpath(folder)
+    if name not in _kept:
+        _kept[name] = _take(folder, folder)
+
+
+def give_back_kept() -> None:
+    """End what `keep` began."""
+    while _kept:
+        _give_back(_kept.popitem()[1])
+
+
+def _take(folder: Path, shown: Path) -> int:
+    path = make_folder(folder) / LOCK
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            raise UserError(f"{shown} cannot be written to: {error.strerror} ({path})") from error
+        try:
+            _lock(descriptor, shown)
+            if _is_at(path, descriptor):
+                _open[descriptor] = path
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # its last holder had just removed it
+
+
+def _lock(descriptor: int, shown: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+    except BlockingIOError as error:
+        holder = os.pread(descriptor, _LONGEST_NOTE, 0).decode("utf-8", "replace")
+        raise UserError(
+            f"another process is writing to {shown} ({holder or 'it does not say which'}); let it "
+            "end first, or name another folder"
+        ) from error
+    except OSError as error:
+        if error.errno not in _WITHOUT_LOCKS:
+            raise UserError(f"{shown} cannot be locked: {error.strerror}") from error
+        logger.warning(
+            f"{shown} is on a file system without locks ({error.strerror}): make sure that nothing "
+            "else writes to it meanwhile"
+        )
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _give_back(descriptor: int) -> None:
+    path = _open.pop(descriptor, None)
+    if path is not None:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _forget_all() -> None:
+    """A forked worker does not prolong the locks of its parent."""
+    _kept.clear()
+    while _open:
+        os.close(_open.popitem()[0])
+
+
+atexit.register(give_back_kept)
+os.register_at_fork(after_in_child=_forget_all)
