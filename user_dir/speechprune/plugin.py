@@ -1,4 +1,4 @@
-"""The one door into fairseq: models, criterions, data2vec, safe checkpoint classes and six seams.
+"""The one door into fairseq: models, criterions, data2vec, safe checkpoint classes and seven seams.
 
 fairseq imports `models` and `tasks` of a user folder by itself but never criterions, and neither
 when the package was imported before: so importing this module registers everything.
@@ -29,6 +29,7 @@ from fairseq.tasks import FairseqTask
 from speechprune.backbones import BACKBONES
 from speechprune.backbones.data2vec import data2vec_audio
 from speechprune.models.registration import register_all
+from speechprune.starting import refuse_to_start_nothing
 
 logger = logging.getLogger(__name__)
 
@@ -186,6 +187,7 @@ def _register() -> None:
     _keep_master_copies()
     _name_master_copies()
     _observe_before_steps()
+    refuse_to_start_nothing()
     # `fairseq-hydra-train` has imported its loop by now; `speechprune train` calls end_in_time.
     if "fairseq_cli.train" in sys.modules:
         end_in_time(sys.modules["fairseq_cli.train"])

@@ -31,6 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from speechprune.errors import UserError
 from speechprune.plugin import end_in_time
+from speechprune.starting import why_nothing_starts
 from speechprune.training.command_line import CommandLine, complete
 from speechprune.training.devices import Machine, find_machine, fit
 from speechprune.training.failures import storage_failure
@@ -143,6 +144,7 @@ def train_rank(rank: int | None, settings: dict[str, Any], address: str | None) 
         stack.enter_context(_telling_full_disks(cfg.checkpoint.save_dir))
         values = stack.enter_context(_measured(loop))
         if rank is None:
+            _refuse_to_start_nothing(cfg)
             distributed.call_main(cfg, loop.main)
         else:
             cfg.distributed_training.distributed_init_method = address
@@ -239,6 +241,12 @@ def _train_in(cfg: DictConfig, processes: int | None, machine: Machine) -> float
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads),
         }
     return run_ranks(train_rank, processes, settings, address, environment=environment)
+
+
+def _refuse_to_start_nothing(cfg: DictConfig) -> None:
+    reason = why_nothing_starts(cfg)
+    if reason is not None:
+        raise UserError(f"{reason}; without torchrun or Slurm, `speechprune train` starts its own")
 
 
 def _forget_last_run(loop: ModuleType) -> None:
