@@ -69,9 +69,7 @@ def test_what_would_train_nothing(
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_launchers_that_fairseq_cannot_join(
-    monkeypatch: pytest.MonkeyPatch, launcher: str
-) -> None:
+def test_launchers_that_fairseq_cannot_join(monkeypatch: pytest.MonkeyPatch, launcher: str) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     for name, value in LAUNCHERS[launcher].items():
         monkeypatch.setenv(name, value)

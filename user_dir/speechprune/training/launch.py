@@ -36,6 +36,7 @@ from speechprune.training.command_line import CommandLine, complete
 from speechprune.training.devices import Machine, find_machine, fit
 from speechprune.training.failures import storage_failure
 from speechprune.training.overrides import key_of
+from speechprune.training.paths import anchor_paths, check_paths
 from speechprune.training.preflight import (
     check_checkpoints,
     check_data,
@@ -98,8 +99,9 @@ def run(cfg: DictConfig, given: Collection[str]) -> float:
     Raises:
         UserError: as `train`.
     """
-    cfg = _with_logging(completed(cfg))
+    cfg = _with_logging(completed(cfg, Path(HydraConfig.get().runtime.cwd)))
     check_settings(cfg)
+    check_paths(cfg)
     machine = find_machine(cfg.common.cpu)
     processes = fit(cfg, given, machine)
     check_data(cfg)
@@ -180,9 +182,10 @@ def _start_hydra(job: Any, line: CommandLine) -> None:
         sys.argv = words
 
 
-def completed(cfg: DictConfig) -> DictConfig:
+def completed(cfg: DictConfig, folder: Path) -> DictConfig:
     """A composed config with all keys that fairseq knows, interpolations resolved, enumerations as
-    text; raises UserError for keys that the config leaves to its user."""
+    text, and paths that are relative to ``folder`` made absolute; raises UserError for keys that
+    the config leaves to its user."""
     missing = [
         f"{group!s}.{key!s}"
         for group, section in cfg.items()
@@ -199,6 +202,7 @@ def completed(cfg: DictConfig) -> DictConfig:
         )
     try:
         add_defaults(cfg)
+        anchor_paths(cfg, folder)
         return _config(_settings(cfg))
     except OmegaConfBaseException as error:
         raise UserError(first_lines(error)) from error

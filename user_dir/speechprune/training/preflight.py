@@ -150,6 +150,7 @@ def check_checkpoints(cfg: DictConfig) -> None:
         check_pretrained(model.w2v_path, cfg.task.normalize)
         _check_channel_spans(model)
     last = Path(settings.save_dir, LAST)
+    _refuse_two_starts(settings)
     start = last if settings.restore_file == LAST else Path(settings.restore_file)
     if start.exists():
         state = _check_layers(model, start)
@@ -167,6 +168,19 @@ def check_checkpoints(cfg: DictConfig) -> None:
                 f"{settings.finetune_from_model} is not a finetuned CTC model; give a "
                 "pretrained one as model.w2v_path"
             )
+
+
+def _refuse_two_starts(settings: DictConfig) -> None:
+    """fairseq takes no other way to begin beside `finetune_from_model`, which resets everything."""
+    if not settings.finetune_from_model:
+        return
+    others = [f"checkpoint.{key}" for key in RESETS if settings[key]]
+    others += ["checkpoint.restore_file"] if settings.restore_file != LAST else []
+    if others:
+        raise UserError(
+            "checkpoint.finetune_from_model begins a new run with the weights of a checkpoint: "
+            f"leave out {', '.join(others)}"
+        )
 
 
 def _check_same_model(model: DictConfig, path: Path, state: Mapping[str, Any]) -> None:

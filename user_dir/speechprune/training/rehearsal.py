@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from inspect import signature
+from pathlib import Path
 
 from fairseq.dataclass.initialize import hydra_init
 from hydra.errors import HydraException
@@ -38,7 +39,7 @@ def rehearse(arguments: Sequence[str]) -> DictConfig:
     Raises:
         UserError: what training would refuse of settings and data.
     """
-    cfg = completed(_composed(arguments))
+    cfg = completed(_composed(arguments), Path.cwd())
     check_settings(cfg)
     check_data(cfg)
     return cfg
