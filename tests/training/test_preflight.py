@@ -11,6 +11,7 @@ import torch
 from nano import write_corpus, write_finetuned, write_wav2vec2
 from omegaconf import OmegaConf
 
+import speechprune.plugin  # noqa: F401  (registers our models)
 from speechprune.errors import UserError
 from speechprune.models.pruning_flags import PruningFlags
 from speechprune.training.preflight import (
@@ -140,6 +141,26 @@ def test_a_run_that_goes_on_with_another_network_is_warned_of(
         assert f"goes on with another network: {warned}; checkpoint_best.pt" in told(caplog)
 
 
+@pytest.mark.parametrize(
+    "others, told",
+    [
+        ({"reset_optimizer": True}, "leave out checkpoint.reset_optimizer$"),
+        (
+            {"reset_meters": True, "reset_dataloader": True},
+            "leave out checkpoint.reset_dataloader, checkpoint.reset_meters$",
+        ),
+        ({"restore_file": "other.pt"}, "leave out checkpoint.restore_file$"),
+    ],
+)
+def test_a_run_begins_in_one_way(begun: Path, others: dict[str, Any], told: str) -> None:
+    cfg = going_on(begun)
+    cfg.checkpoint.finetune_from_model = str(begun / "checkpoint_last.pt")
+    check_checkpoints(cfg)
+    cfg.checkpoint.update(others)
+    with pytest.raises(UserError, match=told):
+        check_checkpoints(cfg)
+
+
 def test_weights_are_not_finetuned_from_a_checkpoint_with_masks(tmp_path: Path) -> None:
     pretrained = write_wav2vec2(tmp_path / "pretrained.pt")
     data = write_corpus(tmp_path / "data", train=1, valid=1)
@@ -148,8 +169,7 @@ def test_weights_are_not_finetuned_from_a_checkpoint_with_masks(tmp_path: Path) 
     )
     cfg = settings(_name="wav2vec_ctc", w2v_path=None)
     cfg.checkpoint = {
-        "save_dir": str(tmp_path / "new"),
-        "restore_file": "checkpoint_last.pt",
+        **going_on(tmp_path / "new").checkpoint,
         "finetune_from_model": str(masked),
     }
     with pytest.raises(UserError, match="bake them in with `speechprune masks fold`"):
