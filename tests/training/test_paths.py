@@ -9,7 +9,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from speechprune.errors import UserError
-from speechprune.training.paths import PATHS, WRITTEN, anchor_paths, check_paths
+from speechprune.training.paths import PATHS, WRITTEN, anchor_paths, check_paths, number_curves
 
 
 @pytest.fixture
@@ -94,3 +94,13 @@ def test_a_run_that_goes_on_does_not_need_what_it_began_with(here: Path) -> None
     with pytest.raises(UserError, match="w2v_path: /gone.pt does not exist"):
         check_paths(settings(**gone, model__w2v_path="/gone.pt"))
     check_paths(settings(model__w2v_path="/gone.pt", model__w2v_args={"a": 1}))
+
+
+@pytest.mark.parametrize(
+    ("folder", "told"),
+    [("tb", "tb/3"), ("tb/${common.seed}", "tb/${common.seed}"), (None, None)],
+)
+def test_jobs_of_a_sweep_draw_curves_apart(folder: str | None, told: str | None) -> None:
+    cfg = settings(common__tensorboard_logdir=folder, common__seed=1)
+    number_curves(cfg, 3)
+    assert OmegaConf.to_container(cfg)["common"]["tensorboard_logdir"] == told

@@ -113,10 +113,11 @@ def _report_values(lab: Lab) -> None:
 
 
 def test_a_sweep_returns_each_runs_own_best_value(lab: Lab) -> None:
-    """The second run must not go on with the best value of the first, which is lower."""
+    """The second run must not go on with the best value of the first, which is lower; it is the run
+    that it would be alone."""
     sweep = lab.folder / "sweep"
     more = (
-        "optimization.lr=[0.01],[0]",
+        "optimization.lr=[0.01],[0.001]",
         f"hydra.sweep.dir={sweep}",
         "checkpoint.best_checkpoint_metric=loss",
         "optimization.max_update=6",
@@ -129,6 +130,10 @@ def test_a_sweep_returns_each_runs_own_best_value(lab: Lab) -> None:
     saved = [Run(sweep / str(i), 0, "").checkpoint("best")["extra_state"] for i in range(2)]
     assert values == [state["best"] for state in saved] == [state["val_loss"] for state in saved]
     assert values[0] < values[1]
+    alone = arguments(lab, "alone", "optimization.lr=[0.001]", *more[2:-1])
+    run = run_forked(lab.folder / "alone-log", alone).succeeded()
+    states = [Run(sweep / "1", 0, "").model(), Run(lab.folder / "alone", 0, "").model()]
+    assert all(torch.equal(tensor, states[1][key]) for key, tensor in states[0].items())
 
 
 def test_a_config_for_two_gpus_trains_in_one_process(lab: Lab) -> None:

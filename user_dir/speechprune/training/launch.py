@@ -35,8 +35,9 @@ from speechprune.starting import why_nothing_starts
 from speechprune.training.command_line import CommandLine, complete
 from speechprune.training.devices import Machine, find_machine, fit
 from speechprune.training.failures import storage_failure
+from speechprune.training.leftovers import leaving_nothing
 from speechprune.training.overrides import key_of
-from speechprune.training.paths import anchor_paths, check_paths
+from speechprune.training.paths import anchor_paths, check_paths, number_curves
 from speechprune.training.preflight import (
     check_checkpoints,
     check_data,
@@ -99,7 +100,10 @@ def run(cfg: DictConfig, given: Collection[str]) -> float:
     Raises:
         UserError: as `train`.
     """
-    cfg = _with_logging(completed(cfg, Path(HydraConfig.get().runtime.cwd)))
+    hydra_cfg = HydraConfig.get()
+    if not OmegaConf.is_missing(hydra_cfg.job, "num"):
+        number_curves(cfg, hydra_cfg.job.num)
+    cfg = _with_logging(completed(cfg, Path(hydra_cfg.runtime.cwd)))
     check_settings(cfg)
     check_paths(cfg)
     machine = find_machine(cfg.common.cpu)
@@ -138,8 +142,8 @@ def train_rank(rank: int | None, settings: dict[str, Any], address: str | None) 
 
     end_in_time(loop)
     cfg = _config(settings)
-    _forget_last_run(loop)
     with ExitStack() as stack:
+        stack.enter_context(leaving_nothing(loop))
         if cfg.common.profile:
             stack.enter_context(torch.cuda.profiler.profile())
             stack.enter_context(torch.autograd.profiler.emit_nvtx())
@@ -153,8 +157,8 @@ def train_rank(rank: int | None, settings: dict[str, Any], address: str | None) 
             cfg.distributed_training.distributed_no_spawn = True
             cfg.distributed_training.distributed_rank = rank
             distributed.distributed_main(rank, loop.main, cfg, {})
-    if hasattr(checkpoint_utils.save_checkpoint, "best"):
-        values.append(checkpoint_utils.save_checkpoint.best)
+        if hasattr(checkpoint_utils.save_checkpoint, "best"):
+            values.append(checkpoint_utils.save_checkpoint.best)
     best = max if cfg.checkpoint.maximize_best_checkpoint_metric else min
     return best(values, default=None)
 
@@ -251,14 +255,6 @@ def _refuse_to_start_nothing(cfg: DictConfig) -> None:
     reason = why_nothing_starts(cfg)
     if reason is not None:
         raise UserError(f"{reason}; without torchrun or Slurm, `speechprune train` starts its own")
-
-
-def _forget_last_run(loop: ModuleType) -> None:
-    """fairseq keeps a run's state on functions: the next run of a sweep must not go on with it."""
-    for function in (checkpoint_utils.save_checkpoint, loop.should_stop_early):
-        for name in ("best", "num_runs"):
-            if hasattr(function, name):
-                delattr(function, name)
 
 
 @contextmanager

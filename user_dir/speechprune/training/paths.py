@@ -50,6 +50,18 @@ def anchor_paths(cfg: DictConfig, folder: Path) -> None:
             OmegaConf.update(cfg, key, str(meant))
 
 
+def number_curves(cfg: DictConfig, job: int) -> None:
+    """Give a job of a sweep a TensorBoard folder of its own, in place.
+
+    Args:
+        cfg: as hydra composed it.
+        job: its number, the name of the folder, unless the setting tells jobs apart by itself.
+    """
+    folder = cfg.common.get("tensorboard_logdir")
+    if folder and not OmegaConf.is_interpolation(cfg.common, "tensorboard_logdir"):
+        cfg.common.tensorboard_logdir = str(Path(folder, str(job)))
+
+
 def check_paths(cfg: DictConfig) -> None:
     """Raise UserError, by key, for a file or folder that a run would read and that is not there.
 
