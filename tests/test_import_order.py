@@ -30,6 +30,7 @@ LEVELS = (
         "figures",
         "workers",
         "quiet_fairseq",
+        "ending",
         "starting",
     ),
     ("masking", "layers"),

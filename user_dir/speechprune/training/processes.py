@@ -15,6 +15,7 @@ from multiprocessing.process import BaseProcess
 from signal import Signals
 from typing import Any
 
+from speechprune.ending import exit_on_sigterm
 from speechprune.errors import UserError
 from speechprune.training.failures import user_message
 from speechprune.workers import follow_parent
@@ -120,6 +121,7 @@ def address_of(init_method: str | None) -> str:
 def _rank(sender: connection.Connection, function: RankFunction, number: int, *shared: Any) -> None:
     """The whole life of a rank."""
     follow_parent()
+    exit_on_sigterm()
     try:
         sender.send(_Report(value=function(number, *shared)))
     except BaseException as error:

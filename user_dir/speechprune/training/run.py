@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from speechprune.ending import run_child
 from speechprune.errors import UserError
 from speechprune.files import write_atomically
 from speechprune.made_with import refuse_other_settings
@@ -137,13 +137,13 @@ class TrainingRun:
         command += ["--config-name", self.config, *self.all_overrides]
         with open(self.log, "a", encoding="utf-8") as log:
             # The lock stays taken until training ends, even if this process is killed.
-            code = subprocess.run(
+            code = run_child(
                 command,
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **environment},
                 pass_fds=(lock,),
-            ).returncode
+            )
         if code:
             reasons = _ERROR.findall(self._end_of_log())
             reason = f" ({reasons[-1]})" if reasons else ""
