@@ -117,26 +117,59 @@ def test_a_command_ends_what_it_started(
             os.kill(pid, 0)
 
 
-def stay(folder: Path) -> None:
-    """Something that keeps an exception to itself, as callbacks from C do."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
+def lose(times: int, folder: Path) -> None:
+    """Keep an exception to itself, as callbacks from C do, so many times."""
+    for _ in range(times):
         try:
             (folder / "0").write_text("0")
             time.sleep(60)
         except KeyboardInterrupt:
-            (folder / "kept").touch()
+            (folder / "lost").touch()
+    time.sleep(60)
 
 
-def test_whoever_asks_again_later_ends_it_at_once(tmp_path: Path) -> None:
-    process = fork.Process(target=run_command, args=(partial(stay, tmp_path), tmp_path / "err"))
+def test_a_request_that_was_lost_is_repeated(tmp_path: Path) -> None:
+    process = fork.Process(target=run_command, args=(partial(lose, 2, tmp_path), tmp_path / "err"))
     process.start()
     pid_in(tmp_path / "0")
     assert process.pid is not None
-    time.sleep(0.1)
     os.kill(process.pid, signal.SIGTERM)
-    process.join(2.5)
-    assert process.exitcode is None and (tmp_path / "kept").exists()
+    process.join(60)
+    assert process.exitcode == 143 and (tmp_path / "lost").exists()
+    assert (tmp_path / "err").read_text() == "speechprune: error: ended by SIGTERM\n"
+
+
+def clean_up(folder: Path) -> None:
+    """Takes longer than it takes to repeat a request, and fails once on its way."""
+    try:
+        (folder / "0").write_text("0")
+        time.sleep(60)
+    finally:
+        try:
+            raise ValueError
+        except ValueError:
+            time.sleep(1.5)
+        (folder / "clean").touch()
+
+
+def test_cleaning_up_is_not_interrupted_by_repeats(tmp_path: Path) -> None:
+    process = fork.Process(target=run_command, args=(partial(clean_up, tmp_path), tmp_path / "err"))
+    process.start()
+    pid_in(tmp_path / "0")
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(60)
+    assert process.exitcode == 143 and (tmp_path / "clean").exists()
+
+
+def test_whoever_asks_again_later_ends_it_at_once(tmp_path: Path) -> None:
+    process = fork.Process(target=run_command, args=(partial(lose, 60, tmp_path), tmp_path / "err"))
+    process.start()
+    pid_in(tmp_path / "0")
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(2.2)
+    assert process.exitcode is None and (tmp_path / "lost").exists()
     os.kill(process.pid, signal.SIGTERM)
     process.join(10)
     assert process.exitcode == -signal.SIGTERM

@@ -16,7 +16,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from speechprune import __version__
-from speechprune.ending import Ended, end_on_signals
+from speechprune.ending import Ended, end_on_signals, notice
 from speechprune.errors import UserError
 from speechprune.registry import unknown_name
 from speechprune.training.failures import user_message
@@ -83,6 +83,7 @@ class Commands(click.Group):
             advice = f"See `{where} --help`."
             raise Failure(f"{error.format_message()} {advice}", error.exit_code) from error
         except Ended as error:
+            notice()
             how = "interrupted" if error.number == SIGINT else f"ended by {error.number.name}"
             raise Failure(how, 128 + error.number) from error
         except KeyboardInterrupt as error:

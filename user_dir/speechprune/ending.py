@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -12,6 +13,7 @@ from typing import Any, NoReturn
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: A signal to a whole job reaches a process twice: from outside, and from its parent.
 _SECONDS_OF_ONE_REQUEST = 2.0
+_SECONDS_BETWEEN_REPEATS = 1.0
 _SECONDS_TO_END = 30.0
 
 _children: set[subprocess.Popen[bytes]] = set()
@@ -26,16 +28,17 @@ class Ended(KeyboardInterrupt):
 
 
 def end_on_signals() -> None:
-    """Let Ctrl-C, SIGTERM and a hangup raise `Ended` in the main thread, once.
+    """Let Ctrl-C, SIGTERM and a hangup raise `Ended` in the main thread.
 
-    Those that are ignored, as a hangup is under nohup, stay so. Asking again ends the process at
-    once.
+    Those that are ignored, as a hangup is under nohup, stay so. Whoever asks again ends the process
+    at once.
     """
     asked: list[float] = []
 
     def end(number: int, frame: Any) -> None:
         asked.append(time.monotonic())
         if len(asked) == 1:
+            _repeat_until_noticed(number)
             raise Ended(number)
         if asked[-1] - asked[0] > _SECONDS_OF_ONE_REQUEST:
             signal.signal(number, signal.SIG_DFL)
@@ -44,6 +47,27 @@ def end_on_signals() -> None:
     for number in _SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, end)
+
+
+def _repeat_until_noticed(number: int) -> None:
+    """Raise `Ended` again where it was lost: callbacks from C and imports that fall back on any
+    error keep it to themselves."""
+
+    def repeat(alarm: int, frame: Any) -> None:
+        # While something is cleaned up because of it, it is the exception that is handled.
+        handled = sys.exc_info()[1]
+        while handled is not None and not isinstance(handled, Ended):
+            handled = handled.__context__
+        if handled is None:
+            raise Ended(number)
+
+    signal.signal(signal.SIGALRM, repeat)
+    signal.setitimer(signal.ITIMER_REAL, _SECONDS_BETWEEN_REPEATS, _SECONDS_BETWEEN_REPEATS)
+
+
+def notice() -> None:
+    """Say that `Ended` has come to where the program ends."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def exit_on_sigterm() -> None:
