@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -71,10 +72,14 @@ def notice() -> None:
 
 
 def exit_on_sigterm() -> None:
-    """Let SIGTERM end this process as its own end does, with that of its children."""
+    """Let SIGTERM end this process as its own end does, and first of all those that it started with
+    `multiprocessing`, such as the workers of a data loader, which would be waited for."""
 
     def leave(number: int, frame: Any) -> NoReturn:
         signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch raises an error for lost workers
+        for child in multiprocessing.active_children():
+            child.kill()
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, leave)

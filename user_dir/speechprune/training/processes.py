@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -178,8 +179,9 @@ def set_environment(environment: Mapping[str, str]) -> Iterator[None]:
 def _end(ranks: Sequence[_Rank]) -> None:
     for rank in ranks:
         rank.process.terminate()
+    deadline = time.monotonic() + _SECONDS_TO_END
     for rank in ranks:
-        rank.process.join(_SECONDS_TO_END)
+        rank.process.join(max(0.0, deadline - time.monotonic()))
         if rank.process.is_alive():
             rank.process.kill()
             rank.process.join()
