@@ -68,8 +68,6 @@ def fit(cfg: DictConfig, given: Collection[str], machine: Machine) -> int | None
     if is_launched_elsewhere(cfg, machine):
         return None
     world = int(cfg.distributed_training.distributed_world_size)
-    if world < 1:
-        raise UserError(f"{WORLD_SIZE}={world} trains nothing; use at least 1")
     processes = world
     if world > machine.places and WORLD_SIZE in given:
         raise UserError(_refusal(cfg, world, machine))

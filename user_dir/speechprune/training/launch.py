@@ -42,14 +42,14 @@ from speechprune.training.preflight import (
     check_checkpoints,
     check_data,
     check_settings,
+    fit_schedule,
     warn_of_denser_best,
     warn_of_unread,
 )
 from speechprune.training.processes import address_of, run_ranks, set_environment
+from speechprune.training.refusals import first_lines, naming_refused_settings
 
 logger = logging.getLogger(__name__)
-
-_OF_OBJECTS = ("object_type", "reference_type")
 
 
 def train(arguments: Sequence[str]) -> list[float]:
@@ -74,14 +74,19 @@ def train(arguments: Sequence[str]) -> list[float]:
         try:
             values.append(run(cfg, {key_of(o) for o in HydraConfig.get().overrides.task}))
         except Exception as error:
+            failures.append(error)
             if line.sweeps:
                 raise
             # Hydra would print the error in its own words.
-            failures.append(error)
             return math.inf
         return values[-1]
 
-    _start_hydra(job, line)
+    try:
+        _start_hydra(job, line)
+    except Exception as error:
+        if failures:
+            raise
+        raise UserError(_words_of_hydra(error)) from error
     for failure in failures:
         raise failure
     return values
@@ -106,6 +111,7 @@ def run(cfg: DictConfig, given: Collection[str]) -> float:
     cfg = _with_logging(completed(cfg, Path(hydra_cfg.runtime.cwd)))
     check_settings(cfg)
     check_paths(cfg)
+    fit_schedule(cfg)
     machine = find_machine(cfg.common.cpu)
     processes = fit(cfg, given, machine)
     check_data(cfg)
@@ -148,6 +154,7 @@ def train_rank(rank: int | None, settings: dict[str, Any], address: str | None) 
             stack.enter_context(torch.cuda.profiler.profile())
             stack.enter_context(torch.autograd.profiler.emit_nvtx())
         stack.enter_context(_telling_full_disks(cfg.checkpoint.save_dir))
+        stack.enter_context(naming_refused_settings(loop, cfg))
         values = stack.enter_context(_measured(loop))
         if rank is None:
             _refuse_to_start_nothing(cfg)
@@ -164,8 +171,7 @@ def train_rank(rank: int | None, settings: dict[str, Any], address: str | None) 
 
 
 def _start_hydra(job: Any, line: CommandLine) -> None:
-    """Call ``job`` with each config that the command line stands for; report hydra's errors in one
-    line."""
+    """Call ``job`` with each config that the command line stands for."""
     hydra_init(line.config_name)
     # Hydra looks for the main config folder, fairseq's, relative to the module of the job.
     job.__module__ = "fairseq_cli.hydra_train"
@@ -180,16 +186,34 @@ def _start_hydra(job: Any, line: CommandLine) -> None:
             # What newer hydras think of fairseq's configs.
             warnings.filterwarnings("ignore", r"[\s\S]*hydra\.cc/docs", UserWarning)
             main()
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(first_lines(error)) from error
     finally:
         sys.argv = words
+
+
+def _words_of_hydra(error: Exception) -> str:
+    """Why hydra did not come to a job, in one line."""
+    if isinstance(error, OSError):
+        folder = f"{error.filename} cannot be" if error.filename else "an empty name cannot name"
+        return f"{folder} the folder of the run ({error.strerror}); name another hydra.run.dir"
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return first_lines(error)
+    return f"hydra cannot begin: {first_lines(error)}"
 
 
 def completed(cfg: DictConfig, folder: Path) -> DictConfig:
     """A composed config with all keys that fairseq knows, interpolations resolved, enumerations as
     text, and paths that are relative to ``folder`` made absolute; raises UserError for keys that
     the config leaves to its user."""
+    try:
+        _refuse_incomplete(cfg)
+        add_defaults(cfg)
+        anchor_paths(cfg, folder)
+        return _config(_settings(cfg))
+    except OmegaConfBaseException as error:
+        raise UserError(first_lines(error)) from error
+
+
+def _refuse_incomplete(cfg: DictConfig) -> None:
     missing = [
         f"{group!s}.{key!s}"
         for group, section in cfg.items()
@@ -204,12 +228,6 @@ def completed(cfg: DictConfig, folder: Path) -> DictConfig:
         raise UserError(
             f"model.policy_options={options} must give options by name, such as '{{n:2,m:4}}'"
         )
-    try:
-        add_defaults(cfg)
-        anchor_paths(cfg, folder)
-        return _config(_settings(cfg))
-    except OmegaConfBaseException as error:
-        raise UserError(first_lines(error)) from error
 
 
 def _with_logging(cfg: DictConfig) -> DictConfig:
@@ -293,11 +311,3 @@ def _telling_full_disks(folder: str) -> Iterator[None]:
 
 def _is_no_traceback(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("Traceback")
-
-
-def first_lines(error: Exception) -> str:
-    """A hydra or omegaconf error and its cause, less what they say of their objects."""
-    chain = [error] if error.__cause__ is None else [error, error.__cause__]
-    lines = [line.strip().rstrip(".") for link in chain for line in str(link).splitlines()]
-    kept = [line for line in lines if line and not line.startswith(_OF_OBJECTS)]
-    return "; ".join(dict.fromkeys(kept))

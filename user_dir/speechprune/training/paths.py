@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from speechprune.errors import UserError
+from speechprune.files import check_folder
 from speechprune.models.restart import LAST, is_first_launch
 
 _FILES = (
@@ -27,8 +28,6 @@ WRITTEN = ("common.aim_repo", "common.tensorboard_logdir")
 #: Keys of files and folders. A run changes its folder, which would break relative paths.
 PATHS = (*_FILES, *_FOLDERS, *WRITTEN)
 
-#: Those that fairseq also looks for in the run's folder or its own.
-_ALSO_ELSEWHERE = ("checkpoint.restore_file", "common.user_dir")
 #: Those that only the beginning of a run reads.
 _OF_A_BEGINNING = ("checkpoint.continue_once", "checkpoint.finetune_from_model", "model.mask_file")
 
@@ -42,12 +41,19 @@ def anchor_paths(cfg: DictConfig, folder: Path) -> None:
     """
     for key in PATHS:
         value = _value(cfg, key)
-        if not value or "://" in value:
+        is_default = key == "checkpoint.restore_file" and value == LAST
+        if not value or "://" in value or is_default:
             continue
-        path = Path(value).expanduser()
-        meant = folder / path
-        if path.is_absolute() or key not in _ALSO_ELSEWHERE or meant.exists():
-            OmegaConf.update(cfg, key, str(meant))
+        path = folder / Path(value).expanduser()
+        if path.exists() or not _lies_elsewhere(key, value):
+            OmegaConf.update(cfg, key, str(path))
+
+
+def _lies_elsewhere(key: str, value: str) -> bool:
+    """Whether fairseq finds a path in the run's folder or its own."""
+    if key == "checkpoint.restore_file":
+        return Path(value).exists()
+    return key == "common.user_dir"
 
 
 def number_curves(cfg: DictConfig, job: int) -> None:
@@ -57,26 +63,40 @@ def number_curves(cfg: DictConfig, job: int) -> None:
         cfg: as hydra composed it.
         job: its number, the name of the folder, unless the setting tells jobs apart by itself.
     """
-    folder = cfg.common.get("tensorboard_logdir")
-    if folder and not OmegaConf.is_interpolation(cfg.common, "tensorboard_logdir"):
-        cfg.common.tensorboard_logdir = str(Path(folder, str(job)))
+    common = cfg.common
+    if not OmegaConf.is_interpolation(common, "tensorboard_logdir") and common.tensorboard_logdir:
+        common.tensorboard_logdir = str(Path(common.tensorboard_logdir, str(job)))
 
 
 def check_paths(cfg: DictConfig) -> None:
-    """Raise UserError, by key, for a file or folder that a run would read and that is not there.
+    """Refuse paths that a run could not use. It begins with random weights where fairseq does not
+    find what to go on from.
 
-    Without a checkpoint to go on from, fairseq would begin with random weights.
+    Raises:
+        UserError: by key, for one that is empty, a file or folder that is to be read and is not
+            there, or a folder that could not be written to.
     """
+    for key in (*PATHS, "checkpoint.save_dir", "common.log_file"):
+        if _value(cfg, key) == "":
+            raise UserError(f"{key} is empty; name a path, or leave it out")
     for key in (*_FILES, *_FOLDERS):
         value = _value(cfg, key)
-        if value is None or not _is_read(cfg, key, value):
-            continue
-        path = Path(value)
-        if key in _FILES and not path.is_file():
-            what = "is a folder; name a file in it" if path.is_dir() else "does not exist"
-            raise UserError(f"{key}: {path} {what}")
-        if key in _FOLDERS and not path.is_dir():
-            raise UserError(f"{key}: there is no folder {path}")
+        if value is not None and _is_read(cfg, key, value):
+            _check_read(key, Path(value))
+    for key in ("checkpoint.save_dir", "common.tensorboard_logdir"):
+        if _value(cfg, key) is not None:
+            check_folder(_value(cfg, key))
+    log = _value(cfg, "common.log_file")
+    if log is not None and not Path(log).absolute().parent.is_dir():
+        raise UserError(f"common.log_file={log}: there is no folder {Path(log).absolute().parent}")
+
+
+def _check_read(key: str, path: Path) -> None:
+    if key in _FILES and not path.is_file():
+        what = "is a folder; name a file in it" if path.is_dir() else "does not exist"
+        raise UserError(f"{key}: {path} {what}")
+    if key in _FOLDERS and not path.is_dir():
+        raise UserError(f"{key}: there is no folder {path}")
 
 
 def _is_read(cfg: DictConfig, key: str, value: str) -> bool:

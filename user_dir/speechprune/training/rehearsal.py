@@ -13,8 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from speechprune.errors import UserError
 from speechprune.training.command_line import complete
-from speechprune.training.launch import completed, first_lines
+from speechprune.training.launch import completed
 from speechprune.training.preflight import check_data, check_settings
+from speechprune.training.refusals import first_lines
 
 try:
     from hydra import compose, initialize_config_dir
