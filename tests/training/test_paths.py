@@ -68,7 +68,11 @@ def test_what_fairseq_also_looks_for_elsewhere_stays(here: Path) -> None:
     anchor_paths(cfg, here)
     assert cfg.checkpoint.restore_file == "in_run.pt"
     assert cfg.common.user_dir == "examples/data2vec"
-    default = settings(checkpoint__restore_file="checkpoint_last.pt")
+    missing = settings(checkpoint__restore_file="gone.pt")
+    anchor_paths(missing, here)
+    assert missing.checkpoint.restore_file == str(here / "gone.pt")
+    (here / "checkpoint_last.pt").touch()
+    default = settings()
     anchor_paths(default, here)
     assert default.checkpoint.restore_file == "checkpoint_last.pt"
     check_paths(default)
@@ -104,3 +108,22 @@ def test_jobs_of_a_sweep_draw_curves_apart(folder: str | None, told: str | None)
     cfg = settings(common__tensorboard_logdir=folder, common__seed=1)
     number_curves(cfg, 3)
     assert OmegaConf.to_container(cfg)["common"]["tensorboard_logdir"] == told
+
+
+@pytest.mark.parametrize("key", [*PATHS, "checkpoint.save_dir", "common.log_file"])
+def test_an_empty_path_is_refused_by_name(here: Path, key: str) -> None:
+    with pytest.raises(UserError, match=f"{key} is empty; name a path, or leave it out"):
+        check_paths(settings(**{key: ""}))
+
+
+@pytest.mark.parametrize(
+    ("key", "path", "told"),
+    [
+        ("checkpoint.save_dir", "both.pt/x", "cannot be made a folder: .*both.pt is a file"),
+        ("common.tensorboard_logdir", "both.pt", "cannot be made a folder: .*both.pt is a file"),
+        ("common.log_file", "gone/x.log", "log_file=gone/x.log: there is no folder .*/run/gone"),
+    ],
+)
+def test_a_place_that_cannot_be_written_to(here: Path, key: str, path: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        check_paths(settings(**{key: path}))

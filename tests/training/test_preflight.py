@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from fairseq.optim.lr_scheduler.tri_stage_lr_scheduler import TriStageLRSchedule
+from fairseq.optim.sgd import SGD as FairseqSGD
 from nano import write_corpus, write_finetuned, write_wav2vec2
 from omegaconf import OmegaConf
 
@@ -16,6 +18,7 @@ from speechprune.errors import UserError
 from speechprune.models.pruning_flags import PruningFlags
 from speechprune.training.preflight import (
     check_checkpoints,
+    fit_schedule,
     warn_of_denser_best,
     warn_of_unread,
 )
@@ -176,3 +179,29 @@ def test_weights_are_not_finetuned_from_a_checkpoint_with_masks(tmp_path: Path) 
         check_checkpoints(cfg)
     cfg.model._name = "wav2vec_ctc_st"
     check_checkpoints(cfg)
+
+
+def tri_stage(updates: int, ratio: list[float] | None) -> Any:
+    schedule = {"_name": "tri_stage", "phase_ratio": ratio, "lr": [1.0], "max_update": updates}
+    steps = dict.fromkeys(("warmup_steps", "hold_steps", "decay_steps"), 0)
+    scales = {"init_lr_scale": 0.1, "final_lr_scale": 0.01}
+    return OmegaConf.create(
+        {"lr_scheduler": {**schedule, **steps, **scales}, "optimization": {"max_update": updates}}
+    )
+
+
+@pytest.mark.parametrize("ratio", [[0.1, 0.4, 0.5], [0.9, 0.05, 0.05]])
+def test_the_last_stage_of_a_short_run_has_an_update(ratio: list[float]) -> None:
+    """Longer ones have the stages that fairseq would give them."""
+    optimizer = FairseqSGD(
+        OmegaConf.create({"lr": [1.0], "momentum": 0.0, "weight_decay": 0.0}),
+        [torch.nn.Parameter(torch.zeros(1))],
+    )
+    for updates in range(1, 30):
+        cfg = tri_stage(updates, ratio)
+        fit_schedule(cfg)
+        schedule = TriStageLRSchedule(cfg.lr_scheduler, optimizer)
+        stages = (schedule.warmup_steps, schedule.hold_steps, schedule.decay_steps)
+        wanted = [int(updates * part) for part in ratio]
+        assert stages == (*wanted[:2], max(1, wanted[2]))
+        assert (cfg.lr_scheduler.phase_ratio is None) == (wanted[2] == 0)

@@ -165,6 +165,7 @@ def test_a_config_for_two_gpus_trains_in_one_process(lab: Lab) -> None:
             "of the 32 channels of {lab}/wav2vec2.pt; set model.mask_channel_length=8 ",
         ),
         ("model.mask_channel_prob=0.03", "wav2vec2.pt; set model.mask_channel_prob=0"),
+        ("task.data=${nope.x}", "'nope.x' not found; full_key: task.data"),
         ("task.data=???", "the config leaves these to you: task.data=..."),
     ],
 )
@@ -174,6 +175,24 @@ def test_bad_input_ends_in_one_line(lab: Lab, override: str, told: str) -> None:
     assert told.format(folder=folder, lab=lab.folder) in error_line(run)
     assert "'_name'" not in run.output, "the whole config was printed before"
     assert not (folder / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("place", ["", "{lab}/wav2vec2.pt", "{lab}/wav2vec2.pt/run"])
+def test_a_run_needs_a_folder(lab: Lab, place: str) -> None:
+    place = place.format(lab=lab.folder)
+    assert lab.wav2vec2.is_file()
+    line = error_line(
+        run_forked(lab.folder / "none", arguments(lab, "none", f"hydra.run.dir={place}"))
+    )
+    assert "the folder of the run" in line and "name another hydra.run.dir" in line
+
+
+def test_a_run_of_one_update_whose_settings_name_each_other(lab: Lab) -> None:
+    more = ("optimization.max_update=1", "common.seed=${optimization.max_update}")
+    run = run_forked(lab.folder / "short", arguments(lab, "short", *more)).succeeded()
+    state = run.checkpoint("last")
+    assert state["optimizer_history"][-1]["num_updates"] == 1
+    assert state["cfg"]["common"]["seed"] == 1
 
 
 def test_divergence_is_told_in_one_line(lab: Lab) -> None:

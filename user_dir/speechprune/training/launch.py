@@ -72,7 +72,7 @@ def train(arguments: Sequence[str]) -> list[float]:
 
     def job(cfg: DictConfig) -> float:
         try:
-            values.append(run(cfg, {key_of(o) for o in HydraConfig.get().overrides.task}))
+            values.append(run(cfg, _given_keys()))
         except Exception as error:
             failures.append(error)
             if line.sweeps:
@@ -188,6 +188,13 @@ def _start_hydra(job: Any, line: CommandLine) -> None:
             main()
     finally:
         sys.argv = words
+
+
+def _given_keys() -> set[str]:
+    """The keys that the user set for the job that hydra runs."""
+    # As they were typed: interpolations in them are of the config, not of hydra's own.
+    overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    return set(map(key_of, overrides))
 
 
 def _words_of_hydra(error: Exception) -> str:
