@@ -32,6 +32,8 @@ LEVELS = (
         "figures",
         "workers",
         "quiet_fairseq",
+        "ending",
+        "starting",
     ),
     ("masking", "layers"),
     ("backbones",),

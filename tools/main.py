@@ -11,18 +11,19 @@ import sys
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
+from signal import SIGINT
 from typing import Any, Optional
 
 import click
 from click.shell_completion import CompletionItem
 
 from speechprune import __version__
+from speechprune.ending import Ended, end_on_signals, notice
 from speechprune.errors import UserError
 from speechprune.registry import unknown_name
 from speechprune.training.failures import user_message
 
 _PACKAGE = "speechprune.tools"
-_INTERRUPTED = 130
 #: What click raises for a group without a subcommand; before click 8.2 it prints its help itself.
 _HELP = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
@@ -83,8 +84,12 @@ class Commands(click.Group):
             where = error.ctx.command_path if error.ctx else ctx.command_path
             advice = f"See `{where} --help`."
             raise Failure(f"{error.format_message()} {advice}", error.exit_code) from error
+        except Ended as error:
+            notice()
+            how = "interrupted" if error.number == SIGINT else f"ended by {error.number.name}"
+            raise Failure(how, 128 + error.number) from error
         except KeyboardInterrupt as error:
-            raise Failure("interrupted", _INTERRUPTED) from error
+            raise Failure("interrupted", 128 + SIGINT) from error
         except Exception as error:
             message = user_message(error)
             if message is None:
@@ -116,6 +121,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     # Importing fairseq shows the debug messages of every library.
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, force=True)
+    end_on_signals()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names need not be text
     commands(prog_name="speechprune")

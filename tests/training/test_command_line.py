@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -42,50 +43,50 @@ def test_overrides_may_stand_on_both_sides_of_options() -> None:
     assert given["checkpoint.patience"] == "1" and given["common.seed"] == "2"
 
 
-def test_paths_become_absolute_whether_they_exist_or_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_paths_that_exist_are_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("data", "more data", "train", "plans.json"):
+    for name in ("more data", "best(1).pt", "train"):
         Path(name).mkdir()
-    found = overrides_of(
-        [
-            "task.data='more data'",
-            "model.w2v_path=gone.pt",
-            "model.layer_plan=plans.json",
-            "+checkpoint.finetune_from_model=data",
-            "dataset.train_subset=train",
-            "--config-name=base_1h",
-        ]
-    )
+    words = ["task.data=more data", "model.w2v_path=best(1).pt", "dataset.train_subset=train"]
+    found = overrides_of([*words, "model.mask_file=gone.pt", "--config-name=base_1h"])
     assert found["task.data"] == f"'{tmp_path}/more data'"
-    assert found["model.w2v_path"] == f"{tmp_path}/gone.pt"
-    assert found["model.layer_plan"] == f"{tmp_path}/plans.json"
-    assert found["+checkpoint.finetune_from_model"] == f"{tmp_path}/data"
-    assert found["dataset.train_subset"] == "train"
-    swept = overrides_of(["task.data=data,train,gone", "--config-name=base_1h", "-m"])
-    assert swept["task.data"] == f"{tmp_path}/data,{tmp_path}/train,{tmp_path}/gone"
+    assert found["model.w2v_path"] == f"'{tmp_path}/best(1).pt'"
+    assert found["dataset.train_subset"] == "train" and found["model.mask_file"] == "gone.pt"
+    swept = overrides_of(["task.data=train,more data,gone", "--config-name=base_1h", "-m"])
+    assert swept["task.data"] == f"{tmp_path}/train,'{tmp_path}/more data',gone"
 
 
 @pytest.mark.parametrize(
-    "override",
+    "value", ["", "''", "???", "${model.data}", "choice(a,b)", "a\\,b", "null"]
+)
+def test_other_values_of_paths_are_kept(value: str) -> None:
+    assert overrides_of([f"task.data={value}", "--config-name=base_1h"])["task.data"] == value
+
+
+def test_the_user_folder_of_a_config_is_kept(tmp_path: Path) -> None:
+    plugin = ROOT / "user_dir" / "speechprune"
+    for name, folder in (("own", plugin), ("none", "null")):
+        text = f"common:\n  user_dir: {folder}\nmodel:\n  _name: wav2vec_ctc_st\n"
+        (tmp_path / f"{name}.yaml").write_text(text)
+    assert "common.user_dir" not in overrides_of([f"--config-dir={tmp_path}", "--config-name=own"])
+    filled_in = overrides_of([f"--config-dir={tmp_path}", "--config-name=none"])
+    assert filled_in["common.user_dir"] == str(plugin)
+
+
+@pytest.mark.parametrize(
+    ("folder", "told"),
     [
-        "task.data=???",
-        "task.data=",
-        "task.data=''",
-        "task.data=${model.data}",
-        "task.data='${model.data}/x'",
-        "task.data=choice(a,b,c)",
-        "task.data=a\\,b",
-        "task.data=/data",
-        "model.mask_file=null",
-        "checkpoint.restore_file=checkpoint_last.pt",
-        "checkpoint.restore_file=gone.pt",
+        ("gone", "common.user_dir=gone does not exist"),
+        ("[a,b]", "common.user_dir=[a,b] does not exist; name one folder"),
+        ("{tmp}/speechprune", "has the name of another Python package (speechprune); rename the"),
     ],
 )
-def test_what_may_be_no_path_of_this_folder_is_kept(override: str) -> None:
-    key, _, value = override.partition("=")
-    assert overrides_of([override, "--config-name=base_1h"])[key] == value
+def test_user_folders_that_cannot_be_imported(tmp_path: Path, folder: str, told: str) -> None:
+    (tmp_path / "speechprune").mkdir()
+    (tmp_path / "speechprune" / "__init__.py").touch()
+    folder = folder.format(tmp=tmp_path)
+    with pytest.raises(UserError, match=re.escape(told)):
+        complete([f"common.user_dir={folder}", "--config-name=base_1h"])
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from speechprune.errors import UserError
+from speechprune.training import devices
 from speechprune.training.devices import Machine, fit
 
 CPU, ONE_GPU, THREE_GPUS = Machine(False, 2), Machine(True, 1), Machine(True, 3)
@@ -80,6 +81,27 @@ def test_other_launchers_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None
     for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK"):
         monkeypatch.setenv(name, "1")
     assert fit(config(2), (), ONE_GPU) is None
+
+
+@pytest.mark.parametrize(
+    ("tasks", "nodes", "has_slurm", "joined"),
+    [
+        ("2", "node-[0-1]", True, True),
+        ("1", "node-0", True, False),
+        ("", "node-0", True, False),
+        ("2", None, True, False),
+        ("2", "node-[0-1]", False, False),
+    ],
+)
+def test_a_job_of_slurm_is_one_that_fairseq_can_join(
+    monkeypatch: pytest.MonkeyPatch, tasks: str, nodes: str | None, has_slurm: bool, joined: bool
+) -> None:
+    """A shell's `SLURM_NTASKS` alone is none: the processes are started here."""
+    monkeypatch.setattr(devices, "which", lambda name: name if has_slurm else None)
+    monkeypatch.setenv("SLURM_NTASKS", tasks)
+    if nodes is not None:
+        monkeypatch.setenv("SLURM_JOB_NODELIST", nodes)
+    assert fit(config(2, fp16=False), (WORLD,), CPU) == (None if joined else 2)
 
 
 def test_half_precision_on_a_cpu_is_dropped_or_refused() -> None:

@@ -8,13 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from fairseq.optim.lr_scheduler.tri_stage_lr_scheduler import TriStageLRSchedule
+from fairseq.optim.sgd import SGD as FairseqSGD
 from nano import write_corpus, write_finetuned, write_wav2vec2
 from omegaconf import OmegaConf
 
+import speechprune.plugin  # noqa: F401  (registers our models)
 from speechprune.errors import UserError
 from speechprune.models.pruning_flags import PruningFlags
 from speechprune.training.preflight import (
     check_checkpoints,
+    fit_schedule,
     warn_of_denser_best,
     warn_of_unread,
 )
@@ -140,6 +144,26 @@ def test_a_run_that_goes_on_with_another_network_is_warned_of(
         assert f"goes on with another network: {warned}; checkpoint_best.pt" in told(caplog)
 
 
+@pytest.mark.parametrize(
+    "others, told",
+    [
+        ({"reset_optimizer": True}, "leave out checkpoint.reset_optimizer$"),
+        (
+            {"reset_meters": True, "reset_dataloader": True},
+            "leave out checkpoint.reset_dataloader, checkpoint.reset_meters$",
+        ),
+        ({"restore_file": "other.pt"}, "leave out checkpoint.restore_file$"),
+    ],
+)
+def test_a_run_begins_in_one_way(begun: Path, others: dict[str, Any], told: str) -> None:
+    cfg = going_on(begun)
+    cfg.checkpoint.finetune_from_model = str(begun / "checkpoint_last.pt")
+    check_checkpoints(cfg)
+    cfg.checkpoint.update(others)
+    with pytest.raises(UserError, match=told):
+        check_checkpoints(cfg)
+
+
 def test_weights_are_not_finetuned_from_a_checkpoint_with_masks(tmp_path: Path) -> None:
     pretrained = write_wav2vec2(tmp_path / "pretrained.pt")
     data = write_corpus(tmp_path / "data", train=1, valid=1)
@@ -148,11 +172,36 @@ def test_weights_are_not_finetuned_from_a_checkpoint_with_masks(tmp_path: Path) 
     )
     cfg = settings(_name="wav2vec_ctc", w2v_path=None)
     cfg.checkpoint = {
-        "save_dir": str(tmp_path / "new"),
-        "restore_file": "checkpoint_last.pt",
+        **going_on(tmp_path / "new").checkpoint,
         "finetune_from_model": str(masked),
     }
     with pytest.raises(UserError, match="bake them in with `speechprune masks fold`"):
         check_checkpoints(cfg)
     cfg.model._name = "wav2vec_ctc_st"
     check_checkpoints(cfg)
+
+
+def tri_stage(updates: int, ratio: list[float] | None) -> Any:
+    schedule = {"_name": "tri_stage", "phase_ratio": ratio, "lr": [1.0], "max_update": updates}
+    steps = dict.fromkeys(("warmup_steps", "hold_steps", "decay_steps"), 0)
+    scales = {"init_lr_scale": 0.1, "final_lr_scale": 0.01}
+    return OmegaConf.create(
+        {"lr_scheduler": {**schedule, **steps, **scales}, "optimization": {"max_update": updates}}
+    )
+
+
+@pytest.mark.parametrize("ratio", [[0.1, 0.4, 0.5], [0.9, 0.05, 0.05]])
+def test_the_last_stage_of_a_short_run_has_an_update(ratio: list[float]) -> None:
+    """Longer ones have the stages that fairseq would give them."""
+    optimizer = FairseqSGD(
+        OmegaConf.create({"lr": [1.0], "momentum": 0.0, "weight_decay": 0.0}),
+        [torch.nn.Parameter(torch.zeros(1))],
+    )
+    for updates in range(1, 30):
+        cfg = tri_stage(updates, ratio)
+        fit_schedule(cfg)
+        schedule = TriStageLRSchedule(cfg.lr_scheduler, optimizer)
+        stages = (schedule.warmup_steps, schedule.hold_steps, schedule.decay_steps)
+        wanted = [int(updates * part) for part in ratio]
+        assert stages == (*wanted[:2], max(1, wanted[2]))
+        assert (cfg.lr_scheduler.phase_ratio is None) == (wanted[2] == 0)

@@ -113,10 +113,11 @@ def _report_values(lab: Lab) -> None:
 
 
 def test_a_sweep_returns_each_runs_own_best_value(lab: Lab) -> None:
-    """The second run must not go on with the best value of the first, which is lower."""
+    """The second run must not go on with the best value of the first, which is lower; it is the run
+    that it would be alone."""
     sweep = lab.folder / "sweep"
     more = (
-        "optimization.lr=[0.01],[0]",
+        "optimization.lr=[0.01],[0.001]",
         f"hydra.sweep.dir={sweep}",
         "checkpoint.best_checkpoint_metric=loss",
         "optimization.max_update=6",
@@ -129,6 +130,10 @@ def test_a_sweep_returns_each_runs_own_best_value(lab: Lab) -> None:
     saved = [Run(sweep / str(i), 0, "").checkpoint("best")["extra_state"] for i in range(2)]
     assert values == [state["best"] for state in saved] == [state["val_loss"] for state in saved]
     assert values[0] < values[1]
+    alone = arguments(lab, "alone", "optimization.lr=[0.001]", *more[2:-1])
+    run = run_forked(lab.folder / "alone-log", alone).succeeded()
+    states = [Run(sweep / "1", 0, "").model(), Run(lab.folder / "alone", 0, "").model()]
+    assert all(torch.equal(tensor, states[1][key]) for key, tensor in states[0].items())
 
 
 def test_a_config_for_two_gpus_trains_in_one_process(lab: Lab) -> None:
@@ -146,15 +151,12 @@ def test_a_config_for_two_gpus_trains_in_one_process(lab: Lab) -> None:
         ("dataset.train_subset=dev", "dev.tsv is missing; splits in its folder: train, valid"),
         ("checkpoint.finetune_from_model=gone.pt", "gone.pt does not exist"),
         ("task.data=gone", "no folder {folder}/gone"),
-        ("distributed_training.distributed_world_size=0", "=0 trains nothing; use at least 1"),
         ("checkpoint.best_checkpoint_metric=werr", "'werr'; did you mean 'wer'?"),
-        ("optimization.update_freq=[]", "update_freq=[] needs numbers of micro-batches"),
-        ("optimization.max_update=0", "max_update=0 trains nothing; use at least 1"),
-        ("optimization.max_update=1", "max_update=1 leaves no update for the last stage of"),
+        ("optimization.max_update=0", "max_update=0 is out of range; use at least 1"),
+        ("checkpoint.restore_file=/gone.pt", "checkpoint.restore_file: /gone.pt does not exist"),
         ("lr_scheduler.phase_ratio=[0.1,0.4,0.4]", "three parts of training that add up to 1"),
         ("lr_scheduler.phase_ratio=null", "decay_steps=0 leaves nothing to decay in"),
         ("dataset.max_tokens=null", "batches have no limit"),
-        ("common.seed=-3", "common.seed=-3 is not a seed; choose 0 to 4294967295"),
         ("model.prune_rate=1.5", "model.prune_rate is the share kept"),
         ("model.init_score=weigth_rank", "'weigth_rank'; did you mean 'weight_rank'"),
         ("model.fc_attn_prune_rate=[0.5]", "model.fc_attn_prune_rate needs 2 values"),
@@ -163,6 +165,7 @@ def test_a_config_for_two_gpus_trains_in_one_process(lab: Lab) -> None:
             "of the 32 channels of {lab}/wav2vec2.pt; set model.mask_channel_length=8 ",
         ),
         ("model.mask_channel_prob=0.03", "wav2vec2.pt; set model.mask_channel_prob=0"),
+        ("task.data=${nope.x}", "'nope.x' not found; full_key: task.data"),
         ("task.data=???", "the config leaves these to you: task.data=..."),
     ],
 )
@@ -172,6 +175,24 @@ def test_bad_input_ends_in_one_line(lab: Lab, override: str, told: str) -> None:
     assert told.format(folder=folder, lab=lab.folder) in error_line(run)
     assert "'_name'" not in run.output, "the whole config was printed before"
     assert not (folder / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("place", ["", "{lab}/wav2vec2.pt", "{lab}/wav2vec2.pt/run"])
+def test_a_run_needs_a_folder(lab: Lab, place: str) -> None:
+    place = place.format(lab=lab.folder)
+    assert lab.wav2vec2.is_file()
+    line = error_line(
+        run_forked(lab.folder / "none", arguments(lab, "none", f"hydra.run.dir={place}"))
+    )
+    assert "the folder of the run" in line and "name another hydra.run.dir" in line
+
+
+def test_a_run_of_one_update_whose_settings_name_each_other(lab: Lab) -> None:
+    more = ("optimization.max_update=1", "common.seed=${optimization.max_update}")
+    run = run_forked(lab.folder / "short", arguments(lab, "short", *more)).succeeded()
+    state = run.checkpoint("last")
+    assert state["optimizer_history"][-1]["num_updates"] == 1
+    assert state["cfg"]["common"]["seed"] == 1
 
 
 def test_divergence_is_told_in_one_line(lab: Lab) -> None:

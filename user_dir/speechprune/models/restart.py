@@ -6,6 +6,8 @@ from typing import Any, Optional
 
 from omegaconf import II
 
+from speechprune.errors import UserError
+
 #: What fairseq goes on from, unless `checkpoint.restore_file` says otherwise.
 LAST = "checkpoint_last.pt"
 #: Settings of `checkpoint` that make `restore_file` the beginning of another run.
@@ -33,11 +35,15 @@ def is_first_launch(cfg: Any) -> bool:
 def starting_checkpoint(cfg: Any) -> Optional[str]:
     """The checkpoint that fairseq will load before training; None if there is none.
 
-    fairseq itself refuses one that is missing.
+    Raises:
+        UserError: ``restore_file`` names one that is missing; fairseq would train from nothing.
+            It refuses a missing ``finetune_from_model`` itself.
     """
-    path = cfg.finetune_from_model if is_first_launch(cfg) else _last(cfg)
     if cfg.restore_file != LAST:
-        path = cfg.restore_file
+        if not os.path.exists(cfg.restore_file):
+            raise UserError(f"checkpoint.restore_file: {cfg.restore_file} does not exist")
+        return str(cfg.restore_file)
+    path = cfg.finetune_from_model if is_first_launch(cfg) else _last(cfg)
     return path if path and os.path.exists(path) else None
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from importlib.resources import files
 from pathlib import Path
 
 import torch
 
+from speechprune.ending import run_child
 from speechprune.errors import UserError
 from speechprune.locks import locked
 from speechprune.manifests.acoustic_units import UNITS, write_units
@@ -67,7 +67,7 @@ def _pretrain_nano(
     command += ["--config-name", "pretraining/nano", f"hydra.run.dir={quoted(str(run.absolute()))}"]
     command += [f"task.data={quoted(str(corpus.absolute()))}", *overrides]
     with log.open("w", encoding="utf-8") as stream:
-        code = subprocess.run(command, stdout=stream, stderr=stream, env=_one_thread()).returncode
+        code = run_child(command, stdout=stream, stderr=stream, env=_one_thread())
     if code:
         raise UserError(f"pretraining failed; see {log}")
     convert(run / "checkpoints" / "checkpoint_last.pt", out, dtype=torch.float16)

@@ -29,20 +29,7 @@ from speechprune.models.names import WEIGHTS
 from speechprune.registry import unknown_name
 from speechprune.training.configs import configs, find_config
 from speechprune.training.overrides import is_quoted, key_of, quoted, unquoted, value_of
-
-#: Keys of files and folders. A run changes its folder, which would break relative paths.
-PATHS = (
-    "checkpoint.finetune_from_model",
-    "checkpoint.restore_file",
-    "common.user_dir",
-    "model.layer_plan",
-    "model.mask_file",
-    "model.w2v_path",
-    "task.data",
-    "task.target_dictionary",
-)
-#: Those that fairseq also looks for in the run's folder or its own.
-_ALSO_ELSEWHERE = ("checkpoint.restore_file", "common.user_dir")
+from speechprune.training.paths import PATHS
 
 
 @dataclass(frozen=True)
@@ -55,7 +42,7 @@ class CommandLine:
 
 
 def complete(arguments: Sequence[str]) -> CommandLine:
-    """Fill in the plugin and the config's folder, make paths absolute, and check every key.
+    """Fill in the plugin and the config's folder, and check every key.
 
     Args:
         arguments: hydra overrides and options in any order.
@@ -64,13 +51,8 @@ def complete(arguments: Sequence[str]) -> CommandLine:
         UserError: a malformed argument, or an unknown config, model or key.
     """
     parsed, options = _parse(arguments)
-    overrides = [_with_absolute_path(override) for override in parsed.overrides]
+    overrides = [_with_quoted_path(override) for override in parsed.overrides]
     given = {key_of(override): value_of(override) for override in overrides}
-    if "common.user_dir" in given:
-        import_user_module(argparse.Namespace(user_dir=unquoted(given["common.user_dir"])))
-    else:
-        plugin = str(Path(speechprune.__file__).parent)
-        overrides.append(f"common.user_dir={quoted(plugin)}")
     # The folder of each run is where its checkpoints go; older hydras have no choice, and no key.
     if "hydra.job.chdir" not in given and "chdir" in {field.name for field in fields(JobConf)}:
         overrides.append("hydra.job.chdir=true")
@@ -78,11 +60,17 @@ def complete(arguments: Sequence[str]) -> CommandLine:
         raise UserError(f"name a config with --config-name: {', '.join(configs())}")
     folder, name = parsed.config_dir, parsed.config_name
     if folder is None and parsed.config_path is None:
-        config = find_config(name)
-        folder, name = str(config.parent), config.stem
+        file = find_config(name)
+        folder, name = str(file.parent), file.stem
+    config = {} if folder is None else _read(Path(folder, f"{name}.yaml"))
+    user_folder = _user_folder(given, config)
+    if user_folder is None:
+        overrides.append(f"common.user_dir={quoted(str(Path(speechprune.__file__).parent))}")
+    elif "$" not in user_folder:
+        _import_user_folder(user_folder)
     if folder is not None:
         options += ["--config-dir", folder]
-        check_keys(given, _read(Path(folder, f"{name}.yaml")))
+        check_keys(given, config)
     sweeps = parsed.multirun or given.get("hydra.mode", "").upper() == "MULTIRUN"
     return CommandLine([*overrides, *options, "--config-name", name], name, sweeps)
 
@@ -112,6 +100,14 @@ def check_keys(given: Mapping[str, str], config: Mapping[str, Any]) -> None:
         if known is not None and rest.split(".")[0] not in {*known, *section, "_name"}:
             candidates = [f"{group}.{name}" for name in sorted({*known, *section})]
             raise UserError(unknown_name("key", key, candidates))
+
+
+def _user_folder(given: Mapping[str, str], config: Mapping[str, Any]) -> str | None:
+    """The user folder that the command line names, or else the config; None if neither does."""
+    common = config.get("common")
+    named = common.get("user_dir") if isinstance(common, Mapping) else None
+    value = unquoted(given.get("common.user_dir", str(named or "")))
+    return None if value.lower() in ("", "null") else value
 
 
 def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -184,25 +180,32 @@ def _read(path: Path) -> Mapping[str, Any]:
     return content if isinstance(content, Mapping) else {}
 
 
-def _with_absolute_path(override: str) -> str:
-    """``override`` with its path made absolute, as it is meant here, whether it exists or not."""
+def _with_quoted_path(override: str) -> str:
+    """``override`` with the path of what exists here in quotes: it may hold any character."""
     key, equals, value = override.partition("=")
-    name = key_of(override)
-    if name not in PATHS or not equals:
+    if key_of(override) not in PATHS or not equals:
         return override
     choices = [value] if is_quoted(value) else value.split(",")
-    meant_here = name not in _ALSO_ELSEWHERE and _is_literal(value)
     made = []
     for choice in map(str.strip, choices):
         path = Path(unquoted(choice)).expanduser()
-        is_path = path.exists() or (meant_here and choice.lower() != "null")
-        known = is_path and unquoted(choice)
+        known = unquoted(choice) and path.exists()
         made.append(quoted(str(path.absolute())) if known else choice)
     return f"{key}={','.join(made)}"
 
 
-def _is_literal(value: str) -> bool:
-    """Whether hydra reads a value as it stands: no ???, interpolation, function or escape."""
-    if is_quoted(value):
-        return "${" not in value
-    return not re.search(r"[$(){}\[\]\\?]", value)
+def _import_user_folder(path: str) -> None:
+    """Import it as fairseq does; raises UserError if there is none, or its name is another's."""
+    try:
+        import_user_module(argparse.Namespace(user_dir=path))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"common.user_dir={path} does not exist; name one folder, a Python package"
+        ) from error
+    except ImportError as error:
+        if "not globally unique" not in str(error):
+            raise
+        raise UserError(
+            f"common.user_dir={path} has the name of another Python package ({Path(path).name}); "
+            "rename the folder, or leave common.user_dir out to use the plugin of this command"
+        ) from error

@@ -7,18 +7,19 @@ import math
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
+from shutil import which
 
 import torch
 from omegaconf import DictConfig
 
 from speechprune.errors import UserError
+from speechprune.starting import THIS_MACHINE
 
 logger = logging.getLogger(__name__)
 
 WORLD_SIZE = "distributed_training.distributed_world_size"
 UPDATE_FREQ = "optimization.update_freq"
 _LAUNCHER_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK")
-_THIS_MACHINE = ("localhost", "127.", "[::1]")
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,6 @@ def fit(cfg: DictConfig, given: Collection[str], machine: Machine) -> int | None
     if is_launched_elsewhere(cfg, machine):
         return None
     world = int(cfg.distributed_training.distributed_world_size)
-    if world < 1:
-        raise UserError(f"{WORLD_SIZE}={world} trains nothing; use at least 1")
     processes = world
     if world > machine.places and WORLD_SIZE in given:
         raise UserError(_refusal(cfg, world, machine))
@@ -90,11 +89,19 @@ def is_launched_elsewhere(cfg: DictConfig, machine: Machine) -> bool:
         return True
     if all(name in os.environ for name in _LAUNCHER_VARIABLES):
         return True
-    if max(int(os.environ.get(n, 1)) for n in ("SLURM_NNODES", "SLURM_NTASKS")) > 1:
+    if _is_slurm_job():
         return True
     host = (settings.distributed_init_method or "tcp://localhost").partition("://")[2]
     too_many = settings.distributed_world_size > machine.places
-    return machine.gpus and too_many and not host.startswith(_THIS_MACHINE)
+    return machine.gpus and too_many and not host.startswith(THIS_MACHINE)
+
+
+def _is_slurm_job() -> bool:
+    """Whether fairseq would find several tasks of a Slurm job: it asks Slurm who runs where."""
+    tasks = [os.environ.get(name, "") for name in ("SLURM_NNODES", "SLURM_NTASKS")]
+    nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST")
+    are_several = any(count.isdecimal() and int(count) > 1 for count in tasks)
+    return are_several and bool(nodes) and which("scontrol") is not None
 
 
 def _fit_precision(cfg: DictConfig, given: Collection[str], machine: Machine) -> None:

@@ -34,22 +34,25 @@ from speechprune.errors import UserError
 from speechprune.locks import give_back_kept, locked
 from speechprune.models.restart import LAST
 from speechprune.plugin import end_in_time
+from speechprune.starting import why_nothing_starts
 from speechprune.training.command_line import CommandLine, complete
 from speechprune.training.devices import Machine, find_machine, fit
 from speechprune.training.failures import storage_failure
+from speechprune.training.leftovers import leaving_nothing
 from speechprune.training.overrides import key_of
+from speechprune.training.paths import anchor_paths, check_paths, number_curves
 from speechprune.training.preflight import (
     check_checkpoints,
     check_data,
     check_settings,
+    fit_schedule,
     warn_of_denser_best,
     warn_of_unread,
 )
 from speechprune.training.processes import address_of, run_ranks, set_environment
+from speechprune.training.refusals import first_lines, naming_refused_settings
 
 logger = logging.getLogger(__name__)
-
-_OF_OBJECTS = ("object_type", "reference_type")
 
 
 def train(arguments: Sequence[str]) -> list[float]:
@@ -72,16 +75,21 @@ def train(arguments: Sequence[str]) -> list[float]:
 
     def job(cfg: DictConfig) -> float:
         try:
-            values.append(run(cfg, {key_of(o) for o in HydraConfig.get().overrides.task}))
+            values.append(run(cfg, _given_keys()))
         except Exception as error:
+            failures.append(error)
             if line.sweeps:
                 raise
             # Hydra would print the error in its own words.
-            failures.append(error)
             return math.inf
         return values[-1]
 
-    _start_hydra(job, line)
+    try:
+        _start_hydra(job, line)
+    except Exception as error:
+        if failures:
+            raise
+        raise UserError(_words_of_hydra(error)) from error
     for failure in failures:
         raise failure
     return values
@@ -100,8 +108,13 @@ def run(cfg: DictConfig, given: Collection[str]) -> float:
     Raises:
         UserError: as `train`.
     """
-    cfg = _with_logging(completed(cfg))
+    hydra_cfg = HydraConfig.get()
+    if not OmegaConf.is_missing(hydra_cfg.job, "num"):
+        number_curves(cfg, hydra_cfg.job.num)
+    cfg = _with_logging(completed(cfg, Path(hydra_cfg.runtime.cwd)))
     check_settings(cfg)
+    check_paths(cfg)
+    fit_schedule(cfg)
     machine = find_machine(cfg.common.cpu)
     processes = fit(cfg, given, machine)
     check_data(cfg)
@@ -139,31 +152,32 @@ def train_rank(rank: int | None, settings: dict[str, Any], address: str | None) 
 
     end_in_time(loop)
     cfg = _config(settings)
-    _forget_last_run(loop)
     with ExitStack() as stack:
+        stack.enter_context(leaving_nothing(loop))
         if cfg.common.profile:
             stack.enter_context(torch.cuda.profiler.profile())
             stack.enter_context(torch.autograd.profiler.emit_nvtx())
         # What the plugin locks when training begins.
         stack.callback(give_back_kept)
         stack.enter_context(_telling_full_disks(cfg.checkpoint.save_dir))
+        stack.enter_context(naming_refused_settings(loop, cfg))
         values = stack.enter_context(_measured(loop))
         if rank is None:
+            _refuse_to_start_nothing(cfg)
             distributed.call_main(cfg, loop.main)
         else:
             cfg.distributed_training.distributed_init_method = address
             cfg.distributed_training.distributed_no_spawn = True
             cfg.distributed_training.distributed_rank = rank
             distributed.distributed_main(rank, loop.main, cfg, {})
-    if hasattr(checkpoint_utils.save_checkpoint, "best"):
-        values.append(checkpoint_utils.save_checkpoint.best)
+        if hasattr(checkpoint_utils.save_checkpoint, "best"):
+            values.append(checkpoint_utils.save_checkpoint.best)
     best = max if cfg.checkpoint.maximize_best_checkpoint_metric else min
     return best(values, default=None)
 
 
 def _start_hydra(job: Any, line: CommandLine) -> None:
-    """Call ``job`` with each config that the command line stands for; report hydra's errors in one
-    line."""
+    """Call ``job`` with each config that the command line stands for."""
     hydra_init(line.config_name)
     # Hydra looks for the main config folder, fairseq's, relative to the module of the job.
     job.__module__ = "fairseq_cli.hydra_train"
@@ -178,15 +192,41 @@ def _start_hydra(job: Any, line: CommandLine) -> None:
             # What newer hydras think of fairseq's configs.
             warnings.filterwarnings("ignore", r"[\s\S]*hydra\.cc/docs", UserWarning)
             main()
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(first_lines(error)) from error
     finally:
         sys.argv = words
 
 
-def completed(cfg: DictConfig) -> DictConfig:
+def _given_keys() -> set[str]:
+    """The keys that the user set for the job that hydra runs."""
+    # As they were typed: interpolations in them are of the config, not of hydra's own.
+    overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    return set(map(key_of, overrides))
+
+
+def _words_of_hydra(error: Exception) -> str:
+    """Why hydra did not come to a job, in one line."""
+    if isinstance(error, OSError):
+        folder = f"{error.filename} cannot be" if error.filename else "an empty name cannot name"
+        return f"{folder} the folder of the run ({error.strerror}); name another hydra.run.dir"
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return first_lines(error)
+    return f"hydra cannot begin: {first_lines(error)}"
+
+
+def completed(cfg: DictConfig, folder: Path) -> DictConfig:
     """A composed config with all keys that fairseq knows, interpolations resolved, enumerations as
-    text; raises UserError for keys that the config leaves to its user."""
+    text, and paths that are relative to ``folder`` made absolute; raises UserError for keys that
+    the config leaves to its user."""
+    try:
+        _refuse_incomplete(cfg)
+        add_defaults(cfg)
+        anchor_paths(cfg, folder)
+        return _config(_settings(cfg))
+    except OmegaConfBaseException as error:
+        raise UserError(first_lines(error)) from error
+
+
+def _refuse_incomplete(cfg: DictConfig) -> None:
     missing = [
         f"{group!s}.{key!s}"
         for group, section in cfg.items()
@@ -201,11 +241,6 @@ def completed(cfg: DictConfig) -> DictConfig:
         raise UserError(
             f"model.policy_options={options} must give options by name, such as '{{n:2,m:4}}'"
         )
-    try:
-        add_defaults(cfg)
-        return _config(_settings(cfg))
-    except OmegaConfBaseException as error:
-        raise UserError(first_lines(error)) from error
 
 
 def _with_logging(cfg: DictConfig) -> DictConfig:
@@ -254,12 +289,10 @@ def _mend_last(folder: Path) -> None:
             mend_last(folder / LAST)
 
 
-def _forget_last_run(loop: ModuleType) -> None:
-    """fairseq keeps a run's state on functions: the next run of a sweep must not go on with it."""
-    for function in (checkpoint_utils.save_checkpoint, loop.should_stop_early):
-        for name in ("best", "num_runs"):
-            if hasattr(function, name):
-                delattr(function, name)
+def _refuse_to_start_nothing(cfg: DictConfig) -> None:
+    reason = why_nothing_starts(cfg)
+    if reason is not None:
+        raise UserError(f"{reason}; without torchrun or Slurm, `speechprune train` starts its own")
 
 
 @contextmanager
@@ -298,11 +331,3 @@ def _telling_full_disks(folder: str) -> Iterator[None]:
 
 def _is_no_traceback(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("Traceback")
-
-
-def first_lines(error: Exception) -> str:
-    """A hydra or omegaconf error and its cause, less what they say of their objects."""
-    chain = [error] if error.__cause__ is None else [error, error.__cause__]
-    lines = [line.strip().rstrip(".") for link in chain for line in str(link).splitlines()]
-    kept = [line for line in lines if line and not line.startswith(_OF_OBJECTS)]
-    return "; ".join(dict.fromkeys(kept))

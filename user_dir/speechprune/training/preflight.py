@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Collection, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from fairseq.data.data_utils import raise_if_valid_subsets_unintentionally_ignored
+from fairseq.data.data_utils import (
+    post_process,
+    raise_if_valid_subsets_unintentionally_ignored,
+)
 from omegaconf import DictConfig, OmegaConf
 
 from speechprune.checkpoint import read
@@ -22,6 +26,7 @@ from speechprune.models.names import is_ctc
 from speechprune.models.restart import LAST, RESETS
 from speechprune.registry import unknown_name
 from speechprune.state_names import has_masks, is_finetuned
+from speechprune.training.ranges import check_ranges
 
 logger = logging.getLogger(__name__)
 
@@ -61,18 +66,17 @@ def check_settings(cfg: DictConfig) -> None:
     """Refuse settings that fairseq only stumbles over, perhaps at the first validation.
 
     Raises:
-        UserError: a seed that random generators refuse, nothing to train, batches without a limit,
-            a metric that the criterion does not measure, or what the model's own check refuses.
+        UserError: a number outside its range, batches without a limit, a metric that the criterion
+            does not measure, a device without its library, or what the model's own check refuses.
     """
-    seed, frequencies = cfg.common.seed, list(cfg.optimization.update_freq)
-    updates, metric = cfg.optimization.max_update, cfg.checkpoint.best_checkpoint_metric
+    check_ranges(cfg)
+    _check_post_process(cfg.criterion)
+    metric = cfg.checkpoint.best_checkpoint_metric
     measured = _METRICS if cfg.criterion._name in ("ctc", "masked_ctc") else (metric,)
     for is_wrong, message in (
-        (not 0 <= seed < 2**32, f"common.seed={seed} is not a seed; choose 0 to {2**32 - 1}"),
-        (updates < 1, f"optimization.max_update={updates} trains nothing; use at least 1"),
         (
-            not frequencies or min(frequencies) < 1,
-            f"optimization.update_freq={frequencies} needs numbers of micro-batches, such as [1]",
+            cfg.common.tpu and find_spec("torch_xla") is None,
+            "common.tpu=true needs torch_xla, which is not installed; leave it out",
         ),
         (
             cfg.dataset.max_tokens is None and cfg.dataset.batch_size is None,
@@ -89,9 +93,21 @@ def check_settings(cfg: DictConfig) -> None:
     declared(cfg.model._name).check_settings(cfg.model)
 
 
+def _check_post_process(criterion: DictConfig) -> None:
+    """Refuse a way to join labels that fairseq does not know; it would only see it in training."""
+    name = _value(criterion, "post_process")
+    try:
+        post_process("", name)
+    except NotImplementedError as error:
+        raise UserError(
+            f"criterion.post_process={name} is not known; use letter for labels that are joined to "
+            "words, none for others"
+        ) from error
+
+
 def _check_schedule(cfg: DictConfig) -> None:
-    """Refuse a tri-stage schedule whose last stage is empty: fairseq divides by its length."""
-    schedule, updates = cfg.lr_scheduler, cfg.optimization.max_update
+    """Refuse a tri-stage schedule without a last stage: fairseq divides by its length."""
+    schedule = cfg.lr_scheduler
     if schedule._name != "tri_stage":
         return
     ratio = schedule.phase_ratio
@@ -107,11 +123,23 @@ def _check_schedule(cfg: DictConfig) -> None:
             f"lr_scheduler.phase_ratio={list(ratio)} needs three parts of training that add up to "
             "1, such as [0.1,0.4,0.5]"
         )
-    if int(updates * ratio[2]) < 1:
+    if ratio[2] == 0:
         raise UserError(
-            f"optimization.max_update={updates} leaves no update for the last stage of "
-            f"lr_scheduler.phase_ratio={list(ratio)}; train longer, or enlarge its last part"
+            f"lr_scheduler.phase_ratio={list(ratio)} leaves nothing to decay in; enlarge its last "
+            "part"
         )
+
+
+def fit_schedule(cfg: DictConfig) -> None:
+    """Give the last stage of a tri-stage schedule an update where a short run has none for it, in
+    place."""
+    schedule, updates = cfg.lr_scheduler, cfg.optimization.max_update
+    if schedule._name != "tri_stage" or schedule.phase_ratio is None:
+        return
+    warmup, hold, decay = (int(updates * part) for part in schedule.phase_ratio)
+    if decay == 0:
+        schedule.phase_ratio = None
+        schedule.warmup_steps, schedule.hold_steps, schedule.decay_steps = warmup, hold, 1
 
 
 def warn_of_unread(cfg: DictConfig, given: Collection[str]) -> None:
@@ -150,6 +178,7 @@ def check_checkpoints(cfg: DictConfig) -> None:
         check_pretrained(model.w2v_path, cfg.task.normalize)
         _check_channel_spans(model)
     last = Path(settings.save_dir, LAST)
+    _refuse_two_starts(settings)
     start = last if settings.restore_file == LAST else Path(settings.restore_file)
     if start.exists():
         state = _check_layers(model, start)
@@ -167,6 +196,19 @@ def check_checkpoints(cfg: DictConfig) -> None:
                 f"{settings.finetune_from_model} is not a finetuned CTC model; give a "
                 "pretrained one as model.w2v_path"
             )
+
+
+def _refuse_two_starts(settings: DictConfig) -> None:
+    """fairseq takes no other way to begin beside `finetune_from_model`, which resets everything."""
+    if not settings.finetune_from_model:
+        return
+    others = [f"checkpoint.{key}" for key in RESETS if settings[key]]
+    others += ["checkpoint.restore_file"] if settings.restore_file != LAST else []
+    if others:
+        raise UserError(
+            "checkpoint.finetune_from_model begins a new run with the weights of a checkpoint: "
+            f"leave out {', '.join(others)}"
+        )
 
 
 def _check_same_model(model: DictConfig, path: Path, state: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from multiprocessing.process import BaseProcess
 from signal import Signals
 from typing import Any
 
+from speechprune.ending import exit_on_sigterm
 from speechprune.errors import UserError
 from speechprune.training.failures import user_message
 from speechprune.workers import follow_parent
@@ -120,6 +122,7 @@ def address_of(init_method: str | None) -> str:
 def _rank(sender: connection.Connection, function: RankFunction, number: int, *shared: Any) -> None:
     """The whole life of a rank."""
     follow_parent()
+    exit_on_sigterm()
     try:
         sender.send(_Report(value=function(number, *shared)))
     except BaseException as error:
@@ -176,8 +179,9 @@ def set_environment(environment: Mapping[str, str]) -> Iterator[None]:
 def _end(ranks: Sequence[_Rank]) -> None:
     for rank in ranks:
         rank.process.terminate()
+    deadline = time.monotonic() + _SECONDS_TO_END
     for rank in ranks:
-        rank.process.join(_SECONDS_TO_END)
+        rank.process.join(max(0.0, deadline - time.monotonic()))
         if rank.process.is_alive():
             rank.process.kill()
             rank.process.join()

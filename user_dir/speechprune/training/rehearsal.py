@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from inspect import signature
+from pathlib import Path
 
 from fairseq.dataclass.initialize import hydra_init
 from hydra.errors import HydraException
@@ -12,8 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from speechprune.errors import UserError
 from speechprune.training.command_line import complete
-from speechprune.training.launch import completed, first_lines
+from speechprune.training.launch import completed
 from speechprune.training.preflight import check_data, check_settings
+from speechprune.training.refusals import first_lines
 
 try:
     from hydra import compose, initialize_config_dir
@@ -38,7 +40,7 @@ def rehearse(arguments: Sequence[str]) -> DictConfig:
     Raises:
         UserError: what training would refuse of settings and data.
     """
-    cfg = completed(_composed(arguments))
+    cfg = completed(_composed(arguments), Path.cwd())
     check_settings(cfg)
     check_data(cfg)
     return cfg

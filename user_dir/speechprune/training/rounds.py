@@ -10,6 +10,7 @@ from typing import Callable, Protocol
 
 from tqdm import tqdm
 
+from speechprune.ending import end_children
 from speechprune.errors import UserError
 from speechprune.training.run import TrainingRun
 
@@ -68,6 +69,9 @@ def finish_all(
             _show_progress(list(runs.values()), finishing)
         except BaseException:
             work.stopped = True
+            # A plan may just be starting another one.
+            while wait(finishing, _SECONDS_BETWEEN_LOOKS).not_done:
+                end_children()
             raise
     for future in finishing:
         future.result()

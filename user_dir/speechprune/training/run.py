@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from speechprune.checksums import read_json, write_json
+from speechprune.ending import run_child
 from speechprune.errors import UserError
 from speechprune.locks import locked
 from speechprune.made_with import refuse_other_settings
@@ -131,13 +131,13 @@ class TrainingRun:
         command += ["--config-name", self.config, *self.all_overrides]
         with open(self.log, "a", encoding="utf-8") as log:
             # The lock stays taken until training ends, even if this process is killed.
-            code = subprocess.run(
+            code = run_child(
                 command,
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **environment},
                 pass_fds=(lock,),
-            ).returncode
+            )
         if code:
             reasons = _ERROR.findall(self._end_of_log())
             reason = f" ({reasons[-1]})" if reasons else ""
