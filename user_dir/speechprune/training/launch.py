@@ -43,6 +43,7 @@ from speechprune.training.preflight import (
     warn_of_unread,
 )
 from speechprune.training.processes import address_of, run_ranks, set_environment
+from speechprune.training.yardstick import choose_yardstick
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,7 @@ def run(cfg: DictConfig, given: Collection[str]) -> float:
     machine = find_machine(cfg.common.cpu)
     processes = fit(cfg, given, machine)
     check_data(cfg)
+    choose_yardstick(cfg, given)
     check_checkpoints(cfg)
     warn_of_denser_best(cfg)
     warn_of_unread(cfg, given)
