@@ -246,9 +246,7 @@ def _joint_dictionary(corpora: Sequence[_Source], name: str) -> _Dictionary:
     return (counts if len(orders) == 1 else by_code_point(counts)), overwritten
 
 
-def _pool(
-    name: str, endings: Sequence[str], blocks: Sequence[Lines], *, letters: bool
-) -> Lines:
+def _pool(name: str, endings: Sequence[str], blocks: Sequence[Lines], *, letters: bool) -> Lines:
     """One block after the other, below the folder that holds the audio of all."""
     roots = [os.path.abspath(block.root) for block in blocks]
     common = os.path.commonpath(roots)

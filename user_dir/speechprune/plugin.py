@@ -1,4 +1,4 @@
-"""The one door into fairseq: models, criterions, data2vec, safe checkpoint classes and seven
+"""The one door into fairseq: models, criterions, data2vec, safe checkpoint classes and our
 seams.
 
 fairseq imports `models` and `tasks` of a user folder by itself but never criterions, and neither
@@ -32,6 +32,7 @@ from fairseq.tasks import FairseqTask, audio_finetuning
 from speechprune.backbones import BACKBONES
 from speechprune.backbones.data2vec import data2vec_audio
 from speechprune.models.registration import register_all
+from speechprune.models.symbols import follow_symbols
 
 logger = logging.getLogger(__name__)
 
@@ -207,6 +208,7 @@ def _register() -> None:
     _keep_master_copies()
     _name_master_copies()
     _observe_before_steps()
+    follow_symbols()
     # `fairseq-hydra-train` has imported its loop by now; `speechprune train` calls end_in_time.
     if "fairseq_cli.train" in sys.modules:
         end_in_time(sys.modules["fairseq_cli.train"])

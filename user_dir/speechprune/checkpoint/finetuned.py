@@ -11,7 +11,8 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import DictConfig, open_dict
 
-from speechprune.checkpoint.file import PROVENANCE, PathLike, read
+from speechprune.checkpoint.file import PathLike, read
+from speechprune.checkpoint.outputs import saved_dictionary
 from speechprune.checkpoint.pretrained import pretrained_settings
 from speechprune.errors import UserError
 from speechprune.manifests.audio import SAMPLE_RATE
@@ -63,14 +64,8 @@ def find_dictionary(
     Raises:
         UserError: it is nowhere.
     """
-    dictionary = (state.get("task_state") or {}).get("target_dictionary")
+    dictionary = saved_dictionary(state)
     if dictionary is not None:
-        return dictionary
-    counted = (state.get(PROVENANCE) or {}).get("target_dictionary")
-    if counted is not None:
-        dictionary = Dictionary()
-        for symbol, count in counted:
-            dictionary.add_symbol(symbol, n=count)
         return dictionary
     for folder in (data, cfg.task.get("target_dictionary"), cfg.task.get("data")):
         file = Path(folder or "") / f"dict.{cfg.task.labels}.txt"

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from fairseq.data import Dictionary
 from fairseq.data.data_utils import raise_if_valid_subsets_unintentionally_ignored
 from omegaconf import DictConfig, OmegaConf
 
@@ -20,6 +21,7 @@ from speechprune.models.declaration import declared
 from speechprune.models.layer_flags import drops_layers, plan_of
 from speechprune.models.names import is_ctc
 from speechprune.models.restart import LAST, RESETS
+from speechprune.models.symbols import rows_to_take
 from speechprune.registry import unknown_name
 from speechprune.state_names import has_masks, is_finetuned
 
@@ -155,6 +157,7 @@ def check_checkpoints(cfg: DictConfig) -> None:
         state = _check_layers(model, start)
         if settings.restore_file == LAST or not any(settings[key] for key in RESETS):
             _check_same_model(model, start, state)
+        check_symbols(cfg, start, state, goes_on=not settings.reset_optimizer)
     elif settings.finetune_from_model:
         state = _check_layers(model, Path(settings.finetune_from_model))
         if not declared(model._name).has_masks and has_masks(state["model"]):
@@ -167,6 +170,21 @@ def check_checkpoints(cfg: DictConfig) -> None:
                 f"{settings.finetune_from_model} is not a finetuned CTC model; give a "
                 "pretrained one as model.w2v_path"
             )
+        check_symbols(cfg, Path(settings.finetune_from_model), state, goes_on=False)
+
+
+def check_symbols(cfg: DictConfig, path: Path, state: Mapping[str, Any], *, goes_on: bool) -> None:
+    """Refuse a checkpoint to begin from, or to go on from, whose outputs are of other symbols.
+
+    Raises:
+        UserError: as `speechprune.models.symbols.rows_to_take`.
+    """
+    task = cfg.task
+    if task._name != "audio_finetuning":
+        return
+    folder = Path(_value(task, "target_dictionary") or task.data)
+    own = Dictionary.load(str(folder / f"dict.{task.labels}.txt"))
+    rows_to_take(str(path), state, own, cfg, goes_on=goes_on)
 
 
 def _check_same_model(model: DictConfig, path: Path, state: Mapping[str, Any]) -> None:
