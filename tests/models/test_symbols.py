@@ -15,12 +15,19 @@ from torch import Tensor
 from speechprune.dropping.finetuning import Finetuning, rehearse_finetuning
 from speechprune.errors import UserError
 from speechprune.models.loading import load_finetuned
+from speechprune.models.mask_reading import read_mask_set
+from speechprune.rewriting.masks import apply_masks
 from speechprune.training.preflight import check_checkpoints
 
 HEAD = {"no_prune_proj": False}
 ROUTER = {"_name": "wav2vec_ctc_st", "prune_rate": 0.6, **HEAD}
-ROWS = {**ROUTER, "linear_st_op": "linear_st_row"}
-PARP = {"_name": "wav2vec_ctc_parp", "sparsity": 0.4, "max_update": 2, **HEAD}
+ROWS = {**ROUTER, "linear_st_op": "linear_st_outstr"}
+PARP = {"_name": "wav2vec_ctc_parp", "sparsity": 0.4, "no_prune_post_extract_proj": True, **HEAD}
+#: What comes from other groups in training.
+CONTEXT = {
+    **{"use_bmuf": False, "store_ema": False, "pipeline_model_parallel": False},
+    **{"zero_sharding": "none", "max_update": 10},
+}
 MODELS: dict[str, dict[str, Any]] = {
     "weights": {"_name": "wav2vec_ctc"},
     "dropped layers": {"_name": "wav2vec_ctc_pruned"},
@@ -45,9 +52,8 @@ def with_dictionary(lab: Lab, name: str, symbols: str) -> Path:
 
 
 def flags(model: dict[str, Any], data: Path) -> list[str]:
-    settings = [f"model.{key}={str(value).lower()}" for key, value in model.items()]
-    known = [s for s in settings if not s.startswith("model.max_update")]
-    return [*STILL, *known, f"task.data={data}", "optimization.max_update=2"]
+    settings = [f"model.{key}={value}" for key, value in model.items()]
+    return [*STILL, *settings, f"task.data={data}", "optimization.max_update=2"]
 
 
 def trainer_of(lab: Lab, model: dict[str, Any], data: Path, *more: str) -> Any:
@@ -153,6 +159,33 @@ def test_masks_alone_need_no_symbols(lab: Lab) -> None:
     trainer_of(lab, body, data, *alone).load_checkpoint(str(source), reset_optimizer=True)
     with pytest.raises(UserError, match="has no output for '\u00c4'"):
         trainer_of(lab, ROUTER, data, *alone).load_checkpoint(str(source), reset_optimizer=True)
+
+
+def test_masks_of_a_head_follow(lab: Lab, tmp_path: Path) -> None:
+    """As a mask file in training, put on a checkpoint, and no further than the symbols do."""
+    source = write_finetuned(
+        tmp_path / "source.pt", lab.wav2vec2, lab.data, model={**PARP, **CONTEXT}
+    )
+    masks = read_mask_set(source)
+    masks.save(tmp_path / "masks.safetensors")
+    other = with_dictionary(lab, "reversed", "EDCBA|")
+    given = {**PARP, "_name": "wav2vec_ctc_masked", "mask_file": tmp_path / "masks.safetensors"}
+    del given["sparsity"]
+    trained = trainer_of(lab, given, other)._model.mask_controller.mask_set()
+    plain = write_finetuned(tmp_path / "plain.pt", lab.wav2vec2, other)
+    apply_masks(plain, masks, tmp_path / "masked.pt")
+    rows = [0, 1, 2, 3, 9, 8, 7, 6, 5, 4]  # fairseq's four symbols stay
+    for found in (trained, read_mask_set(tmp_path / "masked.pt")):
+        assert set(found) == set(masks) and "proj.bias" in masks
+        for site, mask in masks.items():
+            expected = mask[rows] if site.startswith("proj.") else mask
+            assert torch.equal(found[site], expected)
+    assert not torch.equal(masks["proj.weight"], masks["proj.weight"][rows])
+    strange = write_finetuned(
+        tmp_path / "strange.pt", lab.wav2vec2, with_dictionary(lab, "new", "|ABCD\u00c4")
+    )
+    with pytest.raises(UserError, match="mask of the output layer has no output for '\u00c4'"):
+        apply_masks(strange, masks, tmp_path / "none.pt")
 
 
 def test_no_run_goes_on_in_another_order(lab: Lab, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from speechprune.checkpoint.file import PROVENANCE, PathLike
 from speechprune.errors import UserError
 from speechprune.masking.bits import pack_bits, unpack_bits
+from speechprune.masking.mask_set import SYMBOLS, MaskSet
 from speechprune.masking.masked_weight import grown_again
 from speechprune.state_names import (
     HEAD_SITES,
@@ -43,6 +44,11 @@ def saved_dictionary(state: Mapping[str, Any]) -> Dictionary | None:
     for symbol, count in counted:
         dictionary.add_symbol(symbol, n=count)
     return dictionary
+
+
+def spelt(dictionary: Dictionary) -> str:
+    """The symbols of a dictionary in order, without fairseq's own, parted by spaces."""
+    return " ".join(dictionary.symbols[dictionary.nspecial :])
 
 
 def has_outputs(state: Mapping[str, Any]) -> bool:
@@ -92,6 +98,25 @@ def reorder_outputs(state: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
     if extra:
         changed["extra_state"] = extra
     return changed
+
+
+def masks_by_symbol(masks: MaskSet, own: Dictionary) -> MaskSet:
+    """Masks whose output layer, if it has any, follows a model's dictionary.
+
+    Raises:
+        UserError: they are of other symbols.
+    """
+    symbols = masks.provenance.get(SYMBOLS)
+    heads = [site for site in HEAD_SITES if site in masks]
+    if symbols is None or not heads or symbols == spelt(own):
+        return masks
+    found = Dictionary()
+    for symbol in symbols.split():
+        found.add_symbol(symbol)
+    rows = rows_by_symbol("the mask of the output layer", found, own, "the model's dictionary")
+    assert rows is not None
+    changed = {site: mask[rows] if site in heads else mask for site, mask in masks.items()}
+    return MaskSet(changed, {**masks.provenance, SYMBOLS: spelt(own)})
 
 
 def _reordered(tensors: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
