@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from speechprune.checkpoint.pretrained import pretrained_settings
 from speechprune.errors import UserError
 from speechprune.manifests.audio import SAMPLE_RATE
 from speechprune.state_names import is_finetuned
+
+logger = logging.getLogger(__name__)
 
 
 def read_finetuned(path: PathLike) -> dict[str, Any]:
@@ -70,6 +73,10 @@ def find_dictionary(
     for folder in (data, cfg.task.get("target_dictionary"), cfg.task.get("data")):
         file = Path(folder or "") / f"dict.{cfg.task.labels}.txt"
         if folder and file.is_file():
+            logger.warning(
+                f"{path} holds no dictionary: its outputs are taken for the symbols of {file}, in "
+                "their order"
+            )
             return Dictionary.load(str(file))
     raise UserError(
         f"{path} holds no dictionary; give the data folder with its dict.{cfg.task.labels}.txt"
