@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from speechprune.checkpoint import read
 from speechprune.checkpoint.layers import depth, lost_layers, refuse_other_layers
+from speechprune.checkpoint.outputs import saved_dictionary
 from speechprune.checkpoint.pretrained import check_pretrained, width
 from speechprune.errors import UserError
 from speechprune.manifests.check import SplitSummary, check_split
@@ -179,9 +180,9 @@ def check_symbols(cfg: DictConfig, path: Path, state: Mapping[str, Any], *, goes
     Raises:
         UserError: as `speechprune.models.symbols.rows_to_take`.
     """
-    task = cfg.task
-    if task._name != "audio_finetuning":
+    if saved_dictionary(state) is None or cfg.task._name != "audio_finetuning":
         return
+    task = cfg.task
     folder = Path(_value(task, "target_dictionary") or task.data)
     own = Dictionary.load(str(folder / f"dict.{task.labels}.txt"))
     rows_to_take(str(path), state, own, cfg, goes_on=goes_on)
