@@ -19,6 +19,7 @@ from speechprune.checkpoint.outputs import (
     saved_dictionary,
 )
 from speechprune.errors import UserError
+from speechprune.manifests.dictionary import dictionary_name
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def rows_to_take(
     if takes_masks_only and model.no_prune_proj:
         return None
     folder = task.target_dictionary if "target_dictionary" in task else None
-    source = f"{folder or task.data}/dict.{task.labels}.txt"
+    source = f"{folder or task.data}/{dictionary_name(task.labels)}"
     rows = rows_by_symbol(path, found, own, source)
     trains = not ("eval_only" in model and model.eval_only)
     if rows is not None and goes_on and trains and state.get("last_optimizer_state"):

@@ -18,6 +18,7 @@ from speechprune.checkpoint.outputs import saved_dictionary
 from speechprune.checkpoint.pretrained import check_pretrained, width
 from speechprune.errors import UserError
 from speechprune.manifests.check import SplitSummary, check_split
+from speechprune.manifests.dictionary import dictionary_name
 from speechprune.models.declaration import declared
 from speechprune.models.layer_flags import drops_layers, plan_of
 from speechprune.models.names import is_ctc
@@ -184,7 +185,7 @@ def check_symbols(cfg: DictConfig, path: Path, state: Mapping[str, Any], *, goes
         return
     task = cfg.task
     folder = Path(_value(task, "target_dictionary") or task.data)
-    own = Dictionary.load(str(folder / f"dict.{task.labels}.txt"))
+    own = Dictionary.load(str(folder / dictionary_name(task.labels)))
     rows_to_take(str(path), state, own, cfg, goes_on=goes_on)
 
 

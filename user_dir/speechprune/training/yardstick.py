@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from speechprune.manifests.dictionary import read_dictionary
+from speechprune.manifests.dictionary import dictionary_name, read_dictionary
 from speechprune.manifests.spelling import WORD_END
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def choose_yardstick(cfg: DictConfig, given: Collection[str]) -> None:
     is_ours = task._name == "audio_finetuning" and criterion._name in ("ctc", "masked_ctc")
     if not is_ours or criterion.post_process != "letter" or metric not in _MEANINGS:
         return
-    dictionary = Path(task.target_dictionary or task.data) / f"dict.{task.labels}.txt"
+    dictionary = Path(task.target_dictionary or task.data) / dictionary_name(task.labels)
     units = WORD_END not in read_dictionary(dictionary)[0]
     if units and _KEY not in given:
         metric = cfg.checkpoint.best_checkpoint_metric = "uer"
