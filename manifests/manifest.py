@@ -23,12 +23,14 @@ from speechprune.manifests.dictionary import (
     DICTIONARY,
     by_code_point,
     copy_dictionary,
+    dictionary_name,
+    read_dictionary,
     write_dictionary,
 )
 from speechprune.manifests.lines import write_lines
 from speechprune.manifests.provenance import write_provenance
 from speechprune.manifests.rows import described_size
-from speechprune.manifests.spelling import spell, unspell
+from speechprune.manifests.spelling import WORD_END, spell, unspell
 from speechprune.manifests.verbatim import read_verbatim
 
 AUDIO = "audio"
@@ -64,16 +66,30 @@ class Split:
         return sum(u.frames for u in self.utterances) / SAMPLE_RATE
 
 
-def read_split(folder: Path, name: str, labels: str = "ltr") -> Split:
+def read_split(
+    folder: Path, name: str, labels: str = "ltr", *, letters: bool | None = None
+) -> Split:
     """Read split `name` of a manifest folder, with the texts in `name.labels`.
+
+    Args:
+        letters: whether the labels are letters, and not units; by default what the folder's
+            dictionary says, or the split as a whole, if there is none.
 
     Raises UserError if a file is missing, malformed, or the line counts differ.
     """
     lines = read_verbatim(folder, name, labels, ("spk",))
-    texts = map(unspell, lines.columns[labels])
+    if letters is None:
+        letters = _are_letters(folder / dictionary_name(labels), lines.columns[labels])
+    texts = (unspell(line, letters=letters) for line in lines.columns[labels])
     speakers = lines.columns.get("spk", [""] * len(lines))
     utterances = map(Utterance, lines.paths, lines.frames, texts, speakers)
     return Split(name, Path(lines.root), tuple(utterances))
+
+
+def _are_letters(dictionary: Path, labels: Sequence[str]) -> bool:
+    if dictionary.is_file():
+        return WORD_END in read_dictionary(dictionary)[0]
+    return any(WORD_END in line.split() for line in labels)
 
 
 def write_manifest(

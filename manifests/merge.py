@@ -137,6 +137,7 @@ def merge(
     corpora = _with_languages(sources, languages)
     dictionaries = _joint_dictionaries(corpora)
     endings = list(dictionaries)
+    letters = WORD_END in dictionaries[endings[0]][0]
     recordings = _Recordings()
     sizes: dict[str, Mapping[str, Any]] = {}
     tags: dict[str, Spans] = {}
@@ -145,9 +146,8 @@ def merge(
             blocks = [corpus.read(name, endings) for corpus in holders]
             for corpus, (lines, _) in zip(holders, blocks):
                 recordings.add(corpus, lines)
-            sizes[name] = write_verbatim(
-                partial, _pool(name, endings, [lines for lines, _ in blocks])
-            )
+            pooled = _pool(name, endings, [lines for lines, _ in blocks], letters=letters)
+            sizes[name] = write_verbatim(partial, pooled)
             tags[name] = joined(span for _, spans in blocks for span in spans)
         for ending, (counts, overwritten) in dictionaries.items():
             write_dictionary(partial / dictionary_name(ending), counts, overwritten)
@@ -246,7 +246,7 @@ def _joint_dictionary(corpora: Sequence[_Source], name: str) -> _Dictionary:
     return (counts if len(orders) == 1 else by_code_point(counts)), overwritten
 
 
-def _pool(name: str, endings: Sequence[str], blocks: Sequence[Lines]) -> Lines:
+def _pool(name: str, endings: Sequence[str], blocks: Sequence[Lines], *, letters: bool) -> Lines:
     """One block after the other, below the folder that holds the audio of all."""
     roots = [os.path.abspath(block.root) for block in blocks]
     common = os.path.commonpath(roots)
@@ -264,16 +264,18 @@ def _pool(name: str, endings: Sequence[str], blocks: Sequence[Lines]) -> Lines:
     for ending in (WORDS, SPEAKERS):
         if ending not in columns and any(ending in block.columns for block in blocks):
             columns[ending] = [
-                line for block in blocks for line in _column(block, ending, endings[0])
+                line for block in blocks for line in _column(block, ending, endings[0], letters)
             ]
     return Lines(name, common, paths, [n for block in blocks for n in block.frames], columns)
 
 
-def _column(block: Lines, ending: str, labels: str) -> Sequence[str]:
+def _column(block: Lines, ending: str, labels: str, letters: bool) -> Sequence[str]:
     """The words or speakers, also of a split that has no such file."""
     if ending in block.columns:
         return block.columns[ending]
-    return [""] * len(block) if ending == SPEAKERS else list(map(unspell, block.columns[labels]))
+    if ending == SPEAKERS:
+        return [""] * len(block)
+    return [unspell(line, letters=letters) for line in block.columns[labels]]
 
 
 def _tell_speakers_apart(lines: Lines, people: str) -> Lines:

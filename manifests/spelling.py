@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: After each word of labels that are letters; labels without it are units.
+#: After each word of labels that are letters; a dictionary without it is of units.
 WORD_END = "|"
 
 
@@ -11,8 +11,13 @@ def spell(text: str) -> str:
     return " ".join(" ".join(word) + f" {WORD_END}" for word in text.split())
 
 
-def unspell(symbols: str) -> str:
-    """The text that symbols stand for: letters joined to words, or units as they are."""
-    if WORD_END not in symbols:
-        return symbols
-    return " ".join(symbols.replace(" ", "").replace(WORD_END, " ").split())
+def unspell(symbols: str, *, letters: bool) -> str:
+    """The text that symbols stand for: letters joined to words, or units as they are.
+
+    Args:
+        letters: whether the dictionary has `WORD_END`. No line tells it: one of a single word may
+            lack the end.
+    """
+    if letters:
+        symbols = symbols.replace(" ", "").replace(WORD_END, " ")
+    return " ".join(symbols.split())

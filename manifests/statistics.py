@@ -54,7 +54,7 @@ class Statistics:
         symbols = Counter(symbol for label in labels for symbol in label.split())
         texts = lines.columns.get(WORDS)
         if texts is None and (letters or WORD_END in symbols):
-            texts = [unspell(f"{label} {WORD_END}") for label in labels]
+            texts = [unspell(label, letters=True) for label in labels]
         speakers = set(lines.columns.get(SPEAKERS, ())) - {""}
         return cls(
             np.array(lines.frames) / SAMPLE_RATE,

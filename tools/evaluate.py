@@ -41,17 +41,20 @@ def command(
     batch_size: int | None,
     as_json: bool,
 ) -> None:
-    """Print the word and character error rates of CHECKPOINT over every utterance of a subset."""
-    from speechprune.decoding.inference import evaluate
+    """Print the word and character error rates of CHECKPOINT over every utterance of a subset.
+
+    If its dictionary has no `|`, its labels are units, such as phones, and there is one rate, the
+    unit error rate (UER), which --json gives as wer and cer.
+    """
+    from speechprune.decoding.inference import evaluate, read_references
     from speechprune.manifests.audio import SAMPLE_RATE
     from speechprune.manifests.check import check_split
-    from speechprune.manifests.manifest import read_split
     from speechprune.models.loading import load_finetuned
 
     loaded = load_finetuned(checkpoint, data)
     task = loaded.cfg.task
     check_split(data, subset, labels=None, sample_rate=task.get("sample_rate") or SAMPLE_RATE)
-    split = read_split(data, subset, task.labels)
+    split = read_references(loaded, data, subset)
     evaluation = evaluate(loaded, split, max_tokens=max_tokens, batch_size=batch_size)
     source = {"checkpoint": str(checkpoint), "data": str(data), "subset": subset}
     if as_json:
@@ -64,6 +67,7 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
     """The measurements under the names that `--json` prints; rates are shares, not percent."""
     return {
         "utterances": evaluation.words.utterances,
+        "units": evaluation.units,
         "wer": evaluation.words.rate,
         "cer": evaluation.characters.rate,
         "words": asdict(evaluation.words),
@@ -78,10 +82,15 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
 
 def table(evaluation: Evaluation) -> str:
     """The measurements as lines to read."""
+    rates = [
+        _error_line("WER", evaluation.words, "words"),
+        _error_line("CER", evaluation.characters, "characters"),
+    ]
+    if evaluation.units:
+        rates = [_error_line("UER", evaluation.words, "units")]
     return "\n".join(
         [
-            _error_line("WER", evaluation.words, "words"),
-            _error_line("CER", evaluation.characters, "characters"),
+            *rates,
             f"utterances  {evaluation.words.utterances}, {evaluation.audio_seconds:.1f} s of audio",
             f"parameters  {evaluation.parameters:,}",
             f"density     {evaluation.density:.4f} of the maskable weights kept",

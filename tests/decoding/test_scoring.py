@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from functools import cache
 
@@ -12,6 +13,7 @@ from speechprune.decoding.scoring import (
     ErrorCounts,
     count_character_errors,
     count_errors,
+    count_text_errors,
     count_word_errors,
 )
 
@@ -76,7 +78,21 @@ def test_empty_references_and_hypotheses_count() -> None:
     assert count_word_errors("", "") == ErrorCounts(0, 0, 0, 0, 1)
     total = count_word_errors("", "one") + count_word_errors("one two", "one")
     assert (total.rate, total.utterances) == (1.0, 2)
-    assert count_word_errors("", "one").rate == float("inf")
+
+
+@pytest.mark.parametrize("hypothesis", ["", "one", "one two three"])
+def test_without_references_the_rate_is_the_number_of_insertions(hypothesis: str) -> None:
+    """JSON has no infinity, and means would be infinite."""
+    rate = count_word_errors("", hypothesis).rate
+    assert rate == len(hypothesis.split())
+    assert json.loads(json.dumps(rate, allow_nan=False)) == rate
+
+
+def test_units_are_words_and_characters_at_once() -> None:
+    words, characters = count_text_errors("t\u0283 a n", "a nn", letters=False)
+    assert words == characters == ErrorCounts(1, 1, 0, 3, 1)
+    words, characters = count_text_errors("one two", "onetwo", letters=True)
+    assert (words, characters) == (ErrorCounts(1, 1, 0, 2, 1), ErrorCounts(0, 1, 0, 7, 1))
 
 
 def test_white_space_is_no_character_beyond_one() -> None:

@@ -272,7 +272,7 @@ def test_the_better_of_the_average_and_the_last_is_the_result(report: dict[str, 
     counts = {
         name: ErrorCounts(reference_length=10, deletions=n) for name, n in (("a", 3), ("b", 2))
     }
-    measured = {n: Evaluation(c, c, 1, 1.0, 1.0, 1.0, "cpu") for n, c in counts.items()}
+    measured = {n: Evaluation(c, c, False, 1, 1.0, 1.0, 1.0, "cpu") for n, c in counts.items()}
     paths = {"a": Path("a.pt"), "b": Path("b.pt")}
     better = replace(better, evaluations={"valid": measured}, results=paths)
     assert better.best == "b"

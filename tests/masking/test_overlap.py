@@ -149,3 +149,17 @@ def test_what_differs_between_masks_is_told():
     ):
         with pytest.raises(UserError, match=told):
             overlap(first, second)
+
+
+def test_rows_of_an_output_layer_must_stand_for_the_same():
+    """One of another dictionary, or of the same symbols in another order, has other rows."""
+    head = {"proj.weight": torch.eye(3, 2) > 0}
+    first, same, other, unknown = (
+        MaskSet(head, {"symbols": symbols} if symbols else {})
+        for symbols in ("A B C", "A B C", "B A C", None)
+    )
+    assert overlap(first, same).iou == overlap(first, unknown).iou == 1.0
+    with pytest.raises(UserError, match="the same in another order"):
+        overlap(first, other)
+    body = {"encoder.layers.0.fc1.weight": torch.eye(3, 2) > 0}
+    assert overlap(MaskSet(body, first.provenance), MaskSet(body, other.provenance)).iou == 1.0

@@ -11,6 +11,7 @@ import pytest
 import torch
 from averages import WEIGHT, Change, Runs, in_half_precision, names, run_command
 from checkpoints import refusal, rewrite
+from fairseq.data.dictionary import Dictionary
 from torch import Tensor
 
 from speechprune.masking.mask_set import MaskSet
@@ -84,6 +85,21 @@ def test_other_lost_layers_are_refused(runs: Runs, tmp_path: Path) -> None:
     assert "have lost different layers: they are not of one run" in refusal(
         average, tmp_path, by="last"
     )
+
+
+def test_heads_of_other_symbols_are_refused(runs: Runs, tmp_path: Path) -> None:
+    """Their rows do not belong together, though their shapes do."""
+
+    def reverse(state: dict[str, Any]) -> None:
+        dictionary = Dictionary()
+        for symbol in "EDCBA|":
+            dictionary.add_symbol(symbol)
+        state["task_state"]["target_dictionary"] = dictionary
+
+    first = runs.save(tmp_path, "checkpoint_1_1.pt", 1, change=reverse)
+    second = runs.save(tmp_path, "checkpoint_1_2.pt", 2)
+    told = f"{second} and {first} have other symbols, or the same in another order"
+    assert refusal(average, tmp_path, by="last").startswith(told)
 
 
 def test_what_is_no_tensor_is_refused(runs: Runs, tmp_path: Path) -> None:

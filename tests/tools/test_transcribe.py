@@ -20,7 +20,8 @@ from corpora import cut
 from nano import write_corpus, write_finetuned, write_wav2vec2
 
 from speechprune.decoding import inference
-from speechprune.decoding.inference import decode, read_audio, transcribe, transcribe_files
+from speechprune.decoding.greedy import decode
+from speechprune.decoding.inference import read_audio, transcribe, transcribe_files
 from speechprune.errors import UserError
 from speechprune.models.loading import load_finetuned
 from speechprune.tools.transcribe import command
@@ -92,7 +93,7 @@ def test_greedy_decoding_collapses_then_drops_blanks(checkpoint: Path) -> None:
     symbols = ["<s>", "A", "A", "<s>", "A", "|", "|", "B", "<pad>", "</s>", "C", "|", "<s>"]
     numbers = torch.tensor([loaded.dictionary.index(symbol) for symbol in symbols])
     emissions = torch.nn.functional.one_hot(numbers, len(loaded.dictionary)).unsqueeze(1)
-    assert list(decode(loaded, emissions)) == ["AA BC"]
+    assert list(decode(loaded.dictionary, emissions)) == ["AA BC"]
 
 
 def test_an_unreadable_file_stops_everything_with_one_line(

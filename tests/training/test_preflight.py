@@ -29,6 +29,7 @@ def settings(**model: Any) -> Any:
     pruning = {**vars(PruningFlags()), "freeze_finetune_updates": 0, "max_update": 100}
     return OmegaConf.create(
         {
+            "task": {"_name": "audio_pretraining"},
             "model": {"_name": "wav2vec_ctc_parp", "w2v_args": None, **pruning, **model},
             "dataset": {"validate_after_updates": 0, "disable_validation": False},
         }

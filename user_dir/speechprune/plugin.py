@@ -39,6 +39,7 @@ from speechprune.files import check_output, put_in_place
 from speechprune.locks import keep
 from speechprune.models.registration import register_all
 from speechprune.models.restart import LAST
+from speechprune.models.symbols import follow_symbols
 from speechprune.starting import refuse_to_start_nothing
 
 logger = logging.getLogger(__name__)
@@ -307,6 +308,7 @@ def _register() -> None:
     _name_master_copies()
     _observe_before_steps()
     refuse_to_start_nothing()
+    follow_symbols()
     # `fairseq-hydra-train` has imported its loop by now; `speechprune train` calls end_in_time.
     if "fairseq_cli.train" in sys.modules:
         end_in_time(sys.modules["fairseq_cli.train"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import DictConfig, open_dict
 
-from speechprune.checkpoint.file import PROVENANCE, PathLike, read
+from speechprune.checkpoint.file import PathLike, read
+from speechprune.checkpoint.outputs import saved_dictionary
 from speechprune.checkpoint.pretrained import pretrained_settings
 from speechprune.checkpoint.upgrading import upgraded
 from speechprune.errors import UserError
 from speechprune.manifests.audio import SAMPLE_RATE
 from speechprune.state_names import is_finetuned
+
+logger = logging.getLogger(__name__)
 
 
 def read_finetuned(path: PathLike) -> dict[str, Any]:
@@ -63,18 +67,16 @@ def find_dictionary(
     Raises:
         UserError: it is nowhere.
     """
-    dictionary = (state.get("task_state") or {}).get("target_dictionary")
+    dictionary = saved_dictionary(state)
     if dictionary is not None:
-        return dictionary
-    counted = (state.get(PROVENANCE) or {}).get("target_dictionary")
-    if counted is not None:
-        dictionary = Dictionary()
-        for symbol, count in counted:
-            dictionary.add_symbol(symbol, n=count)
         return dictionary
     for folder in (data, cfg.task.get("target_dictionary"), cfg.task.get("data")):
         file = Path(folder or "") / f"dict.{cfg.task.labels}.txt"
         if folder and file.is_file():
+            logger.warning(
+                f"{path} holds no dictionary: its outputs are taken for the symbols of {file}, in "
+                "their order"
+            )
             return Dictionary.load(str(file))
     raise UserError(
         f"{path} holds no dictionary; give the data folder with its dict.{cfg.task.labels}.txt"

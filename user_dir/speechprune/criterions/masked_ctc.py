@@ -6,8 +6,10 @@ from typing import Any, Dict, List, Tuple
 import torch
 from fairseq import utils
 from fairseq.criterions import register_criterion
-from fairseq.criterions.ctc import CtcCriterion, CtcCriterionConfig
+from fairseq.criterions.ctc import CtcCriterionConfig
 from fairseq.logging import metrics
+
+from speechprune.criterions.ctc import CtcCriterion
 
 
 @dataclass

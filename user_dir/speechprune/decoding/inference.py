@@ -26,10 +26,11 @@ from tqdm import tqdm
 
 from speechprune.backbones import find_backbone
 from speechprune.decoding import MAX_TOKENS
-from speechprune.decoding.scoring import ErrorCounts, count_character_errors, count_word_errors
+from speechprune.decoding.greedy import decode, spells_words
+from speechprune.decoding.scoring import ErrorCounts, count_text_errors
 from speechprune.errors import UserError
 from speechprune.manifests.audio import SAMPLE_RATE, resample
-from speechprune.manifests.manifest import Split
+from speechprune.manifests.manifest import Split, read_split
 from speechprune.manifests.recording import BadAudio, decode_recording, open_recording
 from speechprune.masking.masked_site import masked_weight
 from speechprune.models.loading import LoadedModel
@@ -37,16 +38,14 @@ from speechprune.models.sites import encoder_of_model
 
 logger = logging.getLogger(__name__)
 
-#: Stands for fairseq's `<unk>` in transcripts: one character, since it is one error.
-UNKNOWN = "\u2047"
-
 
 @dataclass(frozen=True)
 class Evaluation:
     """How well and how fast a model transcribes a corpus.
 
     Attributes:
-        words, characters: errors over all utterances.
+        words, characters: errors over all utterances; both are of the units if ``units``.
+        units: whether the model writes units, such as phones, and not words spelt by letters.
         parameters: tensor entries that inference reads, masked ones included, scores excluded.
         density: share of the maskable weights that is kept.
         audio_seconds: length of the corpus.
@@ -56,6 +55,7 @@ class Evaluation:
 
     words: ErrorCounts
     characters: ErrorCounts
+    units: bool
     parameters: int
     density: float
     audio_seconds: float
@@ -99,14 +99,33 @@ def evaluate(
             texts.update(zip(batch, transcribe(loaded, audio)))
             seconds += perf_counter() - start
             bar.update(len(batch))
+    letters = spells_words(loaded.dictionary)
     words, characters = ErrorCounts(), ErrorCounts()
     for index, utterance in enumerate(utterances):
-        words += count_word_errors(utterance.text, texts[index])
-        characters += count_character_errors(utterance.text, texts[index])
-    audio_seconds = sum(u.frames for u in utterances) / rate
-    parameters = count_parameters(model)
-    density = loaded.density
-    return Evaluation(words, characters, parameters, density, audio_seconds, seconds, device.type)
+        found = count_text_errors(utterance.text, texts[index], letters=letters)
+        words, characters = words + found[0], characters + found[1]
+    return Evaluation(
+        words,
+        characters,
+        units=not letters,
+        parameters=count_parameters(model),
+        density=loaded.density,
+        audio_seconds=sum(u.frames for u in utterances) / rate,
+        seconds=seconds,
+        device=device.type,
+    )
+
+
+def read_references(loaded: LoadedModel, folder: Path, name: str) -> Split:
+    """A split with the texts that a model's transcripts are compared with.
+
+    The model's dictionary tells whether labels are letters.
+
+    Raises:
+        UserError: as `speechprune.manifests.manifest.read_split`.
+    """
+    labels = loaded.cfg.task.labels
+    return read_split(folder, name, labels, letters=spells_words(loaded.dictionary))
 
 
 def check_references(loaded: LoadedModel, split: Split) -> None:
@@ -118,7 +137,7 @@ def check_references(loaded: LoadedModel, split: Split) -> None:
     if not any(utterance.text for utterance in split.utterances):
         raise UserError(f"no utterance of {split.name} has a text to compare transcripts with")
     known = set(loaded.dictionary.symbols)
-    letters = "|" in known
+    letters = spells_words(loaded.dictionary)
     own = loaded.dictionary.symbols[loaded.dictionary.nspecial :]
     if letters and any(len(symbol) > 1 for symbol in own):
         return  # words are written without the seams between such symbols
@@ -183,7 +202,7 @@ def transcribe(loaded: LoadedModel, audio: Sequence[np.ndarray]) -> list[str]:
         with torch.inference_mode():
             output = loaded.model(**padded(loaded, [audio[i] for i in heard]))
             emissions = loaded.model.get_logits(output)
-        for index, text in zip(heard, decode(loaded, emissions)):
+        for index, text in zip(heard, decode(loaded.dictionary, emissions)):
             texts[index] = text
     return texts
 
@@ -243,24 +262,6 @@ def count_parameters(model: nn.Module) -> int:
     scores = [masked_weight(site).scores for site in controller.sites] if controller else []
     count = sum(parameter.numel() for parameter in model.parameters())
     return count - sum(score.numel() for score in scores if score is not None)
-
-
-def decode(loaded: LoadedModel, emissions: Tensor) -> Iterator[str]:
-    """Best symbol of each frame, repetitions and blanks removed, letters joined to words.
-
-    A dictionary without `|` is of units that stand alone: phones, or Mandarin characters.
-
-    Args:
-        emissions: CTC scores, (T, B, symbols); frames of padding emit blanks.
-    """
-    dictionary = loaded.dictionary
-    between = "" if "|" in dictionary.symbols else " "
-    silent = {dictionary.index(loaded.task.blank_symbol), dictionary.pad(), dictionary.eos()}
-    for frames in emissions.argmax(dim=-1).T.cpu():
-        numbers = frames.unique_consecutive().tolist()
-        symbols = (UNKNOWN if n == dictionary.unk() else dictionary[n] for n in numbers)
-        spoken = between.join(s for n, s in zip(numbers, symbols) if n not in silent)
-        yield " ".join(spoken.replace("|", " ").split())
 
 
 @contextmanager

@@ -28,10 +28,9 @@ class ErrorCounts:
 
     @property
     def rate(self) -> float:
-        """Edits per reference token; infinite if there are edits and no reference tokens."""
-        if self.reference_length == 0:
-            return float("inf") if self.errors else 0.0
-        return self.errors / self.reference_length
+        """Edits per reference token; the number of edits where there are no reference tokens, so
+        that insertions count, and means and JSON, which has no infinity, can be made of it."""
+        return self.errors / max(1, self.reference_length)
 
     def __add__(self, other: ErrorCounts) -> ErrorCounts:
         return ErrorCounts(
@@ -56,6 +55,19 @@ def count_errors(reference: Sequence[Hashable], hypothesis: Sequence[Hashable]) 
     surplus = len(reference) - len(hypothesis)
     deletions = (gaps + surplus) // 2
     return ErrorCounts(edits - gaps, deletions, gaps - deletions, len(reference), 1)
+
+
+def count_text_errors(
+    reference: str, hypothesis: str, *, letters: bool
+) -> tuple[ErrorCounts, ErrorCounts]:
+    """Errors over words and over characters, of which all error rates are made.
+
+    Args:
+        letters: whether the texts are words spelt by letters; else they are units, such as phones
+            or Mandarin characters, which are what words and characters are then.
+    """
+    words = count_word_errors(reference, hypothesis)
+    return words, count_character_errors(reference, hypothesis) if letters else words
 
 
 def count_word_errors(reference: str, hypothesis: str) -> ErrorCounts:

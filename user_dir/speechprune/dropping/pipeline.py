@@ -15,7 +15,7 @@ from speechprune.checkpoint.file import PROVENANCE
 from speechprune.checkpoint.finetuned import listening, read_finetuned
 from speechprune.checkpoint.layers import depth
 from speechprune.checksums import read_json, write_json
-from speechprune.decoding.inference import Evaluation, evaluate
+from speechprune.decoding.inference import Evaluation, evaluate, read_references
 from speechprune.dropping.finetuning import Finetuning, SmallerModel, rehearse_finetuning
 from speechprune.dropping.report import JSON, Report
 from speechprune.dropping.search import VerificationSettings, verify_plans
@@ -35,7 +35,6 @@ from speechprune.layers.plan import LayerPlan, LayerPlans, check_drop
 from speechprune.locks import locked
 from speechprune.made_with import claim
 from speechprune.manifests.check import check_split, read_recordings
-from speechprune.manifests.manifest import read_split
 from speechprune.models.loading import load_finetuned
 from speechprune.reports.runs import manifest_digest
 from speechprune.training.configs import find_config
@@ -261,7 +260,7 @@ class Pipeline:
         for stage, path in stages.items():
             loaded = load_finetuned(path, data)
             for split in self._splits:
-                found[split][stage] = evaluate(loaded, read_split(data, split, self._labels))
+                found[split][stage] = evaluate(loaded, read_references(loaded, data, split))
         return found
 
 

@@ -11,13 +11,12 @@ from typing import Any, Callable
 from speechprune import __version__
 from speechprune.checkpoint import PathLike, digest
 from speechprune.decoding import MAX_TOKENS
-from speechprune.decoding.inference import sample_rate
+from speechprune.decoding.inference import read_references, sample_rate
 from speechprune.dropping.elimination import Elimination, eliminate
 from speechprune.dropping.verification import Measured, Verifier, refuse_test
 from speechprune.layers.plan import LayerPlan, LayerPlans
 from speechprune.layers.race import Race
 from speechprune.manifests.check import check_split
-from speechprune.manifests.manifest import read_split
 from speechprune.models.loading import load_finetuned
 from speechprune.tables import table
 
@@ -52,7 +51,7 @@ class VerificationSettings:
         loaded = load_finetuned(checkpoint, self.data)
         rate = sample_rate(loaded)
         check_split(self.data, self.subset, labels=None, sample_rate=rate)
-        split = read_split(self.data, self.subset, loaded.cfg.task.labels)
+        split = read_references(loaded, self.data, self.subset)
         batch_size = self.batch_size
         if self.race:
             enough = Race.batch_size(len(split.utterances))

@@ -20,22 +20,22 @@ from tqdm import tqdm
 from speechprune.backbones import find_backbone
 from speechprune.backbones.base import Entry
 from speechprune.decoding import MAX_TOKENS
+from speechprune.decoding.greedy import decode, spells_words
 from speechprune.decoding.inference import (
     audible,
     batches,
     best_device,
     check_references,
-    decode,
     padded,
     read_audio,
     sample_rate,
 )
-from speechprune.decoding.scoring import ErrorCounts, count_character_errors, count_word_errors
+from speechprune.decoding.scoring import ErrorCounts, count_text_errors
 from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan
 from speechprune.layers.prefixes import passes, walk
 from speechprune.layers.race import Race
-from speechprune.manifests.manifest import Split, Utterance
+from speechprune.manifests.manifest import Split
 from speechprune.models.loading import LoadedModel
 from speechprune.models.sites import encoder_of_model, output_layer_of
 
@@ -96,11 +96,6 @@ class Measured:
         rates = {metric: self.rate(metric) for metric in METRICS}
         return {**rates, "utterances": len(self.texts), "stopped": self.stopped}
 
-    def hear(self, index: int, utterance: Utterance, text: str) -> None:
-        self.texts[index] = text
-        self.words[index] = count_word_errors(utterance.text, text)
-        self.characters[index] = count_character_errors(utterance.text, text)
-
 
 class Verifier:
     """Measures plans for one model on one split.
@@ -130,6 +125,7 @@ class Verifier:
     ) -> None:
         check_references(loaded, split)
         self.loaded, self.split = loaded, split
+        self.letters = spells_words(loaded.dictionary)
         self.encoder = encoder_of_model(loaded.model)
         self.family = find_backbone(self.encoder)
         self.layers = self.family.layers(self.encoder)
@@ -143,7 +139,7 @@ class Verifier:
     @property
     def metric(self) -> str:
         """The usual one: characters for letters, "words" for units that stand alone."""
-        return "cer" if "|" in self.loaded.dictionary.symbols else "wer"
+        return "cer" if self.letters else "wer"
 
     def measure(
         self, plans: Sequence[LayerPlan], metric: str, race: Race | None = None
@@ -184,16 +180,23 @@ class Verifier:
         heard, entry = self._enter(number)
         for index in batch:
             for plan in running if index not in heard else ():
-                measured[plan].hear(index, self.split.utterances[index], "")
+                self._note(measured[plan], index, "")
         if entry is None:
             return
         kept = [measured[plan].plan.kept for plan in running]
         self.made.layers += passes(kept) * len(batch)
         through = self._through(entry)
         for place, state in walk(kept, entry.state, through):
-            texts = decode(self.loaded, self._emissions(entry, state))
+            texts = decode(self.loaded.dictionary, self._emissions(entry, state))
             for index, text in zip(heard, texts):
-                measured[running[place]].hear(index, self.split.utterances[index], text)
+                self._note(measured[running[place]], index, text)
+
+    def _note(self, measured: Measured, index: int, text: str) -> None:
+        """What a plan made of an utterance."""
+        reference = self.split.utterances[index].text
+        found = count_text_errors(reference, text, letters=self.letters)
+        measured.texts[index] = text
+        measured.words[index], measured.characters[index] = found
 
     def _through(self, entry: Entry) -> Any:
         return lambda layer, state: entry.through(self.layers[layer], state)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # see speechprune.masking.bits
 
 FORMAT = "speechprune.mask_set"
 VERSION = 1
+#: Where the provenance of masks of an output layer tells what its rows stand for, in order.
+SYMBOLS = "symbols"
 Key = TypeVar("Key", bound=Hashable)
 
 

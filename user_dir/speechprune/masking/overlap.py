@@ -14,8 +14,8 @@ import numpy as np
 
 from speechprune.errors import UserError
 from speechprune.masking.bits import PackedMask, popcount
-from speechprune.masking.mask_set import MaskSet
-from speechprune.state_names import layer_of
+from speechprune.masking.mask_set import SYMBOLS, MaskSet
+from speechprune.state_names import HEAD_SITES, layer_of
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -129,6 +129,12 @@ def _check_comparable(first: MaskSet, second: MaskSet) -> None:
             "make masks with --no-biases, to compare the weights alone"
         )
     second.check_fits(first.shapes)
+    symbols = {masks.provenance.get(SYMBOLS) for masks in (first, second)} - {None}
+    if len(symbols) > 1 and set(HEAD_SITES) & set(first):
+        raise UserError(
+            "the rows of their output layers stand for other symbols, or for the same in another "
+            "order; compare masks of one dictionary"
+        )
 
 
 def _overlap(first: PackedMask, second: PackedMask) -> Overlap:

@@ -5,6 +5,7 @@ from typing import Any, Dict, Iterator, Mapping, Optional
 
 import numpy as np
 import torch
+from fairseq.data.dictionary import Dictionary
 from fairseq.models.wav2vec.wav2vec2_asr import Wav2VecCtc
 from omegaconf import open_dict
 from torch import nn
@@ -28,11 +29,13 @@ class Ctc(Declared, Wav2VecCtc):
     The encoder may be of any family that has a backbone.
 
     Attributes:
+        dictionary: of the outputs.
         layer_plan: the layers that were left out when this model was built from a pretrained one;
             None if all stayed, or if a checkpoint of ours is to follow, which has its own depth.
     """
 
     reads = LAYER_FLAGS | {"eval_only"}
+    dictionary: Dictionary
     layer_plan: Optional[LayerPlan] = None
 
     @classmethod
@@ -47,6 +50,7 @@ class Ctc(Declared, Wav2VecCtc):
         if from_pretrained:
             cls.check_settings(cfg)
         model = cls(cfg, build_encoder(cfg, len(task.target_dictionary)))
+        model.dictionary = task.target_dictionary
         if from_pretrained:
             model.drop_layers()
         model.prepare(from_pretrained)

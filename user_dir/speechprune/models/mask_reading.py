@@ -14,8 +14,8 @@ from typing import Any, Union
 from speechprune import __version__
 from speechprune.errors import UserError
 from speechprune.files import digest
-from speechprune.masking.mask_set import MaskSet, is_mask_file
-from speechprune.state_names import is_finetuned, is_scores
+from speechprune.masking.mask_set import SYMBOLS, MaskSet, is_mask_file
+from speechprune.state_names import HEAD_SITES, is_finetuned, is_scores, keys_of_mask
 
 #: Settings that are mentioned even where they are the default.
 _ALWAYS_MENTIONED = ("prune_rate", "policy", "sparsity")
@@ -53,8 +53,9 @@ def read_checkpoint_masks(path: Union[str, Path]) -> MaskSet:
 
 
 def _provenance(state: Mapping[str, Any], path: Union[str, Path]) -> dict[str, str]:
-    """Backbone, pretrained file, the checkpoint's digest, settings that are not the default, and
-    versions."""
+    """Backbone, pretrained file, the checkpoint's digest, settings that are not the default,
+    versions, and the symbols of an output layer that has masks."""
+    from speechprune.checkpoint.outputs import saved_dictionary, spelt
     from speechprune.checkpoint.settings import encoder_of
     from speechprune.models.declaration import DEFAULTS, declared
     from speechprune.models.registration import register_all
@@ -73,6 +74,10 @@ def _provenance(state: Mapping[str, Any], path: Union[str, Path]) -> dict[str, s
         "settings": " ".join(settings),
         "versions": f"speechprune={__version__} torch={version('torch')}",
     }
+    dictionary = saved_dictionary(state)
+    masked = any(key in state["model"] for site in HEAD_SITES for key in keys_of_mask(site))
+    if dictionary is not None and masked:
+        facts[SYMBOLS] = spelt(dictionary)
     return {key: str(fact) for key, fact in facts.items() if fact}
 
 

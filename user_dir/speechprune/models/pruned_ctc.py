@@ -2,6 +2,7 @@
 
 from typing import Any, Dict, List, Mapping, Optional
 
+from speechprune.checkpoint.outputs import masks_by_symbol
 from speechprune.errors import UserError
 from speechprune.masking.mask_set import MaskSet
 from speechprune.masking.masked_site import original_weight
@@ -62,7 +63,7 @@ class PrunedCtc(MaskedCtc):
         self.takes_pruned_weights = bool(self.cfg.finetune_from_model)
         if not self.cfg.mask_file:
             return
-        whole = read_mask_set(self.cfg.mask_file)
+        whole = masks_by_symbol(read_mask_set(self.cfg.mask_file), self.dictionary)
         masks = whole
         if self.layer_plan is not None:
             masks = MaskSet(self.without_layers(whole), whole.provenance)

@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from speechprune.checkpoint import read
-from speechprune.decoding.inference import evaluate
+from speechprune.decoding.inference import evaluate, read_references
 from speechprune.files import write_atomically
-from speechprune.manifests.manifest import read_split
 from speechprune.manifests.synthetic import SyntheticSpeech, make_synthetic
 from speechprune.models.loading import load_finetuned
 from speechprune.models.names import ROUTER, WEIGHTS
@@ -130,7 +129,8 @@ def adapt_and_measure(
 
 def _measure(method: Method, data: Path, run: TrainingRun) -> Result:
     checkpoint = run.folder / "checkpoints" / "checkpoint_best.pt"
-    report = evaluate(load_finetuned(checkpoint, data), read_split(data, "test"))
+    loaded = load_finetuned(checkpoint, data)
+    report = evaluate(loaded, read_references(loaded, data, "test"))
     return Result(
         name=method.name,
         title=method.title,

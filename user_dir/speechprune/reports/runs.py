@@ -243,17 +243,16 @@ def evaluate_run(run: FinishedRun, subset: str, manifest: str) -> tuple[RunEvalu
 
 
 def _evaluate(run: FinishedRun, subset: str) -> RunEvaluation:
-    from speechprune.decoding.inference import evaluate
+    from speechprune.decoding.inference import evaluate, read_references
     from speechprune.manifests.audio import SAMPLE_RATE
     from speechprune.manifests.check import check_split
-    from speechprune.manifests.manifest import read_split
     from speechprune.models.loading import load_finetuned
 
     folder = Path(run.task["data"])
     rate = run.task.get("sample_rate") or SAMPLE_RATE
     check_split(folder, subset, labels=None, sample_rate=rate)
     loaded = load_finetuned(run.checkpoint, folder)
-    found = evaluate(loaded, read_split(folder, subset, run.task["labels"]))
+    found = evaluate(loaded, read_references(loaded, folder, subset))
     controller = getattr(loaded.model, "mask_controller", None)
     tally = controller.mask_set().tally if controller else None
     return RunEvaluation(

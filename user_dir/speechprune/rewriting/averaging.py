@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from speechprune.checkpoint.file import PathLike, read
+from speechprune.checkpoint.outputs import saved_dictionary
 from speechprune.checkpoint.saved import (
     SavedCheckpoint,
     as_sparse_as_the_newest,
@@ -105,9 +106,22 @@ def _average(folder: Path, out: Path, num: int, by: str) -> Average:
         chosen = best_first(validated, folder)[:num]
     else:
         chosen = sorted(candidates, key=lambda c: -c.updates)[:num]
+    _refuse_other_outputs([checkpoint.path for checkpoint in chosen])
     differ = not _have_equal_masks([checkpoint.path for checkpoint in chosen])
     _write_average(chosen, by, differ, out)
     return Average(out, by, num, tuple(chosen), of_other_density, unvalidated, differ)
+
+
+def _refuse_other_outputs(paths: Sequence[Path]) -> None:
+    """Raise UserError unless the rows of all heads stand for the symbols of the first, in order."""
+    dictionaries = [saved_dictionary(read(path, mmap=True)) for path in paths]
+    for path, dictionary in zip(paths, dictionaries):
+        first = dictionaries[0]
+        if first is not None and dictionary is not None and dictionary.symbols != first.symbols:
+            raise UserError(
+                f"{paths[0]} and {path} have other symbols, or the same in another order: their "
+                "heads have no mean; move away those of one dictionary"
+            )
 
 
 def _have_equal_masks(paths: Sequence[Path]) -> bool:

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from speechprune.checkpoint.file import PathLike
+from speechprune.checkpoint.outputs import masks_by_symbol
 from speechprune.errors import UserError
 from speechprune.masking.bits import pack_bits
 from speechprune.masking.mask_set import MaskSet
@@ -46,6 +47,7 @@ def apply_masks(path: PathLike, masks: MaskSet, out: PathLike) -> None:
     """
     rewriting = Rewriting(path, out)
     loaded = load_finetuned(path)
+    masks = masks_by_symbol(masks, loaded.dictionary)
     flags = _fitting_flags(loaded, masks)
     changes = {
         "args": None,

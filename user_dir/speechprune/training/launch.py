@@ -51,6 +51,7 @@ from speechprune.training.preflight import (
 )
 from speechprune.training.processes import address_of, run_ranks, set_environment
 from speechprune.training.refusals import first_lines, naming_refused_settings
+from speechprune.training.yardstick import choose_yardstick
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +119,7 @@ def run(cfg: DictConfig, given: Collection[str]) -> float:
     machine = find_machine(cfg.common.cpu)
     processes = fit(cfg, given, machine)
     check_data(cfg)
+    choose_yardstick(cfg, given)
     _mend_last(Path(cfg.checkpoint.save_dir).absolute())
     check_checkpoints(cfg)
     warn_of_denser_best(cfg)

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from fairseq.data import Dictionary
 from fairseq.data.data_utils import (
     post_process,
     raise_if_valid_subsets_unintentionally_ignored,
@@ -17,13 +18,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from speechprune.checkpoint import read
 from speechprune.checkpoint.layers import depth, lost_layers, refuse_other_layers
+from speechprune.checkpoint.outputs import saved_dictionary
 from speechprune.checkpoint.pretrained import check_pretrained, width
 from speechprune.errors import UserError
 from speechprune.manifests.check import SplitSummary, check_split
+from speechprune.manifests.dictionary import dictionary_name
 from speechprune.models.declaration import declared
 from speechprune.models.layer_flags import drops_layers, plan_of
 from speechprune.models.names import is_ctc
 from speechprune.models.restart import LAST, RESETS
+from speechprune.models.symbols import rows_to_take
 from speechprune.registry import unknown_name
 from speechprune.state_names import has_masks, is_finetuned
 from speechprune.training.ranges import check_ranges
@@ -184,6 +188,7 @@ def check_checkpoints(cfg: DictConfig) -> None:
         state = _check_layers(model, start)
         if settings.restore_file == LAST or not any(settings[key] for key in RESETS):
             _check_same_model(model, start, state)
+        check_symbols(cfg, start, state, goes_on=not settings.reset_optimizer)
     elif settings.finetune_from_model:
         state = _check_layers(model, Path(settings.finetune_from_model))
         if not declared(model._name).has_masks and has_masks(state["model"]):
@@ -196,6 +201,21 @@ def check_checkpoints(cfg: DictConfig) -> None:
                 f"{settings.finetune_from_model} is not a finetuned CTC model; give a "
                 "pretrained one as model.w2v_path"
             )
+        check_symbols(cfg, Path(settings.finetune_from_model), state, goes_on=False)
+
+
+def check_symbols(cfg: DictConfig, path: Path, state: Mapping[str, Any], *, goes_on: bool) -> None:
+    """Refuse a checkpoint to begin from, or to go on from, whose outputs are of other symbols.
+
+    Raises:
+        UserError: as `speechprune.models.symbols.rows_to_take`.
+    """
+    if saved_dictionary(state) is None or cfg.task._name != "audio_finetuning":
+        return
+    task = cfg.task
+    folder = Path(_value(task, "target_dictionary") or task.data)
+    own = Dictionary.load(str(folder / dictionary_name(task.labels)))
+    rows_to_take(str(path), state, own, cfg, goes_on=goes_on)
 
 
 def _refuse_two_starts(settings: DictConfig) -> None:
