@@ -179,7 +179,7 @@ def _rates_of_fixed_masks(
     Raises:
         UserError: in the layers that are left they keep nothing.
     """
-    if not any(m.get("fix_mask") or m.get("fix_mask_before") is not None for m in models_in(state)):
+    if not any(m.get("fix_mask") or m.get("fix_mask_before") for m in models_in(state)):
         return {}
     loaded = load_finetuned(path)
     cfg, controller = loaded.cfg.model, getattr(loaded.model, "mask_controller", None)
