@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -132,13 +132,15 @@ def test_a_mask_that_is_missing_is_not_made_up(files: Files, site: str) -> None:
         assert f"{site}.weight" in told and "neither" in told
 
 
-def test_the_case_that_was_found(files: Files, shared_data: Path, tmp_path: Path) -> None:
+def test_the_case_that_was_found(
+    files: Files, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A checkpoint of ours, rewritten as S3-Router would save it."""
     ours, theirs = tmp_path / "ours.pt", tmp_path / "theirs.pt"
     flags = {"_name": "wav2vec_ctc_st", "prune_rate": 0.6, "trainable_proj": True}
     write_finetuned(ours, files.pretrained, files.data, model=flags)
-    script = shared_data / "cases" / "s3router_config.py"
-    subprocess.run([sys.executable, str(script), str(ours), str(theirs)], check=True)
+    monkeypatch.setattr(sys, "argv", ["", str(ours), str(theirs)])
+    runpy.run_path(str(shared_data / "cases" / "s3router_config.py"))
     expected, found = (load_finetuned(path) for path in (ours, theirs))
     assert torch.equal(logits(found.model), logits(expected.model))
     assert found.density == expected.density
