@@ -126,14 +126,14 @@ class MaskedCtc(Ctc):
         """Load ours, S3-Router's or a plain `wav2vec_ctc` state dict.
 
         Raises:
-            UserError: load_mask_only is set and the checkpoint holds no mask that fits; or it holds
-                masks that the flags fix at another density than they claim; or it is to be used as
-                it is, and lacks a mask of its own.
+            UserError: a run begins with load_mask_only, and the checkpoint holds no mask that fits;
+                or with masks that the flags fix at another density than they claim. Or the model is
+                to be used as it was saved, and the checkpoint lacks a mask.
         """
         state = self.without_layers(state_dict)
         for site in self.mask_controller.sites:
             state = masked_after_norm(state, key_of(site.name))
-        if self.awaits_own_checkpoint:
+        if self.awaits_own_checkpoint or self.cfg.eval_only:
             self._refuse_missing_masks(state)
         if self.takes_masks_only:
             state = self._with_masks_of(state)
@@ -141,7 +141,8 @@ class MaskedCtc(Ctc):
         state = self._without_foreign_masks(state)
         result = super().load_state_dict(state, *args, **kwargs)
         self.mask_controller.loaded()
-        self._refuse_other_density()
+        if not self.awaits_own_checkpoint:
+            self._refuse_other_density()
         return result
 
     def _refuse_missing_masks(self, state: Mapping[str, Any]) -> None:

@@ -85,6 +85,7 @@ def _fitting_flags(loaded: LoadedModel, masks: MaskSet) -> dict[str, Any]:
     if not is_plain:
         chosen = {name: getattr(loaded.cfg.model, name) for name in SITE_FLAGS}
         biases = any(site.tensor == "bias" for site in loaded.model.mask_controller.sites)
+        loaded.model.fold()  # without its own masks, weight norm has its direction
     else:
         roles = {site.name: site.role for site in prunable(weights, biases=True)}
         roles.update({site.name: site.role for site in weights})
