@@ -116,7 +116,9 @@ def test_shared_scores_start_as_torch_starts_tensors_of_their_shape(granularity:
             "xavier_normal": nn.init.xavier_normal_(own.clone()),
         }
     for name, values in expected.items():
-        assert start(name, weight, shared).std().item() == pytest.approx(values.std().item(), rel=0.06)
+        assert start(name, weight, shared).std().item() == pytest.approx(
+            values.std().item(), rel=0.06
+        )
     largest = start("kaiming_uniform", weight, shared).abs().max().item()
     assert largest == pytest.approx(1.0 if granularity == "row" else 3000**-0.5, rel=0.01)
 
