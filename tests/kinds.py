@@ -141,13 +141,13 @@ def _drop_bits(weights: dict[str, Any]) -> None:
         del weights[key]
 
 
-def uneven_masks(path: Path, densities: list[float]) -> MaskSet:
-    """Drawn masks for the sites of a checkpoint, of one density for each layer, or else 0.5."""
+def uneven_masks(path: Path, densities: list[float], outside: float = 0.5) -> MaskSet:
+    """Drawn masks for the sites of a checkpoint, of one density for each layer and one outside."""
     generator = torch.Generator().manual_seed(0)
     masks = {}
     for name, mask in read_checkpoint_masks(path).items():
         parts = name.split(".")
-        density = densities[int(parts[2])] if parts[:2] == ["encoder", "layers"] else 0.5
+        density = densities[int(parts[2])] if parts[:2] == ["encoder", "layers"] else outside
         masks[name] = torch.rand(mask.shape, generator=generator) < density
     return MaskSet(masks, {})
 

@@ -27,9 +27,9 @@ class Experiment:
     flags: list[str]
     roles: tuple[str, ...] = ("fc1", "fc2")
     rates: dict[str, float] = field(default_factory=lambda: {"": 0.9})
-    shared: str = "nothing"  # what shares one score: nothing, the row or the column
+    shared: str = "nothing"  # what shares one score in the encoder: nothing, the row or the column
     sigmoid: bool = False
-    train_weights: bool = False
+    train_everything: bool = False
     pretrained: str = "base"
 
     def rate(self, name: str) -> float:
@@ -41,18 +41,27 @@ class Reference:
     """S3-Router by hand.
 
     Args:
-        model: a stock `wav2vec_ctc`.
+        model: a stock `wav2vec_ctc`. Where a weight with scores is under weight norm, the norm is
+            taken off: the weight is made here.
         scores: how the scores start, by name of the weight.
     """
 
     def __init__(self, model: nn.Module, experiment: Experiment, scores: dict[str, Tensor]) -> None:
         self.model = model
         self.experiment = experiment
+        #: Magnitude and direction of weights under weight norm, by name of the weight.
+        self.norms = {n: self.take_norm_off(n) for n in scores if f"{n}_v" in model.state_dict()}
+        # Taking the norm off has made the weight of its parts.
         self.weights = {name: self.parameter(name).detach().clone() for name in scores}
         self.scores = {name: tensor.clone() for name, tensor in scores.items()}
         self.masks: dict[str, Tensor] = {}
         self.moments: dict[str, tuple[Tensor, Tensor]] = {}
         self.updates = 0
+
+    def take_norm_off(self, name: str) -> tuple[Tensor, Tensor]:
+        parts = tuple(self.parameter(f"{name}_{part}").detach().clone() for part in "gv")
+        torch.nn.utils.remove_weight_norm(self.model.get_submodule(name.rpartition(".")[0]))
+        return parts
 
     def parameter(self, name: str) -> nn.Parameter:
         return self.model.get_parameter(name)
@@ -77,22 +86,39 @@ class Reference:
         self.updates += 1
         for name, gradient in gradients.items():
             self.adam(name, gradient * (1 / utterances), lr)
+        for name, (magnitude, direction) in self.norms.items():
+            self.weights[name] = torch._weight_norm(direction, magnitude, 2)
 
     def gradients(self) -> dict[str, Tensor]:
         """What one backward pass gives to all that is trained."""
-        found = {name: self.parameter(name).grad for name in HEAD}
+        parameters = dict(self.model.named_parameters())
+        names = list(HEAD) if HEAD[0] not in self.masks else []
+        if self.experiment.train_everything:
+            names = [name for name in parameters if name not in self.masks]
+        found = {n: parameters[n].grad for n in names if parameters[n].grad is not None}
         for name, mask in self.masks.items():
             gradient = self.parameter(name).grad
             found[f"{name} scores"] = self.score_gradient(name, gradient)
-            if self.experiment.train_weights:
-                found[f"{name} weight"] = gradient * mask.float()
+            if self.experiment.train_everything:
+                found.update(self.weight_gradients(name, gradient * mask.float()))
         return found
+
+    def weight_gradients(self, name: str, gradient: Tensor) -> dict[str, Tensor]:
+        """What a masked gradient is to the weight, or to the two that weight norm makes it of."""
+        if name not in self.norms:
+            return {f"{name} weight": gradient}
+        magnitude, direction = (part.clone().requires_grad_() for part in self.norms[name])
+        weight = magnitude * direction / direction.norm(dim=(0, 1), keepdim=True)
+        parts = torch.autograd.grad(weight, (magnitude, direction), gradient)
+        return dict(zip((f"{name} magnitude", f"{name} direction"), parts))
 
     def trained(self, name: str) -> Tensor:
         """The tensor that a gradient belongs to."""
         name, _, part = name.partition(" ")
         if not part:
             return self.parameter(name).data
+        if part in ("magnitude", "direction"):
+            return self.norms[name][part == "direction"]
         return self.scores[name] if part == "scores" else self.weights[name]
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
@@ -115,10 +141,9 @@ class Reference:
         """dL/dscores = dL/dw * weight * sign(scores), times s(1 - s) with a sigmoid."""
         scores = self.scores[name]
         product = gradient * self.weights[name]
-        if self.experiment.shared == "row":
-            product = product.sum(1, keepdim=True)
-        if self.experiment.shared == "column":
-            product = product.sum(0, keepdim=True)
+        if self.experiment.shared != "nothing" and name not in HEAD:
+            along = 1 if self.experiment.shared == "row" else 0
+            product = product.sum(along, keepdim=True)
         change = product * scores.sign()
         if self.experiment.sigmoid:
             gate = 1 / (1 + (-scores.abs()).exp())

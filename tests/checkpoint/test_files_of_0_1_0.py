@@ -24,6 +24,7 @@ from speechprune.models.mask_reading import read_checkpoint_masks
 from speechprune.rewriting.averaging import average
 from speechprune.rewriting.folding import fold
 from speechprune.rewriting.layer_dropping import drop_layers
+from speechprune.rewriting.masks import apply_masks
 
 FILES = Path(__file__).parent / "files_of_0_1_0"
 EXPECTED: dict[str, dict[str, Any]] = torch.load(FILES / "expected.pt", weights_only=True)
@@ -31,6 +32,9 @@ EXPECTED: dict[str, dict[str, Any]] = torch.load(FILES / "expected.pt", weights_
 RUNS = {
     "st": ("model.prune_rate=0.7", "model.init_score=weight_rank"),
     "rows": ("model.prune_rate=0.7", "model.linear_st_op=linear_st_outstr"),
+    "positions": (
+        *("model.prune_rate=0.7", "model.init_score=weight_rank", "model.no_prune_pos=false"),
+    ),
     "parp": (
         *("model._name=wav2vec_ctc_parp", "model.sparsity=0.5", "model.prune_every=2"),
         "model.fix_attn=false",
@@ -64,6 +68,19 @@ def test_their_masks_are_those_of_the_mask_file() -> None:
 
 def test_the_encoder_is_an_encoder() -> None:
     assert not any(p.requires_grad for p in load_encoder(FILES / "encoder.pt").parameters())
+
+
+def test_masks_before_weight_norm_are_put_on_again(tmp_path: Path) -> None:
+    """Masks of the direction, as that version chose them, are the same network elsewhere too."""
+    old = FILES / "positions.pt"
+    masks = read_checkpoint_masks(old)
+    assert "encoder.pos_conv.0.weight_v" in masks
+    fold(old, tmp_path / "folded.pt")
+    apply_masks(old, masks, tmp_path / "again.pt")
+    assert read_checkpoint_masks(tmp_path / "again.pt") == masks
+    for name in ("folded", "again"):
+        found = logits(load_finetuned(tmp_path / f"{name}.pt").model)
+        torch.testing.assert_close(found, EXPECTED["positions"]["logits"])
 
 
 def test_they_are_rewritten(tmp_path: Path) -> None:

@@ -20,10 +20,10 @@ from speechprune.masking.controller import MaskController
 from speechprune.masking.masked_site import masked_weight, original_weight
 from speechprune.masking.policies import POLICIES
 from speechprune.masking.schedule import ConstantSchedule
-from speechprune.masking.sites import Site
+from speechprune.masking.sites import before_weight_norm
 
 ROLES = (*LAYER_ROLES, *OTHER_ROLES)
-GROUPS = ("bias", "layer_norm", "pos", "front.proj", "mask_emb")
+GROUPS = ("layer_norm", "pos", "front.proj", "mask_emb")
 #: Samples that the nano extractor turns into an even and into an odd number of frames.
 LENGTHS = (SAMPLE_RATE // 2, SAMPLE_RATE // 2 + 320)
 
@@ -79,9 +79,12 @@ def sites_name_each_tensor_once(family: Family) -> None:
     assert len(set(names)) == len(names)
     for site in sites:
         tensor = getattr(site.module, site.tensor)
-        assert tensors[site.name] is tensor, site.name
         assert tensor.dim() >= 2
-    assert len({id(tensors[name]) for name in names}) == len(names)
+        written = before_weight_norm(site)
+        assert (written is site) == (f"{site.name}_v" not in tensors)
+        found = getattr(written.module, written.tensor)
+        assert tensors[written.name] is found and found.shape == tensor.shape, site.name
+    assert len({id(before_weight_norm(s).module) for s in sites}) == len(names)
     assert {site.role for site in sites} == set(ROLES)
     layers = family.backbone.layers(model)
     for index in range(len(layers)):
@@ -111,18 +114,10 @@ def every_site_is_live(family: Family) -> None:
     assert torch.equal(output(family.build(), source), expected)
     for site in controller.sites:
         masked, weight = masked_weight(site), original_weight(site)
-        masked.choose(removed_mask(site, weight), weight)
+        masked.choose(torch.zeros_like(masked.mask), weight)
         assert not torch.equal(output(model, source), expected), site.name
         masked.choose(torch.ones_like(masked.mask), weight)
         assert torch.equal(output(model, source), expected), site.name
-
-
-def removed_mask(site: Site, weight: Tensor) -> Tensor:
-    """Nothing kept; half, where weight norm would divide by the norm of what is kept."""
-    mask = torch.zeros(weight.shape, dtype=torch.bool)
-    if hasattr(site.module, "weight_v"):
-        mask.view(-1)[::2] = True
-    return mask
 
 
 def every_site_learns(family: Family) -> None:
@@ -228,7 +223,7 @@ def a_fresh_model_is_of_the_same_settings(family: Family) -> None:
         assert type(fresh) is type(model) and not fresh.training
         assert {name: tensor.shape for name, tensor in fresh.state_dict().items()} == shapes
         assert not any(parameter.requires_grad for parameter in fresh.parameters())
-    for site in family.backbone.sites(first, ROLES):
+    for site in map(before_weight_norm, family.backbone.sites(first, ROLES)):
         tensor = first.state_dict()[site.name]
         assert torch.equal(tensor, again.state_dict()[site.name]), site.name
         assert not torch.equal(tensor, other.state_dict()[site.name]), site.name
@@ -351,7 +346,7 @@ def keys_of_masks_follow_the_layers(family: Family) -> None:
 
 
 def groups_hold_parameters_of_the_model(family: Family) -> None:
-    """Groups are disjoint, without duplicates, and no bias group holds a weight."""
+    """Groups are disjoint and without duplicates."""
     model = family.build()
     names = {id(p): name for name, p in model.named_parameters()}
     seen: set[int] = set()
@@ -361,9 +356,6 @@ def groups_hold_parameters_of_the_model(family: Family) -> None:
         assert set(parameters) <= set(names), group
         assert not seen & set(parameters), group
         seen |= set(parameters)
-    biases = [names[id(p)] for p in family.backbone.parameters(model, "bias")]
-    sites = [s.name for s in family.backbone.sites(model, LAYER_ROLES)]
-    assert biases == [name.replace(".weight", ".bias") for name in sites]
     with pytest.raises(ValueError):
         family.backbone.parameters(model, "no such group")
 

@@ -102,6 +102,27 @@ def test_kaiming_uniform_has_the_bound_of_one_over_root_fan_in(
     assert not torch.equal(scores, start("kaiming_uniform", random_weight(shape), seed=1))
 
 
+@pytest.mark.parametrize("granularity", ["row", "column"])
+def test_shared_scores_start_as_torch_starts_tensors_of_their_shape(granularity: str) -> None:
+    """One score per row has a fan-in of 1, and so starts within 1 whatever the weight's width."""
+    weight = random_weight((4000, 3000))
+    shared = SHARED[granularity][2]
+    own = torch.empty([1 if d in shared else size for d, size in enumerate(weight.shape)])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        expected = {
+            "kaiming_uniform": nn.init.kaiming_uniform_(own.clone(), a=math.sqrt(5)),
+            "kaiming_normal": nn.init.kaiming_normal_(own.clone()),
+            "xavier_normal": nn.init.xavier_normal_(own.clone()),
+        }
+    for name, values in expected.items():
+        assert start(name, weight, shared).std().item() == pytest.approx(
+            values.std().item(), rel=0.06
+        )
+    largest = start("kaiming_uniform", weight, shared).abs().max().item()
+    assert largest == pytest.approx(1.0 if granularity == "row" else 3000**-0.5, rel=0.01)
+
+
 @pytest.mark.parametrize("shape", [LINEAR, CONVOLUTION])
 def test_normal_ones_have_the_deviation_that_torch_gives_them(shape: tuple[int, ...]) -> None:
     with torch.random.fork_rng(devices=[]):

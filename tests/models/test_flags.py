@@ -8,6 +8,7 @@ import re
 import pytest
 import torch
 from loop import Lab
+from nano import write_wav2vec2
 from states import keep, top
 from torch import Tensor, nn
 
@@ -34,7 +35,9 @@ def in_layers(parts: list[str], tensor: str, layers: tuple[int, ...] = LAYERS) -
 def plain_name(name: str) -> str:
     """A parameter's name as checkpoints have it, without the way to the encoder."""
     name = re.sub(r"parametrizations\.(\w+)\.original$", r"\1", name)
-    name = re.sub(r"parametrizations\.(\w+)\.0\.scores$", r"\1_scores", name)
+    name = re.sub(r"parametrizations\.(\w+)\.original0$", r"\1_g", name)
+    name = re.sub(r"parametrizations\.(\w+)\.original1$", r"\1_v", name)
+    name = re.sub(r"parametrizations\.(\w+)\.[01]\.scores$", r"\1_scores", name)
     name = name.replace("w2v_encoder.", "").replace("w2v_model.", "")
     return name.replace("weight_scores", "scores")
 
@@ -56,42 +59,65 @@ def start_of(model: nn.Module) -> dict[str, Tensor]:
 
 SCORES = in_layers(FEED_FORWARD, "scores")
 HEAD = {"proj.weight", "proj.bias"}
+NORMS = {f"encoder.layers.{i}.{n}_layer_norm" for i in LAYERS for n in ("self_attn", "final")}
+NORMS |= {"layer_norm", "encoder.layer_norm"}
+POSITIONS = {f"encoder.pos_conv.0.{tensor}" for tensor in ("bias", "weight_g", "weight_v")}
+FRONT = {"post_extract_proj.weight", "post_extract_proj.bias"}
+GROUP_NORM = "feature_extractor.conv_layers.0.2"
+#: What is neither a layer's projection nor its mask.
+REST = (
+    {f"{norm}.{tensor}" for norm in NORMS | {GROUP_NORM} for tensor in ("weight", "bias")}
+    | POSITIONS
+    | FRONT
+    | HEAD
+    | CONVOLUTIONS
+)
+WEIGHTS_OF_LAYERS = in_layers(PROJECTIONS, "weight") | in_layers(PROJECTIONS, "bias")
 
 TRAINED = {
     "nothing": ((), SCORES | {"mask_emb"}),
     "proj": (("model.trainable_proj=true",), SCORES | {"mask_emb"} | HEAD),
     "bias": (
         ("model.trainable_bias=true",),
-        SCORES | {"mask_emb"} | in_layers(PROJECTIONS, "bias"),
+        SCORES
+        | {"mask_emb"}
+        | in_layers(PROJECTIONS, "bias")
+        | {name for name in REST if name.endswith("bias")},
     ),
     "layer_norm": (
         ("model.trainable_layer_norm=true",),
         SCORES
         | {"mask_emb"}
-        | in_layers(["self_attn_layer_norm", "final_layer_norm"], "weight")
-        | in_layers(["self_attn_layer_norm", "final_layer_norm"], "bias")
-        | {f"{where}layer_norm.{t}" for where in ("", "encoder.") for t in ("weight", "bias")},
+        | {f"{norm}.{tensor}" for norm in NORMS for tensor in ("weight", "bias")},
     ),
     "pos": (
         ("model.trainable_pos=true",),
-        SCORES
-        | {"mask_emb"}
-        | {f"encoder.pos_conv.0.{tensor}" for tensor in ("bias", "weight_g", "weight_v")},
+        SCORES | {"mask_emb"} | POSITIONS,
+    ),
+    "masked pos": (
+        ("model.trainable_pos=true", "model.no_prune_pos=false"),
+        SCORES | {"mask_emb", "encoder.pos_conv.0.scores"},
     ),
     "post_extract_proj": (
         ("model.trainable_post_extract_proj=true",),
-        SCORES | {"mask_emb", "post_extract_proj.weight", "post_extract_proj.bias"},
+        SCORES | {"mask_emb"} | FRONT,
     ),
     "unpruned": (
         ("model.trainable_if_unpruned=true",),
-        SCORES
-        | {"mask_emb", "post_extract_proj.weight", "encoder.pos_conv.0.weight_v"}
-        | in_layers(ATTENTION, "weight")
-        | CONVOLUTIONS,
+        SCORES | {"mask_emb"} | REST,
     ),
-    "co_train": (
-        ("model.co_train=true",),
-        SCORES | {"mask_emb"} | in_layers(FEED_FORWARD, "weight"),
+    "unpruned, with a mask on the head": (
+        ("model.trainable_if_unpruned=true", "model.no_prune_proj=false"),
+        SCORES | {"mask_emb", "proj.scores"} | REST - HEAD,
+    ),
+    "co_train": (("model.co_train=true",), SCORES | {"mask_emb"} | WEIGHTS_OF_LAYERS | REST),
+    "co_train with a mask on the positions": (
+        ("model.co_train=true", "model.no_prune_pos=false"),
+        SCORES | {"mask_emb", "encoder.pos_conv.0.scores"} | WEIGHTS_OF_LAYERS | REST,
+    ),
+    "co_train under fixed masks": (
+        ("model.co_train=true", "model.fix_mask=true"),
+        {"mask_emb"} | WEIGHTS_OF_LAYERS | REST,
     ),
     "fix_mask": (("model.fix_mask=true",), {"mask_emb"}),
     "fix_mask_before": (
@@ -107,6 +133,28 @@ def test_what_is_trained(lab: Lab, case: str) -> None:
     assert trained(lab.build("model.trainable_proj=false", *flags)) == expected
 
 
+#: How many tensors S3-Router's own code trains of a model of three layers.
+COUNTS = {
+    "trainable_bias": 49,
+    "trainable_if_unpruned": 51,
+    "co_train": 87,
+    "trainable_layer_norm": 18 + 1 + 16,
+    "trainable_pos": 18 + 1 + 3,
+    "trainable_proj": 18 + 1 + 2,
+    "trainable_post_extract_proj": 18 + 1 + 2,
+}
+
+
+@pytest.mark.parametrize("flag", COUNTS)
+def test_as_many_are_trained_as_s3router_trains(lab: Lab, flag: str) -> None:
+    deep = write_wav2vec2(lab.folder / "three.pt", layers=3)
+    model = lab.build(
+        *(f"model.w2v_path={deep}", "model.fix_attn=false", "model.trainable_proj=false"),
+        f"model.{flag}=true",
+    )
+    assert len(trained(model)) == COUNTS[flag]
+
+
 SITES = {
     "everywhere in the layers": ((), in_layers(PROJECTIONS, "weight")),
     "fix_attn": (("model.fix_attn=true",), in_layers(FEED_FORWARD, "weight")),
@@ -117,7 +165,7 @@ SITES = {
     ),
     "pos": (
         ("model.fix_attn=true", "model.no_prune_pos=false"),
-        in_layers(FEED_FORWARD, "weight") | {"encoder.pos_conv.0.weight_v"},
+        in_layers(FEED_FORWARD, "weight") | {"encoder.pos_conv.0.weight"},
     ),
     "post_extract_proj": (
         ("model.fix_attn=true", "model.no_prune_post_extract_proj=false"),
@@ -199,7 +247,7 @@ def test_densities(lab: Lab, case: str) -> None:
             mask = found[f"encoder.layers.{layer}.{part}.weight"]
             assert mask.sum() == keep(ENTRIES[part], density(layer, part)), (layer, part)
     outside = found["post_extract_proj.weight"]
-    rest = {"one": 0.4, "all": 1.0}.get(case, 0.6)
+    rest = {"one": 0.4, "pair": 0.6}.get(case, 1.0)
     assert outside.sum() == keep(outside.numel(), rest)
     kept = sum(int(mask.sum()) for mask in found.values())
     total = sum(mask.numel() for mask in found.values())
@@ -249,10 +297,16 @@ def test_sigmoid_scales_the_gradient_of_every_score(lab: Lab) -> None:
 
 def test_scores_start_from_the_pretrained_weights(lab: Lab) -> None:
     weights = torch.load(lab.wav2vec2, weights_only=True)["model"]
-    scaled = lab.build("model.init_score=weight_magnitude_with_scale", "model.init_score_scale=4")
+    parts = (weights[f"encoder.pos_conv.0.weight_{part}"] for part in "vg")
+    weights["encoder.pos_conv.0.weight"] = torch._weight_norm(*parts, 2)
+    scaled = lab.build(
+        *("model.init_score=weight_magnitude_with_scale", "model.init_score_scale=4"),
+        "model.no_prune_pos=false",
+    )
     for name, scores in start_of(scaled).items():
         assert torch.equal(scores, weights[name] / 4), name
-    ranked = lab.build("model.init_score=weight_rank", "model.fix_attn=false")
+    flags = ("model.fix_attn=false", "model.no_prune_pos=false")
+    ranked = lab.build("model.init_score=weight_rank", *flags)
     for name, mask in masks_of(ranked).items():
         magnitude = top(weights[name], keep(mask.numel(), 0.9))
         assert (mask.flatten().numpy() == magnitude).all(), name

@@ -8,7 +8,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 from nano import write_corpus, write_data2vec, write_finetuned, write_wav2vec2
-from toy import kept_of, load_backbone, top
+from torch import Tensor
+from torch.nn.utils import prune
+from toy import load_backbone, top
 
 from speechprune.backbones import LAYER_ROLES, find_backbone
 from speechprune.checkpoint import read
@@ -34,6 +36,22 @@ def weights_of(path: Path, biases: bool = True) -> dict[str, torch.Tensor]:
     return {name: model.get_parameter(name).detach() for name in names}
 
 
+def pruned_by_torch(weight: Tensor, sparsity: float) -> Tensor:
+    """The mask that PyTorch's own pruning makes."""
+    return prune.L1Unstructured(sparsity).compute_mask(weight, torch.ones_like(weight))
+
+
+def test_what_is_removed_is_rounded_as_torch_rounds_it() -> None:
+    """To the nearest number, and to the even one of two."""
+    for entries in (1, 2, 5, 10, 33, 4096):
+        weight = torch.randn(entries, generator=torch.Generator().manual_seed(entries))
+        for sparsity in (0.0, 0.05, 0.1, 0.25, 0.3, 0.5, 0.7, 0.75, 0.9, 0.999):
+            expected = pruned_by_torch(weight, sparsity).bool()
+            for together in (False, True):
+                found = largest({"w": weight}, sparsity, together=together)["w"]
+                assert torch.equal(found, expected), (entries, sparsity)
+
+
 @pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.37, 0.9])
 @pytest.mark.parametrize("biases", [True, False])
 def test_magnitude_of_each_tensor(pretrained: Path, sparsity: float, biases: bool) -> None:
@@ -41,8 +59,8 @@ def test_magnitude_of_each_tensor(pretrained: Path, sparsity: float, biases: boo
     weights = weights_of(pretrained, biases)
     assert set(masks) == set(weights)
     for name, weight in weights.items():
-        expected = top(weight.abs(), kept_of(weight.numel(), 1 - sparsity))
-        assert torch.equal(masks[name], expected), name
+        kept = int(pruned_by_torch(weight, sparsity).sum())
+        assert torch.equal(masks[name], top(weight.abs(), kept)), name
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.37, 0.9])
@@ -52,7 +70,7 @@ def test_magnitude_of_all_together(pretrained: Path, sparsity: float) -> None:
     weights = weights_of(pretrained)
     flat = torch.cat([weights[name].abs().flatten() for name in masks])
     kept = torch.cat([masks[name].flatten() for name in masks])
-    assert int(kept.sum()) == kept_of(kept.numel(), 1 - sparsity)
+    assert int(kept.sum()) == int(pruned_by_torch(flat, sparsity).sum())
     if sparsity:
         assert flat[kept].min() >= flat[~kept].max()
         assert len({round(mask.float().mean().item(), 3) for mask in masks.values()}) > 5

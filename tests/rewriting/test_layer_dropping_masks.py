@@ -99,15 +99,15 @@ UNEVEN = [0.9, 0.2, 0.6, 0.4]
 
 @pytest.fixture
 def uneven(finetuned: Finetuned, tmp_path: Path) -> Path:
-    """A checkpoint with fixed masks, of whose layers each has another density."""
+    """A checkpoint with fixed masks: each layer has another density, and the rest is whole."""
     path = tmp_path / "fixed.pt"
-    apply_masks(finetuned("st"), uneven_masks(finetuned("st"), UNEVEN), path)
+    apply_masks(finetuned("st"), uneven_masks(finetuned("st"), UNEVEN, outside=1.0), path)
     return path
 
 
 @pytest.mark.parametrize("rates", [[], [0.5, 0.6, 0.5, 0.5]])
 def test_fixed_masks_of_uneven_density_load(uneven: Path, rates: list[float]) -> None:
-    """A model is refused whose settings claim another density than its fixed masks have."""
+    """Training is refused to settings that claim another density than their fixed masks have."""
     settings = flags_after(uneven, [1], layerwise_prune_rate=rates)
     density = read_checkpoint_masks(uneven.with_name("short.pt")).density
     assert settings["prune_rate"] == pytest.approx(density)

@@ -41,10 +41,11 @@ def logits(model: torch.nn.Module) -> Tensor:
 def masked_by_hand(path: Path, masks: MaskSet) -> torch.nn.Module:
     """A plain model whose weights were multiplied with masks."""
     (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task([str(path)])
-    weights = model.state_dict()
     for site, mask in masks.items():
-        weights[ENCODER + site] *= mask
-    model.load_state_dict(weights)
+        owner = model.get_submodule((ENCODER + site).rpartition(".")[0])
+        if hasattr(owner, "weight_v"):
+            torch.nn.utils.remove_weight_norm(owner)
+        owner.weight.data *= mask
     return model
 
 

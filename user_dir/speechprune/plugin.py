@@ -17,15 +17,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import fairseq.models
 import numpy as np
 import torch
 from fairseq import checkpoint_utils
 from fairseq.data import dictionary
 from fairseq.data.audio import raw_audio_dataset
+from fairseq.dataclass import utils as dataclass_utils
 from fairseq.file_io import PathManager
 from fairseq.models.hubert import hubert
 from fairseq.models.wav2vec import wav2vec2
 from fairseq.optim import fp16_optimizer
+from fairseq.optim.adam import FairseqAdamConfig
 from fairseq.tasks import FairseqTask, audio_finetuning
 from fairseq.trainer import Trainer
 
@@ -37,8 +40,10 @@ from speechprune.checkpoint.upgrading import upgraded
 from speechprune.errors import UserError
 from speechprune.files import check_output, put_in_place
 from speechprune.locks import keep
+from speechprune.models.config import WeightCtcConfig
 from speechprune.models.registration import register_all
 from speechprune.models.restart import LAST
+from speechprune.models.s3router_keys import pass_over
 from speechprune.models.symbols import follow_symbols
 from speechprune.starting import refuse_to_start_nothing
 
@@ -246,6 +251,27 @@ def _keep_master_copies() -> None:
     optimizer.state_dict, optimizer.load_state_dict = save_copies, load_copies
 
 
+def _pass_over_keys_of_s3router() -> None:
+    """Let the YAMLs and checkpoints of S3-Router hold keys that models here do not know.
+
+    fairseq refuses unknown keys of a config, and drops those of a checkpoint without a word.
+    """
+    merge = dataclass_utils.merge_with_parent
+    if getattr(merge, "passes_over", False):
+        return
+
+    @functools.wraps(merge)
+    def pass_over_and_merge(dc: Any, cfg: Any, remove_missing: bool = False) -> Any:
+        kind = dc if isinstance(dc, type) else type(dc)
+        if issubclass(kind, (WeightCtcConfig, FairseqAdamConfig)):
+            pass_over(cfg, kind.__dataclass_fields__, is_saved=remove_missing)
+        return merge(dc, cfg, remove_missing)
+
+    pass_over_and_merge.passes_over = True  # type: ignore[attr-defined]
+    for module in (dataclass_utils, fairseq.models):
+        module.merge_with_parent = pass_over_and_merge  # type: ignore[attr-defined]
+
+
 def end_in_time(train_module: ModuleType) -> None:
     """Let fairseq's loop train no more than it is to.
 
@@ -309,6 +335,7 @@ def _register() -> None:
     _observe_before_steps()
     refuse_to_start_nothing()
     follow_symbols()
+    _pass_over_keys_of_s3router()
     # `fairseq-hydra-train` has imported its loop by now; `speechprune train` calls end_in_time.
     if "fairseq_cli.train" in sys.modules:
         end_in_time(sys.modules["fairseq_cli.train"])

@@ -13,7 +13,7 @@ layer are ``proj.weight`` and ``proj.bias``.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 #: Where a finetuned model keeps its encoder with the output layer, where that keeps the pretrained
@@ -77,6 +77,17 @@ def is_of_masks(key: str) -> bool:
     return is_mask(key) or is_scores(key) or is_regrown(key) or key.endswith(observed_key(""))
 
 
+def masked_by(mask: str) -> str:
+    """The key of the tensor whose packed mask has the key ``mask``."""
+    return mask[: -len(mask_key(""))]
+
+
+def scored_by(scores: str) -> str:
+    """The key of the tensor whose scores have the key ``scores``."""
+    owner, dot, name = scores.rpartition(".")
+    return f"{owner}{dot}{name[: -len('_scores')] or 'weight'}"
+
+
 def masked_key(regrown: str) -> str:
     """The key of the tensor whose regrown values are kept under the key ``regrown``."""
     return regrown[: -len(regrown_key(""))]
@@ -116,6 +127,11 @@ def is_finetuned(keys: Iterable[str]) -> bool:
 def has_masks(keys: Iterable[str]) -> bool:
     """Whether keys are those of a model with masks."""
     return any(map(is_mask, keys))
+
+
+def is_of_s3router(keys: Collection[str]) -> bool:
+    """Whether keys are those that S3-Router's own code saves: scores, but no masks."""
+    return any(map(is_scores, keys)) and not has_masks(keys)
 
 
 def layer_of(name: str) -> int | None:

@@ -126,12 +126,16 @@ class Backbone(ABC):
 
     @abstractmethod
     def sites(self, model: nn.Module, roles: Collection[str]) -> list[Site]:
-        """The maskable tensors with the given roles, in model order."""
+        """The maskable tensors with the given roles, in model order.
+
+        A weight that weight norm makes is a site itself, though it is no parameter; see
+        `speechprune.masking.sites.before_weight_norm`.
+        """
 
     @abstractmethod
     def parameters(self, model: nn.Module, group: str) -> list[nn.Parameter]:
-        """Parameters that are freed together: ``bias`` (of the layers' projections),
-        ``layer_norm``, ``pos``, ``front.proj`` or ``mask_emb``."""
+        """Parameters that are freed together: ``layer_norm``, ``pos``, ``front.proj`` or
+        ``mask_emb``."""
 
     @abstractmethod
     def layers(self, model: nn.Module) -> nn.ModuleList:

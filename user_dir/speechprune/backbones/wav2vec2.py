@@ -124,17 +124,12 @@ class Wav2Vec2(Backbone):
                 yield Site(name, role, i, layer.get_submodule(path), "weight")
 
     def _position_sites(self, model: Any) -> Iterator[Site]:
-        """Convolutional positions; under weight norm the direction ``weight_v`` is masked, whose
-        zeros are zeros of the weight."""
+        """Convolutional positions; the weight under weight norm is what the norm makes."""
         for name, module in model.encoder.pos_conv.named_modules():
             if isinstance(module, nn.Conv1d):
-                tensor = "weight_v" if hasattr(module, "weight_v") else "weight"
-                yield Site(f"encoder.pos_conv.{name}.{tensor}", "pos.conv", None, module, tensor)
+                yield Site(f"encoder.pos_conv.{name}.weight", "pos.conv", None, module, "weight")
 
     def parameters(self, model: Any, group: str) -> list[nn.Parameter]:
-        if group == "bias":
-            layers: Any = self.layers(model)
-            return [layer.get_submodule(path).bias for layer in layers for path in _LAYER_MODULES]
         if group == "layer_norm":
             return [
                 parameter

@@ -36,17 +36,34 @@ MAKERS: Mapping[str, Maker] = {
 }
 
 
-def largest(weights: Mapping[str, Tensor], density: float, *, together: bool) -> dict[str, Tensor]:
+def largest(weights: Mapping[str, Tensor], sparsity: float, *, together: bool) -> dict[str, Tensor]:
     """The masks of the largest magnitudes.
 
     Args:
         weights: of one floating dtype, by name.
-        density: share kept, of all entries ``together`` or of each tensor.
+        sparsity: share removed, of all entries ``together`` or of each tensor.
 
     Returns:
         bool masks in the shapes of the weights, by name.
     """
-    from speechprune.masking.ranking import SiteRanking
+    from speechprune.masking.selection import select_each, select_top_k_global
 
-    ranking = SiteRanking("global" if together else "site", magnitude=True)
-    return dict(zip(weights, ranking.select(weights, [density] * len(weights), others=())))
+    tensors = list(weights.values())
+    sizes = [tensor.numel() for tensor in tensors]
+    if together:
+        count = count_left(sum(sizes), sparsity)
+        masks = select_top_k_global(tensors, count, magnitude=True).masks
+    else:
+        counts = [count_left(size, sparsity) for size in sizes]
+        masks = [found.mask for found in select_each(tensors, counts, magnitude=True)]
+    return dict(zip(weights, masks))
+
+
+def count_left(entries: int, sparsity: float) -> int:
+    """How many of ``entries`` are left when a share ``sparsity`` is removed.
+
+    The number removed is rounded as `torch.nn.utils.prune` rounds it, to the nearest, and to the
+    even one of two. (S3-Router's share *kept* has an arithmetic of its own, see
+    `speechprune.masking.selection.keep_count`.)
+    """
+    return entries - round(sparsity * entries)

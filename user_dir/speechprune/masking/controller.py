@@ -15,7 +15,9 @@ from speechprune.masking.mask_set import MaskSet
 from speechprune.masking.masked_site import (
     density_of,
     is_moving,
+    is_trained,
     masked_weight,
+    original_parameters,
     original_weight,
 )
 from speechprune.masking.masked_weight import MaskedWeight, inject, remove
@@ -24,6 +26,7 @@ from speechprune.masking.policies.base import MaskPolicy
 from speechprune.masking.ranking import SiteRanking
 from speechprune.masking.schedule import Schedule, Timetable
 from speechprune.masking.sites import Site
+from speechprune.masking.weight_norm import current_weight
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class MaskController(nn.Module):
         initialise: start the scores from the policy now; False for a model that is built only to
             load a checkpoint.
         trains_weights: whether the masked weights are trained; as the policy says by default.
+        own_policies: the same rule with other options, by the role of sites that it is for.
 
     Raises:
         UserError: no sites, an unknown scope, ``every`` below 1, frozen weights under a policy
@@ -84,6 +88,7 @@ class MaskController(nn.Module):
         seed: int = 0,
         initialise: bool = True,
         trains_weights: bool | None = None,
+        own_policies: Mapping[str, MaskPolicy] | None = None,
     ) -> None:
         super().__init__()
         self.sites = list(sites)
@@ -93,6 +98,7 @@ class MaskController(nn.Module):
         if policy.needs_trained_weights and not trains:
             raise UserError(f"the weights are frozen, but the masks of {policy} follow them alone")
         self.policy = policy
+        self._own_policies = own_policies or {}
         self.seed = seed
         self.schedule = schedule
         self.timetable = Timetable(every, begin)
@@ -107,14 +113,14 @@ class MaskController(nn.Module):
             self._inject(site, initialise, trains)
 
     def _inject(self, site: Site, initialise: bool, trains: bool) -> None:
-        weight = getattr(site.module, site.tensor)
+        weight = current_weight(site.module, site.tensor)
         self._ranking.check(site.name, weight)
         density = self.schedule.density(site, 0)
-        masked = MaskedWeight(
-            self.policy, weight, site.name, density, self.seed, initialise, trains
-        )
+        policy = self._own_policies.get(site.role, self.policy)
+        masked = MaskedWeight(policy, weight, site.name, density, self.seed, initialise, trains)
         inject(site.module, site.tensor, masked)
-        original_weight(site).requires_grad_(trains)
+        for parameter in original_parameters(site):
+            parameter.requires_grad_(trains)
 
     def set_num_updates(self, update: int) -> None:
         """Choose the masks of ``update``; a second call with the same number does nothing.
@@ -267,7 +273,7 @@ class MaskController(nn.Module):
     @torch.no_grad()
     def _edit(self, sites: list[Site]) -> None:
         """Let the policy edit weights whose masks training goes on with."""
-        for site in sites:
+        for site in sites if self.policy.edits_weights else ():
             weight, mask = original_weight(site), masked_weight(site).mask
             # The plugin names the copy that an optimizer for half precision keeps and steps.
             for copy in (weight, getattr(weight, "master_copy", None)):
@@ -296,7 +302,7 @@ class MaskController(nn.Module):
 
     def _forget_trained_products(self) -> None:
         for site in self.sites:
-            if original_weight(site).requires_grad:
+            if is_trained(site):
                 masked_weight(site).forget_product()
 
     def _forget_observed(self, sites: list[Site]) -> None:

@@ -26,7 +26,8 @@ class Start:
         norm: L1 norm of the weight per score, in the shape of the scores: the magnitude itself for
             one score per weight, the row's or column's norm for one score per row or column.
         weight: the signed weight for one score per weight, else ``norm``.
-        fan_in, fan_out: of the weight.
+        fan_in, fan_out: of the scores' own shape, as PyTorch counts them: one score per row has a
+            fan-in of 1.
         density: the share kept at first.
         scale: ``init_score_scale``.
     """
@@ -142,8 +143,8 @@ def initial_scores(
     start = Start(
         norm=norm,
         weight=norm if reduce else weight,
-        fan_in=weight.numel() // weight.shape[0],
-        fan_out=weight.numel() // weight.shape[1],
+        fan_in=norm.numel() // norm.shape[0],
+        fan_out=norm.numel() // norm.shape[1],
         density=density,
         scale=scale,
         generator=generator,

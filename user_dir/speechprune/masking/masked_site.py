@@ -7,7 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from speechprune.masking.masked_weight import MaskedWeight, masked_tensors
+from speechprune.masking.masked_weight import (
+    MaskedWeight,
+    masked_tensors,
+    parameters_under,
+    weight_under,
+)
 from speechprune.masking.schedule import Schedule
 from speechprune.masking.selection import keep_count
 from speechprune.masking.sites import Site
@@ -18,9 +23,19 @@ def masked_weight(site: Site) -> MaskedWeight:
     return masked_tensors(site.module)[site.tensor]
 
 
-def original_weight(site: Site) -> nn.Parameter:
-    """The unmasked parameter of a site."""
-    return getattr(site.module.parametrizations, site.tensor).original  # type: ignore[union-attr]
+def original_weight(site: Site) -> Tensor:
+    """The unmasked weight of a site: a parameter, or what weight norm makes of two."""
+    return weight_under(site.module, site.tensor)
+
+
+def original_parameters(site: Site) -> list[nn.Parameter]:
+    """The parameters that the unmasked weight of a site is made of."""
+    return parameters_under(site.module, site.tensor)
+
+
+def is_trained(site: Site) -> bool:
+    """Whether the weight of a site, and not its mask alone, is trained."""
+    return any(parameter.requires_grad for parameter in original_parameters(site))
 
 
 def density_of(sites: Sequence[Site]) -> float:
@@ -35,16 +50,11 @@ def density_of(sites: Sequence[Site]) -> float:
     return kept / sum(entries)
 
 
-def ranked_tensor(site: Site) -> Tensor:
-    """What the ranking of a site is made of: scores, or the weight itself."""
-    scores = masked_weight(site).scores
-    return original_weight(site) if scores is None else scores
-
-
 def is_moving(site: Site) -> bool:
     """Whether the importances of a site change from one choice of masks to the next."""
-    policy = masked_weight(site).policy
-    return policy.redraws or policy.observes or ranked_tensor(site).requires_grad
+    masked = masked_weight(site)
+    ranked_moves = is_trained(site) if masked.scores is None else masked.scores.requires_grad
+    return masked.policy.redraws or masked.policy.observes or ranked_moves
 
 
 def fixed_densities(sites: Sequence[Site], schedule: Schedule) -> tuple[float, float]:

@@ -2,8 +2,9 @@
 
 `torch.nn.utils.parametrize` is used because fairseq's attention reads ``q_proj.weight`` and never
 calls ``q_proj``: wrapper modules and forward hooks see nothing. In a state dict a masked tensor has
-plain keys (see `speechprune.state_names`), and plain checkpoints load too. Where removed weights
-may come back, the weight is saved pruned, and beside it the values that the removed ones have in
+plain keys (see `speechprune.state_names`), and plain checkpoints load too. A tensor under weight
+norm is masked after it, and has the keys of its magnitude and direction. Where removed weights may
+come back, the weight is saved pruned, and beside it the values that the removed ones have in
 training.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +24,13 @@ from speechprune.masking.bits import pack_bits, unpack_bits
 from speechprune.masking.initialisation import rank_by_mask
 from speechprune.masking.policies.base import MaskPolicy
 from speechprune.masking.selection import flipped_places
+from speechprune.masking.weight_norm import (
+    PARTS,
+    NormalisedWeight,
+    has_weight_norm,
+    parametrize_norm,
+    restore_norm,
+)
 from speechprune.state_names import mask_key, observed_key, regrown_key, scores_key
 
 
@@ -98,6 +107,8 @@ class MaskedWeight(nn.Module):
         trains = policy.trains_weights if trains is None else trains
         #: Whether a checkpoint holds what removed weights have grown to, beside the pruned ones.
         self.saves_regrown = trains and policy.removed_weights_return
+        #: Whether values are written to the weight itself: after steps, or into checkpoints.
+        self.writes_weights = self.saves_regrown or policy.edits_weights
         self.name = name
         self.density = density
         self.seed = seed
@@ -195,14 +206,32 @@ def masked_tensors(module: nn.Module) -> dict[str, MaskedWeight]:
         return {}
     found = {}
     for tensor, chain in module.parametrizations.items():  # type: ignore[union-attr, operator]
-        if isinstance(chain[0], MaskedWeight):
-            found[tensor] = chain[0]
+        if isinstance(chain[-1], MaskedWeight):
+            found[tensor] = chain[-1]
     return found
 
 
+def norm_under_mask(module: nn.Module, tensor: str) -> NormalisedWeight | None:
+    """The weight norm that makes what the mask of ``module.tensor`` is put on; None if there is
+    none."""
+    first = module.parametrizations[tensor][0]  # type: ignore[index, union-attr]
+    return first if isinstance(first, NormalisedWeight) else None
+
+
 def inject(module: nn.Module, tensor: str, masked: MaskedWeight) -> None:
-    """Put ``masked`` on ``module.tensor`` and give the module its plain checkpoint keys."""
+    """Put ``masked`` on ``module.tensor`` and give the module its plain checkpoint keys.
+
+    Raises:
+        UserError: the tensor is under weight norm, but the policy writes to weights.
+    """
     first = not masked_tensors(module)
+    if has_weight_norm(module, tensor):
+        if masked.writes_weights:
+            raise UserError(
+                f"{masked.name} is made by weight norm: a policy that writes pruned weights masks "
+                "its direction (see speechprune.masking.sites.before_weight_norm)"
+            )
+        parametrize_norm(module, tensor)
     parametrize.register_parametrization(module, tensor, masked, unsafe=True)
     if first:
         module._register_state_dict_hook(_to_plain_keys)
@@ -210,35 +239,75 @@ def inject(module: nn.Module, tensor: str, masked: MaskedWeight) -> None:
 
 
 def remove(module: nn.Module, tensor: str) -> None:
-    """Bake the mask of ``module.tensor`` in: an ordinary parameter with its zeros remains."""
-    original = getattr(module.parametrizations, tensor).original  # type: ignore[union-attr]
-    trainable = original.requires_grad
-    folded = masked_tensors(module)[tensor].product(original).clone()
-    parametrize.remove_parametrizations(module, tensor, leave_parametrized=False)
-    setattr(module, tensor, nn.Parameter(folded, requires_grad=trainable))
+    """Bake the mask of ``module.tensor`` in: an ordinary parameter with its zeros remains, or the
+    two of a weight under weight norm."""
+    parameters, norm = parameters_under(module, tensor), norm_under_mask(module, tensor)
+    folded = masked_tensors(module)[tensor].product(weight_under(module, tensor)).clone()
+    parametrize.remove_parametrizations(module, tensor, leave_parametrized=True)
+    delattr(module, tensor)
+    if norm is None:
+        module.register_parameter(tensor, nn.Parameter(folded))
+        left = [tensor]
+    else:
+        restore_norm(module, tensor, folded, norm.dimension)
+        left = [tensor + part for part in PARTS]
+    for name, before in zip(left, parameters):
+        getattr(module, name).requires_grad_(before.requires_grad)
 
 
-def _parametrized_key(prefix: str, tensor: str) -> str:
-    return f"{prefix}parametrizations.{tensor}."
+def parameters_under(module: nn.Module, tensor: str) -> list[nn.Parameter]:
+    """What ``module.tensor`` is without its mask: a parameter, or the magnitude and direction of
+    weight norm."""
+    chain: nn.Module = module.parametrizations[tensor]  # type: ignore[index, union-attr, assignment]
+    return list(chain.parameters(recurse=False))
+
+
+def weight_under(module: nn.Module, tensor: str) -> Tensor:
+    """The unmasked value of ``module.tensor``; the parameter itself, but under weight norm."""
+    parameters, norm = parameters_under(module, tensor), norm_under_mask(module, tensor)
+    return parameters[0] if norm is None else norm(*parameters)
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """What one masked tensor is called in state dicts, and inside of the module.
+
+    Attributes:
+        parameters: plain key to inner key, of the tensor or of the two parts of weight norm.
+        masked: what precedes the inner names of what `MaskedWeight` keeps.
+    """
+
+    parameters: Mapping[str, str]
+    masked: str
+
+    @classmethod
+    def of(cls, module: nn.Module, prefix: str, tensor: str) -> _Keys:
+        inside = f"{prefix}parametrizations.{tensor}."
+        if norm_under_mask(module, tensor) is None:
+            return cls({prefix + tensor: inside + "original"}, inside + "0.")
+        parts = {prefix + tensor + part: f"{inside}original{i}" for i, part in enumerate(PARTS)}
+        return cls(parts, inside + "1.")
 
 
 def _to_plain_keys(
     module: nn.Module, state: dict[str, Any], prefix: str, metadata: Mapping[str, Any]
 ) -> None:
     for tensor, masked in masked_tensors(module).items():
-        inside = _parametrized_key(prefix, tensor)
-        if inside + "original" not in state:
+        keys = _Keys.of(module, prefix, tensor)
+        if keys.masked + "mask" not in state:
             continue  # done already: the module was masked, folded and masked again
-        weight, mask = state.pop(inside + "original"), state.pop(inside + "0.mask")
+        for plain, inner in keys.parameters.items():
+            state[plain] = state.pop(inner)
+        mask = state.pop(keys.masked + "mask")
         if masked.saves_regrown:
+            weight = state[prefix + tensor]
             state[prefix + regrown_key(tensor)] = weight[~mask]
-            weight = torch.where(mask, weight, 0.0)
-        state[prefix + tensor] = weight
+            state[prefix + tensor] = torch.where(mask, weight, 0.0)
         state[prefix + mask_key(tensor)] = pack_bits(mask)
         if masked.scores is not None:
-            state[prefix + scores_key(tensor)] = state.pop(inside + "0.scores")
+            state[prefix + scores_key(tensor)] = state.pop(keys.masked + "scores")
         if masked.observed is not None:
-            state[prefix + observed_key(tensor)] = state.pop(inside + "0.observed")
+            state[prefix + observed_key(tensor)] = state.pop(keys.masked + "observed")
 
 
 def _from_plain_keys(
@@ -258,31 +327,34 @@ def _from_plain_keys(
     that it has are never re-initialised.
     """
     for tensor, masked in masked_tensors(module).items():
-        inside = _parametrized_key(prefix, tensor)
-        weight = state.pop(prefix + tensor, None)
-        if weight is None:
+        keys = _Keys.of(module, prefix, tensor)
+        if not keys.parameters.keys() <= state.keys():
             continue
-        state[inside + "original"] = weight
+        parameters = [state.pop(plain) for plain in keys.parameters]
+        norm = norm_under_mask(module, tensor)
+        weight = parameters[0] if norm is None else norm(*parameters)
+        state.update(zip(keys.parameters.values(), parameters))
         bits = state.pop(prefix + mask_key(tensor), None)
         scores = state.pop(prefix + scores_key(tensor), None)
         regrown = state.pop(prefix + regrown_key(tensor), None)
         observed = state.pop(prefix + observed_key(tensor), None)
         mask = masked.mask if bits is None else unpack_bits(bits, masked.mask.shape)
         if regrown is not None and masked.saves_regrown:
-            state[inside + "original"] = grown_again(prefix + tensor, weight, mask, regrown)
+            (inner,) = keys.parameters.values()
+            state[inner] = grown_again(prefix + tensor, weight, mask, regrown)
         if masked.scores is not None:
             if scores is None:
                 scores = masked.starting_scores(weight)
                 assert scores is not None
                 scores = scores if bits is None else rank_by_mask(scores, mask)
             _refuse_other_shape(prefix + tensor, scores, masked.scores)
-            state[inside + "0.scores"] = scores.view(masked.scores.shape)
+            state[keys.masked + "scores"] = scores.view(masked.scores.shape)
         if masked.observed is not None:
             nothing = torch.zeros_like(masked.observed)
-            state[inside + "0.observed"] = nothing if observed is None else observed
+            state[keys.masked + "observed"] = nothing if observed is None else observed
         masked.pending = None
         masked.unselected = bits is None
-        state[inside + "0.mask"] = mask
+        state[keys.masked + "mask"] = mask
         masked.forget_product()
 
 

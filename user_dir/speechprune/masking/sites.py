@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -27,6 +27,17 @@ class Site:
     layer: int | None
     module: nn.Module
     tensor: str
+
+
+def before_weight_norm(site: Site) -> Site:
+    """The direction of a weight that weight norm makes, in the place of the weight; else ``site``.
+
+    Zeros of the direction are zeros of the weight, and can be written into it and saved with it, as
+    policies do that train weights.
+    """
+    if getattr(site.module, f"{site.tensor}_v", None) is None:
+        return site
+    return replace(site, name=f"{site.name}_v", tensor=f"{site.tensor}_v")
 
 
 def with_biases(sites: Iterable[Site]) -> list[Site]:

@@ -32,11 +32,14 @@ class Ctc(Declared, Wav2VecCtc):
         dictionary: of the outputs.
         layer_plan: the layers that were left out when this model was built from a pretrained one;
             None if all stayed, or if a checkpoint of ours is to follow, which has its own depth.
+        awaits_own_checkpoint: whether this model is what the settings in a checkpoint say, and is
+            to be used with that one's weights; else it begins or goes on with a run.
     """
 
     reads = LAYER_FLAGS | {"eval_only"}
     dictionary: Dictionary
     layer_plan: Optional[LayerPlan] = None
+    awaits_own_checkpoint = False
 
     @classmethod
     def build_model(cls, cfg: Any, task: Any) -> "Ctc":
@@ -51,6 +54,7 @@ class Ctc(Declared, Wav2VecCtc):
             cls.check_settings(cfg)
         model = cls(cfg, build_encoder(cfg, len(task.target_dictionary)))
         model.dictionary = task.target_dictionary
+        model.awaits_own_checkpoint = not from_pretrained
         if from_pretrained:
             model.drop_layers()
         model.prepare(from_pretrained)

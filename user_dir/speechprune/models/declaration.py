@@ -16,6 +16,15 @@ MASK_FLAGS = frozenset(vars(MaskFlags()))
 PRUNING_FLAGS = frozenset(vars(PruningFlags()))
 #: All of our flags with their defaults, in order.
 DEFAULTS: Mapping[str, Any] = {**vars(LayerFlags()), **vars(MaskFlags()), **vars(PruningFlags())}
+
+
+def is_changed(flag: str, value: Any) -> bool:
+    """Whether one of our flags has another value than its default; what is unset may be None, an
+    empty list or, in S3-Router's files, 0."""
+    default = DEFAULTS[flag]
+    return value != default and bool(value or default)
+
+
 #: Flags that only say how a run begins, or what it does besides training.
 _NOT_OF_THE_NETWORK = frozenset(
     {"init_score", "init_score_scale", "load_mask_only", "load_mask_before", "mask_file"}
@@ -74,7 +83,8 @@ class Declared:
     @classmethod
     def network(cls, cfg: Mapping[str, Any]) -> Dict[str, Any]:
         """Of `network_flags` those that settings hold, with the values that are in force."""
-        return {flag: cfg[flag] for flag in cls.network_flags() if flag in cfg}
+        known = [flag for flag in cls.network_flags() if flag in cfg]
+        return {f: cfg[f] if is_changed(f, cfg[f]) else DEFAULTS[f] for f in known}
 
     @classmethod
     def mask_flags(cls) -> List[str]:

@@ -24,10 +24,11 @@ from speechprune.checkpoint.pretrained import model_name
 from speechprune.checkpoint.upgrading import read_upgraded
 from speechprune.errors import UserError
 from speechprune.models.encoder import building_from, load_weights
-from speechprune.models.names import HUBERT_WEIGHTS, WEIGHTS, is_ctc
+from speechprune.models.mask_flags import as_s3router_reads
+from speechprune.models.names import HUBERT_WEIGHTS, ROUTER, WEIGHTS, is_ctc
 from speechprune.models.registration import register_all
 from speechprune.models.sites import encoder_of_model
-from speechprune.state_names import is_finetuned
+from speechprune.state_names import is_finetuned, is_of_s3router
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,12 @@ def read_known(path: PathLike) -> dict[str, Any]:
         # fairseq's own cannot be built without the dictionaries of pretraining; the other can.
         with open_dict(state["cfg"]):
             model._name = WEIGHTS
+    if name == ROUTER and is_of_s3router(state["model"]):
+        try:
+            with open_dict(model):
+                model.update(as_s3router_reads(model))
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
     return state
 
 

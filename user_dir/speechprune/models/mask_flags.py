@@ -1,7 +1,7 @@
 """S3-Router's flags: what they are called, and what they mean for sites and parameters."""
 
 from dataclasses import dataclass, field
-from typing import Any, Collection, Dict, List, Optional, Set, Tuple
+from typing import Any, Collection, Dict, List, Mapping, Optional, Set, Tuple
 
 from speechprune.backbones import LAYER_ROLES
 from speechprune.errors import UserError
@@ -36,27 +36,37 @@ class MaskFlags:
     no_prune_post_extract_proj: bool = _flag(
         False, "put no mask on the projection after the extractor"
     )
-    trainable_bias: bool = _flag(False, "train the biases of the layers' projections")
+    trainable_bias: bool = _flag(False, "train every bias")
     trainable_layer_norm: bool = _flag(False, "train the layer norms")
     trainable_pos: bool = _flag(False, "train the convolutional positions")
     trainable_proj: bool = _flag(False, "train the CTC head")
     trainable_post_extract_proj: bool = _flag(False, "train the projection after the extractor")
-    trainable_if_unpruned: bool = _flag(False, "train weights that could have a mask but have none")
+    trainable_if_unpruned: bool = _flag(
+        False, "train all that has no mask, but the layers' projections"
+    )
     init_score: str = _flag("kaiming_uniform", "how scores start; see masking/initialisation.py")
     init_score_scale: float = _flag(1.0, "divisor of init_score=weight_magnitude_with_scale")
     fix_attn: bool = _flag(False, "put no mask on attention projections")
     fix_fc: bool = _flag(False, "put no mask on feed-forward weights")
-    layerwise_prune_rate: List[float] = _rates("share kept of each layer, one value per layer")
-    fc_attn_prune_rate: List[float] = _rates("shares kept of feed-forward and attention weights")
-    co_train: bool = _flag(False, "train the masked weights together with their scores")
+    layerwise_prune_rate: Optional[List[float]] = _rates(
+        "share kept of each layer, one value per layer; what is outside the layers stays whole"
+    )
+    fc_attn_prune_rate: Optional[List[float]] = _rates(
+        "shares kept of feed-forward and attention weights"
+    )
+    co_train: bool = _flag(False, "train all weights together with the scores")
     ste_sigmoid: bool = _flag(False, "multiply score gradients by s(1-s), s = sigmoid(|score|)")
     linear_st_op: str = _flag(
         "linear_st", "one score per weight (linear_st), row (linear_st_outstr) or column (_instr)"
     )
     fix_mask: bool = _flag(False, "freeze the scores of every layer")
-    fix_mask_before: Optional[int] = _flag(None, "freeze the scores of layers below this one")
+    fix_mask_before: Optional[int] = _flag(
+        None, "freeze the scores of layers below this one; 0 is unset, as in S3-Router's files"
+    )
     load_mask_only: bool = _flag(False, "take only masks from checkpoint.finetune_from_model")
-    load_mask_before: Optional[int] = _flag(None, "... and only those of layers below this one")
+    load_mask_before: Optional[int] = _flag(
+        None, "... and only those of layers below this one; 0 is unset"
+    )
     eval_only: bool = _flag(False, "validate once and end")
 
 
@@ -71,6 +81,22 @@ def check_flags(cfg: MaskFlags, layers: Optional[int] = None) -> None:
         UserError: a rate outside (0, 1], a wrong number of rates, an unknown name, or flags that
             contradict each other.
     """
+    check_network(cfg, layers)
+    for condition, message in _contradictions(cfg):
+        if condition:
+            raise UserError(message)
+
+
+def check_network(cfg: MaskFlags, layers: Optional[int] = None) -> None:
+    """Refuse flags of which no network can be built, whether it is to be trained or not.
+
+    Args:
+        layers: as for `check_flags`.
+
+    Raises:
+        UserError: a rate outside (0, 1], a wrong number of rates, a layer that is none, or an
+            unknown name.
+    """
     check_density("model.prune_rate", cfg.prune_rate)
     own = len(cfg.layerwise_prune_rate or []) if layers is None else layers
     _check_rates("model.layerwise_prune_rate", cfg.layerwise_prune_rate, own, "one per layer")
@@ -82,12 +108,9 @@ def check_flags(cfg: MaskFlags, layers: Optional[int] = None) -> None:
         value = getattr(cfg, key)
         if layers is not None and value is not None and not 0 <= value <= layers:
             raise UserError(f"model.{key}={value} is not a layer of a model with {layers} layers")
-    for condition, message in _contradictions(cfg):
-        if condition:
-            raise UserError(message)
 
 
-def _check_rates(key: str, rates: List[float], count: int, what: str) -> None:
+def _check_rates(key: str, rates: Optional[List[float]], count: int, what: str) -> None:
     if rates and len(rates) != count:
         raise UserError(f"{key} needs {count} values ({what}), not {len(rates)}")
     for rate in rates or []:
@@ -114,7 +137,7 @@ def _contradictions(cfg: MaskFlags) -> List[Tuple[bool, str]]:
             "model.fix_attn=true and model.fix_fc=true leave nothing to mask; drop one of them",
         ),
         (
-            cfg.fix_mask and cfg.fix_mask_before is not None,
+            bool(cfg.fix_mask and cfg.fix_mask_before),
             "model.fix_mask freezes every layer's scores, model.fix_mask_before only some; use one",
         ),
         (
@@ -122,12 +145,12 @@ def _contradictions(cfg: MaskFlags) -> List[Tuple[bool, str]]:
             "model.fix_mask=true leaves nothing to learn; set model.trainable_proj=true",
         ),
         (
-            head_first and not cfg.trainable_proj and not cfg.eval_only,
+            head_first and not trains_head(cfg) and not cfg.eval_only,
             "model.freeze_finetune_updates trains the head alone at first, but "
             "model.trainable_proj=false freezes it; set model.trainable_proj=true",
         ),
         (
-            cfg.load_mask_before is not None and not cfg.load_mask_only,
+            bool(cfg.load_mask_before) and not cfg.load_mask_only,
             "model.load_mask_before needs model.load_mask_only=true",
         ),
         (
@@ -176,15 +199,42 @@ TRAINABLE_FLAGS = (
 )
 
 
+def trains_head(cfg: MaskFlags) -> bool:
+    """Whether the CTC head learns: itself, or through a mask of its own."""
+    return cfg.trainable_proj or cfg.trainable_if_unpruned or cfg.co_train or not cfg.no_prune_proj
+
+
+def as_s3router_reads(cfg: Mapping[str, Any]) -> Dict[str, bool]:
+    """The flags in a checkpoint of S3-Router that have another meaning there, as they are meant.
+
+    Its rates of layers, or of feed-forward and attention weights, put masks on all of these,
+    whatever `fix_attn` and `fix_fc` say; and `fix_attn` has precedence over `fix_fc`.
+
+    Raises:
+        UserError: a combination of flags in which it takes the extractor's convolutions for layers.
+    """
+    if cfg.get("layerwise_prune_rate") and not cfg.get("no_prune_extractor", True):
+        raise UserError(
+            "S3-Router gives the extractor's convolutions the rates of the layers of equal numbers "
+            "(model.layerwise_prune_rate with model.no_prune_extractor=false), which speechprune "
+            "does not"
+        )
+    if cfg.get("layerwise_prune_rate") or cfg.get("fc_attn_prune_rate"):
+        return {"fix_attn": False, "fix_fc": False}
+    fix_attn = bool(cfg.get("fix_attn"))
+    return {"fix_attn": fix_attn, "fix_fc": bool(cfg.get("fix_fc")) and not fix_attn}
+
+
 def densities(cfg: MaskFlags, sites: List[Site]) -> Dict[str, float]:
-    """Share kept by site name: layerwise rates come first, then the pair, then prune_rate."""
+    """Share kept by site name: layerwise rates come first, then the pair, then prune_rate.
+
+    Under layerwise rates, what is outside the layers is kept whole.
+    """
     by_site = {}
     for site in sites:
-        if site.layer is None:
-            continue
         if cfg.layerwise_prune_rate:
-            by_site[site.name] = cfg.layerwise_prune_rate[site.layer]
-        elif cfg.fc_attn_prune_rate:
+            by_site[site.name] = 1.0 if site.layer is None else cfg.layerwise_prune_rate[site.layer]
+        elif cfg.fc_attn_prune_rate and site.layer is not None:
             feed_forward, attention = cfg.fc_attn_prune_rate
             by_site[site.name] = feed_forward if site.role.startswith("ffn.") else attention
     return by_site

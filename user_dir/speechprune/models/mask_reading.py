@@ -15,7 +15,14 @@ from speechprune import __version__
 from speechprune.errors import UserError
 from speechprune.files import digest
 from speechprune.masking.mask_set import SYMBOLS, MaskSet, is_mask_file
-from speechprune.state_names import HEAD_SITES, is_finetuned, is_scores, keys_of_mask
+from speechprune.state_names import (
+    HEAD_SITES,
+    is_finetuned,
+    is_scores,
+    keys_of_mask,
+    scored_by,
+    site_of,
+)
 
 #: Settings that are mentioned even where they are the default.
 _ALWAYS_MENTIONED = ("prune_rate", "policy", "sparsity")
@@ -39,10 +46,11 @@ def read_checkpoint_masks(path: Union[str, Path]) -> MaskSet:
         masks = masks_in(state["model"])
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    if masks:
+    scored = {site_of(scored_by(key)) for key in state["model"] if is_scores(key)}
+    if masks and scored <= masks.keys():
         return MaskSet(masks, _provenance(state, path))
-    if any(map(is_scores, state["model"])):
-        # S3-Router saves scores alone: the model knows what they choose.
+    if scored:
+        # S3-Router saves scores alone: the model knows what they choose, and whether all are there.
         from speechprune.models.loading import load_finetuned
 
         model: Any = load_finetuned(path).model
@@ -57,7 +65,7 @@ def _provenance(state: Mapping[str, Any], path: Union[str, Path]) -> dict[str, s
     versions, and the symbols of an output layer that has masks."""
     from speechprune.checkpoint.outputs import saved_dictionary, spelt
     from speechprune.checkpoint.settings import encoder_of
-    from speechprune.models.declaration import DEFAULTS, declared
+    from speechprune.models.declaration import declared, is_changed
     from speechprune.models.registration import register_all
 
     register_all()
@@ -65,7 +73,7 @@ def _provenance(state: Mapping[str, Any], path: Union[str, Path]) -> dict[str, s
     settings = [
         f"{flag}={_text(model[flag])}"
         for flag in declared(model["_name"]).mask_flags()
-        if flag in model and (flag in _ALWAYS_MENTIONED or model[flag] != DEFAULTS[flag])
+        if flag in model and (flag in _ALWAYS_MENTIONED or is_changed(flag, model[flag]))
     ]
     facts = {
         "backbone": encoder_of(model).get("_name") if model.get("w2v_args") else None,

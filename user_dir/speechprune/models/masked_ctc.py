@@ -2,22 +2,30 @@
 and checkpoints of several kinds load."""
 
 import logging
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Mapping, Set, Tuple
 
 import torch
 from fairseq.logging import metrics
 from torch import nn
 
-from speechprune.backbones import LAYER_ROLES, OTHER_ROLES
+from speechprune.backbones import LAYER_ROLES
 from speechprune.errors import UserError
 from speechprune.masking.controller import MaskController
 from speechprune.masking.masked_site import fixed_densities
 from speechprune.masking.sites import Site
 from speechprune.models.config import CtcConfig
 from speechprune.models.ctc import Ctc
-from speechprune.models.mask_flags import masked_roles
+from speechprune.models.mask_flags import masked_roles, trains_head
+from speechprune.models.older_masks import masked_after_norm
 from speechprune.models.sites import head_site, output_layer_of
-from speechprune.state_names import is_of_masks, keys_of_mask
+from speechprune.state_names import (
+    is_of_masks,
+    key_of,
+    keys_of_mask,
+    mask_key,
+    scores_key,
+    sibling,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -46,35 +54,48 @@ class MaskedCtc(Ctc):
         sites = self.family.sites(self.backbone, roles)
         return [*sites, head_site(self)] if "head" in roles else sites
 
-    def unmasked_weights(self) -> List[nn.Parameter]:
-        """The encoder's weights that could have a mask and do not."""
-        masked = {site.name for site in self.mask_sites()}
-        sites = self.family.sites(self.backbone, LAYER_ROLES + OTHER_ROLES)
-        return [getattr(s.module, s.tensor) for s in sites if s.name not in masked]
+    def free_parameters(self) -> None:
+        """Of a model that is frozen and has its masks on, unfreeze what the flags name, and the
+        embedding of masked spans.
 
-    def free_parameters(self, unmasked: List[nn.Parameter]) -> None:
-        """Of a model that is frozen, unfreeze what the flags name, and the embedding of masked
-        spans.
-
-        Args:
-            unmasked: as `unmasked_weights` gave them before masks were put on.
+        As in S3-Router, nothing but `trainable_bias` frees anything of a module that has a mask, or
+        is one of a layer's projections, which flags may keep whole.
         """
-        cfg = self.cfg
         freed = self.family.parameters(self.backbone, "mask_emb")
-        for flag, group in (
-            (cfg.trainable_bias, "bias"),
-            (cfg.trainable_layer_norm, "layer_norm"),
-            (cfg.trainable_pos, "pos"),
-            (cfg.trainable_post_extract_proj, "front.proj"),
-        ):
-            if flag:
-                freed += self.family.parameters(self.backbone, group)
-        if cfg.trainable_proj:
-            freed += list(output_layer_of(self).parameters())
-        if cfg.trainable_if_unpruned:
-            freed += unmasked
+        fixed = self._parameters_of_masked_modules()
+        for flag, parameters in self._trainable_groups().items():
+            if getattr(self.cfg, flag):
+                freed += [parameter for parameter in parameters if id(parameter) not in fixed]
+        if self.cfg.trainable_bias:
+            freed += [p for name, p in self.named_parameters() if name.endswith(".bias")]
         for parameter in freed:
             parameter.requires_grad_(True)
+
+    def _trainable_groups(self) -> Dict[str, List[nn.Parameter]]:
+        """What each flag frees, but for what has a mask."""
+        family, encoder = self.family, self.backbone
+        return {
+            "trainable_layer_norm": family.parameters(encoder, "layer_norm"),
+            "trainable_pos": family.parameters(encoder, "pos"),
+            "trainable_post_extract_proj": family.parameters(encoder, "front.proj"),
+            "trainable_proj": list(output_layer_of(self).parameters()),
+            "trainable_if_unpruned": list(self.parameters()),
+        }
+
+    def _parameters_of_masked_modules(self) -> Set[int]:
+        """The identities of what belongs to modules with masks, and to the layers' projections."""
+        sites = [*self.family.sites(self.backbone, LAYER_ROLES), *self.mask_sites()]
+        return {id(parameter) for site in sites for parameter in site.module.parameters()}
+
+    def warn_of_flags_without_effect(self) -> None:
+        """Warn of flags that name only what has a mask."""
+        fixed = self._parameters_of_masked_modules()
+        for flag, parameters in self._trainable_groups().items():
+            if getattr(self.cfg, flag) and all(id(parameter) in fixed for parameter in parameters):
+                logger.warning(
+                    f"model.{flag}=true frees nothing: what it names has a mask, which learns in "
+                    "its place"
+                )
 
     def let_gradients_through(self) -> None:
         """Let frozen layers have a backward pass, which masks of frozen weights learn from."""
@@ -85,7 +106,7 @@ class MaskedCtc(Ctc):
     def warn_of_frozen_head(self) -> None:
         """Warn of a head that begins at random and will never learn."""
         head_is_random = self.cfg.load_mask_only or not self.cfg.finetune_from_model
-        if head_is_random and not self.cfg.trainable_proj:
+        if head_is_random and not trains_head(self.cfg):
             logger.warning(
                 "model.trainable_proj=false freezes a randomly initialised CTC head: it will never "
                 "learn; most runs want model.trainable_proj=true"
@@ -105,18 +126,34 @@ class MaskedCtc(Ctc):
         """Load ours, S3-Router's or a plain `wav2vec_ctc` state dict.
 
         Raises:
-            UserError: load_mask_only is set and the checkpoint holds no mask that fits; or it holds
-                masks that the flags fix at another density than they claim.
+            UserError: a run begins with load_mask_only, and the checkpoint holds no mask that fits;
+                or with masks that the flags fix at another density than they claim. Or the model is
+                to be used as it was saved, and the checkpoint lacks a mask.
         """
         state = self.without_layers(state_dict)
+        for site in self.mask_controller.sites:
+            state = masked_after_norm(state, key_of(site.name))
+        if self.awaits_own_checkpoint or self.cfg.eval_only:
+            self._refuse_missing_masks(state)
         if self.takes_masks_only:
             state = self._with_masks_of(state)
             self.takes_masks_only = False
         state = self._without_foreign_masks(state)
         result = super().load_state_dict(state, *args, **kwargs)
         self.mask_controller.loaded()
-        self._refuse_other_density()
+        if not self.awaits_own_checkpoint:
+            self._refuse_other_density()
         return result
+
+    def _refuse_missing_masks(self, state: Mapping[str, Any]) -> None:
+        """Masks made up here would be those of another network."""
+        for site in self.mask_controller.sites:
+            key = key_of(site.name)
+            if sibling(key, mask_key) not in state and sibling(key, scores_key) not in state:
+                raise UserError(
+                    f"the checkpoint's settings put a mask on {site.name}, but it holds neither "
+                    "that mask nor scores to choose it by; it is damaged, or of another model"
+                )
 
     def _refuse_other_density(self) -> None:
         """The network that is trained and saved must be the one that the flags claim."""
@@ -133,7 +170,7 @@ class MaskedCtc(Ctc):
         before = self.cfg.load_mask_before
         taken = 0
         for site in self.mask_controller.sites:
-            if before is not None and (site.layer is None or site.layer >= before):
+            if before and (site.layer is None or site.layer >= before):
                 continue
             for key in keys_of_mask(site.name):
                 own.pop(key, None)

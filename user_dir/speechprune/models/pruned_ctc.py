@@ -6,13 +6,13 @@ from speechprune.checkpoint.outputs import masks_by_symbol
 from speechprune.errors import UserError
 from speechprune.masking.mask_set import MaskSet
 from speechprune.masking.masked_site import original_weight
-from speechprune.masking.sites import Site, with_biases
+from speechprune.masking.sites import Site, before_weight_norm
 from speechprune.models.config import PrunedCtcConfig
 from speechprune.models.mask_flags import flags_of
 from speechprune.models.mask_reading import read_mask_set
 from speechprune.models.masked_ctc import MaskedCtc
 from speechprune.models.pruning_flags import check_modes
-from speechprune.models.sites import maskable_sites
+from speechprune.models.sites import maskable_sites, prunable
 from speechprune.state_names import is_mask, is_regrown, is_scores
 
 
@@ -45,8 +45,7 @@ class PrunedCtc(MaskedCtc):
 
     def mask_sites(self) -> List[Site]:
         """The tensors that the flags prune, each weight followed by its bias."""
-        sites = super().mask_sites()
-        return with_biases(sites) if self.prunes_biases else sites
+        return prunable(super().mask_sites(), biases=self.prunes_biases)
 
     @property
     def prunes_biases(self) -> bool:
@@ -64,9 +63,10 @@ class PrunedCtc(MaskedCtc):
         if not self.cfg.mask_file:
             return
         whole = masks_by_symbol(read_mask_set(self.cfg.mask_file), self.dictionary)
-        masks = whole
-        if self.layer_plan is not None:
-            masks = MaskSet(self.without_layers(whole), whole.provenance)
+        # Masks that were learned after weight norm remove entries of its direction here.
+        names = {site.name: before_weight_norm(site).name for site in maskable_sites(self)}
+        found = {names.get(name, name): mask for name, mask in self.without_layers(whole).items()}
+        masks = MaskSet(found, whole.provenance)
         shapes = {
             site.name: tuple(original_weight(site).shape) for site in self.mask_controller.sites
         }
@@ -80,7 +80,7 @@ class PrunedCtc(MaskedCtc):
 
     def _flags_that_fit(self, masks: MaskSet) -> str:
         """The settings under which the masked tensors are those of ``masks``, if there are any."""
-        roles = {site.name: site.role for site in maskable_sites(self)}
+        roles = {site.name: site.role for site in prunable(maskable_sites(self), biases=True)}
         if not set(masks) <= set(roles):
             return ""
         wanted = flags_of({roles[name] for name in masks})

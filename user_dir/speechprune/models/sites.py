@@ -1,11 +1,11 @@
 """Where a CTC model, fairseq's or ours, keeps its encoder, its head, and what masks fit on."""
 
-from typing import Any, List
+from typing import Any, Iterable, List
 
 from torch import nn
 
 from speechprune.backbones import LAYER_ROLES, OTHER_ROLES, find_backbone
-from speechprune.masking.sites import Site, with_biases
+from speechprune.masking.sites import Site, before_weight_norm, with_biases
 from speechprune.state_names import HEAD_SITES
 
 
@@ -27,7 +27,14 @@ def head_site(model: Any) -> Site:
 
 
 def maskable_sites(model: Any) -> List[Site]:
-    """Every tensor that could have a mask, each weight followed by its bias, the head last."""
+    """Every tensor that could have a mask, the head last."""
     encoder = encoder_of_model(model)
     sites = find_backbone(encoder).sites(encoder, LAYER_ROLES + OTHER_ROLES)
-    return with_biases([*sites, head_site(model)])
+    return [*sites, head_site(model)]
+
+
+def prunable(sites: Iterable[Site], *, biases: bool) -> List[Site]:
+    """The tensors in the place of ``sites`` whose zeros can be written and saved: directions in the
+    place of weights that weight norm makes; and biases, each after its weight."""
+    found = [before_weight_norm(site) for site in sites]
+    return with_biases(found) if biases else found

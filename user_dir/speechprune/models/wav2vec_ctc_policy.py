@@ -89,7 +89,6 @@ class Wav2VecCtcPolicy(PrunedCtc):
         """
         cfg = self.cfg
         sites = self.mask_sites()
-        unmasked = self.unmasked_weights()
         if not self.trains_weights:
             self.requires_grad_(False)
         self.mask_controller = MaskController(
@@ -104,12 +103,13 @@ class Wav2VecCtcPolicy(PrunedCtc):
             trains_weights=self.trains_weights,
         )
         if not self.trains_weights:
-            self.free_parameters(unmasked)
+            self.free_parameters()
             self.let_gradients_through()
         if not from_pretrained:
             return
         if not self.trains_weights:
             self.warn_of_frozen_head()
+            self.warn_of_flags_without_effect()
         if is_first_launch(cfg):
             self.begin()
             self._refuse_other_start()

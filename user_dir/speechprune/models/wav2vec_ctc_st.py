@@ -7,16 +7,26 @@ from fairseq.models import register_model
 
 from speechprune.masking.controller import MaskController
 from speechprune.masking.masked_site import masked_weight
-from speechprune.masking.policies import POLICIES
+from speechprune.masking.policies import POLICIES, MaskPolicy
 from speechprune.masking.schedule import ConstantSchedule
 from speechprune.models.config import CtcConfig
 from speechprune.models.declaration import LAYER_FLAGS, MASK_FLAGS
-from speechprune.models.mask_flags import GRANULARITIES, check_flags, densities, freezes_scores
+from speechprune.models.mask_flags import (
+    GRANULARITIES,
+    check_flags,
+    check_network,
+    densities,
+    freezes_scores,
+)
 from speechprune.models.masked_ctc import MaskedCtc
 from speechprune.models.names import ROUTER
 from speechprune.models.restart import is_first_launch
 
 logger = logging.getLogger(__name__)
+
+#: Roles that model.linear_st_op does not reach: S3-Router shares scores in the encoder's linear
+#: layers alone.
+_ONE_SCORE_PER_WEIGHT = ("front.conv", "pos.conv", "head")
 
 
 @register_model(ROUTER, dataclass=CtcConfig)
@@ -41,26 +51,23 @@ class Wav2VecCtcSt(MaskedCtc):
             UserError: flags that cannot work.
         """
         cfg = self.cfg
-        check_flags(cfg, self.depth)
+        check = check_flags if from_pretrained else check_network
+        check(cfg, self.depth)
         sites = self.mask_sites()
-        unmasked = self.unmasked_weights()
-        self.requires_grad_(False)
+        self.requires_grad_(cfg.co_train)
+        of_linear, of_others = (self._policy(name) for name in (cfg.linear_st_op, "linear_st"))
         self.mask_controller = MaskController(
             sites,
-            POLICIES.build(
-                "s3router",
-                init_score=cfg.init_score,
-                init_score_scale=cfg.init_score_scale,
-                granularity=GRANULARITIES[cfg.linear_st_op],
-                sigmoid=cfg.ste_sigmoid,
-            ),
+            of_linear,
             ConstantSchedule(cfg.prune_rate, densities(cfg, sites)),
             seed=cfg.seed,
             initialise=from_pretrained,
             trains_weights=cfg.co_train,
+            own_policies={role: of_others for role in _ONE_SCORE_PER_WEIGHT},
         )
         self.takes_masks_only = from_pretrained and cfg.load_mask_only and is_first_launch(cfg)
-        self.free_parameters(unmasked)
+        if not cfg.co_train:
+            self.free_parameters()
         for site in sites:
             scores = masked_weight(site).scores
             assert scores is not None
@@ -68,7 +75,18 @@ class Wav2VecCtcSt(MaskedCtc):
         self.let_gradients_through()
         if from_pretrained:
             self.warn_of_frozen_head()
+            self.warn_of_flags_without_effect()
             _warn_of_frozen_extractor(cfg)
+
+    def _policy(self, linear_st_op: str) -> MaskPolicy:
+        policy: MaskPolicy = POLICIES.build(
+            "s3router",
+            init_score=self.cfg.init_score,
+            init_score_scale=self.cfg.init_score_scale,
+            granularity=GRANULARITIES[linear_st_op],
+            sigmoid=self.cfg.ste_sigmoid,
+        )
+        return policy
 
 
 def _warn_of_frozen_extractor(cfg: CtcConfig) -> None:

@@ -14,8 +14,8 @@ from speechprune.errors import UserError
 from speechprune.masking.baselines import MAKERS, largest
 from speechprune.masking.densities import check_sparsity
 from speechprune.masking.mask_set import MaskSet
-from speechprune.masking.sites import with_biases
 from speechprune.models.loading import load_encoder
+from speechprune.models.sites import prunable
 from speechprune.registry import unknown_name
 
 __all__ = ["MAKERS", "Ranking", "origin"]
@@ -54,7 +54,7 @@ class Ranking:
         sites = family.sites(encoder, roles)
         if not sites:
             raise UserError("nothing to mask: the settings leave no tensor")
-        sites = with_biases(sites) if biases else sites
+        sites = prunable(sites, biases=biases)
         self._weights = {s.name: getattr(s.module, s.tensor).detach().float() for s in sites}
         self._together = MAKERS[by].together
         self._origin = origin(checkpoint, by, roles=roles, biases=biases, seed=seed)
@@ -66,7 +66,7 @@ class Ranking:
             UserError: a sparsity outside [0, 1).
         """
         check_sparsity("sparsity", sparsity)
-        found = largest(self._weights, 1.0 - sparsity, together=self._together)
+        found = largest(self._weights, sparsity, together=self._together)
         versions = f"speechprune={__version__} torch={torch.__version__}"
         return MaskSet(found, {**self._origin, "sparsity": repr(sparsity), "versions": versions})
 

@@ -173,13 +173,13 @@ def _rates_of_fixed_masks(
 ) -> dict[str, Any]:
     """What the settings have to claim of fixed masks, where that is another share than before.
 
-    Fixed masks may share their density unequally, and a model whose settings claim another than
-    they have together does not load. All other masks load whatever they keep.
+    Fixed masks may share their density unequally, and no run begins from masks whose settings claim
+    another than they have together. All other masks may keep whatever they do.
 
     Raises:
         UserError: in the layers that are left they keep nothing.
     """
-    if not any(m.get("fix_mask") or m.get("fix_mask_before") is not None for m in models_in(state)):
+    if not any(m.get("fix_mask") or m.get("fix_mask_before") for m in models_in(state)):
         return {}
     loaded = load_finetuned(path)
     cfg, controller = loaded.cfg.model, getattr(loaded.model, "mask_controller", None)

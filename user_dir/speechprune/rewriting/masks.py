@@ -17,9 +17,9 @@ from speechprune.models.declaration import DEFAULTS
 from speechprune.models.loading import LoadedModel, load_finetuned
 from speechprune.models.mask_flags import SITE_FLAGS, MaskFlags, flags_of, masked_roles
 from speechprune.models.names import FIXED_MASK, ROUTER
-from speechprune.models.sites import maskable_sites
+from speechprune.models.sites import maskable_sites, prunable
 from speechprune.rewriting.rewriting import Rewriting
-from speechprune.state_names import is_regrown, key_of, mask_key, observed_key, scores_key, sibling
+from speechprune.state_names import is_of_masks, key_of, mask_key, sibling
 
 #: What plain configurations lack: in training it comes from other groups.
 _CONTEXT = {
@@ -37,9 +37,9 @@ _CONTEXT = {
 def apply_masks(path: PathLike, masks: MaskSet, out: PathLike) -> None:
     """Put ``masks`` on a finetuned checkpoint, a plain `wav2vec_ctc` or one with masks.
 
-    What is at ``out`` is a `wav2vec_ctc_st` with ``model.fix_mask``, or, if biases have masks, a
-    `wav2vec_ctc_masked`. It has no scores, from which other masks would be chosen, and no optimizer
-    state.
+    What is at ``out`` is a `wav2vec_ctc_st` with ``model.fix_mask``, or, if biases or a direction
+    under weight norm have masks, a `wav2vec_ctc_masked`. It has no scores, from which other masks
+    would be chosen, and no optimizer state.
 
     Raises:
         UserError: the checkpoint cannot be loaded, the masks are of another model, or ``out``
@@ -60,57 +60,51 @@ def apply_masks(path: PathLike, masks: MaskSet, out: PathLike) -> None:
 
 
 def _with_flags(cfg: DictConfig, flags: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with ``flags``, those of a model that takes biases only if need be."""
+    """A configuration with the ``flags`` of a model with masks."""
     container: Any = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     changed: dict[str, Any] = dict(container)
     seed = (changed.get("common") or {}).get("seed", 1)
-    name = FIXED_MASK if flags["prune_biases"] else ROUTER
     added = {**DEFAULTS, **_CONTEXT, "seed": seed}
-    changed["model"] = {**added, **changed["model"], **flags, "_name": name}
+    changed["model"] = {**added, **changed["model"], **flags}
     return changed
 
 
 def _with_masks(tensors: Mapping[str, Tensor], masks: MaskSet) -> dict[str, Tensor]:
-    """A state dict with other masks, and without the scores, or regrown weights, of its own."""
-    changed = {k: v for k, v in tensors.items() if not is_regrown(k)}
-    for site, mask in masks.items():
-        for name in (scores_key, observed_key):
-            changed.pop(sibling(key_of(site), name), None)
-        changed[sibling(key_of(site), mask_key)] = pack_bits(mask)
-    return changed
+    """A state dict with other masks, and without all that belongs to its own."""
+    changed = {key: tensor for key, tensor in tensors.items() if not is_of_masks(key)}
+    return {**changed, **{sibling(key_of(s), mask_key): pack_bits(m) for s, m in masks.items()}}
 
 
 def _fitting_flags(loaded: LoadedModel, masks: MaskSet) -> dict[str, Any]:
-    """The flags under which the model has exactly the sites of ``masks``, fixed as they are.
+    """The flags of a model that has exactly the sites of ``masks``, fixed as they are: one that
+    takes biases and directions only if need be.
 
-    Raises UserError if there are none.
+    Raises UserError if there is none.
     """
-    shapes = {
-        site.name: (site.role, tuple(getattr(site.module, site.tensor).shape))
-        for site in maskable_sites(loaded.model)
-    }
+    of_directions = any(name.endswith(".weight_v") for name in masks)
+    weights = maskable_sites(loaded.model)
     is_plain = not hasattr(loaded.model, "mask_controller")
     if not is_plain:
         chosen = {name: getattr(loaded.cfg.model, name) for name in SITE_FLAGS}
         biases = any(site.tensor == "bias" for site in loaded.model.mask_controller.sites)
+        loaded.model.fold()  # without its own masks, weight norm has its direction
     else:
-        chosen = flags_of({role for name, (role, _) in shapes.items() if name in masks})
+        roles = {site.name: site.role for site in prunable(weights, biases=True)}
+        roles.update({site.name: site.role for site in weights})
+        chosen = flags_of({role for name, role in roles.items() if name in masks})
         biases = any(name.endswith(".bias") for name in masks)
-    roles = masked_roles(MaskFlags(**chosen))
+    masked = masked_roles(MaskFlags(**chosen))
+    sites = prunable(weights, biases=biases) if biases or of_directions else weights
+    wanted = [site for site in sites if site.role in masked]
     try:
-        masks.check_fits(
-            {
-                name: shape
-                for name, (role, shape) in shapes.items()
-                if role in roles and (biases or not name.endswith(".bias"))
-            }
-        )
+        masks.check_fits((s.name, tuple(getattr(s.module, s.tensor).shape)) for s in wanted)
     except UserError as error:
         raise UserError(f"{loaded.path} cannot take these masks: {error}") from error
     if not masks.tally.kept:
         raise UserError("these masks keep nothing: a model without any connection is of no use")
     return {
         **chosen,
+        "_name": FIXED_MASK if biases or of_directions else ROUTER,
         "trainable_proj": is_plain or loaded.cfg.model.trainable_proj,
         "prune_biases": biases,
         "mask_file": None,

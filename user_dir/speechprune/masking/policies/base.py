@@ -114,6 +114,11 @@ class MaskPolicy(ABC):
         """
         return None
 
+    @property
+    def edits_weights(self) -> bool:
+        """Whether it has an `edit_weight` of its own."""
+        return type(self).edit_weight is not MaskPolicy.edit_weight
+
     def penalty(self, scores: Tensor) -> Tensor | None:
         """A scalar added to the loss for each site (by the criterion `masked_ctc`), or None."""
         return None
