@@ -30,7 +30,6 @@ ONLY_ON_CUDA = {
         ("common.fp16=true", "common.memory_efficient_fp16=true"),
         torch.float16,
     ),
-    "amp": (("common.amp=true",), torch.float32),
 }
 NOISY = ("model.layerdrop=0.3", "model.mask_prob=0.5", "model.fix_attn=false")
 KEPT = ("checkpoint.save_interval_updates=1", "checkpoint.keep_interval_updates=-1")
@@ -132,6 +131,14 @@ def test_recomputing_activations_changes_nothing(lab: Lab, device: str, spans: s
     plain, recomputed = ([r["loss"] for r in run.records("train_inner")] for run in runs)
     assert plain == recomputed
     assert difference(runs[0].model(), runs[1].model()) == []
+
+
+def test_amp_is_refused_whoever_starts_the_run(lab: Lab) -> None:
+    """By fairseq's own command here; by `speechprune train` in tests/training."""
+    run = lab.train("amp", "common.amp=true")
+    assert run.exit_code == 1 and "UserError: common.amp=true cannot train" in run.output
+    assert "use common.fp16=true or common.bf16=true" in run.output
+    assert not run.path().exists() and run.records("train_inner") == []
 
 
 def test_recomputation_really_happens(lab: Lab) -> None:

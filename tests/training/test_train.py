@@ -154,6 +154,7 @@ def test_a_config_for_two_gpus_trains_in_one_process(lab: Lab) -> None:
         ("lr_scheduler.phase_ratio=[0.1,0.4,0.4]", "three parts of training that add up to 1"),
         ("lr_scheduler.phase_ratio=null", "decay_steps=0 leaves nothing to decay in"),
         ("dataset.max_tokens=null", "batches have no limit"),
+        ("common.amp=true", "use common.fp16=true or common.bf16=true"),
         ("common.seed=-3", "common.seed=-3 is not a seed; choose 0 to 4294967295"),
         ("model.prune_rate=1.5", "model.prune_rate is the share kept"),
         ("model.init_score=weigth_rank", "'weigth_rank'; did you mean 'weight_rank'"),

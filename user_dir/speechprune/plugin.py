@@ -1,5 +1,4 @@
-"""The one door into fairseq: models, criterions, data2vec, safe checkpoint classes and seven
-seams.
+"""The one door into fairseq: models, criterions, data2vec, safe checkpoint classes and eight seams.
 
 fairseq imports `models` and `tasks` of a user folder by itself but never criterions, and neither
 when the package was imported before: so importing this module registers everything.
@@ -16,7 +15,7 @@ import logging
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -26,14 +25,20 @@ from fairseq.data.audio import raw_audio_dataset
 from fairseq.file_io import PathManager
 from fairseq.models.hubert import hubert
 from fairseq.models.wav2vec import wav2vec2
-from fairseq.optim import fp16_optimizer
+from fairseq.optim import amp_optimizer, fp16_optimizer
 from fairseq.tasks import FairseqTask, audio_finetuning
 
 from speechprune.backbones import BACKBONES
 from speechprune.backbones.data2vec import data2vec_audio
+from speechprune.errors import UserError
 from speechprune.models.registration import register_all
 
 logger = logging.getLogger(__name__)
+
+NO_AMP = (
+    "common.amp=true cannot train these models: fairseq's amp divides gradients by the loss scale "
+    "twice and does not save it; use common.fp16=true or common.bf16=true"
+)
 
 
 def _seed_span_masking(module: ModuleType) -> None:
@@ -195,6 +200,21 @@ def _observe_before_steps() -> None:
     FairseqTask.optimizer_step = observe_and_step  # type: ignore[method-assign]
 
 
+def _refuse_amp() -> None:
+    """Refuse `common.amp`, which would be wrong in silence if it did not crash first.
+
+    fairseq's `AMPOptimizer` lets the gradient scaler unscale its torch optimizer and then step
+    another object, for which the scaler unscales once more. It does not save the scale, so that a
+    resumed run is another one. And encoders put a float32 `mask_emb` into half precision states,
+    which torch refuses.
+    """
+
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise UserError(NO_AMP)
+
+    amp_optimizer.AMPOptimizer.build_optimizer = refuse
+
+
 def _register() -> None:
     for name in BACKBONES.names():
         BACKBONES.build(name).make_known()
@@ -207,6 +227,7 @@ def _register() -> None:
     _keep_master_copies()
     _name_master_copies()
     _observe_before_steps()
+    _refuse_amp()
     # `fairseq-hydra-train` has imported its loop by now; `speechprune train` calls end_in_time.
     if "fairseq_cli.train" in sys.modules:
         end_in_time(sys.modules["fairseq_cli.train"])

@@ -20,6 +20,7 @@ from speechprune.models.declaration import declared
 from speechprune.models.layer_flags import drops_layers, plan_of
 from speechprune.models.names import is_ctc
 from speechprune.models.restart import LAST, RESETS
+from speechprune.plugin import NO_AMP
 from speechprune.registry import unknown_name
 from speechprune.state_names import has_masks, is_finetuned
 
@@ -61,14 +62,15 @@ def check_settings(cfg: DictConfig) -> None:
     """Refuse settings that fairseq only stumbles over, perhaps at the first validation.
 
     Raises:
-        UserError: a seed that random generators refuse, nothing to train, batches without a limit,
-            a metric that the criterion does not measure, or what the model's own check refuses.
+        UserError: a seed that random generators refuse, amp, nothing to train, batches without a
+            limit, a metric that the criterion does not measure, or what the model's own check refuses.
     """
     seed, frequencies = cfg.common.seed, list(cfg.optimization.update_freq)
     updates, metric = cfg.optimization.max_update, cfg.checkpoint.best_checkpoint_metric
     measured = _METRICS if cfg.criterion._name in ("ctc", "masked_ctc") else (metric,)
     for is_wrong, message in (
         (not 0 <= seed < 2**32, f"common.seed={seed} is not a seed; choose 0 to {2**32 - 1}"),
+        (cfg.common.amp, NO_AMP),
         (updates < 1, f"optimization.max_update={updates} trains nothing; use at least 1"),
         (
             not frequencies or min(frequencies) < 1,
