@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import islice
+from multiprocessing import get_context
+from multiprocessing.context import BaseContext
 from typing import TypeVar
 
 from speechprune.workers import follow_parent
@@ -31,7 +34,7 @@ def spread(
     if workers == 1:
         yield from map(run, tasks)
         return
-    with ProcessPoolExecutor(workers, initializer=follow_parent) as pool:
+    with ProcessPoolExecutor(workers, _context(), follow_parent) as pool:
         waiting: deque[Future[Result]] = deque()
         try:
             for task in tasks:
@@ -42,6 +45,14 @@ def spread(
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _context() -> BaseContext:
+    """How processes start: as Python likes best, but anew once this process uses a GPU, which does
+    not survive a fork."""
+    torch = sys.modules.get("torch")  # not imported for this: it takes a second
+    uses_gpu = torch is not None and torch.cuda.is_initialized()
+    return get_context("spawn" if uses_gpu else None)
 
 
 def chunked(items: Iterable[Task], size: int) -> Iterator[list[Task]]:

@@ -1,12 +1,35 @@
-"""Fixtures shared by all tests."""
+"""What all tests share: fixtures, and the device that they run on."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Run each test and its fixtures on the processor, where results are the same to the bit on
+    every machine; those marked `cuda` see the GPU."""
+    if item.get_closest_marker("cuda"):
+        return (yield)
+    with without_gpu():
+        return (yield)
+
+
+@contextmanager
+def without_gpu() -> Iterator[None]:
+    """Hide GPUs from this process and from those that it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.setattr(torch.cuda, "device_count", lambda: 0)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import resource
 import signal
@@ -13,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from loop import NANO, PRELOAD, Lab, Run, run_script
+from forking import start
+from loop import NANO, Lab, Run, run_script
 
 from speechprune.tools.main import main
 
@@ -49,21 +49,16 @@ def arguments(lab: Lab, name: str, *more: str) -> list[str]:
 
 def run_forked(folder: Path, words: list[str], prepare=None) -> Run:
     """The same in a fork of a process that has imported fairseq: importing takes longest."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
     folder.mkdir(exist_ok=True)
-    process = context.Process(target=_main, args=(folder, words, prepare))
-    process.start()
+    log = folder / "log"
+    log.unlink(missing_ok=True)
+    process = start(log, _main, folder, words, prepare)
     process.join()
-    return Run(folder, process.exitcode, (folder / "log").read_text())
+    return Run(folder, process.exitcode, log.read_text())
 
 
 def _main(folder: Path, words: list[str], prepare) -> None:
-    output = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
     os.chdir(folder)
-    torch.set_num_threads(1)
     sys.argv = ["speechprune", *words]
     if prepare is not None:
         prepare()

@@ -63,7 +63,8 @@ def check_settings(cfg: DictConfig) -> None:
 
     Raises:
         UserError: a seed that random generators refuse, amp, nothing to train, batches without a
-            limit, a metric that the criterion does not measure, or what the model's own check refuses.
+            limit, a metric that the criterion does not measure, or what the model's own check
+            refuses.
     """
     seed, frequencies = cfg.common.seed, list(cfg.optimization.update_freq)
     updates, metric = cfg.optimization.max_update, cfg.checkpoint.best_checkpoint_metric
