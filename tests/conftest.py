@@ -22,6 +22,11 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         return (yield)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
 @contextmanager
 def without_gpu() -> Iterator[None]:
     """Hide GPUs from this process and from those that it starts."""

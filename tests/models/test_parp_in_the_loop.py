@@ -45,11 +45,6 @@ PRECISIONS = {
 }
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-cuda = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
-
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
@@ -155,7 +150,7 @@ def assert_removed_stay_removed(run: Run, plan: Plan, dtype: torch.dtype) -> Non
     "kind, device",
     [
         *((kind, "cpu") for kind in PRECISIONS),
-        *(pytest.param(kind, "cuda", marks=cuda) for kind in PRECISIONS),
+        *(pytest.param(kind, "cuda", marks=pytest.mark.cuda) for kind in PRECISIONS),
     ],
 )
 def test_pruned_weights_do_not_come_back(lab: Lab, kind: str, device: str) -> None:

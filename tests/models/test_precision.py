@@ -35,11 +35,6 @@ NOISY = ("model.layerdrop=0.3", "model.mask_prob=0.5", "model.fix_attn=false")
 KEPT = ("checkpoint.save_interval_updates=1", "checkpoint.keep_interval_updates=-1")
 UPDATES = 3
 
-cuda = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
-
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
@@ -88,7 +83,7 @@ def test_half_precision_on_a_processor(lab: Lab, precision: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "precision", [pytest.param(p, marks=cuda) for p in (*ON_CPU_OR_CUDA, *ONLY_ON_CUDA)]
+    "precision", [pytest.param(p, marks=pytest.mark.cuda) for p in (*ON_CPU_OR_CUDA, *ONLY_ON_CUDA)]
 )
 def test_precisions_on_cuda(lab: Lab, precision: str) -> None:
     overrides, dtype = {**ON_CPU_OR_CUDA, **ONLY_ON_CUDA}[precision]
@@ -97,7 +92,7 @@ def test_precisions_on_cuda(lab: Lab, precision: str) -> None:
     assert_frozen(run, lab, dtype)
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=cuda)])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def test_half_precision_resumes(lab: Lab, device: str) -> None:
     """Without fp32 copies, which fairseq does not save, a resumed run ends bit-equal."""
     memory_efficient, dtype = ON_CPU_OR_CUDA["memory_efficient_bf16"]
@@ -113,7 +108,7 @@ def test_half_precision_resumes(lab: Lab, device: str) -> None:
 
 
 @pytest.mark.parametrize("spans", ["true", "false"])
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=cuda)])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def test_recomputing_activations_changes_nothing(lab: Lab, device: str, spans: str) -> None:
     """Without spans nothing that is trained lies before the layers."""
     runs = [
@@ -162,7 +157,6 @@ def _read_weight(seen: list[Tensor], layer: nn.Linear, inputs: tuple[Tensor]) ->
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("density", [0.01, 0.3, 0.5, 0.9, 1.0])
 def test_equal_scores_give_equal_masks_on_both_devices(dtype: torch.dtype, density: float) -> None:
@@ -180,7 +174,6 @@ def test_equal_scores_give_equal_masks_on_both_devices(dtype: torch.dtype, densi
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_model_starts_with_equal_masks_on_both_devices(lab: Lab) -> None:
     found = []
     for device in ("cpu", "cuda"):
