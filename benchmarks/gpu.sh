@@ -38,10 +38,14 @@ part() {
     return "$code"
 }
 
+# install FOLDER WHEELS: an environment that sees the packages of this Python, be it a venv itself.
 install() {
+    local new=$1/bin/python
     "$python" -m venv --system-site-packages "$1" &&
-        "$1/bin/python" -m pip install -q --no-index --find-links "$2" setuptools wheel &&
-        "$1/bin/python" -m pip install -q --no-index --find-links "$2" --no-build-isolation -e '.[dev]'
+        "$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+            > "$("$new" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth" &&
+        "$new" -m pip install -q --no-index --find-links "$2" setuptools wheel &&
+        "$new" -m pip install -q --no-index --find-links "$2" --no-build-isolation -e '.[dev]'
 }
 
 benchmark() {
