@@ -63,7 +63,8 @@ if [ "$wheels" != - ]; then
 fi
 
 # The seconds of all parts, with four each to end in, make six minutes.
-part "tests marked cuda" 100 "$python" -m pytest -m cuda -n 4 --dist loadfile -p no:cacheprovider
+mapfile -t marked < <(grep -rl --include='test_*.py' 'pytest\.mark\.cuda' tests)
+part "tests marked cuda" 100 "$python" -m pytest -m cuda -n 4 --dist loadfile "${marked[@]}"
 benchmark "a step, 10 and 75 s" 75 train_step --seconds 10 --seconds 75 --check
 benchmark "a step, 300 s" 40 train_step --seconds 300
 benchmark "similarity, verification" 40 layers_on_device
