@@ -56,7 +56,7 @@ setup(
     ],
     extras_require={
         "apex": ["apex @ git+https://github.com/NVIDIA/apex"],
-        "dev": ["pytest", "ruff", "mypy", "jiwer"],
+        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "jiwer"],
         "docs": ["mkdocs-material", "mkdocstrings[python]"],
     },
     entry_points={"console_scripts": ["speechprune = speechprune_command:main"]},

@@ -14,8 +14,6 @@ from speechprune.files import write_atomically
 from speechprune.layers.plan import LayerPlan
 from speechprune.tables import table
 
-RESULTS = Path(__file__).parent / "results"
-
 
 @dataclass(frozen=True)
 class Choice:
@@ -41,6 +39,7 @@ def write_report(
     choices: Mapping[float, Sequence[Choice]],
     before: Mapping[str, Mapping[str, float]],
     after: Mapping[str, Mapping[str, float]],
+    folder: Path,
 ) -> None:
     """Write a table for each share of the layers, and the figure.
 
@@ -48,6 +47,7 @@ def write_report(
         head: lines before the tables.
         choices: by share.
         before, after: test error rates by plan, without finetuning and with it.
+        folder: where to.
     """
     lines = list(head)
     for share, found in choices.items():
@@ -61,14 +61,16 @@ def write_report(
             dropped = " ".join(map(str, choice.plans[0].dropped)) if len(choice.plans) == 1 else ""
             rows.append([choice.way, dropped, *cells, f"{choice.seconds:.1f}"])
         lines += ["", f"{share:.0%} of the layers dropped", table(rows, left=2)]
-    write_atomically(RESULTS / "dropping_digits.txt", ("\n".join(lines) + "\n").encode())
+    write_atomically(folder / "dropping_digits.txt", ("\n".join(lines) + "\n").encode())
     click.echo("\n".join(lines))
-    ways = ["random", "exact, svcca", "exact, svcca-means", "exact, dc-unbiased", "verified", "GLP"]
+    names = "random", "exact, svcca", "exact, svcca-means", "exact, dc-unbiased", "verified", "GLP"
+    measured = [choice.way for found in choices.values() for choice in found]
+    ways = [name for name in names if any(name in way for way in measured)]
     panels = [
         Panel("layers dropped, %", f"CER %, {title}", _curves(ways, choices, rates))
         for title, rates in (("without finetuning", before), ("finetuned", after))
     ]
-    line_panels(panels, RESULTS / "dropping_digits.png", "Ways to choose layers to drop")
+    line_panels(panels, folder / "dropping_digits.png", "Ways to choose layers to drop")
 
 
 def _curves(

@@ -1,6 +1,7 @@
 """Choosing layers to drop, beside the plain way to: similarity, search, verification of plans.
 
-    python -m benchmarks.layer_search
+    python -m benchmarks.layer_search          # a minute, on small models
+    python -m benchmarks.layer_search --full   # half an hour; writes benchmarks/results/
 
 Both ways run in one process and take turns; times are medians, and ratios those of the plain way's
 time to ours. Let the machine have nothing else to do. A plain SVCCA has the threads that suit it.
@@ -12,9 +13,8 @@ soon a race stops them depends on how they differ: --model measures it on a fine
 from __future__ import annotations
 
 import math
-import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,10 +29,11 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from benchmarks import original_layer_search as plain
+from benchmarks.harness import RESULTS, Report, device_option, in_words, machine, on_device
+from benchmarks.recognisers import SMALL_ENCODER
 from speechprune.dropping.elimination import eliminate
 from speechprune.dropping.similarity import similarity
 from speechprune.dropping.verification import Verifier
-from speechprune.files import write_atomically
 from speechprune.layers.optimum import exact
 from speechprune.layers.plan import LayerPlan
 from speechprune.layers.race import Race
@@ -41,9 +42,7 @@ from speechprune.layers.similarity import MEASURES
 from speechprune.layers.similarity.statistics import UtteranceMeans
 from speechprune.manifests.manifest import Split, read_split
 from speechprune.models.loading import LoadedModel, load_finetuned
-from speechprune.tables import table
 
-RESULTS = Path(__file__).parent / "results" / "layer_search_cpu.txt"
 BATCHES, BATCH_SIZE = 10, 32
 #: Most that similarities may differ by.
 TOLERANCE = 1e-4
@@ -66,7 +65,7 @@ class Scale:
     enough: float = 120.0  # seconds after which no more turns of verification are taken
 
 
-QUICK = Scale(((6, 32), (16, 48)), 640, (40,), plain.SMALL_ENCODER, ((2, 0.5), (20, 0.1)), 0.0)
+SMALL = Scale(((6, 32), (16, 48)), 640, (40,), SMALL_ENCODER, ((2, 0.5), (20, 0.1)), 0.0)
 
 
 def timed(way: Callable[[], Any]) -> Timed:
@@ -89,21 +88,22 @@ def alternately(
     return {name: (median(s for s, _ in each), each[-1][1]) for name, each in found.items()}
 
 
-def compare_similarity(scale: Scale, pairs: int) -> tuple[str, list[NDArray]]:
-    """The table, and the SVCCA matrices."""
+def compare_similarity(report: Report, scale: Scale, pairs: int) -> list[NDArray]:
+    """Tell the table; gives the SVCCA matrices."""
     heads = "similarity,layers,channels,utterances,plain,ours,ratio,difference,plain timed on"
-    rows, matrices = [heads.split(",")], []
+    rows, matrices = report.table(heads.split(","), (10, 0, 0, 0, 8, 8)), []
     for layers, channels in scale.models:
         states = plain.representations(layers, channels, scale.utterances)
         means = torch.from_numpy(np.stack(states, axis=1)).double()
         _svcca([state[:64] for state in states[:3]], means[:64, :3], 1)  # warms up
         svcca, matrix = _svcca(states, means, pairs)
-        for cells in (svcca, _dc(states, means)):
+        for name, cells in (("svcca", svcca), ("dc", _dc(states, means))):
+            rows.add(name, str(layers), str(channels), *cells)
             if not float(cells[-2]) < TOLERANCE:
-                raise click.ClickException(f"{cells[0]}: similarities differ by {cells[-2]}")
-            rows.append([cells[0], str(layers), str(channels), *cells[1:]])
+                raise click.ClickException(f"{name}: similarities differ by {cells[-2]}")
         matrices.append(matrix)
-    return table(rows), matrices
+    report.tell()
+    return matrices
 
 
 def _svcca(states: Sequence[NDArray], means: torch.Tensor, pairs: int) -> tuple[Row, NDArray]:
@@ -123,7 +123,7 @@ def _svcca(states: Sequence[NDArray], means: torch.Tensor, pairs: int) -> tuple[
     ours.append(timed(lambda: measure.matrix(statistic)))
     times = both(mean(seconds) * len(every), mean(each for each, _ in ours))
     note = f"{len(chosen)} of {len(every)} pairs"
-    return ["svcca", str(len(means)), *times, f"{difference:.1g}", note], ours[0][1]
+    return [str(len(means)), *times, f"{difference:.1g}", note], ours[0][1]
 
 
 def _dc(states: Sequence[NDArray], means: torch.Tensor) -> Row:
@@ -135,11 +135,7 @@ def _dc(states: Sequence[NDArray], means: torch.Tensor) -> Row:
     found = alternately({"plain": plainly, "ours": partial(measure.matrix, statistic)})
     (slow, theirs), (fast, values) = found.values()
     difference = float(np.abs(theirs - values).max())
-    return ["dc", str(count), *both(slow, fast), f"{difference:.1g}", "all"]
-
-
-def in_words(seconds: float) -> str:
-    return f"{seconds * 1e3:.3g} ms" if seconds < 0.9995 else f"{seconds:.1f} s"
+    return [str(count), *both(slow, fast), f"{difference:.1g}", "all"]
 
 
 def both(slow: float, fast: float) -> Row:
@@ -147,15 +143,16 @@ def both(slow: float, fast: float) -> Row:
     return [in_words(slow), in_words(fast), f"{slow / fast:.1f}"]
 
 
-def compare_search(matrices: Sequence[NDArray]) -> str:
-    rows = ["search,layers,dropped,plain,ours,ratio,plain score,our score".split(",")]
+def compare_search(report: Report, matrices: Sequence[NDArray]) -> None:
+    heads = "search,layers,dropped,plain,ours,ratio,plain score,our score".split(",")
+    rows = report.table(heads, (10, 0, 0, 8, 8))
     for matrix in matrices:
         layers = len(matrix) - 1
         drop = layers // 2
         for name in METHODS:
             if name != "exhaustive" or math.comb(layers, drop) <= MOST_SUBSETS:
-                rows.append([name, str(layers), str(drop), *_search(matrix, name, drop)])
-    return table(rows)
+                rows.add(name, str(layers), str(drop), *_search(matrix, name, drop))
+    report.tell()
 
 
 def _search(matrix: NDArray, name: str, drop: int) -> Row:
@@ -188,20 +185,23 @@ class Case:
     split: Split
     plans: Sequence[LayerPlan]
 
-    def compare(self, enough: float) -> str:
-        """The table: plan by plan, sharing work, and racing if there are utterances enough."""
+    def compare(self, report: Report, enough: float) -> None:
+        """Tell the table: plan by plan, sharing work, and racing if there are utterances enough."""
         plan, counter = self.plans[0], plain.PassCounter(self.loaded)
         measured = sum(plan.layers - step for step in range(len(plan.dropped)))
-        rows = [",time,ratio,front end,layers,stopped,best plan,transcripts".split(",")]
         tasks = {f"{len(self.plans)} plans": self.verify, f"GLP, {measured} plans": self.eliminate}
+        report.tell(self.title)
+        heads = ",time,ratio,front end,layers,stopped,best plan,transcripts".split(",")
+        rows = report.table(heads, (26, 8, 0, 0, 6, 0, 0, 16))
         for name, way in tasks.items():
             ways: dict[str, Any] = {"plan by plan": partial(way, plainly=True), "sharing": way}
             if Race().looks(len(self.split.utterances)):  # else there are too few
                 ways["racing"] = partial(way, Race())
             counted = {key: partial(counter.counted, each) for key, each in ways.items()}
             found = alternately(counted, turns=3, enough=enough)
-            rows += [[f"{name}, {key}", *cells] for key, cells in _cells(found).items()]
-        return f"{self.title}\n{table(rows)}"
+            for key, cells in _cells(found).items():
+                rows.add(f"{name}, {key}", *cells)
+        report.tell()
 
     def verify(self, race: Race | None = None, plainly: bool = False) -> Outcome:
         """Measure all plans."""
@@ -249,50 +249,56 @@ def given_case(model: Path, data: Path, subset: str) -> Case:
     return Case(f"finetuned model of {size} in all", loaded, split, plans)
 
 
-@click.command(help=__doc__)
-@click.option("--pairs", default=4, show_default=True, help="That a plain SVCCA is timed on.")
-@click.option("--utterances", type=click.IntRange(1), help="Utterances of noise, 10 s each; 8.")
-@click.option("--model", type=click.Path(path_type=Path), help="Finetuned, to verify plans on too.")
-@click.option("--data", type=click.Path(path_type=Path), help="Manifest folder for MODEL.")
-@click.option("--subset", default="valid", show_default=True, help="Subset of DATA.")
-@click.option("--quick", is_flag=True, help="All parts on small models; nothing is written.")
-def main(
-    pairs: int,
-    utterances: int | None,
-    model: Path | None,
-    data: Path | None,
-    subset: str,
-    quick: bool,
-) -> None:
-    if (model is None) != (data is None):
-        raise click.UsageError("--model and --data go together")
-    scale = QUICK if quick else Scale()
-    if quick:
-        torch.set_num_threads(1)  # so little work only waits for its threads
-    given = given_case(model, data, subset) if model and data else None
-    parts = []
-
-    def tell(part: str) -> None:
-        click.echo(f"{part}\n")
-        parts.append(f"{part}\n")
-
-    cores, threads, load = os.cpu_count(), torch.get_num_threads(), os.getloadavg()[0]
-    tell(f"{threads} threads, {cores} cores, torch {torch.__version__}; load before {load:.1f}")
-    similarities, matrices = compare_similarity(scale, pairs)
-    tell(similarities)
-    deeper = [plain.similarities(layers) for layers in scale.depths]
-    tell(compare_search([*matrices, *deeper]))
-    loaded, plans = plain.recogniser(**scale.encoder), beam(matrices[0], scale.models[0][0] // 2)
+def noise_cases(scale: Scale, utterances: int | None) -> Iterator[Case]:
+    """A base model with random weights, and few or many utterances of noise."""
+    layers, channels = scale.models[0]
+    states = plain.representations(layers, channels, scale.utterances)
+    means = torch.from_numpy(np.stack(states, axis=1)).double()
+    matrix = MEASURES.build("svcca").matrix(UtteranceMeans(list(means)))
+    loaded, plans = plain.recogniser(**scale.encoder), beam(matrix, layers // 2)
     few, many = scale.corpora
     for count, seconds in ((utterances or few[0], few[1]), many):
         with tempfile.TemporaryDirectory() as folder:
             split = plain.noises(Path(folder), loaded, count, seconds)
             title = f"base model, random weights; {count} utterances of {seconds:g} s of noise"
-            tell(Case(title, loaded, split, plans).compare(scale.enough))
-    if given:
-        tell(given.compare(scale.enough))
-    if not quick:
-        write_atomically(RESULTS, "\n".join(parts).encode())
+            yield Case(title, loaded, split, plans)
+
+
+@click.command(help=__doc__)
+@device_option
+@click.option("--pairs", default=4, show_default=True, help="That a plain SVCCA is timed on.")
+@click.option("--utterances", type=click.IntRange(1), help="Utterances of noise, 10 s each; 8.")
+@click.option("--model", type=click.Path(path_type=Path), help="Finetuned, to verify plans on too.")
+@click.option("--data", type=click.Path(path_type=Path), help="Manifest folder for MODEL.")
+@click.option("--subset", default="valid", show_default=True, help="Subset of DATA.")
+@click.option("--full", is_flag=True, help="Real sizes; the tables are kept in results/.")
+def main(
+    device: str,
+    pairs: int,
+    utterances: int | None,
+    model: Path | None,
+    data: Path | None,
+    subset: str,
+    full: bool,
+) -> None:
+    if (model is None) != (data is None):
+        raise click.UsageError("--model and --data go together")
+    scale = Scale() if full else SMALL
+    if not full:
+        torch.set_num_threads(1)  # so little work only waits for its threads
+    report = Report()
+    report.tell(f"{machine(device)}\n")
+    with on_device(device):
+        given = given_case(model, data, subset) if model and data else None
+        matrices = compare_similarity(report, scale, pairs)
+        deeper = [plain.similarities(layers) for layers in scale.depths]
+        compare_search(report, [*matrices, *deeper])
+        for case in noise_cases(scale, utterances):
+            case.compare(report, scale.enough)
+        if given:
+            given.compare(report, scale.enough)
+    if full:
+        report.save(RESULTS / f"layer_search_{device}.txt")
 
 
 if __name__ == "__main__":

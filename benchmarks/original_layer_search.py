@@ -34,14 +34,6 @@ from speechprune.models.loading import LoadedModel
 
 THRESHOLD = 0.99
 EPSILON = 1e-10
-SMALL_ENCODER = {
-    "encoder_layers": 6,
-    "encoder_embed_dim": 32,
-    "encoder_ffn_embed_dim": 64,
-    "encoder_attention_heads": 4,
-    "conv_feature_layers": "[(16, 10, 5)] + [(16, 3, 2)] * 4 + [(16, 2, 2)] * 2",
-    "conv_pos_groups": 4,
-}
 LETTERS = "|'ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 Layers = tuple[int, ...]

@@ -1,4 +1,6 @@
-"""How fast corpora are prepared, by number of workers: `python -m benchmarks.prepare`.
+"""How fast corpora are prepared, by number of workers.
+
+    python -m benchmarks.prepare
 
 MP3 to FLAC as from Common Voice, and LibriSpeech's FLAC in place. For the conversion, the time that
 decoding, resampling and encoding take by themselves is shown beside it.
@@ -6,18 +8,20 @@ decoding, resampling and encoding take by themselves is shown beside it.
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
+import click
 import soundfile
 import soxr
 
+from benchmarks.harness import Report, Rows
 from speechprune.manifests.audio import SAMPLE_RATE, read_resampled, write_flac
 from speechprune.manifests.corpora.common_voice import CommonVoice
 from speechprune.manifests.corpora.librispeech import LibriSpeech
@@ -29,36 +33,33 @@ _TEXT = "the quick brown fox jumps over the lazy dog while seven wizards look on
 _DISTINCT = 16  # recordings spoken; the others are copies of them
 
 
-def main() -> None:
-    """Make two corpora, prepare each with 1, 2, 4... workers, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clips", type=int, default=800, help="in each corpus")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="at most")
-    options = parser.parse_args()
+@click.command(help=__doc__)
+@click.option("--clips", type=click.IntRange(1), default=800, help="In each corpus; 800.")
+@click.option("--workers", type=click.IntRange(1), default=os.cpu_count(), help="At most.")
+def main(clips: int, workers: int) -> None:
+    report = Report()
     with tempfile.TemporaryDirectory() as folder:
         spoken = [
             speak(_TEXT, Voice("gmw/en-US", f"m{1 + i % 8}", 120 + 5 * i)) for i in range(_DISTINCT)
         ]
-        hours = sum(len(spoken[i % _DISTINCT]) for i in range(options.clips)) / SAMPLE_RATE / 3600
-        print(f"{options.clips} clips, {hours:.2f} h")
-        print(f"{'corpus':20}  {'workers':>7}  {'hours per minute':>16}")
-        mp3 = _write_common_voice(Path(folder) / "xx", spoken, options.clips)
-        flac = _write_librispeech(Path(folder) / "libri", spoken, options.clips)
-        counts = [n for n in (1, 2, 4, 8, 16, 32, 64) if n <= options.workers]
+        hours = sum(len(spoken[i % _DISTINCT]) for i in range(clips)) / SAMPLE_RATE / 3600
+        report.tell(f"{os.cpu_count()} cores; {clips} clips, {hours:.2f} h\n")
+        rows = report.table(["corpus", "workers", "hours per minute", ""], (20,))
+        mp3 = _write_common_voice(Path(folder) / "xx", spoken, clips)
+        flac = _write_librispeech(Path(folder) / "libri", spoken, clips)
         for name, read in (
             ("MP3 to FLAC", lambda: CommonVoice().read(mp3)),
             ("LibriSpeech in place", lambda: LibriSpeech().read(flac)),
         ):
-            for workers in counts:
-                out = Path(folder) / f"{name}-{workers}"
-                start = time.perf_counter()
-                prepare(replace(read(), labels=ReadyUnits()), out, workers=workers)
-                seconds = time.perf_counter() - start
-                print(f"{name:20}  {workers:7}  {hours / seconds * 60:16.1f}")
-        _print_parts(mp3 / "clips", options.clips, hours)
+            for count in (n for n in (1, 2, 4, 8, 16, 32, 64) if n <= workers):
+                out = Path(folder) / f"{name}-{count}"
+                corpus = replace(read(), labels=ReadyUnits())
+                seconds = _time(partial(prepare, corpus, out, workers=count))
+                rows.add(name, str(count), f"{hours / seconds * 60:.1f}")
+        _tell_parts(rows, mp3 / "clips", clips, hours)
 
 
-def _print_parts(clips: Path, count: int, hours: float) -> None:
+def _tell_parts(rows: Rows, clips: Path, count: int, hours: float) -> None:
     """What the steps of a conversion take by themselves, in one process."""
     paths = sorted(clips.iterdir())[:count]
     decoded: list[Any] = []
@@ -77,7 +78,7 @@ def _print_parts(clips: Path, count: int, hours: float) -> None:
         ("writing", encoding),
     ):
         share = f"{seconds / whole:4.0%} of a conversion"
-        print(f"{name + ' alone':20}  {1:7}  {hours / seconds * 60:16.1f}  {share}")
+        rows.add(f"{name} alone", "1", f"{hours / seconds * 60:.1f}", share)
 
 
 def _write_common_voice(root: Path, spoken: list, count: int) -> Path:

@@ -1,20 +1,21 @@
-"""Peak memory while a million rows of Common Voice are prepared.
+"""Peak memory while rows of Common Voice's tables are prepared.
 
-    python -m benchmarks.prepare_memory
+    python -m benchmarks.prepare_memory --rows 1000000
 
 The clips are hard links to a few short FLAC files, so that rows are what is measured.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 import tempfile
 from pathlib import Path
 
+import click
 import numpy as np
 
+from benchmarks.harness import Report, Rows
 from speechprune.manifests.audio import write_flac
 from speechprune.manifests.corpora.common_voice import CommonVoice
 from speechprune.manifests.preparation import prepare
@@ -23,18 +24,17 @@ _FILES = 40  # a file takes at most 65,000 links
 _SPEAKERS = 50_000
 
 
-def main() -> None:
-    """Make the folder, prepare it, and print the peak memory of this process at each step."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    rows = parser.parse_args().rows
+@click.command(help=__doc__)
+@click.option("--rows", type=click.IntRange(3), default=100_000, show_default=True)
+def main(rows: int) -> None:
+    table = Report().table(["peak", "of this process"], (7,), left=0)
     with tempfile.TemporaryDirectory() as folder:
         root = _write(Path(folder) / "en", rows)
-        _tell("after importing what prepares")
+        _tell(table, "after importing what prepares")
         corpus = CommonVoice().read(root)
-        _tell(f"after reading {rows:,} rows")
+        _tell(table, f"after reading {rows:,} rows")
         prepare(corpus, Path(folder) / "out")
-        _tell("after preparing them")
+        _tell(table, "after preparing them")
 
 
 def _write(root: Path, rows: int) -> Path:
@@ -55,9 +55,9 @@ def _write(root: Path, rows: int) -> Path:
     return root
 
 
-def _tell(when: str) -> None:
+def _tell(table: Rows, when: str) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(f"{peak / 1e6:6.0f} MB  {when}", flush=True)
+    table.add(f"{peak / 1e6:.0f} MB", when)
 
 
 if __name__ == "__main__":

@@ -16,28 +16,42 @@ from speechprune.masking.controller import MaskController
 from speechprune.masking.policies import POLICIES
 from speechprune.masking.schedule import ConstantSchedule
 
+#: What makes wav2vec 2.0 base small: for trying benchmarks out, not for measuring.
+SMALL_ENCODER = {
+    "encoder_layers": 6,
+    "encoder_embed_dim": 32,
+    "encoder_ffn_embed_dim": 64,
+    "encoder_attention_heads": 4,
+    "conv_feature_layers": "[(16, 10, 5)] + [(16, 3, 2)] * 4 + [(16, 2, 2)] * 2",
+    "conv_pos_groups": 4,
+}
+
 #: Share kept, and letters in the dictionary, as in the recipes.
 DENSITY = 0.9
 LETTERS = 32
 
 
 class PlainRecogniser(nn.Module):
-    """Finetunes all weights but the feature extractor's (`feature_grad_mult=0`)."""
+    """Finetunes all weights but the feature extractor's (`feature_grad_mult=0`).
 
-    def __init__(self) -> None:
+    Args:
+        settings: what differs from the encoder of wav2vec 2.0 base.
+    """
+
+    def __init__(self, **settings: Any) -> None:
         super().__init__()
-        self.encoder = Wav2Vec2Model(
-            Wav2Vec2Config(
-                feature_grad_mult=0.0,
-                activation_dropout=0.1,
-                mask_channel_prob=0.25,
-                mask_channel_length=64,
-                encoder_layerdrop=0.0,  # each step does the same work
-            )
+        cfg = Wav2Vec2Config(
+            feature_grad_mult=0.0,
+            activation_dropout=0.1,
+            mask_channel_prob=0.25,
+            encoder_layerdrop=0.0,  # each step does the same work
+            **settings,
         )
+        cfg.mask_channel_length = cfg.encoder_embed_dim // 12
+        self.encoder = Wav2Vec2Model(cfg)
         self.encoder.remove_pretraining_modules()
         self.encoder.feature_extractor.requires_grad_(False)
-        self.head = nn.Linear(768, LETTERS)
+        self.head = nn.Linear(cfg.encoder_embed_dim, LETTERS)
 
     def choose_masks(self, update: int) -> None:
         """What is done once per update about masks, before the forward pass."""
@@ -91,8 +105,8 @@ class SortedRecogniser(PlainRecogniser):
     dL/dw * weight * sign(score) through autograd.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
         self._freeze()
         for site in self._sites():
             mask = _SortedMask(getattr(site.module, site.tensor))
@@ -106,8 +120,8 @@ class SortedRecogniser(PlainRecogniser):
 class MaskedRecogniser(PlainRecogniser):
     """Finetunes masks, the way speechprune does."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
         self._freeze()
         self.controller = MaskController(
             self._sites(),

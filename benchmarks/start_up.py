@@ -1,6 +1,6 @@
 """How long commands take to their first output, as whole processes.
 
-    python -m benchmarks.start_up [--runs 5]
+    python -m benchmarks.start_up --runs 5
 
 Each line shows a command, the seconds until it printed something (the best and the median of some
 runs), and whether it imported torch and fairseq, which take about one and three seconds.
@@ -8,7 +8,6 @@ runs), and whether it imported torch and fairseq, which take about one and three
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -18,8 +17,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
+import click
 import numpy as np
 
+from benchmarks.harness import Report, machine
 from speechprune.masking.bits import PackedMask
 from speechprune.masking.mask_set import MaskSet
 from speechprune.recipes.nano import ASSET
@@ -41,23 +42,19 @@ LAYERS, CHANNELS = 24, 1024
 SPLITS = ("--train", "12", "--valid", "4", "--test", "4")
 
 
-def main() -> None:
-    """Print the table, a row as soon as it is measured."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=5)
-    runs = parser.parse_args().runs
-    print(f"{os.cpu_count()} cores; load before {os.getloadavg()[0]:.1f}; {runs} runs each\n")
-    print(f"{'best s':>7} {'median':>7}  torch  fairseq  command", flush=True)
+@click.command(help=__doc__)
+@click.option("--runs", type=click.IntRange(1), default=3, show_default=True)
+def main(runs: int) -> None:
+    report = Report()
+    report.tell(f"{machine()}; {runs} runs each\n")
+    rows = report.table(["best s", "median", "torch", "fairseq", "command"], (7, 7), left=0)
     with tempfile.TemporaryDirectory() as folder:
         for words, environment in commands(Path(folder)):
             imported = slow_imports(words, environment, Path(folder))
             seconds = [seconds_to_output(words, environment, Path(folder)) for _ in range(runs)]
-            torch, fairseq = ("yes" if name in imported else "no" for name in ("torch", "fairseq"))
-            print(
-                f"{min(seconds):7.2f} {median(seconds):7.2f}  {torch:5}  {fairseq:7}  "
-                f"{shown(words, environment)}",
-                flush=True,
-            )
+            slow = ("yes" if name in imported else "no" for name in ("torch", "fairseq"))
+            times = (f"{min(seconds):.2f}", f"{median(seconds):.2f}")
+            rows.add(*times, *slow, shown(words, environment))
 
 
 def commands(folder: Path) -> Iterator[tuple[list[str], dict[str, str]]]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
+from multiprocessing import get_context
+from multiprocessing.context import BaseContext
 from typing import TypeVar
 
 from speechprune.workers import follow_parent
@@ -33,7 +36,7 @@ def spread(
     if workers == 1:
         yield from map(run, tasks)
         return
-    with ProcessPoolExecutor(workers, initializer=follow_parent) as pool:
+    with ProcessPoolExecutor(workers, _context(), follow_parent) as pool:
         waiting: deque[Future[Result]] = deque()
         try:
             for task in tasks:
@@ -58,6 +61,14 @@ def _not_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _context() -> BaseContext:
+    """How processes start: as Python likes best, but anew once this process uses a GPU, which does
+    not survive a fork."""
+    torch = sys.modules.get("torch")  # not imported for this: it takes a second
+    uses_gpu = torch is not None and torch.cuda.is_initialized()
+    return get_context("spawn" if uses_gpu else None)
 
 
 def chunked(items: Iterable[Task], size: int) -> Iterator[list[Task]]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
-from loop import PRELOAD, Prepare
+from forking import start
+from loop import Prepare
 from nano import write_corpus, write_wav2vec2
 
 from speechprune.errors import UserError
@@ -42,21 +39,14 @@ def train_quickly(run: TrainingRun, environment: Mapping[str, str], lock: int) -
 
 
 def train_forked(prepare: Prepare | None, run: TrainingRun) -> None:
-    context: Any = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    arguments = ["--config-name", run.config, *run.all_overrides]
-    process = context.Process(target=_train, args=(run.folder / "train.log", arguments, prepare))
-    process.start()
+    log = run.folder / "train.log"
+    process = start(log, _train, ["--config-name", run.config, *run.all_overrides], prepare)
     process.join()
     if process.exitcode:
-        raise UserError(f"{run.name}: training failed; see {run.folder / 'train.log'}")
+        raise UserError(f"{run.name}: training failed; see {log}")
 
 
-def _train(log: Path, arguments: list[str], prepare: Prepare | None) -> None:
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    torch.set_num_threads(1)
+def _train(arguments: list[str], prepare: Prepare | None) -> None:
     sys.argv = ["speechprune"]
     from speechprune.training.launch import train
 

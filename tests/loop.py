@@ -7,7 +7,6 @@ takes longer than the training; what runs in the fork is the console script's ow
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import re
 import subprocess
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import torch
+from forking import start
 from nano import write_corpus, write_data2vec, write_hubert, write_wav2vec2
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
@@ -39,9 +39,6 @@ ON_CPU = (
 )
 #: What fits configs to models with 32 channels and utterances of a second.
 NANO = ("model.mask_length=2", "model.mask_channel_length=4", "common.log_interval=1")
-
-#: Imported by training sooner or later. Not speechprune: training must find it by itself.
-PRELOAD = ["fairseq_cli.hydra_train", "torch._dynamo", "soundfile", "editdistance"]
 
 Prepare = Callable[[], None]
 
@@ -242,19 +239,16 @@ def run_together(
         hash_seeds: PYTHONHASHSEED of each process; they are not forked then but started anew.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    context: Any = multiprocessing.get_context("spawn" if hash_seeds else "forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    logs = [folder / f"log-{rank}" for rank in range(len(commands))]
     processes = []
-    for rank, (arguments, prepare) in enumerate(zip(commands, prepares)):
-        task = (folder, f"log-{rank}", arguments, prepare)
-        processes.append(context.Process(target=_train, args=task))
+    for rank, (log, arguments, prepare) in enumerate(zip(logs, commands, prepares)):
+        log.unlink(missing_ok=True)
         with _hash_seed(hash_seeds[rank] if hash_seeds else None):
-            processes[-1].start()
-    runs = []
-    for rank, process in enumerate(processes):
+            forked = hash_seeds is None
+            processes.append(start(log, _train, folder, arguments, prepare, forked=forked))
+    for process in processes:
         process.join()
-        runs.append(Run(folder, process.exitcode, (folder / f"log-{rank}").read_text()))
-    return runs
+    return [Run(folder, p.exitcode, log.read_text()) for p, log in zip(processes, logs)]
 
 
 @contextmanager
@@ -271,14 +265,10 @@ def _hash_seed(seed: int | None) -> Iterator[None]:
             os.environ["PYTHONHASHSEED"] = before
 
 
-def _train(folder: Path, log: str, arguments: list[str], prepare: Prepare | None) -> None:
+def _train(folder: Path, arguments: list[str], prepare: Prepare | None) -> None:
     from fairseq_cli.hydra_train import cli_main
 
-    output = os.open(folder / log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
     os.chdir(folder)
-    torch.set_num_threads(1)
     sys.argv = [str(SCRIPT), *arguments]
     if prepare is not None:
         prepare()

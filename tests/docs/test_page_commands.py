@@ -139,11 +139,7 @@ class Bench:
     def _python(self, words: Words) -> None:
         flag, module, *rest = words
         assert flag == "-m" and module.startswith("benchmarks."), words
-        main = importlib.import_module(module).main
-        if isinstance(main, click.Command):
-            main.make_context(module, list(rest))
-        else:
-            assert not rest, words
+        importlib.import_module(module).main.make_context(module, list(rest))
 
     def _pytest(self, words: Words) -> None:
         path, *rest = words

@@ -53,7 +53,6 @@ def test_a_mask_that_is_not_contiguous_is_packed_by_its_values():
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_bits_stay_on_the_device():
     mask = random_mask(9, 5).cuda()
     packed = pack_bits(mask)

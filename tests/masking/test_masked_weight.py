@@ -99,6 +99,28 @@ def test_score_gradients_are_straight_through(granularity: str, sigmoid: bool) -
     torch.testing.assert_close(original(linear).grad, weight.grad * mask)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_sees_an_ordinary_weight(dtype: torch.dtype) -> None:
+    """In a training loop of one's own: half precision products, masks and gradients in float32."""
+    linear, masked = masked_linear()
+    original(linear).requires_grad_(True)
+    x = torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
+    for seed in (3, 4):
+        linear.zero_grad()
+        mask = random_mask(seed)
+        weight = (original(linear) * mask).detach().requires_grad_(True)
+        with torch.autocast("cpu", dtype):
+            masked.choose(mask, original(linear))
+            found, expected = linear(x), nn.functional.linear(x, weight, linear.bias)
+        assert found.dtype == dtype and torch.equal(found, expected)
+        assert torch.equal(linear.weight, weight) and linear.weight.dtype == torch.float32
+        found.float().square().sum().backward()
+        expected.float().square().sum().backward()
+        torch.testing.assert_close(original(linear).grad, weight.grad * mask)
+        gradient = weight.grad * original(linear).detach() * masked.scores.detach().sign()
+        torch.testing.assert_close(masked.scores.grad, gradient)
+
+
 def test_gradients_of_micro_batches_add_up() -> None:
     linear, masked = masked_linear()
     masked.choose(random_mask(3), original(linear))

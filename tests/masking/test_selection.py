@@ -213,7 +213,6 @@ def test_the_accelerators_way_gives_the_same_masks(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_cuda_and_processor_agree(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(7)

@@ -42,14 +42,8 @@ PRECISIONS = {
     "memory_efficient_bf16": ("common.bf16=true", "common.memory_efficient_bf16=true"),
     "fp16": ("common.fp16=true",),
     "memory_efficient_fp16": ("common.fp16=true", "common.memory_efficient_fp16=true"),
-    "amp": ("common.amp=true",),
 }
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-cuda = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
 
 
 @pytest.fixture(scope="module")
@@ -155,9 +149,8 @@ def assert_removed_stay_removed(run: Run, plan: Plan, dtype: torch.dtype) -> Non
 @pytest.mark.parametrize(
     "kind, device",
     [
-        # On a processor, amp is fp32.
-        *((kind, "cpu") for kind in PRECISIONS if kind != "amp"),
-        *(pytest.param(kind, "cuda", marks=cuda) for kind in PRECISIONS),
+        *((kind, "cpu") for kind in PRECISIONS),
+        *(pytest.param(kind, "cuda", marks=pytest.mark.cuda) for kind in PRECISIONS),
     ],
 )
 def test_pruned_weights_do_not_come_back(lab: Lab, kind: str, device: str) -> None:

@@ -212,7 +212,6 @@ def test_bad_corpora_get_one_line(tmp_path: Path, data: Path) -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_cuda_device_is_used(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = load_finetuned(write_model(tmp_path, data, MASKS, **PRE_NORM))
     split = read_split(data, "valid")

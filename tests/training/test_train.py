@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import resource
 import signal
@@ -13,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from loop import NANO, PRELOAD, Lab, Run, run_script
+from forking import start
+from loop import NANO, Lab, Run, run_script
 
 from speechprune.tools.main import main
 
@@ -49,21 +49,16 @@ def arguments(lab: Lab, name: str, *more: str) -> list[str]:
 
 def run_forked(folder: Path, words: list[str], prepare=None) -> Run:
     """The same in a fork of a process that has imported fairseq: importing takes longest."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
     folder.mkdir(exist_ok=True)
-    process = context.Process(target=_main, args=(folder, words, prepare))
-    process.start()
+    log = folder / "log"
+    log.unlink(missing_ok=True)
+    process = start(log, _main, folder, words, prepare)
     process.join()
-    return Run(folder, process.exitcode, (folder / "log").read_text())
+    return Run(folder, process.exitcode, log.read_text())
 
 
 def _main(folder: Path, words: list[str], prepare) -> None:
-    output = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
     os.chdir(folder)
-    torch.set_num_threads(1)
     sys.argv = ["speechprune", *words]
     if prepare is not None:
         prepare()
@@ -157,6 +152,7 @@ def test_a_config_for_two_gpus_trains_in_one_process(lab: Lab) -> None:
         ("lr_scheduler.phase_ratio=[0.1,0.4,0.4]", "three parts of training that add up to 1"),
         ("lr_scheduler.phase_ratio=null", "decay_steps=0 leaves nothing to decay in"),
         ("dataset.max_tokens=null", "batches have no limit"),
+        ("common.amp=true", "use common.fp16=true or common.bf16=true"),
         ("model.prune_rate=1.5", "model.prune_rate is the share kept"),
         ("model.init_score=weigth_rank", "'weigth_rank'; did you mean 'weight_rank'"),
         ("model.fc_attn_prune_rate=[0.5]", "model.fc_attn_prune_rate needs 2 values"),

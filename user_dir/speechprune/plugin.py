@@ -15,7 +15,7 @@ import logging
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import fairseq.models
 import numpy as np
@@ -27,7 +27,7 @@ from fairseq.dataclass import utils as dataclass_utils
 from fairseq.file_io import PathManager
 from fairseq.models.hubert import hubert
 from fairseq.models.wav2vec import wav2vec2
-from fairseq.optim import fp16_optimizer
+from fairseq.optim import amp_optimizer, fp16_optimizer
 from fairseq.optim.adam import FairseqAdamConfig
 from fairseq.tasks import FairseqTask, audio_finetuning
 from fairseq.trainer import Trainer
@@ -48,6 +48,11 @@ from speechprune.models.symbols import follow_symbols
 from speechprune.starting import refuse_to_start_nothing
 
 logger = logging.getLogger(__name__)
+
+NO_AMP = (
+    "common.amp=true cannot train these models: fairseq's amp divides gradients by the loss scale "
+    "twice and does not save it; use common.fp16=true or common.bf16=true"
+)
 
 
 def _seed_span_masking(module: ModuleType) -> None:
@@ -318,6 +323,21 @@ def _observe_before_steps() -> None:
     FairseqTask.optimizer_step = observe_and_step  # type: ignore[method-assign]
 
 
+def _refuse_amp() -> None:
+    """Refuse `common.amp`, which would be wrong in silence if it did not crash first.
+
+    fairseq's `AMPOptimizer` lets the gradient scaler unscale its torch optimizer and then step
+    another object, for which the scaler unscales once more. It does not save the scale, so that a
+    resumed run is another one. And encoders put a float32 `mask_emb` into half precision states,
+    which torch refuses.
+    """
+
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise UserError(NO_AMP)
+
+    amp_optimizer.AMPOptimizer.build_optimizer = refuse
+
+
 def _register() -> None:
     for name in BACKBONES.names():
         BACKBONES.build(name).make_known()
@@ -336,6 +356,7 @@ def _register() -> None:
     refuse_to_start_nothing()
     follow_symbols()
     _pass_over_keys_of_s3router()
+    _refuse_amp()
     # `fairseq-hydra-train` has imported its loop by now; `speechprune train` calls end_in_time.
     if "fairseq_cli.train" in sys.modules:
         end_in_time(sys.modules["fairseq_cli.train"])

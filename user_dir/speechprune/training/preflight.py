@@ -28,6 +28,7 @@ from speechprune.models.layer_flags import drops_layers, plan_of
 from speechprune.models.names import is_ctc
 from speechprune.models.restart import LAST, RESETS
 from speechprune.models.symbols import rows_to_take
+from speechprune.plugin import NO_AMP
 from speechprune.registry import unknown_name
 from speechprune.state_names import has_masks, is_finetuned
 from speechprune.training.ranges import check_ranges
@@ -70,14 +71,16 @@ def check_settings(cfg: DictConfig) -> None:
     """Refuse settings that fairseq only stumbles over, perhaps at the first validation.
 
     Raises:
-        UserError: a number outside its range, batches without a limit, a metric that the criterion
-            does not measure, a device without its library, or what the model's own check refuses.
+        UserError: a number outside its range, amp, batches without a limit, a metric that the
+            criterion does not measure, a device without its library, or what the model's own check
+            refuses.
     """
     check_ranges(cfg)
     _check_post_process(cfg.criterion)
     metric = cfg.checkpoint.best_checkpoint_metric
     measured = _METRICS if cfg.criterion._name in ("ctc", "masked_ctc") else (metric,)
     for is_wrong, message in (
+        (cfg.common.amp, NO_AMP),
         (
             cfg.common.tpu and find_spec("torch_xla") is None,
             "common.tpu=true needs torch_xla, which is not installed; leave it out",
