@@ -17,7 +17,7 @@ from speechprune.errors import UserError
 from speechprune.models.loading import load_finetuned
 from speechprune.models.mask_reading import read_mask_set
 from speechprune.rewriting.masks import apply_masks
-from speechprune.training.preflight import check_checkpoints
+from speechprune.training.preflight import check_checkpoints, check_symbols
 
 HEAD = {"no_prune_proj": False}
 ROUTER = {"_name": "wav2vec_ctc_st", "prune_rate": 0.6, **HEAD}
@@ -205,8 +205,8 @@ def test_no_run_goes_on_in_another_order(lab: Lab, tmp_path: Path) -> None:
         check_checkpoints(
             lab.compose(*flags(MODELS["weights"], data), f"checkpoint.save_dir={tmp_path}")
         )
-    evaluated = trainer_of(lab, ROUTER, data, "model.eval_only=true")
-    assert evaluated.cfg.model.eval_only
+    evaluated = lab.compose(*flags(MODELS["weights"], data), "model.eval_only=true")
+    check_symbols(evaluated, last, state, goes_on=True)
 
 
 def test_layers_auto_refuses_at_once(lab: Lab) -> None:
