@@ -146,6 +146,8 @@ def _name_unfit_checkpoints() -> None:
 
     @functools.wraps(load)
     def load_or_name(self: Any, filename: str, *args: Any, **options: Any) -> Any:
+        if not PathManager.isfile(filename):
+            return load(self, filename, *args, **options)
         try:
             extra_state = load(self, filename, *args, **options)
             _refuse_other_shapes(self.optimizer.optimizer)
@@ -164,7 +166,8 @@ def _name_unfit_checkpoints() -> None:
 
 def _refuse_other_shapes(optimizer: torch.optim.Optimizer) -> None:
     """Raise ValueError if moments of gradients are not of their parameters, as Adam keeps them."""
-    for parameter, state in optimizer.state.items():
+    # An optimizer made of several has no state of its own.
+    for parameter, state in getattr(optimizer, "state", {}).items():
         for name in ("exp_avg", "exp_avg_sq"):
             moment = state.get(name, parameter)
             if not isinstance(moment, torch.Tensor) or moment.shape != parameter.shape:

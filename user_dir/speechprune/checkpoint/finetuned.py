@@ -46,12 +46,14 @@ def read_finetuned(path: PathLike) -> dict[str, Any]:
 
 def _modernise(cfg: DictConfig, path: Path) -> None:
     """Bring an old configuration up to date."""
+    if not cfg.get("model") or cfg.model.get("w2v_args") is None:
+        raise UserError(f"{path} does not hold the settings of its pretrained model (w2v_args)")
     with open_dict(cfg):
+        if cfg.get("task") is None:
+            cfg.task = {}
         # The task of 2020 served pretraining and finetuning.
         cfg.task._name = "audio_finetuning"
         cfg.task.labels = cfg.task.get("labels") or "ltr"
-    if not cfg.get("model") or cfg.model.get("w2v_args") is None:
-        raise UserError(f"{path} does not hold the settings of its pretrained model (w2v_args)")
 
 
 def find_dictionary(

@@ -19,6 +19,8 @@ _DEEPEST = 20
 _MOST_SETTINGS = 50_000
 #: What omegaconf would call a function for.
 _RESOLVER = re.compile(r"\$\{[^}]*:")
+#: What is read of settings of today.
+_SECTIONS = ("task", "model", "common", "checkpoint", "dataset", "optimization", "criterion")
 #: What some settings must be, in whatever section they are, if they have a value. fairseq checks
 #: those of a model when it builds it; these are read before.
 _TYPES: Mapping[str, tuple[type, ...]] = {
@@ -52,7 +54,7 @@ def plain_sections(cfg: Any, path: object) -> dict[str, Any] | None:
     plain = _resolved(_Plain(path, keep_namespaces=False).of(cfg, "cfg"))
     if not isinstance(plain, dict):
         raise UserError(f"{path} is damaged: its cfg is {described(cfg)}")
-    for name in ("task", "model"):
+    for name in _SECTIONS:
         section = plain.get(name)
         if section is not None and not isinstance(section, dict):
             raise UserError(f"{path} is damaged: its cfg.{name} is {described(section)}")

@@ -100,7 +100,9 @@ def _is_dictionary(value: Any) -> bool:
         and isinstance(counts, list)
         and len(counts) == len(symbols)
         and all(map(_is_count, counts))
-        and indices == {symbol: index for index, symbol in enumerate(symbols)}
+        and isinstance(indices, dict)
+        and len(indices) == len(symbols)
+        and all(type(indices.get(s)) is int and indices[s] == i for i, s in enumerate(symbols))
         and all(_is_count(mark) and mark < len(symbols) for mark in marks)
         and _is_count(parts.get("nspecial"))
     )

@@ -53,13 +53,11 @@ def read_summary(path: Path) -> dict[str, Any]:
     found = read_json(path, "restore or remove it")
     for name, types in SUMMARY_TYPES.items():
         if name not in found or not _is_one_of(found[name], types):
-            value = repr(found[name])[:60] if name in found else "missing"
-            raise UserError(
-                f"{path} is not a summary of a run ({name!r} is {value}); restore or remove it"
-            )
+            reason = f"{name} is {found[name]!r}"[:80] if name in found else f"no {name!r}"
+            raise UserError(f"{path} is not a summary of a run ({reason}); restore or remove it")
     if not 0 <= found["sparsity"] <= 1:
         raise UserError(f"{path}: sparsity={found['sparsity']} is no share; restore or remove it")
-    return {name: found[name] for name in SUMMARY_TYPES}
+    return {**{name: found[name] for name in SUMMARY_TYPES}, "sparsity": float(found["sparsity"])}
 
 
 def are_values(values: Mapping[str, Any]) -> bool:
@@ -67,7 +65,7 @@ def are_values(values: Mapping[str, Any]) -> bool:
     rates, counts = ("wer", "cer", "density"), ("parameters", "removed")
     return (
         values.keys() == {*rates, *counts}
-        and all(_is_one_of(values[name], (float, int)) for name in rates)
+        and all(_is_one_of(values[name], (float,)) for name in rates)
         and all(0 <= values[name] < math.inf for name in rates)
         and values["density"] <= 1
         and all(_is_one_of(values[name], (int,)) for name in counts)

@@ -17,6 +17,7 @@ from fairseq.data.data_utils import (
 from omegaconf import DictConfig, OmegaConf
 
 from speechprune.checkpoint import read
+from speechprune.checkpoint.evaluated import refuse_code
 from speechprune.checkpoint.layers import depth, lost_layers, refuse_other_layers
 from speechprune.checkpoint.outputs import saved_dictionary
 from speechprune.checkpoint.pretrained import check_pretrained, width
@@ -71,11 +72,12 @@ def check_settings(cfg: DictConfig) -> None:
     """Refuse settings that fairseq only stumbles over, perhaps at the first validation.
 
     Raises:
-        UserError: a number outside its range, amp, batches without a limit, a metric that the
-            criterion does not measure, a device without its library, or what the model's own check
-            refuses.
+        UserError: a number outside its range, code where fairseq expects a literal, amp, batches
+            without a limit, a metric that the criterion does not measure, a device without its
+            library, or what the model's own check refuses.
     """
     check_ranges(cfg)
+    refuse_code(OmegaConf.to_container(cfg), "the settings")
     _check_post_process(cfg.criterion)
     metric = cfg.checkpoint.best_checkpoint_metric
     measured = _METRICS if cfg.criterion._name in ("ctc", "masked_ctc") else (metric,)
