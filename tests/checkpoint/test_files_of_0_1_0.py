@@ -2,7 +2,8 @@
 
 The folder holds checkpoints of real runs of three updates on a nano model of 8 channels, what was
 made of them (folded, without a layer, the encoder alone, the masks), and the logits and densities
-that the version which wrote them computed.
+that the version which wrote them computed. It let padding into the normalisation of the second
+utterance, so the first is compared.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_they_load_and_compute_the_same(name: str) -> None:
     loaded = load_finetuned(FILES / f"{name}.pt")
-    torch.testing.assert_close(logits(loaded.model), EXPECTED[name]["logits"])
+    torch.testing.assert_close(logits(loaded.model)[:, 0], EXPECTED[name]["logits"][:, 0])
     assert loaded.density == EXPECTED[name]["density"]
 
 
@@ -80,16 +81,16 @@ def test_masks_before_weight_norm_are_put_on_again(tmp_path: Path) -> None:
     assert read_checkpoint_masks(tmp_path / "again.pt") == masks
     for name in ("folded", "again"):
         found = logits(load_finetuned(tmp_path / f"{name}.pt").model)
-        torch.testing.assert_close(found, EXPECTED["positions"]["logits"])
+        torch.testing.assert_close(found[:, 0], EXPECTED["positions"]["logits"][:, 0])
 
 
 def test_they_are_rewritten(tmp_path: Path) -> None:
     fold(FILES / "parp.pt", tmp_path / "folded.pt")
     folded = load_finetuned(tmp_path / "folded.pt")
-    torch.testing.assert_close(logits(folded.model), EXPECTED["parp"]["logits"])
+    torch.testing.assert_close(logits(folded.model)[:, 0], EXPECTED["parp"]["logits"][:, 0])
     drop_layers(FILES / "parp.pt", [1], tmp_path / "short.pt")
     short = load_finetuned(tmp_path / "short.pt")
-    torch.testing.assert_close(logits(short.model), EXPECTED["short"]["logits"])
+    torch.testing.assert_close(logits(short.model)[:, 0], EXPECTED["short"]["logits"][:, 0])
     (tmp_path / "checkpoints").mkdir()
     shutil.copy(FILES / "st.pt", tmp_path / "checkpoints")
     assert average(tmp_path, by="last").averaged[0].updates == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -347,3 +348,33 @@ def test_only_masks_are_loaded_so_the_frozen_head_is_random(
         assert "trainable_proj" not in caplog.text
         lab.build(*flags, "model.load_mask_only=true")
         assert "trainable_proj=false freezes a randomly initialised" in caplog.text
+
+
+def test_learned_masks_of_positions_prune_the_direction(lab: Lab, tmp_path: Path) -> None:
+    """A mask after weight norm starts a network whose weights train: the same entries are zero."""
+    flags = ("model.no_prune_pos=false", "model.fix_attn=true", "model.prune_rate=0.6")
+    learned = lab.build(*flags)
+    learned.set_num_updates(0)
+    masks = learned.mask_controller.mask_set()
+    masks.save(tmp_path / "masks.safetensors")
+    pruned = lab.build(
+        *flags,
+        *("model._name=wav2vec_ctc_masked", "model.prune_biases=false"),
+        f"model.mask_file={tmp_path / 'masks.safetensors'}",
+    )
+    name = "encoder.pos_conv.0.weight"
+    assert torch.equal(pruned.mask_controller.mask_set()[f"{name}_v"], masks[name])
+    saved = pruned.state_dict()[f"w2v_encoder.w2v_model.{name}_v"]
+    assert torch.equal(saved != 0, masks[name])
+
+
+@pytest.mark.parametrize("flag", ["trainable_proj", "trainable_pos"])
+def test_flags_that_free_only_what_has_a_mask_are_warned_of(
+    lab: Lab, flag: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    masked = {"trainable_proj": "no_prune_proj", "trainable_pos": "no_prune_pos"}[flag]
+    with caplog.at_level(logging.WARNING):
+        lab.build(f"model.{flag}=true")
+        assert "frees nothing" not in caplog.text
+        lab.build(f"model.{flag}=true", f"model.{masked}=false")
+        assert f"model.{flag}=true frees nothing" in caplog.text

@@ -104,7 +104,7 @@ def test_they_compose_and_the_model_is_built(
     assert (cfg.model.dropout, cfg.model.fix_mask_before) == (0.1, 0)
     assert cfg.optimization.max_update == 15000
     caplog.clear()
-    assert completed(cfg).model.load_mask_before == 0
+    assert completed(cfg, lab.folder).model.load_mask_before == 0
     controller = getattr(build(cfg), "mask_controller", None)
     assert not [text for text in caplog.messages if "passing over" in text]
     assert (controller is None) == (not overrides)

@@ -65,7 +65,8 @@ class PrunedCtc(MaskedCtc):
         whole = masks_by_symbol(read_mask_set(self.cfg.mask_file), self.dictionary)
         # Masks that were learned after weight norm remove entries of its direction here.
         names = {site.name: before_weight_norm(site).name for site in maskable_sites(self)}
-        found = {names.get(name, name): mask for name, mask in self.without_layers(whole).items()}
+        left = whole if self.layer_plan is None else self.without_layers(whole)
+        found = {names.get(name, name): mask for name, mask in left.items()}
         masks = MaskSet(found, whole.provenance)
         shapes = {
             site.name: tuple(original_weight(site).shape) for site in self.mask_controller.sites
