@@ -1,7 +1,8 @@
-"""The options of registered parts as options of commands."""
+"""Types of options with their bounds, and the options of registered parts as those of commands."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,30 @@ from typing import Any
 import click
 
 from speechprune.registry import Option
+
+#: More than any count means: beyond, memory would end before the work does.
+MOST = 10**9
+
+
+def whole_number(least: int, most: int = MOST) -> click.IntRange:
+    """The type of an option that counts."""
+    return click.IntRange(least, most)
+
+
+#: Those that all random generators take.
+SEED = whole_number(0, 2**32 - 1)
+#: Processes or runs at a time: each takes memory from the start.
+AT_A_TIME = whole_number(1, 1024)
+
+
+class Number(click.FloatRange):
+    """The type of an option that measures; neither infinite nor "nan", which no bounds keep out."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 def add_options(
@@ -64,15 +89,12 @@ def _decorator(option: Option) -> Callable[[Callable[..., Any]], Callable[..., A
 def _type(option: Option) -> click.ParamType:
     if option.choices:
         return _Choice(option.choices)
-    bounds = {
-        "min": option.details.get("above", option.details.get("least")),
-        "max": option.details.get("most"),
-        "min_open": "above" in option.details,
-    }
+    least, most = option.details.get("least"), option.details.get("most")
     if option.kind is int:
-        return click.IntRange(**bounds)
+        return whole_number(0 if least is None else least, MOST if most is None else most)
     if option.kind is float:
-        return click.FloatRange(**bounds)
+        above = option.details.get("above")
+        return Number(least if above is None else above, most, min_open=above is not None)
     return click.Path(path_type=Path) if option.kind is Path else click.STRING
 
 

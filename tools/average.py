@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from speechprune.tools._options import whole_number
+
 if TYPE_CHECKING:
     from speechprune.rewriting.averaging import Average
 
@@ -21,7 +23,7 @@ _PATH = click.Path(path_type=Path)
     "--num",
     default=10,
     show_default=True,
-    type=click.IntRange(min=1),
+    type=whole_number(1),
     help="Number of checkpoints to average; all of them, if there are fewer.",
 )
 @click.option(

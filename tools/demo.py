@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from speechprune.tools._options import AT_A_TIME, whole_number
+
 if TYPE_CHECKING:
     from speechprune.recipes.demo import Result
 
@@ -36,14 +38,12 @@ _COLUMNS = ("method", "WER %", "CER %", "kept %", "bytes for this task")
 )
 @click.option(
     "--updates",
-    type=click.IntRange(1),
+    type=whole_number(1),
     default=300,
     show_default=True,
     help="Number of updates of each run.",
 )
-@click.option(
-    "--jobs", type=click.IntRange(1), help="Number of runs at a time; by default as cores allow."
-)
+@click.option("--jobs", type=AT_A_TIME, help="Number of runs at a time; by default as cores allow.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.argument("overrides", nargs=-1)
 def command(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from speechprune.decoding import MAX_TOKENS
+from speechprune.tools._options import whole_number
 
 if TYPE_CHECKING:
     from speechprune.decoding.inference import Evaluation
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
     "--max-tokens",
     default=MAX_TOKENS,
     show_default=True,
-    type=click.IntRange(min=1),
+    type=whole_number(1),
     help="Most audio samples in a batch, padding included.",
 )
 @click.option(
     "--batch-size",
-    type=click.IntRange(min=1),
+    type=whole_number(1),
     help="Most utterances in a batch; 1 keeps a base model free of padding.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")

@@ -12,10 +12,11 @@ from speechprune.decoding import MAX_TOKENS
 from speechprune.errors import UserError
 from speechprune.files import check_folder, make_folder, refuse_to_replace
 from speechprune.layers.plan import read_plans
+from speechprune.tools._options import SEED, Number, whole_number
 
 _PATH = click.Path(path_type=Path)
 _drop = click.option(
-    "--drop", required=True, type=int, metavar="K", help="Number of layers to drop."
+    "--drop", required=True, type=whole_number(0), metavar="K", help="Number of layers to drop."
 )
 _by = click.option(
     "--by",
@@ -42,7 +43,7 @@ def command() -> None:
     help="Measure of similarity: svcca, dc, dc-unbiased or cka; repeatable, in one pass.",
 )
 @click.option(
-    "--utterances", type=click.IntRange(min=1), help="Number of utterances to draw; all by default."
+    "--utterances", type=whole_number(1), help="Number of utterances to draw; all by default."
 )
 @click.option(
     "--mode",
@@ -50,18 +51,28 @@ def command() -> None:
     default="U",
     help="Rows of svcca and cka: the mean of each utterance (U), or every frame (T).",
 )
-@click.option("--threshold", default=0.99, help="Share of the singular values that svcca keeps.")
+@click.option(
+    "--threshold",
+    type=Number(),
+    default=0.99,
+    help="Share of the singular values that svcca keeps.",
+)
 @click.option(
     "--dc-mode",
     type=click.Choice(["mean", "seq"]),
     default="mean",
     help="What dc compares: the mean of each utterance, or all its frames (seq).",
 )
-@click.option("--batch-size", default=32, help="Number of utterances that dc compares together.")
+@click.option(
+    "--batch-size",
+    type=whole_number(1),
+    default=32,
+    help="Number of utterances that dc compares together.",
+)
 @click.option(
     "--seed",
     default=0,
-    type=click.IntRange(0),
+    type=SEED,
     help="Seed of the draw, and of the random data that floors come from.",
 )
 @click.option(
@@ -124,12 +135,10 @@ def similarity(
 @click.option(
     "--top",
     default=10,
-    type=click.IntRange(min=1),
+    type=whole_number(1),
     help="Number of plans to print; greedy finds 1, beam up to 10.",
 )
-@click.option(
-    "--seed", default=0, type=click.IntRange(0), help="Seed of the draw of --method random."
-)
+@click.option("--seed", default=0, type=SEED, help="Seed of the draw of --method random.")
 @click.option("--out", type=_PATH, help="File of plans to write.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print JSON rows instead of a table, best first."
@@ -173,17 +182,20 @@ def _evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--allow-test", is_flag=True, help="Allow a subset whose name says test."),
             _by,
             _race,
-            click.option("--level", default=0.05, help="Significance level of the race's test."),
-            click.option("--seed", default=0, type=click.IntRange(0), help="Seed of the race."),
+            click.option(
+                "--level",
+                type=Number(),
+                default=0.05,
+                help="Significance level of the race's test.",
+            ),
+            click.option("--seed", default=0, type=SEED, help="Seed of the race."),
             click.option(
                 "--max-tokens",
                 default=MAX_TOKENS,
-                type=click.IntRange(min=1),
+                type=whole_number(1),
                 help="Most audio samples in a batch, padding included.",
             ),
-            click.option(
-                "--batch-size", type=click.IntRange(min=1), help="Most utterances in a batch."
-            ),
+            click.option("--batch-size", type=whole_number(1), help="Most utterances in a batch."),
             click.option("--out", type=_PATH, help="File of plans to write, best first."),
             click.option(
                 "--json", "as_json", is_flag=True, help="Print one JSON object instead of a table."
@@ -272,13 +284,13 @@ def drop(checkpoint: Path, plan: str, out: Path) -> None:
 @click.option(
     "--utterances",
     default=256,
-    type=click.IntRange(min=1),
+    type=whole_number(1),
     help="Number of utterances to measure similarity on.",
 )
 @click.option(
     "--top",
     default=10,
-    type=click.IntRange(min=1),
+    type=whole_number(1),
     help="Number of plans of each measure to verify.",
 )
 @_by
@@ -288,14 +300,14 @@ def drop(checkpoint: Path, plan: str, out: Path) -> None:
 )
 @click.option(
     "--updates",
-    type=click.IntRange(1),
+    type=whole_number(1),
     help="Number of updates of finetuning; by default as in the config.",
 )
 @click.option(
     "--average",
     "num",
     default=10,
-    type=click.IntRange(1),
+    type=whole_number(1),
     help="Number of checkpoints to average.",
 )
 @click.option(
@@ -304,9 +316,7 @@ def drop(checkpoint: Path, plan: str, out: Path) -> None:
     default="valid",
     help="Which checkpoints are averaged: the best in validation, or the last.",
 )
-@click.option(
-    "--seed", default=0, type=click.IntRange(0), help="Seed of everything that is drawn at random."
-)
+@click.option("--seed", default=0, type=SEED, help="Seed of everything that is drawn at random.")
 @click.option("--allow-test", is_flag=True, help="Allow a --valid whose name says test.")
 @click.option("--out", required=True, type=_PATH, help="Folder that everything is written to.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of text.")

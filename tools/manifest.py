@@ -12,14 +12,14 @@ from speechprune.errors import UserError
 from speechprune.manifests.audio import SAMPLE_RATE
 from speechprune.manifests.operations import Sizes
 from speechprune.tables import table
-from speechprune.tools._options import dictionary_option
+from speechprune.tools._options import SEED, Number, dictionary_option, whole_number
 
 _PATH = click.Path(path_type=Path)
 _dictionary = dictionary_option("that of DIR")
 _overwrite = click.option("--overwrite", is_flag=True, help="Replace a prepared corpus at OUT.")
 _seed = click.option(
     "--seed",
-    type=click.IntRange(0),
+    type=SEED,
     default=1,
     show_default=True,
     help="Seed of everything that is drawn at random.",
@@ -50,10 +50,10 @@ def command() -> None:
     metavar="FILE",
     help="Dictionary to compare the labels with, such as that of a model, in place of that of DIR.",
 )
-@click.option("--max-tokens", type=click.IntRange(1), help="Most samples that a batch may have.")
+@click.option("--max-tokens", type=whole_number(1), help="Most samples that a batch may have.")
 @click.option(
     "--sample-rate",
-    type=click.IntRange(1),
+    type=whole_number(1),
     default=SAMPLE_RATE,
     show_default=True,
     help="Sample rate that every recording must have, in Hz.",
@@ -131,7 +131,7 @@ def stats(folder: Path, labels: Optional[str], as_json: bool, figure: Optional[P
 @click.argument("out", type=_PATH)
 @click.option(
     "--minutes",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     required=True,
     help="Minutes of audio to draw at most.",
 )

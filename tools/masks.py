@@ -12,6 +12,7 @@ from speechprune.figures import check_figure_path
 from speechprune.files import refuse_to_replace
 from speechprune.masking.baselines import MAKERS
 from speechprune.reports.masks import MEASURES, Comparison, describe, describe_in_words, short_names
+from speechprune.tools._options import SEED, Number
 
 _PATH = click.Path(path_type=Path)
 
@@ -32,12 +33,12 @@ def command() -> None:
     "of CHECKPOINT or of a randomly initialised model like it (random).",
 )
 @click.option(
-    "--sparsity", required=True, type=float, help="Share of the weights to remove, in [0, 1)."
+    "--sparsity", required=True, type=Number(), help="Share of the weights to remove, in [0, 1)."
 )
 @click.option("--biases/--no-biases", default=True, help="Mask biases too, as PARP does.")
 @click.option("--fix-attn", is_flag=True, help="Leave attention projections without masks.")
 @click.option("--fix-fc", is_flag=True, help="Leave feed-forward weights without masks.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the random weights.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the random weights.")
 def make(
     checkpoint: Path,
     out: Path,
@@ -155,7 +156,7 @@ def compare(masks: tuple[Path, ...], heat_map: Optional[Path], measure: str, as_
     "--sparsity",
     "sparsities",
     multiple=True,
-    type=float,
+    type=Number(),
     help="Share of the weights to remove, in [0, 1); repeatable, by default 0.1, 0.3, ... 0.9.",
 )
 @click.option(

@@ -13,7 +13,7 @@ from speechprune.manifests.corpora import CORPORA, CorpusMaker, CorpusReader
 from speechprune.manifests.corpora.base import WORKERS_HELP
 from speechprune.manifests.manifest import Split
 from speechprune.manifests.preparation import Preparation, prepare
-from speechprune.tools._options import add_options, dictionary_option
+from speechprune.tools._options import AT_A_TIME, Number, add_options, dictionary_option
 
 _SHOWN = (
     20  # characters and tags dropped and clips left out that are printed; provenance.json has all
@@ -68,10 +68,10 @@ def _out(function: Callable[..., None]) -> Callable[..., None]:
 def _reading(corpus: str) -> Callable[..., None]:
     @click.argument("folder", type=_PATH)
     @_out
-    @click.option("--workers", type=click.IntRange(1), help=WORKERS_HELP)
+    @click.option("--workers", type=AT_A_TIME, help=WORKERS_HELP)
     @click.option(
         "--max-bad",
-        type=click.FloatRange(0, 1),
+        type=Number(0, 1),
         default=0.01,
         show_default=True,
         help="Largest share of clips that may be unusable.",

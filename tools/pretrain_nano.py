@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from speechprune.tools._options import AT_A_TIME
+
 
 @click.command(context_settings={"show_default": True})
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Checkpoint to write.")
@@ -17,9 +19,7 @@ import click
     default=Path("nano"),
     help="Folder of the corpus, the run and its log; what is there already is used.",
 )
-@click.option(
-    "--workers", type=click.IntRange(1), default=2, help="Number of processes that speak."
-)
+@click.option("--workers", type=AT_A_TIME, default=2, help="Number of processes that speak.")
 @click.argument("overrides", nargs=-1)
 def command(out: Path, folder: Path, workers: int, overrides: tuple[str, ...]) -> None:
     """Speak two hours in six languages, pretrain on them without labels, and keep the encoder.

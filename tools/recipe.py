@@ -11,35 +11,36 @@ import click
 
 from speechprune.recipes import RECIPES, Recipe, Setting, cook
 from speechprune.recipes.setting import DEFAULT_SEED, ROUND_UPDATES
+from speechprune.tools._options import SEED, Number, whole_number
 
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 #: Options of single recipes, by the attribute of the setting that they give.
 _OPTIONS: dict[str, Callable[[Any], Any]] = {
     "sparsity": click.option(
-        "--sparsity", type=float, required=True, help="Share of the weights to remove."
+        "--sparsity", type=Number(), required=True, help="Share of the weights to remove."
     ),
     "start_sparsity": click.option(
         "--start-sparsity",
-        type=float,
+        type=Number(),
         help="Sparsity to start from; by default half of the target.",
     ),
     "step": click.option(
         "--step",
-        type=float,
+        type=Number(),
         default=0.1,
         show_default=True,
         help="Share of the weights that each round removes.",
     ),
     "round_updates": click.option(
         "--round-updates",
-        type=click.IntRange(1),
+        type=whole_number(1),
         help="Number of updates of each training but the last; by default "
         f"{ROUND_UPDATES}, or --updates if that is fewer.",
     ),
     "score_learning_rate": click.option(
         "--score-learning-rate",
-        type=float,
+        type=Number(),
         help="Learning rate of the round that learns masks; by default as in the config.",
     ),
     "source": click.option(
@@ -77,14 +78,14 @@ def _command(recipe: Recipe) -> click.Command:
         click.option("--json", "as_json", is_flag=True, help="Print the summaries as JSON."),
         click.option(
             "--seed",
-            type=click.IntRange(0),
+            type=SEED,
             default=DEFAULT_SEED,
             show_default=True,
             help="Seed of training; the runs of others get folders such as dense-seed2 in --out.",
         ),
         click.option(
             "--updates",
-            type=click.IntRange(1),
+            type=whole_number(1),
             help="Number of updates of each full training; by default as in the config.",
         ),
         click.option(

@@ -61,6 +61,9 @@ CORPORA: Registry[Union[CorpusReader, CorpusMaker]] = Registry(
 )
 
 
+#: In a split that is made: more would take longer than anyone waits, and fill any disk.
+MOST_UTTERANCES = 1_000_000
+
 WORKERS_HELP = "Processes to use, all cores by default; the result is the same."
 
 
@@ -71,14 +74,14 @@ def labels_option() -> Any:
 
 def workers_option() -> Any:
     """The option `workers`, an `Optional[int]`, of a maker that spreads its work."""
-    return option(WORKERS_HELP, None, least=1)
+    return option(WORKERS_HELP, None, least=1, most=1024)
 
 
 def size_option(split: str, size: int) -> Any:
     """The size of a split that is made, an `int`."""
-    return option(f"Utterances in the {split} split.", size, least=1)
+    return option(f"Utterances in the {split} split.", size, least=1, most=MOST_UTTERANCES)
 
 
 def seed_option() -> Any:
     """The option `seed`, an `int`."""
-    return option("Seed of everything that is drawn at random.", 1, least=0)
+    return option("Seed of everything that is drawn at random.", 1, least=0, most=2**32 - 1)

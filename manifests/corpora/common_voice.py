@@ -64,7 +64,7 @@ class CommonVoice(CorpusReader):
         "Folder of published lists (the ten-language hour); their phones with --labels phones.",
         None,
     )
-    seed: int = option("Seed of the draw.", 1, least=0)
+    seed: int = option("Seed of the draw.", 1, least=0, most=2**32 - 1)
     labels: LabelKind = labels_option()
 
     def read(self, folder: Path) -> Corpus:

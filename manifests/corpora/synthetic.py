@@ -33,7 +33,7 @@ class Synthetic(CorpusMaker):
     languages: Tuple[str, ...] = option(
         "ISO code of a language to speak, repeatable.", ("en",), flag="--language"
     )
-    vocabulary: int = option("Number of words per language.", 40, least=2)
+    vocabulary: int = option("Number of words per language.", 40, least=2, most=100_000)
     words: Optional[Path] = option(
         "A text file of words to use, for a language that has no list here.", None
     )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import signal
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from checkpoints import refusal
+from fairseq.trainer import Trainer
 from loop import Lab, Run, build
 from mishaps import kill_after_update
 from states import difference
@@ -166,6 +168,18 @@ def test_what_was_gathered_in_a_skipped_step_does_not_count(lab: Lab) -> None:
     model.mask_controller.observe()
     observed = [masked_weight(site).observed for site in model.mask_controller.sites]
     assert all(tensor.isfinite().all() for tensor in observed)
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: SimpleNamespace(module=model)])
+def test_gradients_are_gathered_whatever_step_a_task_takes(wrap: Any) -> None:
+    """Before the step, which a task may override, the trainer clips them."""
+    gathered: list[str] = []
+    controller = SimpleNamespace(observe=lambda: gathered.append("gradients"))
+    optimizer = SimpleNamespace(clip_grad_norm=lambda most, aggregate_norm_fn: most)
+    model = wrap(SimpleNamespace(mask_controller=controller))
+    trainer: Any = SimpleNamespace(model=model, optimizer=optimizer, is_fsdp=False)
+    assert Trainer.clip_grad_norm(trainer, 2.0) == 2.0
+    assert gathered == ["gradients"]
 
 
 def test_random_masks_are_redrawn(lab: Lab) -> None:

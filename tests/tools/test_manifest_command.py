@@ -234,7 +234,7 @@ REFUSALS = {
     "subset {many} {out} --minutes 5": "minutes, less than --minutes 5",
     "subset {many} {out} --minutes 0.0001": "is as short as",
     "subset {many} {out} --minutes 0": "--minutes",
-    "subset {many} {out} --minutes nan": "not a length of audio",
+    "subset {many} {out} --minutes nan": "nan is not a finite number",
     "subset {many} {out} --minutes 0.01 --split trian": "did you mean 'train'",
     "subset {many} {out} --minutes 0.01 --name valid": "has a split 'valid' already",
     "subset {many} {out} --minutes 0.01 --name ../x": "cannot be the name of a split",

@@ -29,7 +29,7 @@ from fairseq.models.hubert import hubert
 from fairseq.models.wav2vec import wav2vec2
 from fairseq.optim import amp_optimizer, fp16_optimizer
 from fairseq.optim.adam import FairseqAdamConfig
-from fairseq.tasks import FairseqTask, audio_finetuning
+from fairseq.tasks import audio_finetuning
 from fairseq.trainer import Trainer
 
 from speechprune.backbones import BACKBONES
@@ -309,21 +309,23 @@ def end_in_time(train_module: ModuleType) -> None:
 def _observe_before_steps() -> None:
     """Let masks see the gradients of an update, once all processes have shared them.
 
-    No method of a model is called between the last backward pass and the step.
+    No method of a model is called between the last backward pass and the step, and a task may take
+    steps of its own.
     """
-    step = FairseqTask.optimizer_step
-    if getattr(step, "observes", False):
+    clip = Trainer.clip_grad_norm
+    if getattr(clip, "observes", False):
         return
 
-    @functools.wraps(step)
-    def observe_and_step(self: Any, optimizer: Any, model: Any, update_num: int) -> None:
-        controller = getattr(getattr(model, "module", model), "mask_controller", None)
+    @functools.wraps(clip)
+    def clip_and_observe(self: Any, clip_norm: float) -> Any:
+        norm = clip(self, clip_norm)
+        controller = getattr(getattr(self.model, "module", self.model), "mask_controller", None)
         if controller is not None:
             controller.observe()
-        step(self, optimizer, model, update_num)
+        return norm
 
-    observe_and_step.observes = True  # type: ignore[attr-defined]
-    FairseqTask.optimizer_step = observe_and_step  # type: ignore[method-assign]
+    clip_and_observe.observes = True  # type: ignore[attr-defined]
+    Trainer.clip_grad_norm = clip_and_observe
 
 
 def _refuse_amp() -> None:
