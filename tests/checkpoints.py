@@ -28,16 +28,16 @@ def refusal(action: Callable[..., Any], *arguments: Any, **options: Any) -> str:
     return message
 
 
-def logits(model: torch.nn.Module, rate: int = 16000) -> torch.Tensor:
+def logits(model: torch.nn.Module, rate: int = 16000, *, padded: bool = True) -> torch.Tensor:
     with torch.inference_mode():
-        return model(**_batch(rate))["encoder_out"]
+        return model(**_batch(rate, padded=padded))["encoder_out"]
 
 
-def _batch(rate: int) -> dict[str, torch.Tensor]:
-    """A second of noise and half of one."""
+def _batch(rate: int, *, padded: bool) -> dict[str, torch.Tensor]:
+    """A second of noise, and half of one or, without padding, another."""
     source = torch.randn(2, rate, generator=torch.Generator().manual_seed(0))
     padding_mask = torch.zeros(2, rate, dtype=torch.bool)
-    padding_mask[1, rate // 2 :] = True
+    padding_mask[1, rate // 2 :] = padded
     return {"source": source, "padding_mask": padding_mask}
 
 
@@ -67,9 +67,10 @@ def in_plain_fairseq(path: Path, folder: Path, **environment: str) -> tuple[list
     """What fairseq makes of a checkpoint in a process without speechprune.
 
     Returns:
-        The model's class, its alphabet and the classes that the file asks for; and `logits`.
+        The model's class, its alphabet and the classes that the file asks for; and `logits` without
+        padding, of which fairseq makes something else.
     """
-    torch.save(_batch(16000), folder / "source.pt")
+    torch.save(_batch(16000, padded=False), folder / "source.pt")
     files = [str(file) for file in (path, folder / "source.pt", folder / "output.pt")]
     ran = subprocess.run(
         [sys.executable, "-c", _PLAIN_FAIRSEQ, *files],

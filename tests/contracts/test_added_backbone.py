@@ -38,7 +38,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Family]:
         module = ModuleType("my_model")
         monkeypatch.setitem(sys.modules, module.__name__, module)
         exec(readme_snippet("Add a backbone"), module.__dict__)
-        yield Family("my_model", BACKBONES.build("my_model"), build, False, False)
+        yield Family("my_model", BACKBONES.build("my_model"), build, False)
 
 
 @pytest.mark.parametrize("promise", CONTRACT, ids=lambda promise: promise.__name__)

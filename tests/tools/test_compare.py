@@ -265,7 +265,7 @@ def bad(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]
         ("good good", "is given twice"),
         ("good cut", "truncated"),
         ("good folded", "is folded"),
-        ("good unsummed", "is not a summary of a run"),
+        ("good unsummed", "summary.json is damaged; restore or remove it"),
         ("good half", "no 'sparsity'"),
         ("good --data missing", "valid.tsv cannot be read: No such file"),
         ("good --checkpoint first", "first"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def _lost_before(state: Mapping[str, Any]) -> LayerPlan | None:
     if "dropped" not in recorded:
         return None
     layers, dropped = recorded.get("layers"), recorded["dropped"]
-    is_list = isinstance(dropped, (list, tuple)) and all(type(layer) is int for layer in dropped)
+    is_list = isinstance(dropped, Sequence) and all(type(layer) is int for layer in dropped)
     if type(layers) is not int or not is_list:
         raise UserError(f"the checkpoint's record of lost layers is damaged: {recorded}"[:200])
     return LayerPlan(layers, tuple(dropped))

@@ -19,10 +19,14 @@ DEFAULTS: Mapping[str, Any] = {**vars(LayerFlags()), **vars(MaskFlags()), **vars
 
 
 def is_changed(flag: str, value: Any) -> bool:
-    """Whether one of our flags has another value than its default; what is unset may be None, an
-    empty list or, in S3-Router's files, 0."""
+    """Whether one of our flags has another value than its default."""
     default = DEFAULTS[flag]
-    return value != default and bool(value or default)
+    return value != default and not (_is_unset(value) and _is_unset(default))
+
+
+def _is_unset(value: Any) -> bool:
+    """Whether a flag has no value: None, an empty list or, in S3-Router's files, 0."""
+    return value is None or value == [] or (type(value) is int and value == 0)
 
 
 #: Flags that only say how a run begins, or what it does besides training.

@@ -149,7 +149,7 @@ def check_ranges(cfg: DictConfig) -> None:
     """Refuse numbers that cannot be right, by key.
 
     Args:
-        cfg: all groups of a fairseq config, with interpolations resolved.
+        cfg: all groups of a fairseq config.
 
     Raises:
         UserError: a number outside its range, one that is not finite, or a list without values.
@@ -168,7 +168,7 @@ def _settings(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
     """Keys such as "model.dropout" with plain values that are set."""
     for group, section in cfg.items():
         if isinstance(section, DictConfig):
-            plain: Any = OmegaConf.to_container(section)
+            plain: Any = OmegaConf.to_container(section, resolve=True)
             for name, value in plain.items():
                 key = f"{group!s}.{name}"
                 if value is not None:
