@@ -8,9 +8,9 @@ from typing import Any, Callable
 import pytest
 import torch
 from checkpoints import MASKS
-from mutations import mutations
 from nano import write_corpus, write_finetuned, write_wav2vec2
 
+from benchmarks.mutations import mutations
 from speechprune.checkpoint import read
 from speechprune.checkpoint.finetuned import listening
 from speechprune.checkpoint.layers import depth, lost_layers
@@ -22,7 +22,7 @@ from speechprune.models.loading import load_encoder, load_finetuned
 from speechprune.models.mask_reading import read_mask_set
 from speechprune.reports.runs import read_run
 
-NUMBER = 200
+NUMBER = 100
 
 
 def _read_run(path: Path) -> Any:

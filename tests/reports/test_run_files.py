@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from checkpoints import rewrite
-from mutations import mutated_bytes, mutations
 from nano import write_corpus, write_finetuned, write_wav2vec2
 
+from benchmarks.mutations import mutated_bytes, mutations
 from speechprune.checksums import CHECKSUM
 from speechprune.errors import UserError
 from speechprune.reports import runs
