@@ -8,13 +8,14 @@ from __future__ import annotations
 from speechprune import quiet_fairseq  # noqa: F401  (before fairseq)
 
 # isort: split
-import functools
 from subprocess import CalledProcessError
 from typing import Any
 
 import torch
 from fairseq.distributed import utils as distributed
 from omegaconf import DictConfig
+
+from speechprune.replacing import Function, replace
 
 #: Addresses of the machine itself, without their "tcp://".
 THIS_MACHINE = ("localhost", "127.", "[::1]")
@@ -56,11 +57,10 @@ def refuse_to_start_nothing() -> None:
 
     A user folder is imported before they start processes if the config names `ImportPlugin`.
     """
-    call = distributed.call_main
-    if getattr(call, "refuses", False):
-        return
+    replace(distributed, "call_main", _checking)
 
-    @functools.wraps(call)
+
+def _checking(call: Function) -> Function:
     def check_and_call(cfg: DictConfig, main: Any, **options: Any) -> Any:
         reason = why_nothing_starts(cfg)
         if reason is not None:
@@ -70,8 +70,7 @@ def refuse_to_start_nothing() -> None:
             )
         return call(cfg, main, **options)
 
-    check_and_call.refuses = True  # type: ignore[attr-defined]
-    distributed.call_main = check_and_call
+    return check_and_call
 
 
 def _words(error: BaseException) -> str:

@@ -4,7 +4,6 @@ fairseq's own count pauses and padding otherwise, and of labels without words, s
 `wer` is the share of utterances with an error.
 """
 
-import functools
 import logging
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Tuple
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from speechprune.decoding.greedy import decode, spells_words
 from speechprune.decoding.scoring import ErrorCounts, count_text_errors
 from speechprune.manifests.spelling import unspell
+from speechprune.replacing import Function, replace
 
 logger = logging.getLogger(__name__)
 
@@ -92,22 +92,17 @@ def _emissions(model: Any, output: Dict[str, Any]) -> Tensor:
     return emissions
 
 
-def _keep_label_lines() -> None:
-    """Give each batch the lines of the label file: numbers do not tell unknown symbols."""
-    collate = AddTargetDataset.collater
-    if getattr(collate, "keeps_lines", False):
-        return
+def _keeping_lines(collate: Function) -> Function:
+    """Gives each batch the lines of the label file: numbers do not tell unknown symbols."""
 
-    @functools.wraps(collate)
     def collate_with_lines(self: Any, samples: List[Dict[str, Any]]) -> Dict[str, Any]:
         batch: Dict[str, Any] = collate(self, samples)
         if batch:
             batch[_LINES] = [self.get_label(number) for number in batch["id"].tolist()]
         return batch
 
-    collate_with_lines.keeps_lines = True  # type: ignore[attr-defined]
-    AddTargetDataset.collater = collate_with_lines
+    return collate_with_lines
 
 
 CRITERION_REGISTRY["ctc"] = CtcCriterion
-_keep_label_lines()
+replace(AddTargetDataset, "collater", _keeping_lines)

@@ -8,7 +8,6 @@ from typing import Any, Iterator, Mapping, Optional
 from fairseq import checkpoint_utils
 from fairseq.data.dictionary import Dictionary
 from fairseq.file_io import PathManager
-from fairseq.trainer import Trainer
 from torch import Tensor
 
 from speechprune.checkpoint import read
@@ -20,6 +19,7 @@ from speechprune.checkpoint.outputs import (
 )
 from speechprune.errors import UserError
 from speechprune.manifests.dictionary import dictionary_name
+from speechprune.replacing import Function
 
 logger = logging.getLogger(__name__)
 
@@ -58,16 +58,13 @@ def rows_to_take(
     return rows
 
 
-def follow_symbols() -> None:
-    """Let fairseq's trainer bring the head of what it loads into the order of the run's symbols.
+def following_symbols(load: Function) -> Function:
+    """`Trainer.load_checkpoint`, bringing the head of what it loads into the order of the run's
+    symbols.
 
     fairseq compares no dictionaries: a head would spell other letters without a word.
     """
-    load = Trainer.load_checkpoint
-    if getattr(load, "follows_symbols", False):
-        return
 
-    @functools.wraps(load)
     def load_by_symbol(
         self: Any, filename: str, reset_optimizer: bool = False, *args: Any, **options: Any
     ) -> Any:
@@ -82,8 +79,7 @@ def follow_symbols() -> None:
         with _reordering(rows):
             return load(self, filename, reset_optimizer, *args, **options)
 
-    load_by_symbol.follows_symbols = True  # type: ignore[attr-defined]
-    Trainer.load_checkpoint = load_by_symbol  # type: ignore[method-assign]
+    return load_by_symbol
 
 
 def _warn_of_unnamed_outputs(path: str, state: Mapping[str, Any]) -> None:

@@ -33,7 +33,7 @@ from speechprune.checkpoint.resuming import mend_last
 from speechprune.errors import UserError
 from speechprune.locks import give_back_kept, locked
 from speechprune.models.restart import LAST
-from speechprune.plugin import end_in_time
+from speechprune.seams.training_loop import end_in_time
 from speechprune.starting import why_nothing_starts
 from speechprune.training.command_line import CommandLine, complete
 from speechprune.training.devices import Machine, find_machine, fit

@@ -29,8 +29,8 @@ from speechprune.models.layer_flags import drops_layers, plan_of
 from speechprune.models.names import is_ctc
 from speechprune.models.restart import LAST, RESETS
 from speechprune.models.symbols import rows_to_take
-from speechprune.plugin import NO_AMP
 from speechprune.registry import unknown_name
+from speechprune.seams.half_precision import NO_AMP
 from speechprune.state_names import has_masks, is_finetuned
 from speechprune.training.ranges import check_ranges
 
