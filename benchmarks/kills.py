@@ -95,7 +95,7 @@ def kill_and_resume(report: Report, folder: Path, number: int, seed: int) -> int
     random, differing = Random(seed), 0
     table = report.table(("killed after", "at update", "resumed and ended"), widths=(12, 9))
     for index in range(number):
-        name, seconds = f"killed-{index}", random.uniform(1.0, longest)
+        name, seconds = f"killed-{index}", random.uniform(0.4, 0.95) * longest
         was_killed = run.kill(name, UPDATES, seconds)
         at = _updates(run.folder / name / "checkpoints" / "checkpoint_last.pt")
         ended = read(run.finetune(name, UPDATES))

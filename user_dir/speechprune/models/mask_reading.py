@@ -64,15 +64,16 @@ def _provenance(state: Mapping[str, Any], path: Union[str, Path]) -> dict[str, s
     """Backbone, pretrained file, the checkpoint's digest, settings that are not the default,
     versions, and the symbols of an output layer that has masks."""
     from speechprune.checkpoint.outputs import saved_dictionary, spelt
-    from speechprune.checkpoint.settings import encoder_of
+    from speechprune.checkpoint.settings import encoder_of, models_in
     from speechprune.models.declaration import declared, is_changed
     from speechprune.models.registration import register_all
 
     register_all()
-    model = state["cfg"]["model"]
+    model: Any = next(models_in(state), {})
+    name = model.get("_name")
     settings = [
         f"{flag}={_text(model[flag])}"
-        for flag in declared(model["_name"]).mask_flags()
+        for flag in (declared(name).mask_flags() if name else ())
         if flag in model and (flag in _ALWAYS_MENTIONED or is_changed(flag, model[flag]))
     ]
     facts = {
