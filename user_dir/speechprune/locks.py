@@ -6,7 +6,6 @@ the file says is only to tell others who has it.
 
 from __future__ import annotations
 
-import atexit
 import errno
 import fcntl
 import logging
@@ -14,6 +13,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 from speechprune.errors import UserError
@@ -57,6 +57,8 @@ def keep(folder: Path) -> None:
     name = os.path.realpath(folder)
     if name not in _kept:
         _kept[name] = _take(folder, folder)
+        # Unlike atexit's, it is called at the end of a worker process too.
+        Finalize(None, give_back_kept, exitpriority=0)
 
 
 def give_back_kept() -> None:
@@ -124,5 +126,4 @@ def _forget_all() -> None:
         os.close(_open.popitem()[0])
 
 
-atexit.register(give_back_kept)
 os.register_at_fork(after_in_child=_forget_all)

@@ -58,9 +58,16 @@ def _is_extra_state(value: Any) -> bool:
     return (
         isinstance(place, dict)
         and all(_is_count(place.get(name, 0)) for name in ("epoch", "iterations_in_epoch"))
-        and all(number is None or is_one_of(number, NUMBER) for number in numbers)
+        and all(map(_is_number_or_none, numbers))
         and _are_metrics(_part(value, "metrics", {}))
     )
+
+
+def _is_number_or_none(value: Any) -> bool:
+    # Where processes have summed it up, it is a tensor.
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    return value is None or is_one_of(value, NUMBER)
 
 
 def _are_metrics(value: Any) -> bool:
