@@ -88,6 +88,8 @@ class Corpus:
         labels: how transcripts become labels.
         version: of the release, where it is known.
         options: what was asked of the reader, for the provenance.
+        unread: (table, row, what follows "which") of rows that are malformed, so that nobody knows
+            whether they would be in a split; they are listed, but are no clips that failed.
     """
 
     name: str
@@ -97,6 +99,7 @@ class Corpus:
     labels: Labels
     version: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    unread: Sequence[tuple[str, str, str]] = ()
 
     def __post_init__(self) -> None:
         if not any(self.splits.values()):

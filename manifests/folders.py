@@ -83,6 +83,13 @@ def continuing(
             _refuse_existing(folder, overwrite)  # it may have appeared meanwhile
             (partial / _SETTINGS).unlink()
             _swap(partial, folder)
+        except UserError as error:
+            if not (partial / AUDIO).exists():
+                raise
+            raise UserError(
+                f"{error}; what was converted stays in {partial}, from which the same command "
+                "continues: delete that folder if you do not go on"
+            ) from error
         finally:
             if not (partial / AUDIO).exists():
                 shutil.rmtree(partial, ignore_errors=True)

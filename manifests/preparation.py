@@ -10,7 +10,7 @@ import errno
 import os
 from collections import Counter
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
@@ -125,7 +125,7 @@ def _prepare(
     found = iter(progress(_outcomes(job, corpus, workers, dropped), total))
     result = _collect(corpus, found, job.root, folder / AUDIO, dropped)
     _refuse_too_many(result, total, max_bad)
-    return result
+    return replace(result, excluded=(*result.excluded, *corpus.unread))
 
 
 def _described_result(result: Preparation) -> dict[str, Any]:
@@ -171,13 +171,13 @@ def _outcomes(
             yield from outcomes
     except BrokenProcessPool as error:
         raise UserError(
-            "a process that converts audio was killed, perhaps for want of memory; run the same "
-            "command again with fewer --workers, which continues from here"
+            "a process that converts audio was killed, perhaps for want of memory; try fewer "
+            "--workers"
         ) from error
     except OSError as error:
         message = f"audio cannot be written to {job.audio.parent}: {error.strerror}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            message += "; make room and run the same command again, which continues from here"
+            message += "; make room"
         raise UserError(message) from error
 
 

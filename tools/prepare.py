@@ -41,8 +41,9 @@ def command() -> None:
     """Prepare a corpus: SPLIT.tsv, .ltr, .wrd, .spk, dict.ltr.txt, provenance.json in one folder.
 
     Audio that is 16 kHz mono WAV or FLAC is used in place; the rest becomes FLAC in the folder. If
-    it is interrupted, the same command continues; corpora whose audio is made, in seconds, start
-    again.
+    it is interrupted or refused, what was converted stays in the hidden folder .NAME.partial beside
+    --out NAME, and the same command continues from it; corpora whose audio is made, in seconds,
+    start again.
     """
 
 

@@ -89,14 +89,16 @@ class CommonVoice(CorpusReader):
             )
         if self.splits is not None and self.train_hours is not None:
             raise UserError("--splits lists the training clips already; leave out --train-hours")
+        unread: list[tuple[str, str, str]] = []
         if self.splits is not None:
             clips = _published(root, language_folder(self.splits, language), phones=phones)
         elif self.train_hours is not None:
-            clips = _drawn(root, self.train_hours, self.seed)
+            clips, unread = _drawn(root, self.train_hours, self.seed)
         else:
             clips = _official(root)
         _refuse_missing(root, clips)
-        return Corpus("Common Voice", language, root, clips, labels, root.parent.name, self._asked)
+        version = root.parent.name
+        return Corpus("Common Voice", language, root, clips, labels, version, self._asked, unread)
 
     @property
     def _asked(self) -> dict[str, Any]:
@@ -154,7 +156,10 @@ def _official(root: Path) -> dict[str, list[Clip]]:
     return splits
 
 
-def _drawn(root: Path, hours: float, seed: int) -> dict[str, list[Clip]]:
+def _drawn(
+    root: Path, hours: float, seed: int
+) -> tuple[dict[str, list[Clip]], list[tuple[str, str, str]]]:
+    """The splits, and the malformed rows of what they are drawn from, as `Corpus.unread`."""
     if not 0 < hours < math.inf:
         raise UserError(f"--train-hours {hours:g} is not a length of speech")
     official = {
@@ -164,13 +169,13 @@ def _drawn(root: Path, hours: float, seed: int) -> dict[str, list[Clip]]:
     }
     held_out = {name: rows for name, rows in official.items() if rows}
     taken = {row.speaker for rows in held_out.values() for row in rows if not row.problem}
-    validated = [row for row in _rows(root / "validated.tsv") if row.speaker not in taken]
-    rows = [row for row in validated if not row.problem]
+    validated = list(_rows(root / "validated.tsv"))
+    rows = [row for row in validated if not row.problem and row.speaker not in taken]
     missing = [name for name in ("dev", "test") if name not in held_out]
     wanted = {"train": hours, **{name: _HELD_OUT * hours for name in missing}}
     drawn = draw_hours(rows, wanted, Durations(root), seed)
-    drawn["train"] += [row for row in validated if row.problem]
-    return {name: list(map(_clip, split)) for name, split in {**drawn, **held_out}.items()}
+    splits = {name: list(map(_clip, split)) for name, split in {**drawn, **held_out}.items()}
+    return splits, [("validated", row.place, row.problem) for row in validated if row.problem]
 
 
 def _rows(path: Path) -> Iterator[Row]:

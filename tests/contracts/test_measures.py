@@ -42,6 +42,7 @@ def new_measure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The measure of the how-to, a file dropped into a folder of measures."""
     folder = tmp_path_factory.mktemp("measures")
     (folder / "procrustes.py").write_text(readme_snippet("Add a measure"), encoding="utf-8")
+    MEASURES.names()  # so that all others are known, and stay so
     parts, path = dict(MEASURES._parts), list(similarity.__path__)
     similarity.__path__.append(str(folder))
     MEASURES._walked = False

@@ -81,6 +81,7 @@ def new_policies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Case
     folder = tmp_path_factory.mktemp("policies")
     (folder / "fresh_movement.py").write_text(MOVEMENT, encoding="utf-8")
     (folder / "row_magnitude.py").write_text(readme_snippet("Add a policy"), encoding="utf-8")
+    POLICIES.names()  # so that all others are known, and stay so
     parts, path = dict(POLICIES._parts), list(policies.__path__)
     POLICIES._walked = False
     yield [Case(name, folder=str(folder)) for name in ("fresh_movement", "row_magnitude")]
