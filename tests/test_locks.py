@@ -24,11 +24,11 @@ import os, subprocess, sys, time
 from pathlib import Path
 from speechprune.locks import locked
 with locked(Path(sys.argv[1])) as descriptor:
-    if "worker" in sys.argv and os.fork() == 0:
-        time.sleep(60)
     if "program" in sys.argv:
         subprocess.Popen(["sleep", "60"], pass_fds=(descriptor,))
-    print("locked", flush=True)
+    # A worker says it, once it has let go of the lock.
+    if "worker" not in sys.argv or os.fork() == 0:
+        print("locked", flush=True)
     time.sleep(60)
 """
 
