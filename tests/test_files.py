@@ -148,6 +148,14 @@ def test_a_link_is_written_through(tmp_path: Path) -> None:
         write_atomically(link, b"x")
 
 
+def test_permissions_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "private.json"
+    path.write_text("{}")
+    path.chmod(0o640)
+    write_atomically(path, b"{}")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
 def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
     write_atomically(tmp_path / ("é" * 127), b"x")
     with pytest.raises(UserError, match="File name too long"):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -23,11 +24,11 @@ import os, subprocess, sys, time
 from pathlib import Path
 from speechprune.locks import locked
 with locked(Path(sys.argv[1])) as descriptor:
-    if "worker" in sys.argv and os.fork() == 0:
-        time.sleep(60)
     if "program" in sys.argv:
         subprocess.Popen(["sleep", "60"], pass_fds=(descriptor,))
-    print("locked", flush=True)
+    # A worker says it, once it has let go of the lock.
+    if "worker" not in sys.argv or os.fork() == 0:
+        print("locked", flush=True)
     time.sleep(60)
 """
 
@@ -82,6 +83,25 @@ def test_not_twice_in_one_process_either(tmp_path: Path) -> None:
     with locked(folder):
         assert not is_free(folder) and is_free(tmp_path)
     assert is_free(folder)
+
+
+def test_with_patience_it_waits_for_the_other_to_end(tmp_path: Path) -> None:
+    other = hold(tmp_path)
+    Timer(0.5, other.kill).start()
+    with pytest.raises(UserError, match="another process"), locked(tmp_path, patience=0.1):
+        pass
+    with locked(tmp_path, patience=60):
+        assert other.wait() == -signal.SIGKILL
+
+
+def test_the_lock_of_a_folder_made_anew_is_left_to_its_holder(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        (tmp_path / LOCK).unlink()
+        other = hold(tmp_path)
+    try:
+        assert not is_free(tmp_path)
+    finally:
+        other.kill()
 
 
 def test_what_is_kept_is_kept_until_it_is_given_back(tmp_path: Path) -> None:

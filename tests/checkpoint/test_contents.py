@@ -58,6 +58,12 @@ def setting(name: str, value: Any, section: str = "model") -> Change:
     return lambda state: state["cfg"][section].update({name: value})
 
 
+def doubling() -> dict[str, Any]:
+    """Sections of two settings each, which take the whole section before them twice."""
+    levels = {f"s{n}": dict.fromkeys("xy", f"${{s{n - 1}}}") for n in range(1, 19)}
+    return {"s0": {"x": 1}, **levels}
+
+
 @pytest.mark.parametrize(
     ("kind", "change", "reason"),
     [
@@ -84,6 +90,8 @@ def setting(name: str, value: Any, section: str = "model") -> Change:
         ("pretrained", setting("_name", 3), "_name is an int"),
         ("pretrained", setting("dropout", torch.ones(1)), "cfg.model.dropout is a Tensor"),
         ("pretrained", setting("final_dim", "${oc.env:HOME}"), "names a function"),
+        ("pretrained", setting("final_dim", "${a.b}${a.b}"), "is made of others"),
+        ("pretrained", lambda state: state["cfg"].update(doubling()), "has more settings than any"),
         ("pretrained", lambda state: state.update(cfg=[1]), "its cfg is a list"),
         ("pretrained", lambda state: state["cfg"].update(model=[1]), "its cfg.model is a list"),
         ("pretrained", lambda state: state.update(args="text"), "its args are a str"),

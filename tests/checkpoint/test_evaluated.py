@@ -77,6 +77,7 @@ def test_everything_else_is_no_literal(text: str) -> None:
         {"conv_feature_layers": "[(512, 10, 0)]"},
         {"conv_feature_layers": "[]"},
         {"conv_feature_layers": 3},
+        {"conv_feature_layers": [[512, 10, 5]]},
         {"optimizer": {"adam_betas": "abc"}},
         {"optimizer": {"adam_betas": "(0.9, 1.0)"}},
         {"optimizer": {"adam_betas": [0.9]}},

@@ -7,14 +7,18 @@ import os
 import resource
 import signal
 import sys
+import time
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from threading import Timer
 
 import pytest
 import torch
 from forking import start
 from loop import NANO, Lab, Run, run_script
 
+from speechprune.locks import locked
 from speechprune.tools.main import main
 
 #: The command as a user starts it.
@@ -226,3 +230,22 @@ def test_a_full_disk_while_saving_is_one_line(lab: Lab) -> None:
     folder = lab.folder / "full" / "checkpoints"
     assert "free some space" in line and str(folder) in line
     assert list(folder.glob("*.pt")) == []
+
+
+def test_ranks_of_another_launcher_take_turns_to_look_at_the_last_checkpoint(lab: Lab) -> None:
+    folder = lab.folder / "taking-turns"
+    with ExitStack() as other_rank:
+        other_rank.enter_context(locked(folder / "checkpoints"))
+
+        def end_when_this_one_waits() -> None:
+            log = folder / "log"
+            while not (log.exists() and "checkpoint_best.pt is the one" in log.read_text()):
+                time.sleep(0.1)
+            time.sleep(1)
+            other_rank.close()
+
+        releasing = Timer(1, end_when_this_one_waits)
+        releasing.daemon = True
+        releasing.start()
+        alone = (f"{WORLD}=1", "distributed_training.distributed_no_spawn=true")
+        run_forked(folder, arguments(lab, folder.name, *alone)).succeeded()

@@ -27,9 +27,9 @@ def replacing_file(path: Union[str, Path]) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of ``path`` when the block ends.
 
     Whatever was at ``path`` stays whole until then, and for good if the block fails or the power
-    does. Through a symbolic link its target is written. Raises UserError if it cannot be written
-    (no such folder, no permission, full disk), as `check_output` does, or if a file of another kind
-    is there: a checkpoint is soon lost to a slip in a command line.
+    does; its permissions are kept. Through a symbolic link its target is written. Raises UserError
+    if it cannot be written (no such folder, no permission, full disk), as `check_output` does, or
+    if a file of another kind is there: a checkpoint is soon lost to a slip in a command line.
     """
     check_output(path)
     target = Path(os.path.realpath(path))
@@ -39,6 +39,8 @@ def replacing_file(path: Union[str, Path]) -> Iterator[BinaryIO]:
         with open(temporary, "wb") as file:
             yield file
         refuse_other_kind(Path(path), kind_of(temporary))
+        if target.exists():
+            os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
         put_in_place(temporary, target)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error

@@ -11,6 +11,7 @@ import fcntl
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.util import Finalize
@@ -25,6 +26,8 @@ LOCK = ".lock"
 
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _LONGEST_NOTE = 1000
+#: Seconds between two attempts to take a lock.
+_BETWEEN_TRIES = 0.1
 
 #: The files of the locks that this process has, by descriptor; and the descriptors of those that it
 #: keeps, by folder.
@@ -32,8 +35,12 @@ _open: dict[int, Path] = {}
 _kept: dict[str, int] = {}
 
 
+class FolderInUse(UserError):
+    """Another process writes into a folder."""
+
+
 @contextmanager
-def locked(folder: Path, shown: Path | None = None) -> Iterator[int]:
+def locked(folder: Path, shown: Path | None = None, patience: float = 0.0) -> Iterator[int]:
     """Have a folder, which is made if need be, for this block alone.
 
     Gives the descriptor of the lock: a program that it is passed on to has the lock too, until both
@@ -41,11 +48,21 @@ def locked(folder: Path, shown: Path | None = None) -> Iterator[int]:
 
     Args:
         shown: what messages name in its place.
+        patience: seconds to wait for another process that has it.
 
     Raises:
-        UserError: another process has it, which is named; or the folder cannot be written to.
+        FolderInUse: another process has it, which is named.
+        UserError: the folder cannot be written to.
     """
-    descriptor = _take(folder, shown or folder)
+    last_try = time.monotonic() + patience
+    while True:
+        try:
+            descriptor = _take(folder, shown or folder)
+            break
+        except FolderInUse:
+            if time.monotonic() >= last_try:
+                raise
+            time.sleep(_BETWEEN_TRIES)
     try:
         yield descriptor
     finally:
@@ -92,7 +109,7 @@ def _lock(descriptor: int, shown: Path) -> None:
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
     except BlockingIOError as error:
         holder = os.pread(descriptor, _LONGEST_NOTE, 0).decode("utf-8", "replace")
-        raise UserError(
+        raise FolderInUse(
             f"another process is writing to {shown} ({holder or 'it does not say which'}); let it "
             "end first, or name another folder"
         ) from error
@@ -115,7 +132,9 @@ def _is_at(path: Path, descriptor: int) -> bool:
 def _give_back(descriptor: int) -> None:
     path = _open.pop(descriptor, None)
     if path is not None:
-        path.unlink(missing_ok=True)
+        # Where the folder was removed and made anew meanwhile, the file there is another's.
+        if _is_at(path, descriptor):
+            path.unlink(missing_ok=True)
         os.close(descriptor)
 
 

@@ -54,9 +54,9 @@ def refuse_code(settings: Any, where: object) -> None:
         where: what the settings are of, for the message.
     """
     for name, value in _evaluated(settings):
-        form, fits = FORMS.get(name, ("a literal of Python", _is_anything))
+        form, fits = FORMS.get(name, ("a literal of Python", _is_literal))
         try:
-            is_fit = fits(literal(value) if isinstance(value, str) else value)
+            is_fit = fits(value)
         except ValueError:
             is_fit = False
         if not is_fit:
@@ -122,7 +122,8 @@ def _evaluated(settings: Any) -> Iterator[tuple[str, Any]]:
             yield from _evaluated(value)
 
 
-def _is_anything(value: Any) -> bool:
+def _is_literal(text: str) -> bool:
+    literal(text)
     return True
 
 
@@ -133,13 +134,15 @@ def convolutions(text: str) -> list[tuple[int, int, int]]:
         ValueError: it is anything else.
     """
     found = literal(text)
-    if not _are_convolutions(found):
+    if not _are_convolutions(text):
         raise ValueError("no list of convolutions")
     layers: list[tuple[int, int, int]] = list(found)
     return layers
 
 
-def _are_convolutions(value: Any) -> bool:
+def _are_convolutions(text: Any) -> bool:
+    # fairseq evaluates whatever it is: a list would be an error.
+    value = literal(text) if isinstance(text, str) else None
     return (
         isinstance(value, list)
         and bool(value)
@@ -149,6 +152,7 @@ def _are_convolutions(value: Any) -> bool:
 
 
 def _are_betas(value: Any) -> bool:
+    value = literal(value) if isinstance(value, str) else value
     return (
         isinstance(value, Sequence)
         and not isinstance(value, str)
@@ -165,7 +169,7 @@ def _shortened(value: Any) -> str:
 #: What has to be more than a literal, in words and as a test.
 FORMS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "conv_feature_layers": (
-        "a list of convolutions (channels, kernel, stride), such as "
+        "the text of a list of convolutions (channels, kernel, stride), such as "
         "[(512, 10, 5)] + [(512, 3, 2)] * 4",
         _are_convolutions,
     ),

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from speechprune.checkpoint.evaluated import refuse_code
 from speechprune.checkpoint.kinds import NUMBER, described, is_one_of
@@ -19,6 +18,8 @@ _DEEPEST = 20
 _MOST_SETTINGS = 50_000
 #: What omegaconf would call a function for.
 _RESOLVER = re.compile(r"\$\{[^}]*:")
+#: What a setting takes from another one, by its path.
+_REFERENCE = re.compile(r"\$\{([^${}]+)\}")
 #: What is read of settings of today.
 _SECTIONS = ("task", "model", "common", "checkpoint", "dataset", "optimization", "criterion")
 #: What some settings must be, in whatever section they are, if they have a value. fairseq checks
@@ -51,9 +52,10 @@ def plain_sections(cfg: Any, path: object) -> dict[str, Any] | None:
     """
     if cfg is None or (isinstance(cfg, dict) and not cfg):
         return None
-    plain = _resolved(_Plain(path, keep_namespaces=False).of(cfg, "cfg"))
-    if not isinstance(plain, dict):
+    written = _Plain(path, keep_namespaces=False).of(cfg, "cfg")
+    if not isinstance(written, dict):
         raise UserError(f"{path} is damaged: its cfg is {described(cfg)}")
+    plain = _resolved(written, path)
     for name in _SECTIONS:
         section = plain.get(name)
         if section is not None and not isinstance(section, dict):
@@ -96,7 +98,7 @@ class _Plain:
         """
         self.count += 1
         if self.count > _MOST_SETTINGS or name.count(".") > _DEEPEST:
-            raise UserError(f"{self.path} is damaged: it has more settings than any model")
+            raise _too_many(self.path)
         if isinstance(value, (DictConfig, ListConfig)):
             value = self._contained(value, name)
         if isinstance(value, Namespace):
@@ -113,6 +115,8 @@ class _Plain:
             )
         if isinstance(value, str) and _RESOLVER.search(value):
             raise UserError(f"{self.path}: {name}={value[:60]} is refused: it names a function")
+        if isinstance(value, str) and value.count("${") > 1:
+            raise UserError(f"{self.path}: {name}={value[:60]} is refused: it is made of others")
         return value
 
     def _contained(self, value: Any, name: str) -> Any:
@@ -131,24 +135,38 @@ def _named(section: dict[str, Any]) -> dict[str, Any]:
     return section
 
 
-def _resolved(plain: Any) -> Any:
+def _resolved(plain: dict[str, Any], path: object) -> dict[str, Any]:
     """Settings with what they take from others; what leads nowhere stays as it is written."""
-    if not isinstance(plain, dict) or "${" not in str(plain):
-        return plain
+    count = 0
 
-    def value_of(node: Any, key: Any) -> Any:
-        try:
-            value = node[key]
-        except OmegaConfBaseException:
-            return OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[index,call-overload]
-        if isinstance(value, DictConfig):
-            return {each: value_of(value, each) for each in value}
-        if isinstance(value, ListConfig):
-            return [value_of(value, index) for index in range(len(value))]
+    def value_of(value: Any, depth: int = 0) -> Any:
+        nonlocal count
+        count += 1
+        # References to references could double a few bytes until they fill any memory.
+        if count > _MOST_SETTINGS:
+            raise _too_many(path)
+        reference = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
+        if reference is not None and depth <= _DEEPEST:
+            found = _at(plain, reference[1].split("."))
+            return value if found is None else value_of(found, depth + 1)
+        if isinstance(value, dict):
+            return {key: value_of(each, depth + 1) for key, each in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)([value_of(each, depth + 1) for each in value])
         return value
 
-    whole = OmegaConf.create(plain)
-    return {key: value_of(whole, key) for key in whole}
+    return {key: value_of(value) for key, value in plain.items()}
+
+
+def _at(settings: Any, names: Sequence[str]) -> Any:
+    """The setting at a path; None if there is none."""
+    for name in names:
+        settings = settings.get(name) if isinstance(settings, dict) else None
+    return settings
+
+
+def _too_many(path: object) -> UserError:
+    return UserError(f"{path} is damaged: it has more settings than any model")
 
 
 def _check_types(settings: Any, path: object) -> None:

@@ -55,6 +55,9 @@ from speechprune.training.yardstick import choose_yardstick
 
 logger = logging.getLogger(__name__)
 
+#: Seconds that each rank of another launcher waits for the others to look at the last checkpoint.
+_PATIENCE_WITH_RANKS = 120.0
+
 
 def train(arguments: Sequence[str]) -> list[float]:
     """Do what `fairseq-hydra-train` does with ``arguments``, and return what came of it.
@@ -120,7 +123,9 @@ def run(cfg: DictConfig, given: Collection[str]) -> float:
     processes = fit(cfg, given, machine)
     check_data(cfg)
     choose_yardstick(cfg, given)
-    _mend_last(Path(cfg.checkpoint.save_dir).absolute())
+    # Another launcher's processes all come here, and each sees to it in turn.
+    patience = _PATIENCE_WITH_RANKS if processes is None else 0.0
+    _mend_last(Path(cfg.checkpoint.save_dir).absolute(), patience)
     check_checkpoints(cfg)
     warn_of_denser_best(cfg)
     warn_of_unread(cfg, given)
@@ -284,10 +289,11 @@ def _train_in(cfg: DictConfig, processes: int | None, machine: Machine) -> float
     return run_ranks(train_rank, processes, settings, address, environment=environment)
 
 
-def _mend_last(folder: Path) -> None:
-    """See to the checkpoint that a run goes on from, unless another process trains there."""
+def _mend_last(folder: Path, patience: float) -> None:
+    """See to the checkpoint that a run goes on from, unless another process trains there for
+    ``patience`` seconds."""
     if folder.is_dir():
-        with locked(folder):
+        with locked(folder, patience=patience):
             mend_last(folder / LAST)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from speechprune.checkpoint.evaluated import literal
 from speechprune.errors import UserError
 
 
@@ -181,10 +181,10 @@ def _betas(value: Any) -> list[Any]:
     Raises UserError if it is anything else.
     """
     try:
-        betas = ast.literal_eval(value) if isinstance(value, str) else value
+        betas = literal(value) if isinstance(value, str) else value
         first, second = betas
         return [first, second]
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+    except (ValueError, TypeError) as error:
         example = _LISTS["optimizer.adam_betas"]
         raise UserError(
             f"optimizer.adam_betas={value} must be two numbers, such as {example}"
