@@ -258,6 +258,30 @@ def batched_equals_alone(family: Family) -> None:
             torch.testing.assert_close(state[index, :frames], expected[0], atol=1e-5, rtol=0)
 
 
+def too_short_utterances_are_padding(family: Family) -> None:
+    """They have no frames, and leave the others alone."""
+    model = family.build().requires_grad_(False)
+    lengths = [LENGTHS[0], 399, 0]
+    source = audio(len(lengths))
+    padding_mask = torch.arange(source.shape[1]) >= torch.tensor(lengths)[:, None]
+    features, padding = family.backbone.features(
+        model, source.masked_fill(padding_mask, 0), padding_mask
+    )
+    assert padding is not None and padding.all(1).tolist() == [False, True, True]
+    torch.testing.assert_close(features[0], output(model, source[:1])[0], atol=1e-5, rtol=0)
+
+
+def no_frame_is_cropped(family: Family) -> None:
+    """How many fairseq would crop depends on the longest utterance of a batch."""
+    model: Any = family.build().requires_grad_(False)
+    expected = [output(model, audio(1, length)) for length in LENGTHS]
+    model.crop_seq_to_multiple = 2
+    for length, whole in zip(LENGTHS, expected, strict=True):
+        found, _ = family.backbone.features(model, audio(1, length), None)
+        assert torch.equal(found, whole)
+    assert model.crop_seq_to_multiple == 2
+
+
 def padding_changes_nothing_in_the_model(family: Family) -> None:
     """Hearing utterances apart leaves no trace: modules, hooks and keys are as they were."""
     model = family.build()
@@ -371,6 +395,8 @@ CONTRACT: Sequence[Callable[[Family], None]] = (
     frames_are_counted,
     a_fresh_model_is_of_the_same_settings,
     batched_equals_alone,
+    too_short_utterances_are_padding,
+    no_frame_is_cropped,
     padding_changes_nothing_in_the_model,
     dropping_layers_keeps_the_prefix,
     impossible_layers_are_refused,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from fairseq.criterions import CRITERION_REGISTRY
@@ -13,7 +14,7 @@ from fairseq.logging import metrics
 from nano import write_corpus, write_finetuned, write_wav2vec2
 from omegaconf import OmegaConf
 
-from speechprune.decoding.inference import evaluate, read_references
+from speechprune.decoding.inference import evaluate, padded, read_references
 from speechprune.models.loading import LoadedModel, load_finetuned
 from speechprune.tools.evaluate import report, table
 
@@ -130,3 +131,14 @@ def test_other_transcripts_are_left_to_fairseq(tmp_path: Path) -> None:
             for criterion in (CRITERION_REGISTRY["ctc"], CtcCriterion)
         )
     assert ours == theirs
+
+
+def test_nothing_is_heard_in_an_utterance_too_short_for_a_frame(tmp_path: Path) -> None:
+    """Beside a longer one, as in training's validation; `evaluate` leaves it out of its batches."""
+    loaded, _ = model_of(tmp_path, letters)
+    audio = [np.ones(8000, dtype=np.float32), np.ones(300, dtype=np.float32)]
+    with torch.no_grad():
+        output = loaded.model(**padded(loaded, audio))
+        blanks = loaded.model.get_logits(output)[:, 1].argmax(1)
+    assert output["padding_mask"].all(1).tolist() == [False, True]
+    assert not blanks.any()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,3 +76,18 @@ def padding_silenced(module: nn.Module, frames: Sequence[int]) -> Iterator[None]
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def uncropped(model: Any) -> Iterator[None]:
+    """Within it, fairseq keeps the last frames of a batch: how many it would crop to reach a
+    multiple depends on the longest utterance."""
+    multiple = getattr(model, "crop_seq_to_multiple", 1)
+    if multiple == 1:
+        yield
+        return
+    model.crop_seq_to_multiple = 1
+    try:
+        yield
+    finally:
+        model.crop_seq_to_multiple = multiple

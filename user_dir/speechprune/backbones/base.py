@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from speechprune.errors import UserError
@@ -119,6 +120,22 @@ class Backbone(ABC):
             A context manager that gives the padding mask to hand to the model instead, of the same
             shape.
         """
+
+    def padding_of_frames(
+        self, model: nn.Module, padding_mask: Tensor | None, told: Tensor | None
+    ) -> Tensor | None:
+        """The mask of frames that fairseq gives, and all of an utterance too short for a frame,
+        whose frames fairseq counts from the end of the batch. In training mode it stays.
+
+        Args:
+            padding_mask: bool, (B, samples), True where padded; None without padding.
+            told: bool, (B, T); None without padding.
+        """
+        if model.training or padding_mask is None or told is None:
+            return told
+        lengths = (~padding_mask).sum(1).tolist()
+        too_short = [self.frame_count(model, length) == 0 for length in lengths]
+        return told | torch.tensor(too_short, device=told.device)[:, None]
 
     @abstractmethod
     def frame_count(self, model: nn.Module, samples: int) -> int:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from speechprune.backbones.apart import norms_apart, padding_silenced
+from speechprune.backbones.apart import norms_apart, padding_silenced, uncropped
 from speechprune.backbones.base import BACKBONES, Backbone, Entry
 from speechprune.errors import UserError
 from speechprune.masking.sites import Site
@@ -65,13 +65,21 @@ class Wav2Vec2(Backbone):
     def features(
         self, model: Any, source: Tensor, padding_mask: Tensor | None, *, mask: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        with self.apart(model, padding_mask) as padding_mask:
-            found = model.extract_features(source, padding_mask, mask=mask)
-        return found["x"], found["padding_mask"]
+        with self.apart(model, padding_mask) as own_padding:
+            found = model.extract_features(source, own_padding, mask=mask)
+        return found["x"], self.padding_of_frames(model, padding_mask, found["padding_mask"])
 
     @contextmanager
     def apart(self, model: Any, padding_mask: Tensor | None) -> Iterator[Tensor | None]:
-        if model.training or padding_mask is None or not padding_mask.any():
+        if model.training:
+            yield padding_mask
+            return
+        with uncropped(model), self._padding_apart(model, padding_mask) as own_padding:
+            yield own_padding
+
+    @contextmanager
+    def _padding_apart(self, model: Any, padding_mask: Tensor | None) -> Iterator[Tensor | None]:
+        if padding_mask is None or not padding_mask.any():
             yield padding_mask
             return
         lengths = (~padding_mask).sum(1).tolist()

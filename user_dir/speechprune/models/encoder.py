@@ -75,7 +75,10 @@ class FairseqsEncoder(Wav2VecEncoder):
     ) -> Dict[str, Any]:
         with self.family.apart(self.w2v_model, padding_mask) as own_padding:
             output: Dict[str, Any] = super().forward(source, own_padding, **kwargs)
-        return output
+        padding = self.family.padding_of_frames(
+            self.w2v_model, padding_mask, output["padding_mask"]
+        )
+        return {**output, "padding_mask": padding}
 
 
 class SpeechEncoder(Wav2VecEncoder):
