@@ -33,6 +33,7 @@ LEVELS = (
         "workers",
         "quiet_fairseq",
         "replacing",
+        "safe_dictionary",
         "ending",
         "starting",
     ),

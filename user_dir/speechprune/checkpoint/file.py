@@ -25,6 +25,7 @@ from speechprune.checkpoint.contents import refuse_infinite, validated
 from speechprune.checkpoint.training_state import PROVENANCE
 from speechprune.errors import UserError
 from speechprune.files import digest, kind_of, replacing_file
+from speechprune.safe_dictionary import forget_stand_in
 
 __all__ = ["PROVENANCE", "PathLike", "allow_known_classes", "digest", "read", "write"]
 
@@ -64,6 +65,7 @@ def allow_known_classes() -> None:
     fairseq cannot resume or finetune from its own finetuned checkpoints otherwise.
     """
     if hasattr(torch.serialization, "add_safe_globals"):
+        forget_stand_in()
         torch.serialization.add_safe_globals(KNOWN_CLASSES)
 
 
