@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -64,6 +65,11 @@ def fairseq_word_counts(loaded: LoadedModel, data: Path) -> tuple[int, int]:
     with torch.no_grad():
         log = CtcCriterion(config, task).eval()(loaded.model.eval(), sample)[2]
     return log["wv_errors"], log["w_total"]
+
+
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Fairseq's own news aside, which are captured where an earlier test asked for them."""
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def run(*arguments: object) -> Any:
@@ -166,7 +172,7 @@ def test_texts_in_another_alphabet(
     loaded = load_finetuned(write_model(tmp_path, data, {}))
     split = read_split(data, "valid")
     evaluate(loaded, split)
-    assert not caplog.records
+    assert not warnings_in(caplog)
     texts = ["AE\u00c4", *(u.text for u in split.utterances[1:])]
     some = [u._replace(text=text) for u, text in zip(split.utterances, texts)]
     evaluate(loaded, replace(split, utterances=tuple(some)))
@@ -187,7 +193,7 @@ def test_symbols_of_several_letters_are_not_compared(
     for symbol in ("|", "AH0", "OW1"):
         dictionary.add_symbol(symbol)
     check_references(replace(loaded, dictionary=dictionary), read_split(data, "valid"))
-    assert not caplog.records
+    assert not warnings_in(caplog)
 
 
 def test_bad_corpora_get_one_line(tmp_path: Path, data: Path) -> None:
