@@ -35,7 +35,12 @@ _SHOWN = 20
     default=list(KINDS),
     help="What to damage; all kinds of files by default.",
 )
-@click.option("--number", type=click.IntRange(1, 100_000), default=20, help="Of damages, or kills.")
+@click.option(
+    "--number",
+    type=click.IntRange(1, 100_000),
+    default=20,
+    help="Number of damaged files of each kind, or of kills.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seed of the damage.")
 @click.option("--save", type=click.Path(path_type=Path), help="File for the table.")
 @click.pass_context

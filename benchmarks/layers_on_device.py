@@ -64,10 +64,10 @@ def do(loaded: LoadedModel, split: Split, device: str) -> Iterator[Work]:
         yield Work(f"{layers} plans verified", perf_counter() - start, rates)
 
 
-@click.command(help=__doc__)
+@click.command(help=__doc__, context_settings={"show_default": True})
 @device_option
-@click.option("--utterances", type=click.IntRange(1), default=4, help="Of noise; 4.")
-@click.option("--seconds", type=float, default=10.0, help="Of each; 10.")
+@click.option("--utterances", type=click.IntRange(1), default=4, help="Number of utterances.")
+@click.option("--seconds", type=float, default=10.0, help="Length of each, in seconds.")
 @click.option("--quick", is_flag=True, help="A tiny encoder, to try this out.")
 def main(device: str, utterances: int, seconds: float, quick: bool) -> None:
     loaded = plain.recogniser(**(SMALL_ENCODER if quick else {}))

@@ -89,7 +89,7 @@ class Corpus:
         version: of the release, where it is known.
         options: what was asked of the reader, for the provenance.
         unread: (table, row, what follows "which") of rows that are malformed, so that nobody knows
-            whether they would be in a split; they are listed, but are no clips that failed.
+            whether they would be in a split; they are listed, but did not fail.
     """
 
     name: str

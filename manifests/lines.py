@@ -16,7 +16,7 @@ ENCODING = "utf-8-sig"
 def read_lines(path: Path) -> list[str]:
     """The lines of a file, parted by line feeds only, whatever else Unicode calls a line's end.
 
-    A byte order mark at its start is no text. Raises UserError if the file is missing, cannot be
+    A byte order mark at its start is left out. Raises UserError if the file is missing, cannot be
     read, or is not UTF-8 text.
     """
     with open_text(path) as file:

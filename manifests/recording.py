@@ -219,7 +219,7 @@ def _stored(path: Path) -> re.Match[str] | None:
 
 
 def _size_of_file(path: str | Path) -> int:
-    """Bytes. Raises OSError if there is no regular file; a pipe would never end."""
+    """Bytes. Raises OSError unless it is a regular file; a pipe would never end."""
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "it is not a file")

@@ -1,4 +1,4 @@
-"""Tags that transcribers write for what is no word: `[noise]`, `<unk>`, `!SIL`, `%hesitation`.
+"""Tags that transcribers write beside words: `[noise]`, `<unk>`, `!SIL`, `%hesitation`.
 
 They are those of Kaldi's recipes and their corpora (Switchboard, Fisher, CALLHOME, WSJ, TED-LIUM,
 AMI, Babel, SpeechDat), of GigaSpeech, Common Voice's spontaneous speech, CHAT and subtitles.

@@ -142,7 +142,7 @@ def _show(prepared: Preparation, out: Path) -> None:
             most = list(dropped.items())[:_SHOWN]
             click.echo(f"{what} dropped: " + ", ".join(f"{c!r} {n:,}" for c, n in most))
     if not prepared.dropped.keys().isdisjoint("[<{"):
-        click.echo("what stood in brackets and is no known tag was kept as words")
+        click.echo("words in brackets that are not known as tags were kept")
     _show_remarks(prepared)
     for split_name, clip, reason in prepared.excluded[:_SHOWN]:
         click.echo(f"left out: {clip} in {split_name}, which {reason}")

@@ -11,6 +11,7 @@ import pytest
 from backbone_contract import CONTRACT, Family
 from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
 from nano import write_wav2vec2
+from padding_contract import PADDING_CONTRACT
 from readme import readme_snippet
 from torch import nn
 
@@ -41,6 +42,8 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Family]:
         yield Family("my_model", BACKBONES.build("my_model"), build, False)
 
 
-@pytest.mark.parametrize("promise", CONTRACT, ids=lambda promise: promise.__name__)
+@pytest.mark.parametrize(
+    "promise", (*CONTRACT, *PADDING_CONTRACT), ids=lambda promise: promise.__name__
+)
 def test_backbone(family: Family, promise: Callable[[Family], None]) -> None:
     promise(family)

@@ -11,6 +11,7 @@ import pytest
 from backbone_contract import CONTRACT, Family
 from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
 from nano import write_data2vec, write_hubert, write_wav2vec2
+from padding_contract import PADDING_CONTRACT
 from readme import readme_snippet
 from torch import nn
 
@@ -52,7 +53,9 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return Family(request.param, BACKBONES.build(backbone), build, final_norm)
 
 
-@pytest.mark.parametrize("promise", CONTRACT, ids=lambda promise: promise.__name__)
+@pytest.mark.parametrize(
+    "promise", (*CONTRACT, *PADDING_CONTRACT), ids=lambda promise: promise.__name__
+)
 def test_backbone(family: Family, promise: Callable[[Family], None]) -> None:
     promise(family)
 

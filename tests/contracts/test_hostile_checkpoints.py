@@ -67,7 +67,7 @@ OTHERS = (
 
 
 def leaves(command: click.Command, name: str = "") -> Iterator[tuple[str, click.Command]]:
-    """All commands that are no groups, by their names."""
+    """All commands but groups, by their names."""
     if not isinstance(command, click.Group):
         yield name, command
         return

@@ -1,4 +1,4 @@
-"""No command replaces, or waits for, what is no file or folder where it is to write."""
+"""Where a command is to write, it replaces files and folders only, and waits for nothing."""
 
 from __future__ import annotations
 

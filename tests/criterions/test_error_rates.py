@@ -52,7 +52,7 @@ def phones(folder: Path) -> None:
 
 
 def one_unit(folder: Path) -> None:
-    """Labels of a single unit, such as `yes` and `no`, are no letters of a word."""
+    """Labels of a single unit, such as `yes` and `no`, do not spell a word."""
     labels(folder, ["no", "yes", "no", "yes yes"], ["yes", "no", "a", "b", "c", "d"])
 
 

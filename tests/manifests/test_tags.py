@@ -1,4 +1,4 @@
-"""Tags are no words: they are dropped and counted, and what only looks like one stays."""
+"""Tags are not words: they are dropped and counted, and what only looks like one stays."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_brackets_that_hold_no_known_tag_are_told(tmp_path: Path) -> None:
         assert result.exit_code == 0, result.output
         told.append(result.output)
     assert "tags dropped: '[noise]' 1" in told[0] and "kept as words" not in told[0]
-    assert "tags dropped" not in told[1] and "is no known tag was kept as words" in told[1]
+    assert "tags dropped" not in told[1] and "not known as tags were kept" in told[1]
 
 
 def test_labels_of_both_kinds_have_no_tags() -> None:

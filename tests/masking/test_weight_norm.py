@@ -17,7 +17,7 @@ from speechprune.masking.sites import Site, before_weight_norm
 
 
 def convolution(dimension: int = 2) -> nn.Conv1d:
-    """A convolution under weight norm whose magnitudes are no norms, as after training."""
+    """A convolution under weight norm whose magnitudes differ from the norms, as after training."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = nn.utils.weight_norm(nn.Conv1d(8, 12, 5, groups=2), dim=dimension)

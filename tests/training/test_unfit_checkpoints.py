@@ -46,7 +46,7 @@ def test_moments_of_other_shapes_are_refused_in_one_line(lab: Lab, trained: Run)
     last = rewrite(other / "checkpoints" / "checkpoint_last.pt", spoil)
     ended = lab.train("other", updates=4)
     assert ended.exit_code != 0
-    assert f"{last.name} cannot be gone on from: its exp_avg does not fit" in ended.output
+    assert f"{last.name} cannot be resumed from: its exp_avg does not fit" in ended.output
     assert "checkpoint.reset_optimizer=true" in ended.output
 
 

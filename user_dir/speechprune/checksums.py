@@ -47,12 +47,13 @@ def write_json(path: Union[str, Path], content: Mapping[str, Any]) -> None:
 def read_json(path: Path, advice: str = _ANEW) -> dict[str, Any]:
     """What `write_json` wrote, or any JSON object.
 
-    Raises UserError, with ``advice``, if it cannot be read, is none, or differs from its checksum.
+    Raises UserError, with ``advice``, if it cannot be read, is something else, or differs from its
+    checksum.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
-            raise UserError("it is no JSON object")
+            raise UserError("it is not a JSON object")
         return verified(found)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); {advice}") from error

@@ -134,7 +134,7 @@ def refuse_other_kind(path: Path, kind: str) -> None:
 
 
 def refuse_to_replace(out: Union[str, Path], *sources: Union[str, Path]) -> None:
-    """Raise UserError if ``out`` is one of the files that it is to be made of, or is no file.
+    """Raise UserError if ``out`` is one of the files that it is to be made of, or is not a file.
 
     Commands call it first: nothing is computed that could not be written.
     """

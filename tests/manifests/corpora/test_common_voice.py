@@ -260,7 +260,7 @@ def test_short_rows_are_not_drawn(tmp_path: Path) -> None:
     corpus = CommonVoice(train_hours=20.5 / 3600).read(root)
     assert not any(clip.problem for clips in corpus.splits.values() for clip in clips)
     assert len(corpus.splits["train"]) == 20
-    # It is told, but is no clip that failed.
+    # It is listed, but does not count as a clip that failed.
     made = prepare(corpus, tmp_path / "out", workers=1, max_bad=0.0)
     assert made.excluded == (("validated", "validated.tsv line 9", "has 3 columns, not 4"),)
     assert prepare(corpus, tmp_path / "out", resume=True).excluded == made.excluded

@@ -145,7 +145,7 @@ class Backbone(ABC):
     def sites(self, model: nn.Module, roles: Collection[str]) -> list[Site]:
         """The maskable tensors with the given roles, in model order.
 
-        A weight that weight norm makes is a site itself, though it is no parameter; see
+        A weight that weight norm makes is a site itself, though not a parameter; see
         `speechprune.masking.sites.before_weight_norm`.
         """
 

@@ -38,7 +38,7 @@ def validated(found: Any, path: object) -> dict[str, Any]:
         No setting names code: what fairseq evaluates is a literal, and ``user_dir`` is None.
 
     Raises:
-        UserError: it is no fairseq checkpoint, or a part is of another type.
+        UserError: it is not a fairseq checkpoint, or a part is of another type.
     """
     found = found if isinstance(found, dict) else {}
     weights = found.get("model")
@@ -81,7 +81,7 @@ def _tensors(weights: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
 def _check_tensors(weights: Mapping[Any, Any], path: object) -> None:
     for name, tensor in _tensors(weights):
         if not isinstance(name, str):
-            raise UserError(f"{path} is damaged: {name!r} is no name of a tensor")
+            raise UserError(f"{path} is damaged: {name!r} cannot be the name of a tensor")
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
             raise UserError(f"{path}: {name} is not a tensor, but {described(tensor)}")
         # A few bytes could stand for any number of equal entries.

@@ -43,7 +43,7 @@ def literal(text: str) -> Any:
     try:
         return _value(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, TypeError, RecursionError, MemoryError) as error:
-        raise ValueError("it is no literal of Python") from error
+        raise ValueError("it is not a literal of Python") from error
 
 
 def refuse_code(settings: Any, where: object) -> None:
@@ -79,7 +79,7 @@ def _value(node: ast.expr) -> Any:
         return {_value(key): _value(value) for key, value in pairs if key is not None}
     if isinstance(node, ast.BinOp):
         return _combined(node.op, _value(node.left), _value(node.right))
-    raise ValueError("it is no literal of Python")
+    raise ValueError("it is not a literal of Python")
 
 
 def _combined(operator: ast.operator, left: Any, right: Any) -> Any:

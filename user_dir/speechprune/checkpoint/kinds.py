@@ -8,7 +8,7 @@ NUMBER = (int, float)
 
 
 def is_one_of(value: Any, types: tuple[type, ...]) -> bool:
-    """Whether a value is of one of some types; a truth value is no number."""
+    """Whether a value is of one of some types; a truth value is not a number."""
     return isinstance(value, types) and (bool in types or not isinstance(value, bool))
 
 

@@ -91,7 +91,7 @@ class _Plain:
         self.count = 0
 
     def of(self, value: Any, name: str) -> Any:
-        """A copy of nested settings; raises UserError for what is no setting.
+        """A copy of nested settings; raises UserError for what cannot be a setting.
 
         Args:
             name: of the value, with those of all that it is in.
@@ -111,7 +111,7 @@ class _Plain:
             return type(value)([self.of(each, f"{name}.{i}") for i, each in enumerate(value)])
         if value is not None and type(value) not in (str, int, float, bool):
             raise UserError(
-                f"{self.path} is damaged: {name} is {described(value)}, which is no setting"
+                f"{self.path} is damaged: {name} is {described(value)}, which cannot be a setting"
             )
         if isinstance(value, str) and _RESOLVER.search(value):
             raise UserError(f"{self.path}: {name}={value[:60]} is refused: it names a function")

@@ -82,7 +82,7 @@ def restore_norm(module: nn.Module, tensor: str, weight: Tensor, dimension: int)
     ones = weight.new_ones(norm_shape)
     # Not `torch.norm_except_dim`, which rounds otherwise.
     magnitude = torch._weight_norm_interface(weight, ones, dimension)[1].view(norm_shape)
-    # 0 * 1 / 1, where 0 * 0 / 0 would be no number.
+    # 0 * 1 / 1, where 0 * 0 / 0 would not be a number.
     direction = torch.where(magnitude == 0, 1.0, weight)
     setattr(module, tensor, nn.Parameter(weight))
     nn.utils.weight_norm(module, tensor, dimension)

@@ -42,7 +42,7 @@ def are_facts(facts: Any) -> bool:
 
 
 def _is_one_of(value: Any, types: tuple[type, ...]) -> bool:
-    """Whether a value of JSON is of one of some types; a truth value is no number."""
+    """Whether a value of JSON is of one of some types; a truth value is not a number."""
     return isinstance(value, types) and not isinstance(value, bool)
 
 
@@ -56,7 +56,9 @@ def read_summary(path: Path) -> dict[str, Any]:
             reason = f"{name} is {found[name]!r}"[:80] if name in found else f"no {name!r}"
             raise UserError(f"{path} is not a summary of a run ({reason}); restore or remove it")
     if not 0 <= found["sparsity"] <= 1:
-        raise UserError(f"{path}: sparsity={found['sparsity']} is no share; restore or remove it")
+        raise UserError(
+            f"{path}: sparsity={found['sparsity']} is not a share; restore or remove it"
+        )
     return {**{name: found[name] for name in SUMMARY_TYPES}, "sparsity": float(found["sparsity"])}
 
 

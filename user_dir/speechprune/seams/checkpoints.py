@@ -76,7 +76,7 @@ def naming_unfit(load: Function) -> Function:
         except _MISFITS as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
-                f"{filename} cannot be gone on from: {reason}; set "
+                f"{filename} cannot be resumed from: {reason}; set "
                 "checkpoint.reset_optimizer=true, or begin a new run"
             ) from error
         return extra_state

@@ -1,0 +1,88 @@
+"""What every backbone promises of padded batches: see `PADDING_CONTRACT`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Callable
+
+import pytest
+import torch
+from backbone_contract import LENGTHS, Family, audio, output
+from torch import nn
+
+
+def batched_equals_alone(family: Family) -> None:
+    """Hidden states, outputs and counts of frames depend on no other utterance, nor on padding.
+
+    Frame counts are odd and even, and one utterance has a single frame.
+    """
+    model = family.build().requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.bias.fill_(1.0)  # what it makes of zeros is not zero
+    lengths = [LENGTHS[0], LENGTHS[0] - 2000, LENGTHS[0] - 2320, 400]
+    source = audio(len(lengths))
+    padding_mask = torch.arange(source.shape[1]) >= torch.tensor(lengths)[:, None]
+    source = source.masked_fill(padding_mask, 0)
+    features, told = family.backbone.features(model, source, padding_mask)
+    together, padding = family.backbone.hidden_states(model, source, padding_mask)
+    assert told is not None and torch.equal(told, padding)
+    for index, length in enumerate(lengths):
+        own = source[index : index + 1, :length]
+        frames = family.backbone.frame_count(model, length)
+        assert padding[index].tolist() == [i >= frames for i in range(padding.shape[1])]
+        alone, _ = family.backbone.hidden_states(model, own, None)
+        torch.testing.assert_close(
+            features[index, :frames], output(model, own)[0], atol=1e-5, rtol=0
+        )
+        for state, expected in zip(together, alone, strict=True):
+            torch.testing.assert_close(state[index, :frames], expected[0], atol=1e-5, rtol=0)
+
+
+def too_short_utterances_are_padding(family: Family) -> None:
+    """They have no frames, and leave the others alone."""
+    model = family.build().requires_grad_(False)
+    lengths = [LENGTHS[0], 399, 0]
+    source = audio(len(lengths))
+    padding_mask = torch.arange(source.shape[1]) >= torch.tensor(lengths)[:, None]
+    features, padding = family.backbone.features(
+        model, source.masked_fill(padding_mask, 0), padding_mask
+    )
+    assert padding is not None and padding.all(1).tolist() == [False, True, True]
+    torch.testing.assert_close(features[0], output(model, source[:1])[0], atol=1e-5, rtol=0)
+
+
+def no_frame_is_cropped(family: Family) -> None:
+    """How many fairseq would crop depends on the longest utterance of a batch."""
+    model: Any = family.build().requires_grad_(False)
+    expected = [output(model, audio(1, length)) for length in LENGTHS]
+    model.crop_seq_to_multiple = 2
+    for length, whole in zip(LENGTHS, expected, strict=True):
+        found, _ = family.backbone.features(model, audio(1, length), None)
+        assert torch.equal(found, whole)
+    assert model.crop_seq_to_multiple == 2
+
+
+def padding_changes_nothing_in_the_model(family: Family) -> None:
+    """Hearing utterances apart leaves no trace: modules, hooks and keys are as they were."""
+    model = family.build()
+    modules, keys = list(model.named_modules()), list(model.state_dict())
+    source = audio()
+    padding_mask = torch.zeros(source.shape, dtype=torch.bool)
+    padding_mask[1, 3000:] = True
+    with pytest.raises(ZeroDivisionError), family.backbone.apart(model, padding_mask):
+        raise ZeroDivisionError
+    with torch.no_grad():
+        family.backbone.features(model, source, padding_mask)
+    assert list(model.named_modules()) == modules and list(model.state_dict()) == keys
+    hooked = [name for name, module in modules if module._forward_pre_hooks]
+    plain = [name for name, module in family.build().named_modules() if module._forward_pre_hooks]
+    assert hooked == plain  # weight norm's
+
+
+PADDING_CONTRACT: Sequence[Callable[[Family], None]] = (
+    batched_equals_alone,
+    too_short_utterances_are_padding,
+    no_frame_is_cropped,
+    padding_changes_nothing_in_the_model,
+)
