@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from speechprune.errors import UserError
 from speechprune.masking.sites import Site
 from speechprune.registry import Registry
+from speechprune.slimming.plan import KeptUnits, SlimPlan
+from speechprune.slimming.units import LayerUnits
 from speechprune.state_names import without_layers
 
 #: Every role a site can have. "layers" are those inside the transformer layers.
@@ -196,6 +198,32 @@ class Backbone(ABC):
         Raises:
             UserError: a layer does not exist, or none would be left.
         """
+
+    @abstractmethod
+    def units(self, model: nn.Module) -> list[LayerUnits]:
+        """The heads and feed-forward channels of each layer.
+
+        Raises:
+            UserError: the layers are of a kind that has none, or that cannot be slimmed.
+        """
+
+    @abstractmethod
+    def slim(self, model: nn.Module, kept: Sequence[KeptUnits]) -> None:
+        """Cut all other heads and channels out of the layers, in place.
+
+        Attention is left to a module that can have any number of heads, also where all stay.
+
+        Args:
+            kept: for each layer, by the numbers of what ``model`` has.
+
+        Raises:
+            UserError: as `units`, or a layer lacks what it is to keep.
+        """
+
+    @abstractmethod
+    def slim_plan(self, model: nn.Module) -> SlimPlan | None:
+        """What a model has kept in all, by the numbers of its first heads and channels; None if
+        nothing was ever cut out of it."""
 
     def key_without_layers(self, key: str, dropped: Collection[int]) -> str | None:
         """What a key of a checkpoint is called once layers are gone.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from speechprune.backbones.base import BACKBONES
 from speechprune.backbones.wav2vec2 import Wav2Vec2
+from speechprune.slimming.plan import SLIM_PLAN
 
 #: What tasks listen at, unless their settings say otherwise, in Hz.
 _SAMPLE_RATE = 16000
@@ -43,7 +44,7 @@ class Hubert(Wav2Vec2):
             settings = {**settings, "label_rate": task.get("label_rate") or _LABEL_RATE}
         model: Any = super().build(task, settings)
         # Unlike wav2vec 2.0's, fairseq's model does not keep its settings.
-        model.built_from = (dict(task), settings)
+        model.built_from = (dict(task), {**settings, SLIM_PLAN: None})
         built: nn.Module = model
         return built
 

@@ -13,6 +13,10 @@ from speechprune.backbones.apart import norms_apart, padding_silenced, uncropped
 from speechprune.backbones.base import BACKBONES, Backbone, Entry
 from speechprune.errors import UserError
 from speechprune.masking.sites import Site
+from speechprune.slimming.attention import SlimAttention
+from speechprune.slimming.cutting import check_cut, cut_layer
+from speechprune.slimming.plan import SLIM_PLAN, KeptUnits, SlimPlan
+from speechprune.slimming.units import LayerUnits
 
 #: Module path within a transformer layer -> role of its weight.
 _LAYER_MODULES = {
@@ -43,7 +47,24 @@ class Wav2Vec2(Backbone):
         given: Any = settings
         model = models.build_model(OmegaConf.create(given), self._task(task), from_checkpoint=True)
         model.remove_pretraining_modules()
+        if settings.get(SLIM_PLAN) is not None:
+            self._slim_as(model, SlimPlan.of(settings[SLIM_PLAN]))
         return model
+
+    def _slim_as(self, model: Any, plan: SlimPlan) -> None:
+        """Cut a whole model as the plan says; raises UserError if it is another model's."""
+        if plan.backbone != self.fairseq_name:
+            raise UserError(
+                f"the slim plan is of the family {plan.backbone}, but the model of "
+                f"{self.fairseq_name}"
+            )
+        for layer in self.units(model):
+            if (layer.heads, layer.channels) != (plan.heads, plan.channels):
+                raise UserError(
+                    f"the slim plan is of a model of {plan.heads} heads and {plan.channels} "
+                    f"channels, but layer {layer.layer} has {layer.heads} and {layer.channels}"
+                )
+        self.slim(model, plan.kept)
 
     def _task(self, task: Mapping[str, Any]) -> Any:
         """What fairseq has to know of the task of pretraining to build a model."""
@@ -53,6 +74,9 @@ class Wav2Vec2(Backbone):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             fresh = self._rebuilt(model)
+        plan = self.slim_plan(model)
+        if plan is not None:
+            self._slim_as(fresh, plan)
         return fresh.eval().requires_grad_(False)
 
     def _rebuilt(self, model: Any) -> nn.Module:
@@ -200,6 +224,57 @@ class Wav2Vec2(Backbone):
         if not kept:
             raise UserError("cannot drop every layer: at least one must stay")
         model.encoder.layers = nn.ModuleList(kept)
+        plan = self.slim_plan(model)
+        if plan is not None:
+            model.slim_plan = plan.of_layers(i for i in range(len(layers)) if i not in set(dropped))
+
+    def units(self, model: Any) -> list[LayerUnits]:
+        return [_units(layer, number) for number, layer in enumerate(self.layers(model))]
+
+    def slim(self, model: Any, kept: Sequence[KeptUnits]) -> None:
+        units = self.units(model)
+        check_cut(units, kept)
+        before = self.slim_plan(model)
+        if before is None:
+            first = units[0]
+            before = SlimPlan.whole(self.fairseq_name, first.heads, first.channels, len(units))
+        plan = before.then(kept)
+        for layer, whole, keeps in zip(self.layers(model), units, kept):
+            attention: Any = layer.self_attn
+            left = cut_layer(whole, keeps)
+            slim = SlimAttention(left, _dropout_of(attention))
+            layer.self_attn = slim.train(attention.training)
+        model.slim_plan = plan
+
+    def slim_plan(self, model: Any) -> SlimPlan | None:
+        plan: SlimPlan | None = getattr(model, SLIM_PLAN, None)
+        return plan
+
+
+def _units(layer: Any, number: int) -> LayerUnits:
+    """The units of a layer that is built as wav2vec 2.0's are."""
+    parts = ("self_attn", "fc1", "fc2", "activation_fn")
+    if not all(hasattr(layer, part) for part in parts):
+        raise UserError(
+            f"layer {number} is a {type(layer).__name__}, whose heads and channels speechprune "
+            "does not know how to cut out"
+        )
+    attention = layer.self_attn
+    return LayerUnits(
+        number,
+        *(attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj),
+        *(layer.fc1, layer.fc2),
+        heads=attention.num_heads,
+        head_size=attention.head_dim,
+        activation=layer.activation_fn,
+    )
+
+
+def _dropout_of(attention: Any) -> float:
+    """The dropout of attention weights, of fairseq's attention or of ours."""
+    if isinstance(attention, SlimAttention):
+        return attention.dropout
+    return float(attention.dropout_module.p)
 
 
 class _Recorder(nn.Module):

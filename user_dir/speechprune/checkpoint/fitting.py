@@ -13,7 +13,14 @@ from torch import Tensor
 from speechprune.checkpoint.evaluated import convolutions
 from speechprune.checkpoint.settings import encoder_of, models_in
 from speechprune.errors import UserError
-from speechprune.state_names import ENCODER, MASK_EMBEDDING, encoder_layer_of, is_finetuned
+from speechprune.slimming.plan import SLIM_PLAN, SlimPlan
+from speechprune.state_names import (
+    ENCODER,
+    MASK_EMBEDDING,
+    encoder_layer_of,
+    is_finetuned,
+    role_of,
+)
 
 #: Settings that are the length of a tensor, of pretraining's heads perhaps, which a finetuned file
 #: lacks: no longer than this, or than its longest tensor.
@@ -26,6 +33,13 @@ _LENGTHS = (
 )
 #: Settings that count modules, each of which has a tensor, or parts of one.
 _COUNTS = ("pos_conv_depth", "quantizer_depth", "quantizer_factor", "latent_groups")
+#: What the rows of a layer's tensors belong to, by the tensor's place in its layer.
+_ROWS = {
+    "self_attn.q_proj": "heads",
+    "self_attn.k_proj": "heads",
+    "self_attn.v_proj": "heads",
+    "fc1": "channels",
+}
 #: fairseq's default for relative positions is 100,000.
 _MOST_POSITIONS = 1 << 17
 
@@ -53,6 +67,7 @@ def refuse_misfit(state: Mapping[str, Any], path: object) -> None:
         _check_depth(settings, tensors, path)
         _check_width(settings, tensors, prefix, path)
         _check_front_end(settings, tensors, prefix, path)
+        _check_units(settings, tensors, path)
 
 
 def _check_depth(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], path: object) -> None:
@@ -69,6 +84,35 @@ def _check_width(
     if said is not None and embedding is not None and said != embedding.numel():
         width = embedding.numel()
         raise _misfit(path, "encoder_embed_dim", said, f"but its tensors have {width} channels")
+
+
+def _check_units(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], path: object) -> None:
+    """What a layer keeps of its heads and channels must be what its tensors have."""
+    described = settings.get(SLIM_PLAN)
+    if described is None:
+        return
+    try:
+        plan = SlimPlan.of(described)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    layers = {layer for layer in map(encoder_layer_of, tensors) if layer is not None}
+    if len(plan.kept) != len(layers):
+        raise UserError(
+            f"{path} is damaged: its slim plan is of {len(plan.kept)} layers, but it has the "
+            f"tensors of {len(layers)}"
+        )
+    head_size = int(settings.get("encoder_embed_dim") or 0) // plan.heads
+    for key, tensor in tensors.items():
+        layer, role = encoder_layer_of(key), role_of(key)
+        if layer is None or not key.endswith(".weight") or role not in _ROWS:
+            continue
+        kind, units = _ROWS[role], plan.kept[layer]
+        said = len(units.heads) * head_size if kind == "heads" else len(units.channels)
+        if tensor.shape[0] != said:
+            raise UserError(
+                f"{path} is damaged: its slim plan keeps {said} rows of {key}, which has "
+                f"{tensor.shape[0]}"
+            )
 
 
 def _check_front_end(

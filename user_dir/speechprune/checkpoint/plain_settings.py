@@ -33,7 +33,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("sample_rate", "encoder_embed_dim", "max_epoch", "patience", "seed"), (int,)),
     **dict.fromkeys(("label_rate", "max_update", "stop_min_lr", "stop_time_hours"), NUMBER),
     "w2v_args": (dict, Namespace),
-    "dropped_layers": (dict,),
+    **dict.fromkeys(("dropped_layers", "slim_plan"), (dict,)),
     "encoder_layers": (int,),
 }
 

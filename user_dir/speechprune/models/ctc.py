@@ -13,6 +13,7 @@ from torch import nn
 from speechprune.backbones import Backbone, find_backbone
 from speechprune.checkpoint import read
 from speechprune.checkpoint.layers import DROPPED, lost_layers, refuse_other_layers
+from speechprune.checkpoint.slimming import note_kept_layers, refuse_other_units
 from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan
 from speechprune.models.declaration import LAYER_FLAGS, Declared
@@ -100,10 +101,14 @@ class Ctc(Declared, Wav2VecCtc):
         if lost is not None:
             with open_dict(self.cfg.w2v_args):
                 self.cfg.w2v_args.model.encoder_layers = self.depth
+                if self.layer_plan is not None:
+                    note_kept_layers(self.cfg.w2v_args.model, self.layer_plan.kept)
                 self.cfg.w2v_args[DROPPED] = {"layers": lost.layers, "dropped": list(lost.dropped)}
         start = starting_checkpoint(self.cfg)
         if start is not None:
-            refuse_other_layers(start, read(start, mmap=True), lost)
+            state = read(start, mmap=True)
+            refuse_other_layers(start, state, lost)
+            refuse_other_units(start, state, self.family.slim_plan(self.backbone))
 
     def set_num_updates(self, num_updates: int) -> None:
         super().set_num_updates(num_updates)

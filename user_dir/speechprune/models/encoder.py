@@ -10,10 +10,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
 from speechprune.backbones import Backbone, backbone_called
-from speechprune.checkpoint.pretrained import check_pretrained, model_name
+from speechprune.checkpoint.pretrained import check_pretrained, pretrained_settings
 from speechprune.checkpoint.settings import encoder_of
 from speechprune.checkpoint.upgrading import read_upgraded
 from speechprune.errors import UserError
+from speechprune.slimming.plan import SLIM_PLAN
 from speechprune.state_names import PRETRAINED
 
 #: Settings that finetuning has of its own, under the names of pretraining.
@@ -37,13 +38,13 @@ def build_encoder(cfg: Any, output_size: int) -> Wav2VecEncoder:
     """
     if cfg.w2v_args is None:
         check_pretrained(cfg.w2v_path, cfg.normalize)
-        family = backbone_called(model_name(cfg.w2v_path))
+        settings = pretrained_settings(cfg.w2v_path)[1]
     else:
         settings = encoder_of({"w2v_args": cfg.w2v_args})
-        family = backbone_called(str(settings.get("_name") or settings.get("arch")))
+    family = backbone_called(str(settings.get("_name") or settings.get("arch")))
     family.make_known()
     with building_from(cfg.w2v_path):
-        if family.fits_fairseqs_ctc:
+        if family.fits_fairseqs_ctc and settings.get(SLIM_PLAN) is None:
             return FairseqsEncoder(cfg, family, output_size)
         return SpeechEncoder(cfg, family, output_size)
 
@@ -82,7 +83,7 @@ class FairseqsEncoder(Wav2VecEncoder):
 
 
 class SpeechEncoder(Wav2VecEncoder):
-    """`Wav2VecEncoder` for families whose models it cannot run, such as HuBERT.
+    """`Wav2VecEncoder` for models that it cannot run: of families such as HuBERT, and slim ones.
 
     What a model is given and returns, its backbone knows.
     """

@@ -9,6 +9,7 @@ from speechprune.backbones import Backbone
 from speechprune.checkpoint.file import PathLike
 from speechprune.checkpoint.layers import DROPPED, count_layers, family_of, lost_layers
 from speechprune.checkpoint.settings import encoder_of, mapping, models_in, plain
+from speechprune.checkpoint.slimming import note_kept_layers
 from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan
 from speechprune.masking.masked_site import density_of, fixed_densities
@@ -125,6 +126,7 @@ def _smaller_settings(
         # fairseq lets a finetuned model's own settings of adapters rule over its encoder's.
         _refuse_numbered_adapters({**encoder_of(model), **model})
         _shorten_encoder(encoder_of(model), len(kept))
+        note_kept_layers(encoder_of(model), kept)
         if "w2v_args" in model:
             # Its numbers are of a model before the one at hand, whose provenance tells of it.
             mapping(model["w2v_args"]).pop(DROPPED, None)

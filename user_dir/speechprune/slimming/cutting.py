@@ -1,0 +1,70 @@
+"""Cutting heads and channels out of a layer's tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from speechprune.errors import UserError
+from speechprune.slimming.plan import KeptUnits
+from speechprune.slimming.units import LayerUnits
+
+
+def check_cut(units: Sequence[LayerUnits], kept: Sequence[KeptUnits]) -> None:
+    """Raise UserError unless every layer has what it is to keep."""
+    if len(units) != len(kept):
+        raise UserError(f"a slim plan for {len(kept)} layers, but the model has {len(units)}")
+    for layer, keeps in zip(units, kept):
+        try:
+            keeps.check_fits(layer.heads, layer.channels)
+        except UserError as error:
+            raise UserError(f"layer {layer.layer} of the slim plan: {error}") from error
+
+
+@torch.no_grad()
+def cut_layer(units: LayerUnits, kept: KeptUnits) -> LayerUnits:
+    """Leave only some units in the linear layers of ``units``, in place, and give what is left.
+
+    The other units' weights are lost, whatever they are; where that changes nothing, see
+    `speechprune.slimming.removable`. The linear layers stay the same objects; their parameters are
+    new ones.
+    """
+    rows = head_entries(kept.heads, units.head_size)
+    for linear in (units.query, units.key, units.value):
+        _keep_rows(linear, rows)
+    _keep_columns(units.out, rows)
+    channels = torch.tensor(kept.channels)
+    _keep_rows(units.first, channels)
+    _keep_columns(units.second, channels)
+    return LayerUnits(
+        units.layer,
+        *(units.query, units.key, units.value, units.out, units.first, units.second),
+        len(kept.heads),
+        units.head_size,
+        units.activation,
+    )
+
+
+def head_entries(heads: Sequence[int], head_size: int) -> Tensor:
+    """The rows, or columns, that belong to heads; int64, (H * D,)."""
+    first = torch.tensor(heads)[:, None] * head_size
+    return (first + torch.arange(head_size)).reshape(-1)
+
+
+def _keep_rows(linear: nn.Linear, rows: Tensor) -> None:
+    linear.weight = _selected(linear.weight, 0, rows)
+    if linear.bias is not None:
+        linear.bias = _selected(linear.bias, 0, rows)
+    linear.out_features = len(rows)
+
+
+def _keep_columns(linear: nn.Linear, columns: Tensor) -> None:
+    linear.weight = _selected(linear.weight, 1, columns)
+    linear.in_features = len(columns)
+
+
+def _selected(parameter: Tensor, dimension: int, entries: Tensor) -> nn.Parameter:
+    values = parameter.detach().index_select(dimension, entries.to(parameter.device))
+    return nn.Parameter(values, requires_grad=parameter.requires_grad)
