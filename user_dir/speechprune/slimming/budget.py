@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from speechprune.errors import UserError
-from speechprune.slimming.selection import check_bounds, widened, within_bounds
+from speechprune.masking.selection import select_each
+from speechprune.slimming.selection import check_bounds, kept_bounds, undecided, widened
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Group:
 
 
 def smallest_budget(groups: Sequence[Group]) -> int:
-    """What is left to pay when every group loses as much as its cap allows."""
-    return sum(group.cost * int(_bounds(group)[0].count_nonzero()) for group in groups)
+    """The cost of what stays when every group loses as much as its cap allows."""
+    return sum(group.cost * _kept_bounds(group)[0] for group in groups)
 
 
 def select_within(groups: Sequence[Group], budget: int) -> list[Tensor]:
@@ -66,38 +67,35 @@ def select_within(groups: Sequence[Group], budget: int) -> list[Tensor]:
         UserError: the budget is below `smallest_budget`.
         FloatingPointError: a score is NaN.
     """
-    bounds = [_bounds(group) for group in groups]
-    kept = [safe.clone() for safe, _ in bounds]
-    left = budget - sum(group.cost * int(safe.count_nonzero()) for group, safe in zip(groups, kept))
+    left = budget - smallest_budget(groups)
     if left < 0:
         raise UserError(
             f"a budget of {budget} cannot be met: with the caps, and at least one unit of every "
             f"kind in every layer, the smallest possible one is {budget - left}; raise the budget "
             "or the caps"
         )
+    if not groups:
+        return []
+    counts = [_kept_bounds(group)[0] for group in groups]
     # Removing up from the smallest and then putting back is the same as taking units from the
     # largest down, and passing over those that no longer fit.
-    for index, unit in _by_worth(groups, [possible & ~safe for safe, possible in bounds]):
+    for index in _groups_by_worth(groups):
         if groups[index].cost <= left:
-            kept[index][unit] = True
+            counts[index] += 1
             left -= groups[index].cost
-    return [mask.to(group.scores.device) for mask, group in zip(kept, groups)]
+    selections = select_each([widened(group.scores) for group in groups], counts)
+    return [each.mask.to(group.scores.device) for each, group in zip(selections, groups)]
 
 
-def _bounds(group: Group) -> tuple[Tensor, Tensor]:
-    return within_bounds(widened(group.scores), group.floor, group.cap)
+def _kept_bounds(group: Group) -> tuple[int, int]:
+    return kept_bounds(group.scores.numel(), group.floor, group.cap)
 
 
-def _by_worth(groups: Sequence[Group], masks: Sequence[Tensor]) -> list[tuple[int, int]]:
-    """The group and index of each unit of the masks, the largest score / cost first."""
-    places = [
-        (index, unit)
-        for index, mask in enumerate(masks)
-        for unit in mask.nonzero().flatten().tolist()
-    ]
-    if not places:
-        return []
-    worth = torch.cat(
-        [widened(group.scores)[mask] / group.cost for group, mask in zip(groups, masks)]
+def _groups_by_worth(groups: Sequence[Group]) -> list[int]:
+    """The group of each unit that the bounds leave undecided, the largest score / cost first."""
+    scores = [undecided(widened(group.scores), group.floor, group.cap) for group in groups]
+    worth = torch.cat([each / group.cost for each, group in zip(scores, groups)])
+    owners = torch.arange(len(groups)).repeat_interleave(
+        torch.tensor([each.numel() for each in scores])
     )
-    return [places[i] for i in worth.argsort(descending=True, stable=True).tolist()]
+    return list(owners[worth.argsort(descending=True, stable=True)].tolist())

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from speechprune.errors import UserError
 from speechprune.masking.densities import check_sparsity
-from speechprune.masking.selection import select_each, select_top_k, select_top_k_global
+from speechprune.masking.selection import select_each, select_top_k_global
 from speechprune.registry import unknown_name
 
 #: What is ranked together: the units of a layer, those of all layers, or those of all layers with
@@ -43,8 +43,8 @@ def select_units(
         share: removed, in [0, 1) and from ``floor`` to ``cap``. In the scope ``local`` each layer
             loses `removed_count`, else all layers together lose round(share * units).
         scope: one of `SCOPES`.
-        floor: smallest share that a layer loses, in whole units. It is met in part while the share
-            of a schedule is still below it: pass the smaller of the two.
+        floor: smallest share that a layer loses, in whole units. While the share of a schedule is
+            still below it, pass that share as the floor.
         cap: largest share that a layer may lose, rounded to units; at least one unit stays in any
             case. Where it binds, other layers lose more.
 
@@ -92,21 +92,23 @@ def widened(scores: Tensor) -> Tensor:
     return scores.detach().to("cpu", torch.float64)
 
 
-def within_bounds(scores: Tensor, floor: float, cap: float) -> tuple[Tensor, Tensor]:
-    """What the bounds of one layer decide by themselves.
+def kept_bounds(units: int, floor: float, cap: float) -> tuple[int, int]:
+    """The smallest and the largest number of a layer's units that may stay under its bounds."""
+    # The floor is not rounded up, so that the floors of all layers never ask for more than the same
+    # share of all layers together.
+    return units - removed_count(units, cap), units - int(floor * units)
+
+
+def undecided(scores: Tensor, floor: float, cap: float) -> Tensor:
+    """The scores, largest first, of the units of a layer that may stay and may go.
+
+    All scores above theirs stay because of the cap, and all below go because of the floor.
 
     Args:
         scores: (N,), on the processor.
-
-    Returns:
-        two bool masks, (N,): the units that stay because the layer may lose no more than the cap,
-        and the units that may stay because they are not among those of the floor.
     """
-    units = scores.numel()
-    safe = select_top_k(scores, units - removed_count(units, cap)).mask
-    # Not rounded up, so that floors of all layers never ask for more than the same share of all.
-    possible = select_top_k(scores, units - int(floor * units)).mask
-    return safe, possible
+    fewest, most = kept_bounds(scores.numel(), floor, cap)
+    return scores.sort(descending=True).values[fewest:most]
 
 
 def _select_together(
@@ -119,21 +121,17 @@ def _select_together(
     """
     units = sum(each.numel() for each in scores)
     goes = round(share * units)
-    bounds = [within_bounds(each, floor, cap) for each in scores]
-    most = units - sum(int(safe.count_nonzero()) for safe, _ in bounds)
-    if goes > most:
+    fewest = [kept_bounds(each.numel(), floor, cap)[0] for each in scores]
+    if goes > units - sum(fewest):
         raise UserError(
-            f"a share of {share} removes {goes} of {units} units, but no more than {most} can go "
-            f"with a cap of {cap} and at least one unit left in each of {len(scores)} layers; "
-            "choose a smaller share or raise the cap"
+            f"a share of {share} removes {goes} of {units} units, but no more than "
+            f"{units - sum(fewest)} can go with a cap of {cap} and at least one unit left in each "
+            f"of {len(scores)} layers; choose a smaller share or raise the cap"
         )
-    open_ = [possible & ~safe for safe, possible in bounds]
-    contested = [each[mask] for each, mask in zip(scores, open_)]
-    winners = select_top_k_global(contested, most - goes).masks
-    kept = [safe.clone() for safe, _ in bounds]
-    for mask, place, winner in zip(kept, open_, winners):
-        mask[place] = winner
-    return kept
+    contested = [undecided(each, floor, cap) for each in scores]
+    winners = select_top_k_global(contested, units - sum(fewest) - goes).masks
+    counts = [few + int(mask.count_nonzero()) for few, mask in zip(fewest, winners)]
+    return [selection.mask for selection in select_each(scores, counts)]
 
 
 def _relative_to_mean(scores: Tensor) -> Tensor:
