@@ -155,3 +155,20 @@ def test_nothing_is_recorded_for_the_backward_pass() -> None:
     weight = torch.randn(WIDTH, CHANNELS, requires_grad=True)
     found = channel_scores(CRITERIA.build("snip"), weight, torch.randn(WIDTH, CHANNELS))
     assert not found.requires_grad and weight.grad is None
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_are_gathered_without_waiting_for_the_gpu(name: str) -> None:
+    criterion = CRITERIA.build(name)
+    weights, gradients = attention(seed=1), attention(seed=2)
+    expected = head_scores(criterion, weights, gradients, HEADS)
+    weights, gradients = ([each.cuda() for each in tensors] for tensors in (weights, gradients))
+    before = torch.zeros(HEADS, device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        now = head_scores(criterion, weights, gradients, HEADS)
+        after = accumulate(criterion, before, now)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(after.cpu(), expected)

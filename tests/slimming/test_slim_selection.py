@@ -238,6 +238,15 @@ def test_any_precision_and_memory_layout(scope: str, dtype: torch.dtype) -> None
         assert mask.dtype == torch.bool and mask.equal(other) and mask.equal(third)
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("scope", SCOPES)
+def test_masks_are_those_of_the_processor_and_lie_where_the_scores_do(scope: str) -> None:
+    scores = list(torch.rand(3, 4000, generator=torch.Generator().manual_seed(2)).mul(50).floor())
+    found = select_units([each.cuda() for each in scores], 0.3, scope)
+    for mask, expected in zip(found, select_units(scores, 0.3, scope)):
+        assert mask.is_cuda and mask.cpu().equal(expected)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5])
 @pytest.mark.parametrize("scope", SCOPES)
 def test_not_a_number_is_refused(scope: str, share: float) -> None:
