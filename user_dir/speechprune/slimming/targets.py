@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Union
 
 from torch import Tensor
 
@@ -138,6 +137,3 @@ class Budget(Target):
                 f"{self.cap:g} of either, {possible:.4f} are kept at least; keep more, or raise "
                 "model.slim_cap"
             )
-
-
-AnyTarget = Union[Shares, Budget]
