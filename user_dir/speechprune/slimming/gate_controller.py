@@ -96,9 +96,9 @@ class GateController(nn.Module):
     ) -> None:
         super().__init__()
         places = _places(layers, kinds, costs, total)
-        _check_reachable(target, places)
         device = places[0].linear.weight.device
         self.lagrangian: Lagrangian | None = Lagrangian(target, warmup, rate=rate).to(device)
+        _check_reachable(target, places)
         self._layers = tuple(layers)
         self._gated: list[_Gated] = []
         generator = torch.Generator().manual_seed(seed)
