@@ -248,7 +248,7 @@ class Wav2Vec2(Backbone):
 
     def slim_plan(self, model: Any) -> SlimPlan | None:
         plan: SlimPlan | None = getattr(model, SLIM_PLAN, None)
-        return plan
+        return None if plan is None or plan.removes_nothing else plan
 
 
 def _units(layer: Any, number: int) -> LayerUnits:

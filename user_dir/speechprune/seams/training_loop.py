@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from speechprune.replacing import Function, replace
+from speechprune.slimming.controller import SLIM_CONTROLLER
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +37,8 @@ def end_in_time(train_module: ModuleType) -> None:
 
 
 def observing(clip: Function) -> Function:
-    """`Trainer.clip_grad_norm`, after which masks see the gradients of an update, once all
-    processes have shared them.
+    """`Trainer.clip_grad_norm`, after which masks and slimming see the gradients of an update, once
+    all processes have shared them.
 
     No method of a model is called between the last backward pass and the step, and a task may take
     steps of its own.
@@ -45,9 +46,15 @@ def observing(clip: Function) -> Function:
 
     def clip_and_observe(self: Any, clip_norm: float) -> Any:
         norm = clip(self, clip_norm)
-        controller = getattr(getattr(self.model, "module", self.model), "mask_controller", None)
-        if controller is not None:
-            controller.observe()
+        model = getattr(self.model, "module", self.model)
+        masks, slimming = (
+            getattr(model, name, None) for name in ("mask_controller", SLIM_CONTROLLER)
+        )
+        if masks is not None:
+            masks.observe()
+        if slimming is not None:
+            # Optimizers for half precision scale and clip gradients only when they use them.
+            slimming.observe(getattr(self.optimizer, "_multiply_factor", 1.0))
         return norm
 
     return clip_and_observe

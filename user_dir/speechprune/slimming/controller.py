@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from speechprune.errors import UserError
 from speechprune.slimming.criteria import Criterion
 from speechprune.slimming.cutting import head_entries
-from speechprune.slimming.plan import KeptUnits
 from speechprune.slimming.scores import accumulate, channel_scores, head_scores
 from speechprune.slimming.targets import PerUnit, Target
 from speechprune.slimming.units import LayerUnits
@@ -63,7 +62,7 @@ class SlimController(nn.Module):
             raise UserError("nothing is left that could be removed: every layer is to stay whole")
         self._keys = [(kind, layer) for kind in target.kinds for layer in self._units]
         for kind, layer in self._keys:
-            size = units_of(self._units[layer], kind)
+            size = self._units[layer].count(kind)
             device = self._units[layer].second.weight.device
             self.register_buffer(f"{kind}_scores_{layer}", torch.zeros(size, device=device))
             kept = torch.ones(size, dtype=torch.bool, device=device)
@@ -205,21 +204,6 @@ class SlimController(nn.Module):
 
     # --- what others ask ---------------------------------------------------------------------
 
-    def kept(self) -> dict[int, KeptUnits]:
-        """What each layer keeps, by its number; layers that stay whole are left out."""
-        found = {}
-        for layer, units in self._units.items():
-            own = [
-                (
-                    tuple(self._buffer("kept", kind, layer).nonzero().flatten().tolist())
-                    if kind in self.target.kinds
-                    else tuple(range(units_of(units, kind)))
-                )
-                for kind in ("heads", "channels")
-            ]
-            found[layer] = KeptUnits(*own)
-        return found
-
     def stats(self) -> dict[str, float]:
         """The share of each kind's units that is removed, of all layers that may lose some."""
         found = {}
@@ -249,11 +233,6 @@ class SlimController(nn.Module):
         self._removed = {}
         self._update = None
         self._stepping = False
-
-
-def units_of(units: LayerUnits, kind: str) -> int:
-    """How many units of a kind a layer has."""
-    return units.heads if kind == "heads" else units.channels
 
 
 def _zero(parameter: Tensor, dimension: int, entries: Tensor) -> None:

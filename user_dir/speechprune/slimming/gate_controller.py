@@ -131,6 +131,9 @@ class GateController(nn.Module):
         if self.lagrangian is not None:
             self.lagrangian.update = update
 
+    def observe(self, scale: float | Tensor = 1.0) -> None:
+        """Do nothing: gates learn by their own gradients."""
+
     def settle(self) -> None:
         """Do nothing: evaluation values follow the parameters of the gates at all times."""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from speechprune.errors import UserError
@@ -89,7 +90,7 @@ class Budget(Target):
     """So much goes that what is left costs at most a share of the whole model.
 
     Attributes:
-        of: what cost is: ``parameters`` or ``multiply-adds``.
+        of: what costs are: ``parameters`` or ``multiply-adds``.
         total: cost of the whole model.
         costs: of one unit, by kind and layer, for all units that may go.
         schedule: of the share of ``total`` that is removed.
@@ -120,12 +121,14 @@ class Budget(Target):
         self._refuse_impossible(groups, allowed, removable)
         return dict(zip(scores, select_within(groups, allowed)))
 
-    def check(self, units: dict[tuple[str, int], int]) -> None:
-        """Raise UserError if no choice among so many units meets the budget."""
-        import torch
+    def check(self, counts: Mapping[tuple[str, int], int]) -> None:
+        """Raise UserError if the budget cannot be met.
 
-        zeros = {key: torch.zeros(count) for key, count in units.items()}
-        self.select(zeros, len(self.schedule.events) - 1)
+        Args:
+            counts: of all units that there are, by kind and layer.
+        """
+        alike = {key: torch.zeros(counts[key]) for key in self.costs}
+        self.select(alike, len(self.schedule.events) - 1)
 
     def _refuse_impossible(self, groups: Sequence[Group], allowed: int, removable: int) -> None:
         least = smallest_budget(groups)
