@@ -65,8 +65,8 @@ class SlimController(nn.Module):
             size = self._units[layer].count(kind)
             device = self._units[layer].second.weight.device
             self.register_buffer(f"{kind}_scores_{layer}", torch.zeros(size, device=device))
-            kept = torch.ones(size, dtype=torch.bool, device=device)
-            self.register_buffer(f"{kind}_kept_{layer}", kept)
+            # 1 is kept and 0 removed; checkpoints hold floating-point tensors.
+            self.register_buffer(f"{kind}_kept_{layer}", torch.ones(size, device=device))
         #: How often scores have been taken.
         self.register_buffer("observed", torch.zeros((), dtype=torch.long))
         self._update: int | None = None
@@ -196,7 +196,7 @@ class SlimController(nn.Module):
         since finding them waits for the device."""
         key = (kind, layer)
         if key not in self._removed:
-            removed = (~self._buffer("kept", kind, layer)).nonzero().flatten()
+            removed = (self._buffer("kept", kind, layer) == 0).nonzero().flatten()
             if kind == "heads":
                 removed = head_entries(removed.tolist(), self._units[layer].head_size)
             self._removed[key] = removed.to(self._units[layer].second.weight.device)
@@ -209,7 +209,7 @@ class SlimController(nn.Module):
         found = {}
         for kind in self.target.kinds:
             kept = torch.cat([self._buffer("kept", kind, layer) for layer in self._units])
-            found[f"{kind}_removed"] = 1.0 - float(kept.float().mean())
+            found[f"{kind}_removed"] = 1.0 - float(kept.mean())
         return found
 
     def penalty(self) -> Tensor | None:

@@ -93,25 +93,29 @@ class Budget(Target):
         of: what costs are: ``parameters`` or ``multiply-adds``.
         total: cost of the whole model.
         costs: of one unit, by kind and layer, for all units that may go.
-        schedule: of the share of ``total`` that is removed.
+        removed: share of ``total``, event by event.
         floor, cap: the smallest and the largest share of its units of a kind that a layer loses.
     """
 
     of: str
     total: int
     costs: dict[tuple[str, int], int]
-    schedule: SlimSchedule
+    removed: SlimSchedule
     floor: float = 0.0
     cap: float = 0.98
+
+    @property
+    def schedule(self) -> SlimSchedule:
+        return self.removed
 
     @property
     def kinds(self) -> tuple[str, ...]:
         return tuple(kind for kind in KINDS if any(key[0] == kind for key in self.costs))
 
     def select(self, scores: PerUnit, event: int) -> PerUnit:
-        share = self.schedule.share(event)
+        share = self.removed.share(event)
         # The floor holds in the end; before, it grows with the schedule.
-        floor = self.floor * share / self.schedule.target if self.schedule.target else 0.0
+        floor = self.floor * share / self.removed.target if share else 0.0
         groups = [
             Group(kind, layer, each, self.costs[kind, layer], floor, self.cap)
             for (kind, layer), each in scores.items()
@@ -128,14 +132,14 @@ class Budget(Target):
             counts: of all units that there are, by kind and layer.
         """
         alike = {key: torch.zeros(counts[key]) for key in self.costs}
-        self.select(alike, len(self.schedule.events) - 1)
+        self.select(alike, len(self.removed.events) - 1)
 
     def _refuse_impossible(self, groups: Sequence[Group], allowed: int, removable: int) -> None:
         least = smallest_budget(groups)
         if allowed < least:
             possible = (self.total - removable + least) / self.total
             raise UserError(
-                f"to keep {1.0 - self.schedule.target:.4g} of the {self.of} is impossible: with "
+                f"to keep {1.0 - self.removed.target:.4g} of the {self.of} is impossible: with "
                 "at least one head and one channel in each layer, and no layer losing more than "
                 f"{self.cap:g} of either, {possible:.4f} are kept at least; keep more, or raise "
                 "model.slim_cap"
