@@ -48,7 +48,7 @@ LEVELS = (
     ("plugin",),
     ("training",),
     ("reports",),
-    ("recipes", "dropping"),
+    ("recipes", "dropping", "autoslim"),
     ("tools", "config"),
 )
 LEVEL = {part: number for number, parts in enumerate(LEVELS) for part in parts}
