@@ -9,7 +9,6 @@ turns, so that what else the machine does falls on all alike. A minute and a hal
 
 from __future__ import annotations
 
-import ctypes
 import json
 import multiprocessing
 import time
@@ -17,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +29,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks import memory
 from benchmarks.harness import PRECISIONS, Report, Rows, device_option, machine, refuse_precisions
 from benchmarks.recognisers import LETTERS, RECOGNISERS, SMALL_ENCODER
 from speechprune.workers import follow_parent
@@ -208,35 +207,12 @@ def _serve(connection: Connection, threads: int, variant: str) -> None:
     while (message := connection.recv()) is not None:
         if isinstance(message, Task):
             trainer = None
-            _forget_memory(message.device)
+            memory.forget_peak(message.device)
             trainer = Trainer(variant, message)
             connection.send(None)
         else:
-            connection.send((trainer.step(), _peak_memory(trainer.device.type)))
-            _give_memory_back()
-
-
-def _forget_memory(device: str) -> None:
-    """Free what the last task left, and begin to measure anew."""
-    _give_memory_back()
-    if device == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_memory(device: str) -> int:
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-
-
-def _give_memory_back() -> None:
-    """Let the others have, while they take their turns, what this process has freed."""
-    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
+            connection.send((trainer.step(), memory.peak(trainer.device.type)))
+            memory.give_back()
 
 
 class Worker:
