@@ -37,7 +37,7 @@ LEVELS = (
         "ending",
         "starting",
     ),
-    ("masking", "layers"),
+    ("masking", "layers", "slimming", "distillation"),
     ("backbones",),
     ("manifests",),
     ("checkpoint",),
