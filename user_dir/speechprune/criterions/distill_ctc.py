@@ -3,7 +3,7 @@
 Source: DPHuBERT (Peng et al., Interspeech 2023), of which this is the distillation.
 """
 
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Dict, List, Tuple
 
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.logging import metrics
@@ -35,9 +35,9 @@ class WithTeacher(nn.Module):
 class DistillCtcCriterion(WithTeacher, CtcCriterion):
     """(1 - distill_weight) * CTC loss + distill_weight * distillation + penalty_weight * penalty.
 
-    The distillation is a mean over the frames of a batch, added once per unit of the CTC loss's
-    normalisation: it does not depend on the batch size or `update_freq`. ``loss`` is logged of CTC
-    alone, as by the other criterions.
+    CTC loss and distillation are sums over the batch, of utterances and of the frames in them, both
+    divided by the same number: how batches are cut does not weigh one against the other. ``loss``
+    is logged of CTC alone, as by the other criterions.
     """
 
     def __init__(self, cfg: CriterionConfig, task: Any) -> None:
@@ -54,8 +54,8 @@ class DistillCtcCriterion(WithTeacher, CtcCriterion):
         found = self.distillation.distance(heard, sample["net_input"], model.training)
         loss = (1 - self.distill_weight) * loss
         if found is not None:
-            loss = loss + self.distill_weight * sample_size * self.distillation.loss(found)
-        log.update(self.distillation.log(found, sample_size))
+            loss = loss + self.distill_weight * heard.frames * self.distillation.loss(found)
+        log.update(self.distillation.log(found, heard.frames))
         return penalised(loss, sample_size, log, model, self.penalty_weight), sample_size, log
 
     @staticmethod
@@ -84,10 +84,9 @@ class DistillCriterion(WithTeacher, FairseqCriterion):
         with self.distillation.listening(model) as heard:
             model(**{"padding_mask": None, **batch})
         found = self.distillation.distance(heard, batch, model.training)
-        (output,) = heard.outputs
-        frames = _frames(output)
+        frames = heard.frames
         # Without a layer there is nothing to learn, but something to go backwards through.
-        loss = 0.0 * output["encoder_out"].float().sum()
+        loss = 0.0 * heard.output["encoder_out"].float().sum()
         if found is not None:
             loss = frames * self.distillation.loss(found)
         log = {
@@ -111,10 +110,3 @@ class DistillCriterion(WithTeacher, FairseqCriterion):
     def logging_outputs_can_be_summed() -> bool:
         """All that is logged is a number."""
         return True
-
-
-def _frames(output: Mapping[str, Any]) -> int:
-    """How many frames of a batch are not padding, at least 1: fairseq divides by it."""
-    states, padding = output["encoder_out"], output["padding_mask"]
-    heard = states.shape[0] * states.shape[1] if padding is None else int((~padding).sum())
-    return max(1, heard)

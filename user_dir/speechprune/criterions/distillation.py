@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,11 +34,24 @@ class Heard:
 
     Attributes:
         states: its hidden states by number, (T, B, C) each.
-        outputs: what the model returned, one entry.
+        outputs: what the model returned, its only entry.
     """
 
-    states: Mapping[int, Tensor] = field(default_factory=dict)
-    outputs: Sequence[Mapping[str, Any]] = ()
+    states: Mapping[int, Tensor]
+    outputs: Sequence[Mapping[str, Any]]
+
+    @property
+    def output(self) -> Mapping[str, Any]:
+        """What the model returned."""
+        (output,) = self.outputs
+        return output
+
+    @property
+    def frames(self) -> int:
+        """How many frames are not padding, at least 1: losses are divided by it."""
+        output, padding = self.output["encoder_out"], self.output["padding_mask"]
+        heard = len(output) * output.shape[1] if padding is None else int((~padding).sum())
+        return max(1, heard)
 
 
 class Distillation(nn.Module):
@@ -54,7 +67,9 @@ class Distillation(nn.Module):
         super().__init__()
         _check_settings(cfg)
         assert cfg.teacher is not None
-        self.teacher = Teacher(cfg.teacher, bool(task.cfg.normalize), list(cfg.states))
+        self.teacher = Teacher(
+            cfg.teacher, bool(getattr(task.cfg, "normalize", False)), list(cfg.states)
+        )
         self.projections = Projections(self.teacher.channels)
         self.weights = (cfg.l1_weight, cfg.cosine_weight)
         self.student_states = tuple(cfg.student_states)
@@ -68,7 +83,13 @@ class Distillation(nn.Module):
         """
         if self._prepared:
             return
-        encoder = encoder_of_model(model)
+        try:
+            encoder = encoder_of_model(model)
+        except AttributeError as error:
+            raise UserError(
+                f"a teacher is for CTC models, not for {type(model).__name__}; choose another "
+                "model._name"
+            ) from error
         family = find_backbone(encoder)
         self.teacher.check_fits(family, encoder)
         layers = len(family.layers(encoder))
@@ -84,10 +105,8 @@ class Distillation(nn.Module):
         self.prepare(model)
         encoder = encoder_of_model(model)
         layers = find_backbone(encoder).layers(encoder)
-        heard = Heard()
         with collected(layers, self.student_states) as states, outputs_of(model) as outputs:
-            heard.states, heard.outputs = states, outputs
-            yield heard
+            yield Heard(states, outputs)
 
     def distance(self, heard: Heard, batch: Mapping[str, Any], together: bool) -> Distance | None:
         """How far the student is from its teacher, which hears the batch once.
@@ -102,10 +121,9 @@ class Distillation(nn.Module):
         theirs = self.teacher.hear(batch["source"], batch.get("padding_mask"), together=together)
         if not heard.states:
             return None
-        (output,) = heard.outputs
-        padding = output["padding_mask"]
+        padding = heard.output["padding_mask"]
         # Frames that fill the sequence up, and those that only one of the two crops, are left out.
-        frames = min(len(output["encoder_out"]), *(len(state) for state in theirs))
+        frames = min(len(heard.output["encoder_out"]), *(len(state) for state in theirs))
         own = [
             self.projections(number, heard.states[state][:frames])
             for number, state in zip(self.teacher.states, self.student_states)
@@ -117,20 +135,21 @@ class Distillation(nn.Module):
         """The distance as a loss, by the weights of its parts."""
         return found.loss(*self.weights)
 
-    def log(self, found: Distance | None, sample_size: int) -> dict[str, float]:
-        """What to log of a batch, weighted by its sample size."""
+    def log(self, found: Distance | None, frames: int) -> dict[str, float]:
+        """What to log of a batch: sums over its frames."""
         if found is None:
-            return {**dict.fromkeys(_LOGGED, 0.0), "distill_size": 0}
-        sums = torch.stack([self.loss(found), found.l1, found.cosine]).detach() * sample_size
-        return {**dict(zip(_LOGGED, sums.tolist())), "distill_size": sample_size}
+            return {**dict.fromkeys(_LOGGED, 0.0), "distill_frames": 0}
+        sums = torch.stack([self.loss(found), found.l1, found.cosine]).detach() * frames
+        return {**dict(zip(_LOGGED, sums.tolist())), "distill_frames": frames}
 
 
 def reduce_distillation(logs: Sequence[Mapping[str, Any]]) -> None:
-    """Log the means of what `Distillation.log` gave for each batch."""
-    size = sum(log.get("distill_size", 0) for log in logs)
+    """Log the means over the frames of all batches of what `Distillation.log` gave for each."""
+    frames = sum(log.get("distill_frames", 0) for log in logs)
     for key in _LOGGED:
-        if size:
-            metrics.log_scalar(key, sum(log.get(key, 0) for log in logs) / size, size, round=5)
+        if frames:
+            total = sum(log.get(key, 0) for log in logs)
+            metrics.log_scalar(key, total / frames, frames, round=5)
 
 
 def _check_settings(cfg: CriterionConfig) -> None:
@@ -140,12 +159,11 @@ def _check_settings(cfg: CriterionConfig) -> None:
             "criterion.teacher names no checkpoint to learn from; give it one, such as "
             "criterion.teacher=$PWD/finetuned.pt"
         )
-    if not 0 <= cfg.distill_weight <= 1:
-        raise UserError(f"criterion.distill_weight={cfg.distill_weight} is no share; use 0 to 1")
-    for key in ("l1_weight", "cosine_weight"):
+    for key, most in (("distill_weight", 1), ("l1_weight", math.inf), ("cosine_weight", math.inf)):
         value = getattr(cfg, key)
-        if not 0 <= value < math.inf:
-            raise UserError(f"criterion.{key}={value} is out of range; use at least 0")
+        if not (0 <= value <= most and math.isfinite(value)):
+            allowed = "at least 0" if most == math.inf else f"0 to {most}"
+            raise UserError(f"criterion.{key}={value} is out of range; use {allowed}")
     if cfg.student_states and len(cfg.student_states) != len(cfg.states):
         raise UserError(
             f"criterion.student_states={list(cfg.student_states)} must be as many as "

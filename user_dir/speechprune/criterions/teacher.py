@@ -93,6 +93,7 @@ class Teacher:
         """Nobody learns from layers after the last of the states."""
         needed = max(1, *self.states)
         self.family.drop_layers(self.encoder, range(needed, self.stack.layers))
+        self.encoder.eval()
 
 
 def channels_of(family: Backbone, encoder: nn.Module) -> int:
