@@ -37,7 +37,7 @@ LEVELS = (
         "ending",
         "starting",
     ),
-    ("masking", "layers", "slimming"),
+    ("masking", "layers", "slimming", "distillation"),
     ("backbones",),
     ("manifests",),
     ("checkpoint",),

@@ -175,9 +175,7 @@ class Pipeline:
         return Report(
             amounts=self.amounts.in_words(),
             cut=cut,
-            stages={
-                stage: self._stage(path) for stage, path in {**whole, **results}.items()
-            },
+            stages={stage: self._stage(path) for stage, path in {**whole, **results}.items()},
             results={stage: path.relative_to(self.out) for stage, path in results.items()},
             averaged=read(self._slimming.averaged, mmap=True)[PROVENANCE]["averaged"],
             metric="cer" if self._labels == "ltr" else "wer",
