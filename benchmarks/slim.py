@@ -21,7 +21,7 @@ import torch
 from benchmarks.harness import PRECISIONS, Report, device_option, machine, refuse_precisions
 from benchmarks.recognisers import SMALL_ENCODER
 from benchmarks.slim_files import Batch, load_each
-from benchmarks.slim_models import DENSE, KEPT, build, write
+from benchmarks.slim_models import DENSE, KEPT, cut, dense, write
 from benchmarks.slim_speed import measure
 from benchmarks.train_step import DTYPES, SAMPLE_RATE
 from speechprune.backbones.cost import encoder_cost
@@ -73,7 +73,8 @@ def main(
     threads = threads or ((1,) if on_gpu else (1, 2))
     report = Report()
     report.tell(machine(device))
-    models = {name: build(kept, _QUICK if quick else {}) for name, kept in KEPT.items()}
+    whole = dense(_QUICK if quick else {})
+    models = {name: cut(whole, kept) for name, kept in KEPT.items()}
     saved = _saved_multiply_adds(models, seconds)
     for number in threads:
         torch.set_num_threads(number)
@@ -132,7 +133,7 @@ def _tell_files(report: Report, models: Mapping[str, Any], batch: Batch, threads
         for name, model in models.items():
             write(model.to("cpu", torch.float32), paths[name])
         warm_up = Path(folder) / "small.pt"
-        write(build(KEPT[DENSE], SMALL_ENCODER), warm_up)
+        write(dense(SMALL_ENCODER), warm_up)
         for name, loaded in load_each(paths, warm_up, batch, threads):
             rows.add(
                 name,

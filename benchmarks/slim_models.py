@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -54,8 +55,9 @@ KEPT = {
 }
 
 
-def build(kept: Kept, settings: Mapping[str, Any]) -> Any:
-    """An encoder in evaluation mode, without gradient; fairseq's own if nothing is cut out of it.
+@torch.no_grad()  # else what weight norm makes of weights could not be copied
+def dense(settings: Mapping[str, Any]) -> Any:
+    """fairseq's own encoder, in evaluation mode, without gradient.
 
     Args:
         settings: what differs from the encoder of wav2vec 2.0 base.
@@ -63,12 +65,18 @@ def build(kept: Kept, settings: Mapping[str, Any]) -> Any:
     torch.manual_seed(0)
     model: Any = Wav2Vec2Model(Wav2Vec2Config(**settings))
     model.remove_pretraining_modules()
+    return model.eval().requires_grad_(False)
+
+
+def cut(model: Any, kept: Kept) -> Any:
+    """A copy of a dense encoder, which is fairseq's own still if no unit is cut out of it."""
+    model = deepcopy(model)
     count = len(FAMILY.layers(model))
     FAMILY.drop_layers(model, range(int(kept.layers * count), count))
     units = FAMILY.units(model)
     if kept.heads != WHOLE or kept.channels != WHOLE:
         FAMILY.slim(model, [kept.units(layer.heads, layer.channels) for layer in units])
-    return model.eval().requires_grad_(False)
+    return model
 
 
 def write(model: Any, path: Path) -> None:

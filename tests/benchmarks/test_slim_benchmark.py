@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.recognisers import SMALL_ENCODER
 from benchmarks.slim import main
-from benchmarks.slim_models import DENSE, FAMILY, KEPT, Kept, build, write
+from benchmarks.slim_models import DENSE, FAMILY, KEPT, Kept, cut, dense, write
 from benchmarks.slim_speed import Parts, measure
 from speechprune.models.loading import load_encoder
 
@@ -43,7 +43,7 @@ def test_a_prediction_takes_away_the_time_of_what_is_gone(kept: Kept, left: floa
 @pytest.mark.parametrize("name", KEPT)
 def test_a_file_gives_the_model_that_was_built(tmp_path: Path, name: str) -> None:
     kept, path = KEPT[name], tmp_path / "model.pt"
-    model = build(kept, SMALL_ENCODER)
+    model = cut(dense(SMALL_ENCODER), kept)
     write(model, path)
     loaded = load_encoder(path)
     units = FAMILY.units(loaded)
@@ -54,7 +54,8 @@ def test_a_file_gives_the_model_that_was_built(tmp_path: Path, name: str) -> Non
 
 
 def test_parts_are_of_the_whole_and_leave_no_hooks() -> None:
-    models = {name: build(KEPT[name], SMALL_ENCODER) for name in (DENSE, "FFN half")}
+    whole = dense(SMALL_ENCODER)
+    models = {name: cut(whole, KEPT[name]) for name in (DENSE, "FFN half")}
     parts, speeds = measure(models, KEPT, audio(), repeats=2)
     assert 0 < parts.attention and 0 < parts.ffn
     assert parts.attention + parts.ffn < parts.layers < 1
