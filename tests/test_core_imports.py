@@ -22,7 +22,15 @@ ADAPTERS_ONLY = (
     "torchaudio",
 )
 #: Folders and files of the core; those of later rings are tested once they exist.
-CORE = ("errors.py", "registry.py", "scoring.py", "backbones/base.py", "masking", "layers")
+CORE = (
+    "errors.py",
+    "registry.py",
+    "scoring.py",
+    "backbones/base.py",
+    "masking",
+    "layers",
+    "slimming",
+)
 
 PROGRAM = """
 import importlib, sys
