@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from speechprune.errors import UserError
-from speechprune.slimming.repair import InputMoments, Refit, refit
+from speechprune.slimming.repair import RIDGE, InputMoments, Refit, refit
 
 FRAMES, INPUTS, OUTPUTS = 400, 24, 10
+#: So small that it is least squares alone.
+NO_RIDGE = 1e-9
 KEPT = (0, 1, 4, 5, 6, 9, 12, 13, 17, 20, 23)
 REMOVED = tuple(sorted(set(range(INPUTS)) - set(KEPT)))
 
@@ -45,15 +47,15 @@ def relative_error(frames: Tensor, new: Refit, weight: Tensor, bias: Tensor) -> 
 
 def test_it_is_numpys_least_squares() -> None:
     frames, (weight, bias) = related_frames(), layer()
-    new = refit(weight, bias, moments_of(frames), KEPT)
+    new = refit(weight, bias, moments_of(frames), KEPT, ridge=NO_RIDGE)
     design = np.column_stack([frames.numpy()[:, KEPT], np.ones(FRAMES)])
     wanted = frames.numpy() @ weight.numpy().T + bias.numpy()
     solution, residues, rank, _ = np.linalg.lstsq(design, wanted, rcond=None)
     assert rank == len(KEPT) + 1
-    np.testing.assert_allclose(new.weight.numpy(), solution[:-1].T, atol=1e-4)
-    np.testing.assert_allclose(new.bias.numpy(), solution[-1], atol=1e-3)
+    np.testing.assert_allclose(new.weight.numpy(), solution[:-1].T, atol=1e-6)
+    np.testing.assert_allclose(new.bias.numpy(), solution[-1], atol=1e-5)
     best = np.sqrt(residues.sum()) / np.linalg.norm(wanted)
-    assert new.error_after == pytest.approx(best, rel=1e-6)
+    assert new.error_after == pytest.approx(best, rel=1e-8)
 
 
 def test_errors_are_those_of_the_layers_when_run() -> None:
@@ -81,10 +83,37 @@ def test_removed_inputs_that_others_make_up_cost_nothing() -> None:
     generator = torch.Generator().manual_seed(1)
     recipe = torch.randn(len(KEPT), len(REMOVED), generator=generator, dtype=torch.float64)
     frames[:, list(REMOVED)] = frames[:, list(KEPT)] @ recipe + 3.0
-    new = refit(weight, bias, moments_of(frames), KEPT)
+    new = refit(weight, bias, moments_of(frames), KEPT, ridge=NO_RIDGE)
     assert new.error_before > 0.5
-    assert new.error_after < 1e-5
-    assert relative_error(frames, new, weight, bias) < 1e-5
+    assert new.error_after < 1e-7
+    assert relative_error(frames, new, weight, bias) < 1e-7
+
+
+def ridge_regression(frames: Tensor, weight: Tensor, ridge: float) -> np.ndarray:
+    """The change of the weights that are kept, by rows added to the data, (C, K)."""
+    x = (frames - frames.mean(0)).numpy()
+    kept, wanted = x[:, KEPT], x[:, REMOVED] @ weight.numpy()[:, REMOVED].T
+    scale = np.sqrt(ridge * len(KEPT) * (kept**2).mean())
+    rows = np.concatenate([kept, scale * np.eye(len(KEPT))])
+    targets = np.concatenate([wanted, np.zeros((len(KEPT), OUTPUTS))])
+    return np.linalg.lstsq(rows, targets, rcond=None)[0].T
+
+
+@pytest.mark.parametrize("ridge", [0.01, RIDGE, 5.0])
+def test_the_ridge_is_that_of_ridge_regression(ridge: float) -> None:
+    frames, (weight, bias) = related_frames(), layer()
+    new = refit(weight, bias, moments_of(frames), KEPT, ridge=ridge)
+    change = (new.weight - weight[:, list(KEPT)]).numpy()
+    np.testing.assert_allclose(change, ridge_regression(frames, weight, ridge), atol=1e-9)
+
+
+def test_the_ridge_helps_on_other_frames_where_there_are_few() -> None:
+    weight, bias = layer()
+    few, others = related_frames(8 + 400).split([8, 400])
+    plain = refit(weight, bias, moments_of(few), KEPT, ridge=NO_RIDGE)
+    damped = refit(weight, bias, moments_of(few), KEPT)
+    errors = [relative_error(others, each, weight, bias) for each in (plain, damped)]
+    assert errors[1] < errors[0]
 
 
 def test_constant_inputs_go_into_the_bias() -> None:

@@ -9,9 +9,10 @@ of the inputs and the change D = V - W_K of the weights that are kept, the other
 
     (S_KK + ridge I) D^T = S_KR W_R^T,   c = b + W_R m_R - D m_K.
 
-The ridge, `RIDGE` times the mean of the diagonal of S_KK, draws D towards 0, that is towards
-removal without repair. It makes the solution unique where inputs depend on each other, or where
-there are fewer frames than inputs; even with it the error is never above that without repair.
+The ridge draws D towards 0, that is towards removal without repair. It makes the solution unique
+where inputs depend on each other, and keeps it from fitting what a few frames have in common by
+chance: it is `RIDGE` * |K| / frames times the mean of the diagonal of S_KK, so that more frames are
+believed more. Even with it the error is never above that without repair.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from torch import Tensor
 
 from speechprune.errors import UserError
 
-#: Relative to the mean variance of the inputs that are kept.
-RIDGE = 1e-6
+#: Relative to the mean variance of the inputs that are kept, with as many frames as such inputs.
+RIDGE = 0.2
 #: Relative to the mean square of these inputs: how far rounding may put off their variances.
 _ROUNDING = 1e-12
 
@@ -90,7 +91,14 @@ class Refit:
 
 
 @torch.no_grad()
-def refit(weight: Tensor, bias: Tensor, moments: InputMoments, kept: Sequence[int]) -> Refit:
+def refit(
+    weight: Tensor,
+    bias: Tensor,
+    moments: InputMoments,
+    kept: Sequence[int],
+    *,
+    ridge: float = RIDGE,
+) -> Refit:
     """The weights of the inputs that are kept, and the bias, that replace the whole layer best.
 
     Args:
@@ -98,6 +106,7 @@ def refit(weight: Tensor, bias: Tensor, moments: InputMoments, kept: Sequence[in
         bias: (C,).
         moments: of its inputs.
         kept: inputs that stay, ascending.
+        ridge: in the place of `RIDGE`; small, for plain least squares.
 
     Raises:
         UserError: there were no frames, or inputs that are not finite numbers.
@@ -110,6 +119,7 @@ def refit(weight: Tensor, bias: Tensor, moments: InputMoments, kept: Sequence[in
         covariance[keeps][:, keeps],
         covariance[keeps][:, is_removed] @ whole[:, is_removed].T,
         mean[keeps],
+        ridge * len(kept) / moments.frames,
     ).T
     shift = whole[:, is_removed] @ mean[is_removed] - change @ mean[keeps]
     # Errors are those of the weights as they are stored.
@@ -128,13 +138,17 @@ def refit(weight: Tensor, bias: Tensor, moments: InputMoments, kept: Sequence[in
     return Refit(new, new_bias, _relative(before, signal), _relative(after, signal))
 
 
-def _solve(covariance: Tensor, target: Tensor, mean: Tensor) -> Tensor:
-    """The change of weights, (K, C), from those of the module's text: S_KK, S_KR W_R^T and m_K."""
+def _solve(covariance: Tensor, target: Tensor, mean: Tensor, ridge: float) -> Tensor:
+    """The change of weights, (K, C), from those of the module's text: S_KK, S_KR W_R^T and m_K.
+
+    Args:
+        ridge: relative to the mean variance.
+    """
     variance, square = covariance.diagonal().mean(), mean.square().mean()
-    ridge = torch.maximum(RIDGE * variance, _ROUNDING * (variance + square))
-    if not ridge > 0:  # all inputs are 0
+    added = torch.maximum(ridge * variance, _ROUNDING * (variance + square))
+    if not added > 0:  # all inputs are 0
         return torch.zeros_like(target)
-    covariance.diagonal().add_(ridge)
+    covariance.diagonal().add_(added)
     return torch.cholesky_solve(target, torch.linalg.cholesky(covariance))
 
 
