@@ -21,6 +21,7 @@ from speechprune.checkpoint.evaluated import refuse_code
 from speechprune.checkpoint.layers import depth, lost_layers, refuse_other_layers
 from speechprune.checkpoint.outputs import saved_dictionary
 from speechprune.checkpoint.pretrained import check_pretrained, width
+from speechprune.checkpoint.slimming import refuse_other_units, slim_plan_in
 from speechprune.errors import UserError
 from speechprune.manifests.check import SplitSummary, check_split
 from speechprune.manifests.dictionary import dictionary_name
@@ -276,11 +277,19 @@ def _check_channel_spans(model: DictConfig) -> None:
 
 
 def _check_layers(model: DictConfig, path: Path) -> Mapping[str, Any]:
-    """The state of a checkpoint to go on from; UserError if it lost other layers than are named."""
+    """The state of a checkpoint to go on from; UserError if it lost other layers than are named, or
+    other heads and channels than the pretrained model."""
     state = read(path, mmap=True)
-    if "drop_layers" in model and _value(model, "w2v_path"):
+    if not _value(model, "w2v_path"):
+        return state
+    pretrained = read(model.w2v_path, mmap=True)
+    units, plan = slim_plan_in(pretrained), None
+    if "drop_layers" in model:
         plan = plan_of(model, depth(model.w2v_path)) if drops_layers(model) else None
-        refuse_other_layers(path, state, lost_layers(read(model.w2v_path, mmap=True), plan))
+        refuse_other_layers(path, state, lost_layers(pretrained, plan))
+    if units is not None and plan is not None:
+        units = units.of_layers(plan.kept)
+    refuse_other_units(path, state, units)
     return state
 
 
