@@ -51,6 +51,8 @@ LINES = {
         "{finetuned} {out} --by random --sparsity 0.5",
     ],
     "masks stats": ["{finetuned}"],
+    "slim apply": ["{pretrained} {out}", "{finetuned} {out}"],
+    "slim find": ["{pretrained}", "{finetuned}"],
     "train": [
         _TRAIN + "model.w2v_path={pretrained}",
         _TRAIN + "model.w2v_path={sound} checkpoint.finetune_from_model={finetuned}",

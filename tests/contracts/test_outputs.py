@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -12,6 +14,7 @@ from click.testing import CliRunner
 from manifest_folders import write_folder
 from mask_files import Files
 from matrices import some_matrix
+from slim_files import with_idle_units
 
 from speechprune.masking.mask_set import MaskSet
 from speechprune.tools.main import commands
@@ -42,6 +45,7 @@ LINES = {
     "prepare synthetic --out": "prepare synthetic --out {out} --train 2 --valid 1 --test 1",
     "recipe dense --out": "recipe dense --data data --model pretrained.pt --out {out} --updates 1 "
     "--config-name demo/nano",
+    "slim apply --out": "slim apply idle.pt {out}",
     "train hydra.run.dir": "train --config-name demo/nano task.data={data} "
     "model.w2v_path={pretrained} optimization.max_update=1 hydra.run.dir={out}",
 }
@@ -55,6 +59,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
     files = Files(tmp_path_factory.mktemp("outputs"))
     write_folder(files.folder / "words")
     some_matrix().save(files.folder / "dc.safetensors")
+    with_idle_units(Path(shutil.copy(files.plain, files.folder / "idle.pt")))
     checkpoints = files.folder / "run" / "checkpoints"
     checkpoints.mkdir(parents=True)
     for name in ("last", "1_1"):

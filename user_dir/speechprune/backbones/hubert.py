@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from speechprune.backbones.base import BACKBONES
 from speechprune.backbones.wav2vec2 import Wav2Vec2
-from speechprune.slimming.plan import SLIM_PLAN
+from speechprune.slimming.plan import SLIM_PLAN, SlimPlan
 
 #: What tasks listen at, unless their settings say otherwise, in Hz.
 _SAMPLE_RATE = 16000
@@ -56,6 +57,9 @@ class Hubert(Wav2Vec2):
 
         known: Any = OmegaConf.to_container(OmegaConf.structured(Wav2Vec2Config), enum_to_str=True)
         shared = {key: settings.get(key, value) for key, value in known.items()}
+        if settings.get(SLIM_PLAN) is not None:
+            plan = replace(SlimPlan.of(settings[SLIM_PLAN]), backbone=family)
+            shared[SLIM_PLAN] = plan.describe()
         return {**shared, "_name": family}
 
     def _task(self, task: Mapping[str, Any]) -> Any:
@@ -66,8 +70,17 @@ class Hubert(Wav2Vec2):
         return self.build(*model.built_from)
 
     def features(
-        self, model: Any, source: Tensor, padding_mask: Tensor | None, *, mask: bool = False
+        self,
+        model: Any,
+        source: Tensor,
+        padding_mask: Tensor | None,
+        *,
+        mask: bool = False,
+        together: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
+        if together:
+            own: tuple[Tensor, Tensor | None] = model.extract_features(source, padding_mask, mask)
+            return own
         with self.apart(model, padding_mask) as padding_mask:
             output, padding = model.extract_features(source, padding_mask, mask=mask)
         return output, padding

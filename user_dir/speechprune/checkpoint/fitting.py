@@ -40,6 +40,8 @@ _ROWS = {
     "self_attn.v_proj": "heads",
     "fc1": "channels",
 }
+#: The settings that count what a slim plan is of.
+_UNITS = {"heads": "encoder_attention_heads", "channels": "encoder_ffn_embed_dim"}
 #: fairseq's default for relative positions is 100,000.
 _MOST_POSITIONS = 1 << 17
 
@@ -88,31 +90,64 @@ def _check_width(
 
 def _check_units(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], path: object) -> None:
     """What a layer keeps of its heads and channels must be what its tensors have."""
-    described = settings.get(SLIM_PLAN)
-    if described is None:
-        return
-    try:
-        plan = SlimPlan.of(described)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    layers = {layer for layer in map(encoder_layer_of, tensors) if layer is not None}
-    if len(plan.kept) != len(layers):
-        raise UserError(
-            f"{path} is damaged: its slim plan is of {len(plan.kept)} layers, but it has the "
-            f"tensors of {len(layers)}"
-        )
-    head_size = int(settings.get("encoder_embed_dim") or 0) // plan.heads
+    whole = {
+        "heads": settings.get("encoder_embed_dim"),
+        "channels": settings.get("encoder_ffn_embed_dim"),
+    }
+    plan = _slim_plan(settings, tensors, path)
     for key, tensor in tensors.items():
         layer, role = encoder_layer_of(key), role_of(key)
         if layer is None or not key.endswith(".weight") or role not in _ROWS:
             continue
-        kind, units = _ROWS[role], plan.kept[layer]
-        said = len(units.heads) * head_size if kind == "heads" else len(units.channels)
-        if tensor.shape[0] != said:
+        said, rows = whole[_ROWS[role]], tensor.shape[0]
+        if plan is None:
+            if isinstance(said, int) and rows < said:
+                raise UserError(
+                    f"{path} is damaged: {key} has {rows} of {said} rows, but its settings hold no "
+                    f"{SLIM_PLAN} that tells which heads and channels were cut out"
+                )
+            continue
+        kept = plan.kept[layer]
+        size = int(settings.get("encoder_embed_dim") or 0) // plan.heads
+        said = len(kept.channels) if _ROWS[role] == "channels" else len(kept.heads) * size
+        if rows != said:
             raise UserError(
-                f"{path} is damaged: its slim plan keeps {said} rows of {key}, which has "
-                f"{tensor.shape[0]}"
+                f"{path} is damaged: its slim plan keeps {said} rows of {key}, which has {rows}"
             )
+
+
+def _slim_plan(
+    settings: Mapping[str, Any], tensors: Mapping[str, Tensor], path: object
+) -> SlimPlan | None:
+    """What the settings say of heads and channels; UserError if it is of another model."""
+    described = settings.get(SLIM_PLAN)
+    if described is None:
+        return None
+    layers = {layer for layer in map(encoder_layer_of, tensors) if layer is not None}
+    listed = described.get("layers")
+    # Looked at first: a few bytes could stand for any number of layers and units.
+    if isinstance(listed, list) and len(listed) != len(layers):
+        raise UserError(
+            f"{path} is damaged: its slim plan is of {len(listed)} layers, but it has the "
+            f"tensors of {len(layers)}"
+        )
+    for kind, name in _UNITS.items():
+        if described.get(kind) != settings.get(name, described.get(kind)):
+            raise UserError(
+                f"{path} is damaged: its slim plan is of a model of {described.get(kind)} {kind}, "
+                f"but its settings say {name}={settings[name]}"
+            )
+    try:
+        plan = SlimPlan.of(described)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    family = settings.get("_name") or settings.get("arch") or plan.backbone
+    if plan.backbone != family:
+        raise UserError(
+            f"{path} is damaged: its slim plan is of the family {plan.backbone}, but its model of "
+            f"{family}"
+        )
+    return plan
 
 
 def _check_front_end(

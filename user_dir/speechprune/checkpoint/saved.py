@@ -11,13 +11,15 @@ from typing import Any
 from speechprune.checkpoint.file import PROVENANCE, read
 from speechprune.checkpoint.layers import lost_layers
 from speechprune.checkpoint.settings import setting, updates_of
+from speechprune.checkpoint.slimming import slim_plan_in
 from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan
 from speechprune.masking.bits import popcount
+from speechprune.slimming.plan import SlimPlan
 from speechprune.state_names import is_mask
 
 #: The provenance of files that were made of a run's checkpoints, and not saved by the run.
-_MADE_OF_CHECKPOINTS = ("averaged", "folded_from", "layers_dropped_from")
+_MADE_OF_CHECKPOINTS = ("averaged", "folded_from", "layers_dropped_from", "slimmed_from")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class SavedCheckpoint:
         maximize: that direction.
         kept: entries that its masks keep, all together; None if it has none.
         lost: the layers that it was trained without, if that is known.
+        slim_plan: the heads and channels that it has kept; None if it has all.
     """
 
     path: Path
@@ -39,6 +42,7 @@ class SavedCheckpoint:
     maximize: bool
     kept: int | None = None
     lost: LayerPlan | None = None
+    slim_plan: SlimPlan | None = None
 
     @property
     def rank(self) -> tuple[float, int]:
@@ -81,8 +85,16 @@ def read_saved(path: Path) -> SavedCheckpoint | None:
     subset = str(setting(state, "dataset", "valid_subset", "valid")).split(",")[0]
     direction = "larger" if maximize else "smaller"
     metric = f"{name} of {subset}, the {direction} the better"
-    kept, lost = _kept(state["model"]), lost_layers(state)
-    return SavedCheckpoint(path, updates, _own_value(state), metric, maximize, kept, lost)
+    return SavedCheckpoint(
+        path,
+        updates,
+        _own_value(state),
+        metric,
+        maximize,
+        kept=_kept(state["model"]),
+        lost=lost_layers(state),
+        slim_plan=slim_plan_in(state),
+    )
 
 
 def _kept(tensors: Mapping[str, Any]) -> int | None:
@@ -113,7 +125,7 @@ def once_per_update(saved: Sequence[SavedCheckpoint]) -> list[SavedCheckpoint]:
 def as_sparse_as_the_newest(saved: Sequence[SavedCheckpoint]) -> list[SavedCheckpoint]:
     """Those whose masks keep as much as those of the newest, the network that a run claims.
 
-    Raises UserError if some were trained without other layers than the newest.
+    Raises UserError if some were trained without other layers, heads or channels than the newest.
     """
     newest = max(saved, key=lambda checkpoint: checkpoint.updates)
     for other in saved:
@@ -121,6 +133,11 @@ def as_sparse_as_the_newest(saved: Sequence[SavedCheckpoint]) -> list[SavedCheck
             raise UserError(
                 f"{other.path} and {newest.path} have lost different layers: they are not of one "
                 "run"
+            )
+        if other.slim_plan != newest.slim_plan:
+            raise UserError(
+                f"{other.path} and {newest.path} have kept different heads or channels (their slim "
+                "plans differ): they are not of one run"
             )
     return [checkpoint for checkpoint in saved if checkpoint.kept == newest.kept]
 

@@ -44,7 +44,9 @@ def refuse_other_units(path: PathLike, state: Mapping[str, Any], own: SlimPlan |
     if given is None and own is None:
         return
     if given is None or own is None:
-        has, lacks = ("the checkpoint", "the model") if own is None else ("the model", "it")
+        has, lacks = (
+            ("the checkpoint", "the model") if own is None else ("the model", "the checkpoint")
+        )
         raise UserError(
             f"{Path(path).absolute()} does not fit the model: {has} has lost heads or channels, "
             f"but {lacks} has all of them; take model.w2v_path from the same slim checkpoint"

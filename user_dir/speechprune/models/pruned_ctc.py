@@ -12,7 +12,7 @@ from speechprune.models.mask_flags import flags_of
 from speechprune.models.mask_reading import read_mask_set
 from speechprune.models.masked_ctc import MaskedCtc
 from speechprune.models.pruning_flags import check_modes
-from speechprune.models.sites import maskable_sites, prunable
+from speechprune.models.sites import advice_of_slim, maskable_sites, prunable
 from speechprune.state_names import is_mask, is_regrown, is_scores
 
 
@@ -74,7 +74,7 @@ class PrunedCtc(MaskedCtc):
         try:
             masks.check_fits(shapes)
         except UserError as error:
-            advice = self._flags_that_fit(masks)
+            advice = self._flags_that_fit(masks) + advice_of_slim(self)
             raise UserError(f"{self.cfg.mask_file}: {error}{advice}") from error
         self.given_masks = masks
         self.mask_controller.start_from(masks)

@@ -26,6 +26,14 @@ def head_site(model: Any) -> Site:
     return Site(HEAD_SITES[0], "head", None, output_layer_of(model), "weight")
 
 
+def advice_of_slim(model: Any) -> str:
+    """What to add to the refusal of masks of other shapes; empty unless a model is slim."""
+    encoder = encoder_of_model(model)
+    if find_backbone(encoder).slim_plan(encoder) is None:
+        return ""
+    return "; heads or channels were cut out of this model, which takes masks of its own shapes"
+
+
 def maskable_sites(model: Any) -> List[Site]:
     """Every tensor that could have a mask, the head last."""
     encoder = encoder_of_model(model)

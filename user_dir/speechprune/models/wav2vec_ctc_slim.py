@@ -144,4 +144,3 @@ class Wav2VecCtcSlim(Ctc):
     def fold(self) -> None:
         """Leave a plain model, whose removed heads and channels are zero."""
         self.slim_controller.fold()
-        del self.slim_controller

@@ -47,12 +47,18 @@ def fold(path: PathLike, out: PathLike, *, layout: str = "wav2vec2") -> str:
         What fairseq's registry calls the model that was written.
 
     Raises:
-        UserError: the source cannot be loaded or has no masks, the folder of ``out`` holds another
-            alphabet, or a file cannot be written.
+        UserError: the source cannot be loaded, has no masks or is slim, the folder of ``out`` holds
+            another alphabet, or a file cannot be written.
     """
     rewriting = Rewriting(path, out)
     loaded = load_finetuned(path)
     family = find_backbone(encoder_of_model(loaded.model))
+    if family.slim_plan(encoder_of_model(loaded.model)) is not None:
+        raise UserError(
+            f"{path} cannot be folded: heads and channels were cut out of it, and unmodified "
+            "fairseq cannot open such layers; the commands of speechprune and its training take it "
+            "as it is, and `slim apply` bakes masks in"
+        )
     plain = plain_model(family, layout)
     if not hasattr(loaded.model, "fold") and family.fits_fairseqs_ctc:
         raise UserError(f"{path} holds no masks to fold: it is a plain {plain.name}")
@@ -66,7 +72,7 @@ def fold(path: PathLike, out: PathLike, *, layout: str = "wav2vec2") -> str:
         "kept": {name: [int(mask.sum()), mask.numel()] for name, mask in masks.items()},
         "target_dictionary": _counted_symbols(loaded.dictionary),
     }
-    cfg = _plain_config(loaded.cfg, plain, out.parent)
+    cfg = _fairseqs_config(loaded.cfg, plain, out.parent)
     state = {
         "args": None,
         "cfg": cfg,
@@ -99,14 +105,21 @@ def folded_weights(loaded: LoadedModel) -> dict[str, Tensor]:
     return {k: v.to(saved[k].dtype) if k in saved else v for k, v in weights.items()}
 
 
-def _plain_config(cfg: DictConfig, model: PlainModel, folder: Path) -> dict[str, Any]:
-    """The configuration that unmodified fairseq would have saved for a plain model."""
+def plain_config(cfg: DictConfig, model: PlainModel) -> dict[str, Any]:
+    """A configuration without what only models of ours read, as plain containers."""
     plain: Any = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     plain.pop("job_logging_cfg", None)
-    plain["model"] = model.settings(plain["model"], str(folder))
+    plain["model"] = model.settings(plain["model"], str(plain["model"].get("data", ".")))
     criterion = plain.get("criterion") or {}
     known = CtcCriterionConfig.__dataclass_fields__
     plain["criterion"] = {k: v for k, v in criterion.items() if k in known} | {"_name": "ctc"}
+    return plain
+
+
+def _fairseqs_config(cfg: DictConfig, model: PlainModel, folder: Path) -> dict[str, Any]:
+    """The configuration that unmodified fairseq would have saved for a plain model."""
+    plain = plain_config(cfg, model)
+    plain["model"]["data"] = str(folder)
     plain["task"].update(data=str(folder), target_dictionary=None)
     if plain.get("common"):
         plain["common"]["user_dir"] = None

@@ -17,7 +17,7 @@ from speechprune.models.declaration import DEFAULTS
 from speechprune.models.loading import LoadedModel, load_finetuned
 from speechprune.models.mask_flags import SITE_FLAGS, MaskFlags, flags_of, masked_roles
 from speechprune.models.names import FIXED_MASK, ROUTER
-from speechprune.models.sites import maskable_sites, prunable
+from speechprune.models.sites import advice_of_slim, maskable_sites, prunable
 from speechprune.rewriting.rewriting import Rewriting
 from speechprune.state_names import is_of_masks, key_of, mask_key, sibling
 
@@ -99,7 +99,8 @@ def _fitting_flags(loaded: LoadedModel, masks: MaskSet) -> dict[str, Any]:
     try:
         masks.check_fits((s.name, tuple(getattr(s.module, s.tensor).shape)) for s in wanted)
     except UserError as error:
-        raise UserError(f"{loaded.path} cannot take these masks: {error}") from error
+        advice = advice_of_slim(loaded.model)
+        raise UserError(f"{loaded.path} cannot take these masks: {error}{advice}") from error
     if not masks.tally.kept:
         raise UserError("these masks keep nothing: a model without any connection is of no use")
     return {

@@ -1,4 +1,4 @@
-"""fairseq's training loop: where it ends, and where masks see gradients."""
+"""fairseq's training loop: where it begins and ends, and where masks see gradients."""
 
 from __future__ import annotations
 
@@ -34,6 +34,23 @@ def end_in_time(train_module: ModuleType) -> None:
         return train_in_time
 
     replace(train_module, "train", ending)
+
+
+def preparing(build: Function) -> Function:
+    """`Trainer.__init__`, before which the criterion sees the model that it is to train.
+
+    fairseq builds each without the other; what does not fit would come up in the first update, of
+    which it saves a checkpoint then.
+    """
+
+    def prepare_and_build(
+        self: Any, cfg: Any, task: Any, model: Any, criterion: Any, *args: Any, **options: Any
+    ) -> None:
+        if hasattr(criterion, "prepare"):
+            criterion.prepare(model)
+        build(self, cfg, task, model, criterion, *args, **options)
+
+    return prepare_and_build
 
 
 def observing(clip: Function) -> Function:

@@ -45,8 +45,6 @@ class SlimController(nn.Module):
         UserError: nothing is left that could be removed.
     """
 
-    observed: Tensor
-
     def __init__(
         self,
         units: Sequence[LayerUnits],
@@ -67,8 +65,6 @@ class SlimController(nn.Module):
             self.register_buffer(f"{kind}_scores_{layer}", torch.zeros(size, device=device))
             # 1 is kept and 0 removed; checkpoints hold floating-point tensors.
             self.register_buffer(f"{kind}_kept_{layer}", torch.ones(size, device=device))
-        #: How often scores have been taken.
-        self.register_buffer("observed", torch.zeros((), dtype=torch.long))
         self._update: int | None = None
         self._stepping = False
         self._removed: dict[tuple[str, int], Tensor] = {}
@@ -119,7 +115,6 @@ class SlimController(nn.Module):
             if now is not None:
                 before = self._buffer("scores", kind, layer)
                 before.copy_(accumulate(self.criterion, before, now * scale))
-        self.observed += 1
 
     def _forgets(self) -> bool:
         """Whether only the last scores before an event count."""
@@ -171,9 +166,7 @@ class SlimController(nn.Module):
         self._removed = {}
 
     def _have_scores(self) -> bool:
-        return bool(self.observed) and all(
-            bool(self._buffer("scores", *key).any()) for key in self._keys
-        )
+        return all(bool(self._buffer("scores", *key).any()) for key in self._keys)
 
     # --- weights -----------------------------------------------------------------------------
 
@@ -217,8 +210,13 @@ class SlimController(nn.Module):
         return None
 
     def fold(self) -> None:
-        """Leave the model as it is: what is removed is zero already."""
+        """Leave the model as it is, for what is removed is zero already; nothing of this controller
+        stays in its state dict."""
         self.settle()
+        for kind, layer in self._keys:
+            delattr(self, f"{kind}_scores_{layer}")
+            delattr(self, f"{kind}_kept_{layer}")
+        self._keys = []
 
     def _buffer(self, what: str, kind: str, layer: int) -> Tensor:
         buffer: Tensor = getattr(self, f"{kind}_{what}_{layer}")

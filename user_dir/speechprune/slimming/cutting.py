@@ -31,13 +31,8 @@ def cut_layer(units: LayerUnits, kept: KeptUnits) -> LayerUnits:
     `speechprune.slimming.removable`. The linear layers stay the same objects; their parameters are
     new ones.
     """
-    rows = head_entries(kept.heads, units.head_size)
-    for linear in (units.query, units.key, units.value):
-        _keep_rows(linear, rows)
-    _keep_columns(units.out, rows)
-    channels = torch.tensor(kept.channels)
-    _keep_rows(units.first, channels)
-    _keep_columns(units.second, channels)
+    for linear, (dimension, entries) in kept_entries(units, kept).items():
+        _keep(linear, dimension, entries)
     return LayerUnits(
         units.layer,
         *(units.query, units.key, units.value, units.out, units.first, units.second),
@@ -47,22 +42,34 @@ def cut_layer(units: LayerUnits, kept: KeptUnits) -> LayerUnits:
     )
 
 
+def kept_entries(units: LayerUnits, kept: KeptUnits) -> dict[nn.Linear, tuple[int, Tensor]]:
+    """What stays of the weight of each linear layer: along which dimension, and which entries of
+    it, int64; along dimension 0, the bias keeps the same ones."""
+    of_heads, channels = head_entries(kept.heads, units.head_size), torch.tensor(kept.channels)
+    return {
+        units.query: (0, of_heads),
+        units.key: (0, of_heads),
+        units.value: (0, of_heads),
+        units.out: (1, of_heads),
+        units.first: (0, channels),
+        units.second: (1, channels),
+    }
+
+
 def head_entries(heads: Sequence[int], head_size: int) -> Tensor:
     """The rows, or columns, that belong to heads; int64, (H * D,)."""
     first = torch.tensor(heads)[:, None] * head_size
     return (first + torch.arange(head_size)).reshape(-1)
 
 
-def _keep_rows(linear: nn.Linear, rows: Tensor) -> None:
-    linear.weight = _selected(linear.weight, 0, rows)
+def _keep(linear: nn.Linear, dimension: int, entries: Tensor) -> None:
+    linear.weight = _selected(linear.weight, dimension, entries)
+    if dimension == 1:
+        linear.in_features = len(entries)
+        return
+    linear.out_features = len(entries)
     if linear.bias is not None:
-        linear.bias = _selected(linear.bias, 0, rows)
-    linear.out_features = len(rows)
-
-
-def _keep_columns(linear: nn.Linear, columns: Tensor) -> None:
-    linear.weight = _selected(linear.weight, 1, columns)
-    linear.in_features = len(columns)
+        linear.bias = _selected(linear.bias, 0, entries)
 
 
 def _selected(parameter: Tensor, dimension: int, entries: Tensor) -> nn.Parameter:

@@ -19,7 +19,7 @@ VERSION = 1
 SLIM_PLAN = "slim_plan"
 
 #: More units than any layer has: a few bytes of a file could name any number.
-_MOST_UNITS = 1 << 20
+_MOST_UNITS = 1 << 16
 _RANGE = re.compile(r"(\d{1,7})(?:-(\d{1,7}))?")
 
 

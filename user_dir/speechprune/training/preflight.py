@@ -21,6 +21,8 @@ from speechprune.checkpoint.evaluated import refuse_code
 from speechprune.checkpoint.layers import depth, lost_layers, refuse_other_layers
 from speechprune.checkpoint.outputs import saved_dictionary
 from speechprune.checkpoint.pretrained import check_pretrained, width
+from speechprune.checkpoint.slimming import refuse_other_units, slim_plan_in
+from speechprune.criterions.names import DISTILLING, METRICS
 from speechprune.errors import UserError
 from speechprune.manifests.check import SplitSummary, check_split
 from speechprune.manifests.dictionary import dictionary_name
@@ -35,9 +37,6 @@ from speechprune.state_names import has_masks, is_finetuned
 from speechprune.training.ranges import check_ranges
 
 logger = logging.getLogger(__name__)
-
-#: What fairseq's `ctc` and our `masked_ctc` log of a validation.
-_METRICS = ("loss", "nll_loss", "uer", "wer", "raw_wer", "penalty", "density")
 
 
 def check_data(cfg: DictConfig) -> list[SplitSummary]:
@@ -79,8 +78,9 @@ def check_settings(cfg: DictConfig) -> None:
     check_ranges(cfg)
     refuse_code(OmegaConf.to_container(cfg), "the settings")
     _check_post_process(cfg.criterion)
+    _check_teacher(cfg.criterion)
     metric = cfg.checkpoint.best_checkpoint_metric
-    measured = _METRICS if cfg.criterion._name in ("ctc", "masked_ctc") else (metric,)
+    measured = METRICS.get(cfg.criterion._name, (metric,))
     for is_wrong, message in (
         (cfg.common.amp, NO_AMP),
         (
@@ -112,6 +112,21 @@ def _check_post_process(criterion: DictConfig) -> None:
             f"criterion.post_process={name} is not known; use letter for labels that are joined to "
             "words, none for others"
         ) from error
+
+
+def _check_teacher(criterion: DictConfig) -> None:
+    """Refuse a teacher without a criterion that learns from it, and the other way round."""
+    teacher, learns = _value(criterion, "teacher"), criterion._name in DISTILLING
+    if teacher and not learns:
+        raise UserError(
+            f"criterion._name={criterion._name} does not learn from criterion.teacher; set "
+            f"criterion._name={DISTILLING[0]}"
+        )
+    if learns and not teacher:
+        raise UserError(
+            f"criterion._name={criterion._name} needs a checkpoint to learn from; name one as "
+            "criterion.teacher"
+        )
 
 
 def _check_schedule(cfg: DictConfig) -> None:
@@ -276,11 +291,19 @@ def _check_channel_spans(model: DictConfig) -> None:
 
 
 def _check_layers(model: DictConfig, path: Path) -> Mapping[str, Any]:
-    """The state of a checkpoint to go on from; UserError if it lost other layers than are named."""
+    """The state of a checkpoint to go on from; UserError if it lost other layers than are named, or
+    other heads and channels than the pretrained model."""
     state = read(path, mmap=True)
-    if "drop_layers" in model and _value(model, "w2v_path"):
+    if not _value(model, "w2v_path"):
+        return state
+    pretrained = read(model.w2v_path, mmap=True)
+    units, plan = slim_plan_in(pretrained), None
+    if "drop_layers" in model:
         plan = plan_of(model, depth(model.w2v_path)) if drops_layers(model) else None
-        refuse_other_layers(path, state, lost_layers(read(model.w2v_path, mmap=True), plan))
+        refuse_other_layers(path, state, lost_layers(pretrained, plan))
+    if units is not None and plan is not None:
+        units = units.of_layers(plan.kept)
+    refuse_other_units(path, state, units)
     return state
 
 
