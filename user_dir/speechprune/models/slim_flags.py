@@ -195,22 +195,24 @@ def target_of(cfg: Any, units: List[LayerUnits], encoder: nn.Module) -> Target:
     """What is to be kept of an encoder whose layers have ``units``.
 
     Raises:
-        UserError: a budget that cannot be met.
+        UserError: shares or a budget that cannot be met.
     """
     key = budget_of(cfg)
     if key is None:
         schedules = {kind: schedule_of(cfg, _share(cfg, kind)) for kind in kinds_of(cfg)}
-        return Shares(schedules, cfg.slim_scope, cfg.slim_floor, cfg.slim_cap)
-    total = encoder_cost(encoder, SECONDS)
-    target = Budget(
-        BUDGETS[key],
-        cost_in(key, total),
-        costs_of(cfg, units, total),
-        schedule_of(cfg, 1.0 - getattr(cfg, key)),
-        cfg.slim_floor,
-        cfg.slim_cap,
-    )
-    target.check({(kind, each.layer): each.count(kind) for kind in KINDS for each in units})
+        target: Target = Shares(schedules, cfg.slim_scope, cfg.slim_floor, cfg.slim_cap)
+    else:
+        total = encoder_cost(encoder, SECONDS)
+        target = Budget(
+            BUDGETS[key],
+            cost_in(key, total),
+            costs_of(cfg, units, total),
+            schedule_of(cfg, 1.0 - getattr(cfg, key)),
+            cfg.slim_floor,
+            cfg.slim_cap,
+        )
+    free = [each for each in units if each.layer not in cfg.whole_layers]
+    target.check({(kind, u.layer): u.count(kind) for kind in target.kinds for u in free})
     return target
 
 

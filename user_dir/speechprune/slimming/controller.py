@@ -31,8 +31,9 @@ class SlimController(nn.Module):
     A removed unit is one whose weights are zero: the rows of a head in query, key and value, its
     columns in out, and a channel's column in the second feed-forward layer. They are set to zero
     after each step. The other entries of a removed channel, and all biases, change nothing then, so
-    that cutting the unit out leaves the model's output as it is. What has been removed can come
-    back, and begins at zero, if its score says so.
+    that cutting the unit out leaves the model's output as it is. What has been removed is scored
+    like all else, and could come back, from zero. But weights of zero have no magnitude and nothing
+    to lose, so that of our criteria only ``gradient``, which looks at no weights, brings any back.
 
     The network that is validated and saved is the one that the next update would use: entering
     evaluation and :meth:`settle` do what the update to come begins with.
@@ -197,7 +198,7 @@ class SlimController(nn.Module):
         found = {}
         for kind in self.target.kinds if self._keys else ():
             kept = torch.cat([self._buffer(KEPT, kind, layer) for layer in self._units])
-            found[f"{kind}_removed"] = float((kept == 0).sum() / kept.numel())
+            found[f"{kind}_removed"] = int((kept == 0).sum()) / kept.numel()
         return found
 
     def penalty(self) -> Tensor | None:

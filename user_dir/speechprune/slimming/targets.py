@@ -49,6 +49,15 @@ class Target(ABC):
     def kinds(self) -> tuple[str, ...]:
         """The kinds of units that something is removed of."""
 
+    def check(self, counts: Mapping[tuple[str, int], int]) -> None:
+        """Raise UserError if the last event is impossible.
+
+        Args:
+            counts: of the units that may go, by kind and layer.
+        """
+        alike = {key: torch.zeros(count) for key, count in counts.items()}
+        self.select(alike, len(self.schedule.events) - 1)
+
 
 @dataclass(frozen=True)
 class Shares(Target):
@@ -130,15 +139,6 @@ class Budget(Target):
         allowed -= self.total - removable
         self._refuse_impossible(groups, allowed, removable)
         return dict(zip(scores, select_within(groups, allowed)))
-
-    def check(self, counts: Mapping[tuple[str, int], int]) -> None:
-        """Raise UserError if the budget cannot be met.
-
-        Args:
-            counts: of all units that there are, by kind and layer.
-        """
-        alike = {key: torch.zeros(counts[key]) for key in self.costs}
-        self.select(alike, len(self.removed.events) - 1)
 
     def _refuse_impossible(self, groups: Sequence[Group], allowed: int, removable: int) -> None:
         least = smallest_budget(groups)
