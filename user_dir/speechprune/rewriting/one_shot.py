@@ -124,10 +124,12 @@ class PruneReport:
             f"{self.after.multiply_adds:,} of {self.before.multiply_adds:,} multiply-adds stay "
             f"({share:.1%}), for {SECONDS:g} s of audio"
         )
-        on = f" on {self.utterances} utterances" if self.utterances else ""
-        lines.append(f"units scored by {self.criterion}{on}")
+        by_gradient = CRITERIA.get(self.criterion).needs_gradient
+        on = f" on {self.utterances} utterances"
+        lines.append(f"units scored by {self.criterion}{on if by_gradient else ''}")
         if self.errors is not None:
-            lines += ["error of each block before and after repair:", _error_table(self.errors)]
+            lines.append(f"relative error of each block before and after repair{on}:")
+            lines.append(_error_table(self.errors))
         return "\n".join(lines)
 
 
