@@ -33,7 +33,7 @@ from benchmarks.harness import (
     training_overrides,
 )
 from speechprune.decoding.inference import evaluate
-from speechprune.dropping.finetuning import Finetuning, SmallerModel
+from speechprune.dropping.finetuning import SmallerModel
 from speechprune.dropping.pipeline import pipeline
 from speechprune.dropping.search import VerificationSettings, eliminate_layers, verify_plans
 from speechprune.dropping.similarity import draw, similarity
@@ -49,6 +49,7 @@ from speechprune.recipes.nano import ASSET
 from speechprune.recipes.setting import path_value
 from speechprune.rewriting.averaging import average
 from speechprune.rewriting.encoder import export_encoder
+from speechprune.training.finetuning import Finetuning
 from speechprune.training.rounds import finish_all
 from speechprune.training.run import TrainingRun
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# What needs a GPU, in at most six minutes: the tests marked cuda, a training step, similarity and
-# verification. It prints after every part, and a part that fails or hangs does not lose the rest.
+# What needs a GPU, in at most six minutes: the tests marked cuda, training steps, similarity and
+# verification, slim models. It prints after every part, and a part that fails or hangs does not
+# lose the rest.
 #
 #     benchmarks/gpu.sh WHEELS [OPTION...]
 #
@@ -58,16 +59,17 @@ if [ "$wheels" != - ]; then
     trap 'rm -rf "$environment"' EXIT
     export -f install
     export python
-    part "installing" 80 bash -c 'install "$@"' install "$environment" "$wheels" || exit 1
+    part "installing" 70 bash -c 'install "$@"' install "$environment" "$wheels" || exit 1
     python=$environment/bin/python
 fi
 
 # The seconds of all parts, with four each to end in, make six minutes.
 mapfile -t marked < <(grep -rl --include='test_*.py' 'pytest\.mark\.cuda' tests)
-part "tests marked cuda" 100 "$python" -m pytest -m cuda -n 4 --dist loadfile "${marked[@]}"
-benchmark "a step, 10 and 75 s" 75 train_step --seconds 10 --seconds 75 --check
-benchmark "a step, 300 s" 40 train_step --seconds 300
-benchmark "similarity, verification" 40 layers_on_device
+part "tests marked cuda" 80 "$python" -m pytest -m cuda -n 4 --dist loadfile "${marked[@]}"
+benchmark "a step, 10 and 75 s" 60 train_step --seconds 10 --seconds 75 --check
+benchmark "a step, 300 s" 35 train_step --seconds 300
+benchmark "similarity, verification" 30 layers_on_device
+benchmark "slim models" 60 slim
 
 printf '\n== all parts\n'
 printf '%s\n' "${outcomes[@]}"

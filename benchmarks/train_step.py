@@ -9,7 +9,6 @@ turns, so that what else the machine does falls on all alike. A minute and a hal
 
 from __future__ import annotations
 
-import ctypes
 import json
 import multiprocessing
 import time
@@ -17,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 from typing import Any
@@ -31,8 +29,9 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks import memory
 from benchmarks.harness import PRECISIONS, Report, Rows, device_option, machine, refuse_precisions
-from benchmarks.recognisers import LETTERS, RECOGNISERS, SMALL_ENCODER
+from benchmarks.recognisers import LETTERS, RECOGNISERS, SMALL_ENCODER, PlainRecogniser
 from speechprune.workers import follow_parent
 
 SAMPLE_RATE = 16_000
@@ -127,7 +126,7 @@ class Trainer:
         torch.manual_seed(0)
         self.device = torch.device(task.device)
         dtype = DTYPES[task.precision]
-        self.model = RECOGNISERS[variant](**task.settings).to(self.device, dtype)
+        self.model = self.build(variant, task.settings).to(self.device, dtype)
         parameters: list[Tensor] = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(parameters, task.precision)
         utterances = max(1, task.seconds // UTTERANCE_SECONDS)
@@ -137,13 +136,16 @@ class Trainer:
         self.targets = torch.randint(1, LETTERS, (utterances, letters)).to(self.device)
         self.update = 0
 
+    def build(self, variant: str, settings: Mapping[str, Any]) -> PlainRecogniser:
+        return RECOGNISERS[variant](**settings)
+
     def step(self) -> Step:
         torch.manual_seed(self.update)
         np.random.seed(self.update)
         start = self._now()
         self.model.choose_masks(self.update)
         selected = self._now()
-        loss = self._loss(self.model(self.source))
+        loss = self.loss(self.model(self.source))
         self.optimizer.backward(loss)
         self.optimizer.clip_grad_norm(0.0)
         self.optimizer.step()
@@ -151,7 +153,7 @@ class Trainer:
         self.update += 1
         return Step(self._now() - start, selected - start)
 
-    def _loss(self, log_probabilities: Tensor) -> Tensor:
+    def loss(self, log_probabilities: Tensor) -> Tensor:
         frames, utterances, _ = log_probabilities.shape
         return F.ctc_loss(
             log_probabilities,
@@ -208,35 +210,12 @@ def _serve(connection: Connection, threads: int, variant: str) -> None:
     while (message := connection.recv()) is not None:
         if isinstance(message, Task):
             trainer = None
-            _forget_memory(message.device)
+            memory.forget_peak(message.device)
             trainer = Trainer(variant, message)
             connection.send(None)
         else:
-            connection.send((trainer.step(), _peak_memory(trainer.device.type)))
-            _give_memory_back()
-
-
-def _forget_memory(device: str) -> None:
-    """Free what the last task left, and begin to measure anew."""
-    _give_memory_back()
-    if device == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_memory(device: str) -> int:
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-
-
-def _give_memory_back() -> None:
-    """Let the others have, while they take their turns, what this process has freed."""
-    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
+            connection.send((trainer.step(), memory.peak(trainer.device.type)))
+            memory.give_back()
 
 
 class Worker:

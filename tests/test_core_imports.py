@@ -23,13 +23,8 @@ ADAPTERS_ONLY = (
 )
 #: Folders and files of the core; those of later rings are tested once they exist.
 CORE = (
-    "errors.py",
-    "registry.py",
-    "scoring.py",
-    "backbones/base.py",
-    "masking",
-    "layers",
-    "slimming",
+    *("errors.py", "registry.py", "scoring.py", "backbones/base.py"),
+    *("masking", "layers", "slimming", "distillation"),
 )
 
 PROGRAM = """

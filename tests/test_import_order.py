@@ -37,7 +37,7 @@ LEVELS = (
         "ending",
         "starting",
     ),
-    ("masking", "layers", "slimming"),
+    ("masking", "layers", "slimming", "distillation"),
     ("backbones",),
     ("manifests",),
     ("checkpoint",),
@@ -48,7 +48,7 @@ LEVELS = (
     ("plugin",),
     ("training",),
     ("reports",),
-    ("recipes", "dropping"),
+    ("recipes", "dropping", "autoslim"),
     ("tools", "config"),
 )
 LEVEL = {part: number for number, parts in enumerate(LEVELS) for part in parts}

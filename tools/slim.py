@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import click
 
@@ -160,6 +160,103 @@ def prune(checkpoint: Path, out: Path, as_json: bool, **options: Any) -> None:
         repaired=options["repair"],
     )
     click.echo(json.dumps(report.describe()) if as_json else f"{out}:\n{report.in_words()}")
+
+
+@command.command()
+@click.argument("checkpoint", metavar="CKPT", type=_PATH)
+@click.option(
+    "--ffn", type=Number(0.0, 1.0), default=0.0, help="Share of the channels that is removed."
+)
+@click.option(
+    "--heads", type=Number(0.0, 1.0), default=0.0, help="Share of the heads that is removed."
+)
+@click.option(
+    "--keep-parameters",
+    type=Number(0.0, 1.0),
+    help="In place of shares: share of the encoder's parameters that is kept.",
+)
+@click.option(
+    "--keep-macs",
+    type=Number(0.0, 1.0),
+    help="In place of shares: share of the encoder's multiply-adds that is kept.",
+)
+@click.option(
+    "--criterion",
+    default="snip_momentum",
+    help="Rule that scores: snip_momentum, snip, gradient or magnitude; or l0, gates that learn.",
+)
+@click.option(
+    "--scope",
+    default="local",
+    help="What is ranked together: local, global or global_normalised.",
+)
+@click.option("--data", required=True, type=_PATH, help="Folder of manifests.")
+@click.option("--train", required=True, help="Split to finetune on.")
+@click.option("--valid", required=True, help="Split to choose checkpoints on.")
+@click.option("--test", help="Split for the last evaluation; without it there is none.")
+@click.option(
+    "--config-name", "config", default="finetuning/base_1h", help="Config to finetune by."
+)
+@click.option(
+    "--updates",
+    type=whole_number(1),
+    help="Number of updates while heads and channels go; by default as in the config.",
+)
+@click.option(
+    "--then-updates",
+    type=whole_number(0),
+    help="Number of updates after they are cut out; by default 0, and for l0 as many as before.",
+)
+@click.option(
+    "--multiple-of",
+    type=whole_number(1, 1 << 16),
+    default=1,
+    metavar="M",
+    help="Number that the channels of each layer stay a multiple of.",
+)
+@click.option(
+    "--average",
+    "num",
+    default=10,
+    type=whole_number(1),
+    help="Number of checkpoints to average.",
+)
+@click.option(
+    "--average-by",
+    type=click.Choice(["valid", "last"]),
+    default="valid",
+    help="Which checkpoints are averaged: the best in validation, or the last.",
+)
+@click.option("--allow-test", is_flag=True, help="Allow a --valid whose name says test.")
+@click.option("--out", required=True, type=_PATH, help="Folder that everything is written to.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of text.")
+@click.argument("overrides", nargs=-1)
+def auto(
+    checkpoint: Path,
+    out: Path,
+    as_json: bool,
+    ffn: float,
+    heads: float,
+    keep_parameters: Optional[float],
+    keep_macs: Optional[float],
+    criterion: str,
+    scope: str,
+    **options: Any,
+) -> None:
+    """Prune CKPT while finetuning it, cut out what went, average and evaluate.
+
+    CKPT is a pretrained or a finetuned model without masks. All weights train by the config with
+    OVERRIDES, while more and more heads and channels go; those are cut out of the last checkpoint
+    and of the average of several, and OUT gets one report: report.md, .json and .png. If it is
+    interrupted, the same command continues.
+    """
+    from speechprune.autoslim.pipeline import pipeline
+    from speechprune.autoslim.training import Amounts
+
+    amounts = Amounts(ffn, heads, keep_parameters, keep_macs, criterion, scope)
+    slimming = pipeline(checkpoint, out, amounts=amounts, **options)
+    report = slimming.run(lambda line: click.echo(line, err=True))
+    click.echo((report / ("report.json" if as_json else "report.md")).read_text(encoding="utf-8"))
 
 
 def _target(options: dict[str, Any]) -> Any:

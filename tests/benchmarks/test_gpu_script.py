@@ -19,7 +19,13 @@ case "$*" in
 esac
 """
 
-PARTS = ["tests marked cuda", "a step, 10 and 75 s", "a step, 300 s", "similarity, verification"]
+PARTS = [
+    "tests marked cuda",
+    "a step, 10 and 75 s",
+    "a step, 300 s",
+    "similarity, verification",
+    "slim models",
+]
 
 
 def run(folder: Path, failing: str, *arguments: str) -> subprocess.CompletedProcess[str]:

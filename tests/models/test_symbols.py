@@ -12,11 +12,12 @@ from loop import Lab, setup
 from nano import write_finetuned
 from torch import Tensor
 
-from speechprune.dropping.finetuning import Finetuning, rehearse_finetuning
+from speechprune.dropping.finetuning import rehearse_finetuning
 from speechprune.errors import UserError
 from speechprune.models.loading import load_finetuned
 from speechprune.models.mask_reading import read_mask_set
 from speechprune.rewriting.masks import apply_masks
+from speechprune.training.finetuning import Finetuning
 from speechprune.training.preflight import check_checkpoints, check_symbols
 
 HEAD = {"no_prune_proj": False}

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 #: Names of registered parts that have the keys of a group between them.
 PARTS = {
+    "criterion": ["distill_ctc"],
     "lr_scheduler": ["tri_stage", "polynomial_decay"],
     "model": ["wav2vec_ctc"],
     "optimizer": ["adam", "nag"],

@@ -42,6 +42,7 @@ def _enter() -> None:
     checkpoint_utils.PathManager = checkpoints.SafeFiles
     replace(checkpoint_utils, "verify_checkpoint_directory", checkpoints.beginning_alone)
     replace(checkpoint_utils, "load_checkpoint_to_cpu", checkpoints.validating)
+    replace(Trainer, "__init__", training_loop.preparing)
     replace(Trainer, "load_checkpoint", checkpoints.naming_unfit)
     replace(Trainer, "load_checkpoint", following_symbols)
     replace(Trainer, "clip_grad_norm", training_loop.observing)

@@ -96,7 +96,13 @@ class Backbone(ABC):
 
     @abstractmethod
     def features(
-        self, model: nn.Module, source: Tensor, padding_mask: Tensor | None, *, mask: bool = False
+        self,
+        model: nn.Module,
+        source: Tensor,
+        padding_mask: Tensor | None,
+        *,
+        mask: bool = False,
+        together: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """What the encoder makes of audio.
 
@@ -106,6 +112,8 @@ class Backbone(ABC):
             source: audio, (B, samples).
             padding_mask: bool, (B, samples), True where padded; None without padding.
             mask: mask spans of frames and of channels, as in training.
+            together: fairseq's own arithmetic over the batch stays in evaluation mode too, so that
+                the states are those of a model in training mode but for its noise.
 
         Returns:
             Its output, (B, T, C), and the frames' padding mask, bool (B, T); None without padding.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -32,8 +33,9 @@ class EncoderCost(Cost):
 def encoder_cost(model: nn.Module, seconds: float) -> EncoderCost:
     """Count the parameters of an encoder, and the multiply-adds of one forward pass.
 
-    The pass is a real one, over silence, whose convolutions and products of matrices PyTorch's
-    `FlopCounterMode` counts; a multiply-add is two of its operations. What weight norm makes of
+    The pass is one over silence in which PyTorch computes shapes and no values. Its
+    `FlopCounterMode` counts convolutions and products of matrices; a multiply-add is two of its
+    operations. What weight norm makes of
     its parameters is not counted.
 
     Args:
@@ -49,12 +51,14 @@ def encoder_cost(model: nn.Module, seconds: float) -> EncoderCost:
     if family.frame_count(model, samples) == 0:
         raise UserError(f"{seconds:g} s of audio are too short for a frame; give more seconds")
     some = next(model.parameters())
-    source = torch.zeros(1, samples, dtype=some.dtype, device=some.device)
     was_training = model.training
     model.eval()
     try:
         # The counter knows attention as products of matrices, and not each of its fused kernels.
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        shapes_only = FakeTensorMode(allow_non_fake_inputs=True)
+        counting = FlopCounterMode(display=False)
+        with shapes_only, sdpa_kernel(SDPBackend.MATH), counting as counter:
+            source = torch.zeros(1, samples, dtype=some.dtype, device=some.device)
             entry = family.enter(model, source, None)
             state = entry.state
             for layer in family.layers(model):

@@ -70,8 +70,17 @@ class Hubert(Wav2Vec2):
         return self.build(*model.built_from)
 
     def features(
-        self, model: Any, source: Tensor, padding_mask: Tensor | None, *, mask: bool = False
+        self,
+        model: Any,
+        source: Tensor,
+        padding_mask: Tensor | None,
+        *,
+        mask: bool = False,
+        together: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
+        if together:
+            own: tuple[Tensor, Tensor | None] = model.extract_features(source, padding_mask, mask)
+            return own
         with self.apart(model, padding_mask) as padding_mask:
             output, padding = model.extract_features(source, padding_mask, mask=mask)
         return output, padding

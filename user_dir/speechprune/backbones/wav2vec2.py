@@ -87,8 +87,17 @@ class Wav2Vec2(Backbone):
         return encoder
 
     def features(
-        self, model: Any, source: Tensor, padding_mask: Tensor | None, *, mask: bool = False
+        self,
+        model: Any,
+        source: Tensor,
+        padding_mask: Tensor | None,
+        *,
+        mask: bool = False,
+        together: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
+        if together:
+            found = model.extract_features(source, padding_mask, mask=mask)
+            return found["x"], found["padding_mask"]
         with self.apart(model, padding_mask) as own_padding:
             found = model.extract_features(source, own_padding, mask=mask)
         return found["x"], self.padding_of_frames(model, padding_mask, found["padding_mask"])
@@ -251,7 +260,7 @@ class Wav2Vec2(Backbone):
 
     def slim_plan(self, model: Any) -> SlimPlan | None:
         plan: SlimPlan | None = getattr(model, SLIM_PLAN, None)
-        return plan
+        return None if plan is None or plan.removes_nothing else plan
 
 
 def _units(layer: Any, number: int) -> LayerUnits:

@@ -44,9 +44,8 @@ def refuse_other_units(path: PathLike, state: Mapping[str, Any], own: SlimPlan |
     if given is None and own is None:
         return
     if given is None or own is None:
-        has, lacks = (
-            ("the checkpoint", "the model") if own is None else ("the model", "the checkpoint")
-        )
+        sides = ("the checkpoint", "the model")
+        has, lacks = sides if own is None else sides[::-1]
         raise UserError(
             f"{Path(path).absolute()} does not fit the model: {has} has lost heads or channels, "
             f"but {lacks} has all of them; take model.w2v_path from the same slim checkpoint"

@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Tuple
 
 import torch
-from fairseq.criterions import CRITERION_REGISTRY, ctc
+from fairseq.criterions import CRITERION_DATACLASS_REGISTRY, CRITERION_REGISTRY, ctc
 from fairseq.data import AddTargetDataset
 from torch import Tensor, nn
 
+from speechprune.criterions.config import CriterionConfig
+from speechprune.criterions.names import CTC
 from speechprune.decoding.greedy import decode, spells_words
 from speechprune.decoding.scoring import ErrorCounts, count_text_errors
 from speechprune.manifests.spelling import unspell
@@ -47,7 +49,7 @@ class CtcCriterion(ctc.CtcCriterion):
     ) -> Tuple[Tensor, int, Dict[str, Any]]:
         if model.training or _LINES not in sample or not self.counts_as_evaluate:
             return super().forward(model, sample, reduce, **kwargs)
-        with _outputs_of(model) as outputs:
+        with outputs_of(model) as outputs:
             loss, sample_size, log = super().forward(model, sample, reduce, **kwargs)
         words, characters = self._errors(_emissions(model, outputs[-1]), sample[_LINES])
         log["w_errors"] = log["wv_errors"] = words.errors
@@ -65,7 +67,7 @@ class CtcCriterion(ctc.CtcCriterion):
 
 
 @contextmanager
-def _outputs_of(model: nn.Module) -> Iterator[List[Dict[str, Any]]]:
+def outputs_of(model: nn.Module) -> Iterator[List[Dict[str, Any]]]:
     """Collect what a model returns, with its scores as they are: fairseq changes them in place."""
     outputs: List[Dict[str, Any]] = []
 
@@ -104,5 +106,6 @@ def _keeping_lines(collate: Function) -> Function:
     return collate_with_lines
 
 
-CRITERION_REGISTRY["ctc"] = CtcCriterion
+CRITERION_REGISTRY[CTC] = CtcCriterion
+CRITERION_DATACLASS_REGISTRY[CTC] = CriterionConfig
 replace(AddTargetDataset, "collater", _keeping_lines)

@@ -271,9 +271,10 @@ def batches(
 def count_parameters(model: nn.Module) -> int:
     """Parameters that inference reads: masks leave the count alone, scores are not counted."""
     controller = getattr(model, "mask_controller", None)
-    scores = [masked_weight(site).scores for site in controller.sites] if controller else []
+    sites = controller.sites if controller else []
+    scores = {id(s): s for site in sites if (s := masked_weight(site).scores) is not None}
     count = sum(parameter.numel() for parameter in model.parameters())
-    return count - sum(score.numel() for score in scores if score is not None)
+    return count - sum(shared.numel() for shared in scores.values())
 
 
 @contextmanager

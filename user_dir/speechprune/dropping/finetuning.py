@@ -18,59 +18,11 @@ from speechprune.rewriting.averaging import average
 from speechprune.rewriting.encoder import export_encoder
 from speechprune.rewriting.layer_dropping import drop_layers
 from speechprune.state_names import is_mask, mask_key
+from speechprune.training.finetuning import Finetuning
 from speechprune.training.overrides import key_of, quoted, value_of
 from speechprune.training.preflight import check_symbols
 from speechprune.training.rehearsal import rehearse
 from speechprune.training.run import TrainingRun
-
-
-@dataclass(frozen=True)
-class Finetuning:
-    """How a smaller model is finetuned.
-
-    Attributes:
-        data: manifest folder.
-        train, valid: splits in it.
-        config: its name, such as ``finetuning/base_1h``.
-        updates: of finetuning.
-        overrides: hydra's.
-        average: how many checkpoints to average, saved at equal distances.
-        average_by: "valid" or "last".
-    """
-
-    data: Path
-    train: str
-    valid: str
-    config: str
-    updates: int
-    overrides: tuple[str, ...] = ()
-    average: int = 10
-    average_by: str = "valid"
-
-    @property
-    def settings(self) -> tuple[str, ...]:
-        """Overrides that say how to train, and on what."""
-        return (
-            f"task.data={quoted(str(self.data.resolve()))}",
-            f"dataset.train_subset={self.train}",
-            f"dataset.valid_subset={self.valid}",
-            *self.saving,
-        )
-
-    @property
-    def saving(self) -> tuple[str, ...]:
-        """Overrides that save and validate twice as often as checkpoints are averaged.
-
-        All are kept until then: of what fairseq keeps as the best, some better ones may be missing.
-        """
-        every = max(1, self.updates // (2 * self.average))
-        kept = -1 if self.average_by == "valid" else self.average
-        return (
-            f"checkpoint.save_interval_updates={every}",
-            "checkpoint.keep_best_checkpoints=0",
-            f"checkpoint.keep_interval_updates={kept}",
-            f"dataset.validate_interval_updates={every}",
-        )
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from speechprune.checkpoint.finetuned import listening, read_finetuned
 from speechprune.checkpoint.layers import depth
 from speechprune.checksums import read_json, write_json
 from speechprune.decoding.inference import Evaluation, evaluate, read_references
-from speechprune.dropping.finetuning import Finetuning, SmallerModel, rehearse_finetuning
+from speechprune.dropping.finetuning import SmallerModel, rehearse_finetuning
 from speechprune.dropping.report import JSON, Report
 from speechprune.dropping.search import VerificationSettings, verify_plans
 from speechprune.dropping.similarity import (
@@ -38,6 +38,7 @@ from speechprune.manifests.check import check_split, read_recordings
 from speechprune.models.loading import load_finetuned
 from speechprune.reports.runs import manifest_digest
 from speechprune.training.configs import find_config
+from speechprune.training.finetuning import Finetuning
 from speechprune.training.overrides import refuse_own
 from speechprune.training.rounds import Tell, finish_all
 

@@ -12,6 +12,7 @@ from speechprune.decoding.inference import Evaluation
 from speechprune.figures import grouped_bars
 from speechprune.files import write_atomically
 from speechprune.layers.matrix import SimilarityMatrix
+from speechprune.reports.stages import error_rate, markdown_table, plain_values, stages_table
 
 #: The last file of a report to be written: a folder that has it has all.
 JSON = "report.json"
@@ -55,7 +56,7 @@ class Report:
     def best(self) -> str:
         """The stage that is best on the validation split, the first of equal ones."""
         validated, metric = next(iter(self.evaluations.values())), self.verified["by"]
-        return min(self.results, key=lambda stage: _rate(validated[stage], metric))
+        return min(self.results, key=lambda stage: error_rate(validated[stage], metric))
 
     def describe(self) -> dict[str, Any]:
         """To read by program; rates are shares, not percent."""
@@ -72,7 +73,7 @@ class Report:
             },
             "verified": dict(self.verified),
             "evaluations": {
-                split: {stage: _numbers(found) for stage, found in stages.items()}
+                split: {stage: plain_values(found) for stage, found in stages.items()}
                 for split, stages in self.evaluations.items()
             },
         }
@@ -86,7 +87,7 @@ class Report:
             f"{self._origin()}.",
         ]
         for split, stages in self.evaluations.items():
-            parts += [f"## On {split}", _markdown(_stages(stages))]
+            parts += [f"## On {split}", markdown_table(stages_table(stages))]
         parts += [f"![Error rates]({FIGURE})", "## Plans", self._plans(), "## Similarity"]
         for name, matrix in self.matrices.items():
             parts += [
@@ -113,7 +114,7 @@ class Report:
             rates = (f"{100 * plan[metric]:.2f}" for metric in ("wer", "cer"))
             out = f" (stopped after {plan['utterances']})" if plan["stopped"] else ""
             rows.append([_list(plan["drop"]) + out, *rates, "; ".join(plan["found_by"])])
-        return _markdown(rows)
+        return markdown_table(rows)
 
     def _draw(self, path: Path) -> None:
         """Error rates at each stage on the last split."""
@@ -124,38 +125,6 @@ class Report:
         }
         title = f"{self.drop} of {self.verified['layers']} layers dropped, {split}"
         grouped_bars(list(stages), series, path, title)
-
-
-def _stages(stages: Mapping[str, Evaluation]) -> list[list[str]]:
-    """A table of evaluations; with what masks keep, if there are any."""
-    masked = any(found.density < 1.0 for found in stages.values())
-    rows = [["", "WER %", "CER %", "parameters", *["kept %"] * masked, "s of audio per s"]]
-    for stage, found in stages.items():
-        rates = (f"{100 * c.rate:.2f}" for c in (found.words, found.characters))
-        kept = [f"{100 * found.density:.1f}"] * masked
-        rows.append([stage, *rates, f"{found.parameters:,}", *kept, f"{found.speed:.1f}"])
-    return rows
-
-
-def _rate(found: Evaluation, metric: str) -> float:
-    return (found.words if metric == "wer" else found.characters).rate
-
-
-def _numbers(found: Evaluation) -> dict[str, Any]:
-    return {
-        "wer": found.words.rate,
-        "cer": found.characters.rate,
-        "parameters": found.parameters,
-        "density": found.density,
-        "seconds_of_audio_per_second": found.speed,
-        "device": found.device,
-    }
-
-
-def _markdown(rows: list[list[str]]) -> str:
-    head, *body = rows
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _list(layers: list[int]) -> str:

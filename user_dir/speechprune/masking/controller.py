@@ -25,7 +25,9 @@ from speechprune.masking.observation import add_observations
 from speechprune.masking.policies.base import MaskPolicy
 from speechprune.masking.ranking import SiteRanking
 from speechprune.masking.schedule import Schedule, Timetable
+from speechprune.masking.shared_scores import share_scores
 from speechprune.masking.sites import Site
+from speechprune.masking.unit_view import UnitView
 from speechprune.masking.weight_norm import current_weight
 
 
@@ -70,10 +72,13 @@ class MaskController(nn.Module):
             load a checkpoint.
         trains_weights: whether the masked weights are trained; as the policy says by default.
         own_policies: the same rule with other options, by the role of sites that it is for.
+        views: of the units that are ranked in place of connections, by site name. Sites of one
+            group keep the same units. The policy has one score per row.
 
     Raises:
         UserError: no sites, an unknown scope, ``every`` below 1, frozen weights under a policy
-            whose masks follow them alone, or a tensor that does not take the policy's pattern.
+            whose masks follow them alone, a tensor that does not take the policy's pattern, or
+            units that are ranked over all sites or share scores at different densities.
     """
 
     def __init__(
@@ -89,6 +94,7 @@ class MaskController(nn.Module):
         initialise: bool = True,
         trains_weights: bool | None = None,
         own_policies: Mapping[str, MaskPolicy] | None = None,
+        views: Mapping[str, UnitView] | None = None,
     ) -> None:
         super().__init__()
         self.sites = list(sites)
@@ -97,8 +103,11 @@ class MaskController(nn.Module):
         trains = policy.trains_weights if trains_weights is None else trains_weights
         if policy.needs_trained_weights and not trains:
             raise UserError(f"the weights are frozen, but the masks of {policy} follow them alone")
+        if views and scope != "site":
+            raise UserError(f"units are ranked within their layer, not in the scope {scope!r}")
         self.policy = policy
         self._own_policies = own_policies or {}
+        self._views = views or {}
         self.seed = seed
         self.schedule = schedule
         self.timetable = Timetable(every, begin)
@@ -111,13 +120,19 @@ class MaskController(nn.Module):
         self._ranking = SiteRanking(scope, policy.by_magnitude, policy.pattern)
         for site in self.sites:
             self._inject(site, initialise, trains)
+        self._shared = share_scores(self.sites, self._views, schedule)
+        for shared in self._shared if initialise else ():
+            shared.start()
 
     def _inject(self, site: Site, initialise: bool, trains: bool) -> None:
         weight = current_weight(site.module, site.tensor)
         self._ranking.check(site.name, weight)
         density = self.schedule.density(site, 0)
         policy = self._own_policies.get(site.role, self.policy)
-        masked = MaskedWeight(policy, weight, site.name, density, self.seed, initialise, trains)
+        view = self._views.get(site.name)
+        masked = MaskedWeight(
+            policy, weight, site.name, density, self.seed, initialise, trains, view
+        )
         inject(site.module, site.tensor, masked)
         for parameter in original_parameters(site):
             parameter.requires_grad_(trains)
@@ -153,7 +168,7 @@ class MaskController(nn.Module):
         """
         importances = self._importances(self.sites, self._update or 0)
         masks = self._ranking.select_as_many(
-            importances, [masked_weight(site).mask for site in self.sites]
+            importances, [masked_weight(site).ranked_mask for site in self.sites]
         )
         self._take(self.sites, masks)
 
@@ -171,11 +186,19 @@ class MaskController(nn.Module):
         self._density = None
 
     def loaded(self) -> None:
-        """After a checkpoint was loaded: keep its masks, choose only those that it lacked."""
+        """After a checkpoint was loaded: keep its masks, choose only those that it lacked.
+
+        Raises:
+            UserError: its masks of sites that share scores differ.
+        """
         self._stepping = False
         self._settled = None
         self._density = None
+        for shared in self._shared:
+            shared.start()
         self.settle()
+        for shared in self._shared:
+            shared.check()
         self._update = None
 
     def train(self, mode: bool = True) -> MaskController:
@@ -260,14 +283,15 @@ class MaskController(nn.Module):
         key = (self.seed, update, zlib.crc32(site.name.encode()))
         (seed,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(seed) >> 1)
-        return self.policy.importance(original_weight(site), scores, generator)
+        return self.policy.importance(masked.ranked(original_weight(site)), scores, generator)
 
     def _take(self, sites: list[Site], masks: list[Tensor]) -> None:
-        """Put chosen masks on sites."""
-        for site, mask in zip(sites, masks):
-            weight = original_weight(site)
+        """Put chosen masks, with one entry for each importance, on sites."""
+        for site, chosen in zip(sites, masks):
+            weight, masked = original_weight(site), masked_weight(site)
+            mask = masked.spread(chosen)
             shared = weight.numel() // mask.numel()  # connections per entry of the mask
-            self._flipped += masked_weight(site).choose(mask, weight) * shared
+            self._flipped += masked.choose(mask, weight) * shared
         self._density = None
 
     @torch.no_grad()
@@ -339,4 +363,4 @@ class MaskController(nn.Module):
         self.settle()
         for site in self.sites:
             remove(site.module, site.tensor)
-        self.sites, self._settled = [], None
+        self.sites, self._shared, self._settled = [], [], None

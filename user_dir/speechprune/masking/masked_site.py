@@ -64,7 +64,7 @@ def fixed_densities(sites: Sequence[Site], schedule: Schedule) -> tuple[float, f
         return 1.0, 1.0
     scheduled = 0.0
     for site in fixed:
-        entries, density = masked_weight(site).mask.numel(), schedule.density(site, 0)
+        entries, density = masked_weight(site).ranked_mask.numel(), schedule.density(site, 0)
         scheduled += keep_count(entries, density) / entries * original_weight(site).numel()
     total = sum(original_weight(site).numel() for site in fixed)
     return density_of(fixed), scheduled / total

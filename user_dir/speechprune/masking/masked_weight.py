@@ -24,6 +24,7 @@ from speechprune.masking.bits import pack_bits, unpack_bits
 from speechprune.masking.initialisation import rank_by_mask
 from speechprune.masking.policies.base import MaskPolicy
 from speechprune.masking.selection import flipped_places
+from speechprune.masking.unit_view import UnitView
 from speechprune.masking.weight_norm import (
     PARTS,
     NormalisedWeight,
@@ -60,7 +61,8 @@ class _StraightThrough(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             weight_gradient = gradient if policy.dense_gradient else gradient * mask
         if ctx.needs_input_grad[1]:
-            score_gradient = policy.score_gradient(gradient, weight, scores)
+            rows, values = ctx.masked.ranked(gradient), ctx.masked.ranked(weight)
+            score_gradient = policy.score_gradient(rows, values, scores)
         if policy.observes:
             ctx.masked.gather(policy.observe(weight, gradient))
         return weight_gradient, score_gradient, None, None, None, None
@@ -82,6 +84,8 @@ class MaskedWeight(nn.Module):
         initialise: give the scores their starting values now. False leaves zeros, for a model
             whose checkpoint is about to be loaded.
         trains: whether the weight is trained; as the policy says by default.
+        view: of the units that the policy ranks, each as if it were a row of a weight. Their scores
+            are shared with other weights, and `SharedScores` starts them.
 
     Attributes:
         observed: what the policy gathered since the mask was last chosen, float32 in the shape of
@@ -101,9 +105,11 @@ class MaskedWeight(nn.Module):
         seed: int,
         initialise: bool = True,
         trains: bool | None = None,
+        view: UnitView | None = None,
     ) -> None:
         super().__init__()
         self.policy = policy
+        self.view = view
         trains = policy.trains_weights if trains is None else trains
         #: Whether a checkpoint holds what removed weights have grown to, beside the pruned ones.
         self.saves_regrown = trains and policy.removed_weights_return
@@ -112,9 +118,12 @@ class MaskedWeight(nn.Module):
         self.name = name
         self.density = density
         self.seed = seed
-        scores = self.starting_scores(weight) if initialise else self._empty_scores(weight)
+        starts = initialise and view is None
+        scores = self.starting_scores(weight) if starts else self._empty_scores(weight)
         self.scores = None if scores is None else nn.Parameter(scores.to(weight))
-        shape = weight.shape if scores is None else scores.shape
+        #: Whether shared scores have no values yet.
+        self.awaits_scores = view is not None
+        shape = weight.shape if scores is None else self.spread(scores).shape
         self.register_buffer("mask", torch.ones(shape, dtype=torch.bool, device=weight.device))
         observed = torch.zeros(shape, device=weight.device) if policy.observes else None
         self.register_buffer("observed", observed)
@@ -125,13 +134,32 @@ class MaskedWeight(nn.Module):
         self.unselected = True
         self._product: Tensor | None = None
 
+    def ranked(self, weight: Tensor) -> Tensor:
+        """The weight, or its gradient, as the policy sees it: with a row for each unit, if units
+        are ranked."""
+        return weight if self.view is None else self.view.rows(weight)
+
+    def spread(self, ranked: Tensor) -> Tensor:
+        """What there is one of for each importance, such as scores, in the shape of the mask."""
+        return ranked if self.view is None else self.view.spread(ranked)
+
+    def collect(self, spread: Tensor) -> Tensor:
+        """The opposite of `spread`; raises UserError if a unit has several values."""
+        return spread if self.view is None else self.view.collect(spread)
+
+    @property
+    def ranked_mask(self) -> Tensor:
+        """The mask with one entry for each importance."""
+        return self.collect(self.mask)
+
     def starting_scores(self, weight: Tensor) -> Tensor | None:
-        """Scores as the policy starts them from ``weight``; the same on every rank and device."""
+        """Scores as the policy starts them from ``weight``, as it sees it; the same on every rank
+        and device."""
         generator = torch.Generator().manual_seed(self.seed + zlib.crc32(self.name.encode()))
         return self.policy.init_scores(weight.detach().float().cpu(), self.density, generator)
 
     def _empty_scores(self, weight: Tensor) -> Tensor | None:
-        shape = self.policy.score_shape(weight.shape)
+        shape = self.policy.score_shape(self.ranked(weight).shape)
         return None if shape is None else torch.zeros(shape)
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -305,7 +333,8 @@ def _to_plain_keys(
             state[prefix + tensor] = torch.where(mask, weight, 0.0)
         state[prefix + mask_key(tensor)] = pack_bits(mask)
         if masked.scores is not None:
-            state[prefix + scores_key(tensor)] = state.pop(keys.masked + "scores")
+            scores = state.pop(keys.masked + "scores")
+            state[prefix + scores_key(tensor)] = masked.spread(scores)
         if masked.observed is not None:
             state[prefix + observed_key(tensor)] = state.pop(keys.masked + "observed")
 
@@ -342,13 +371,15 @@ def _from_plain_keys(
         if regrown is not None and masked.saves_regrown:
             (inner,) = keys.parameters.values()
             state[inner] = grown_again(prefix + tensor, weight, mask, regrown)
-        if masked.scores is not None:
+        masked.awaits_scores = masked.view is not None and scores is None
+        if masked.awaits_scores:
+            state[keys.masked + "scores"] = masked.scores
+        elif masked.scores is not None:
             if scores is None:
                 scores = masked.starting_scores(weight)
                 assert scores is not None
                 scores = scores if bits is None else rank_by_mask(scores, mask)
-            _refuse_other_shape(prefix + tensor, scores, masked.scores)
-            state[keys.masked + "scores"] = scores.view(masked.scores.shape)
+            state[keys.masked + "scores"] = _fitting(prefix + tensor, scores, masked)
         if masked.observed is not None:
             nothing = torch.zeros_like(masked.observed)
             state[keys.masked + "observed"] = nothing if observed is None else observed
@@ -368,11 +399,20 @@ def grown_again(name: str, weight: Tensor, mask: Tensor, regrown: Tensor) -> Ten
     return whole
 
 
-def _refuse_other_shape(name: str, scores: Tensor, own: Tensor) -> None:
-    """A row's scores may be as many as a column's: only their shape tells them apart."""
-    flat = scores.dim() == 1 and scores.numel() == own.numel()
-    if scores.shape != own.shape and not flat:
+def _fitting(name: str, scores: Tensor, masked: MaskedWeight) -> Tensor:
+    """The scores of a checkpoint in the shape of those of ``masked``.
+
+    A row's scores may be as many as a column's: only their shape tells them apart.
+    """
+    assert masked.scores is not None
+    shape = masked.mask.shape
+    remedy = "set model.linear_st_op to what they were trained with"
+    if scores.shape != shape and not (scores.dim() == 1 and scores.numel() == shape.numel()):
         raise UserError(
             f"the checkpoint's scores of {name} have the shape {list(scores.shape)}, not "
-            f"{list(own.shape)}: set model.linear_st_op to what they were trained with"
+            f"{list(shape)}: {remedy}"
         )
+    try:
+        return masked.collect(scores).view(masked.scores.shape)
+    except UserError as error:
+        raise UserError(f"the checkpoint's scores of {name}: {error}; {remedy}") from error

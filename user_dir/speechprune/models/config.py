@@ -8,10 +8,11 @@ from speechprune.models.layer_flags import LayerFlags
 from speechprune.models.mask_flags import MaskFlags
 from speechprune.models.pruning_flags import PruningContext, PruningFlags
 from speechprune.models.restart import RunContext
+from speechprune.models.slim_flags import SlimFlags
 
 
 @dataclass
-class WeightCtcConfig(LayerFlags, MaskFlags, PruningFlags, Wav2Vec2CtcConfig):
+class WeightCtcConfig(LayerFlags, MaskFlags, PruningFlags, SlimFlags, Wav2Vec2CtcConfig):
     """`wav2vec_ctc`'s own keys and ours, which it does not read."""
 
 

@@ -17,7 +17,7 @@ from speechprune.checkpoint.slimming import note_kept_layers, refuse_other_units
 from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan
 from speechprune.models.declaration import LAYER_FLAGS, Declared
-from speechprune.models.encoder import build_encoder
+from speechprune.models.encoder import build_encoder, dictionary_of
 from speechprune.models.layer_flags import plan_of
 from speechprune.models.restart import starting_checkpoint
 from speechprune.models.sites import encoder_of_model
@@ -53,8 +53,9 @@ class Ctc(Declared, Wav2VecCtc):
         from_pretrained = cfg.w2v_args is None
         if from_pretrained:
             cls.check_settings(cfg)
-        model = cls(cfg, build_encoder(cfg, len(task.target_dictionary)))
-        model.dictionary = task.target_dictionary
+        dictionary = dictionary_of(task)
+        model = cls(cfg, build_encoder(cfg, len(dictionary)))
+        model.dictionary = dictionary
         model.awaits_own_checkpoint = not from_pretrained
         if from_pretrained:
             model.drop_layers()

@@ -10,12 +10,18 @@ from fairseq.models import MODEL_REGISTRY
 from speechprune.models.layer_flags import LayerFlags
 from speechprune.models.mask_flags import MaskFlags
 from speechprune.models.pruning_flags import PruningFlags
+from speechprune.models.slim_flags import SlimFlags
 
 LAYER_FLAGS = frozenset(vars(LayerFlags()))
 MASK_FLAGS = frozenset(vars(MaskFlags()))
 PRUNING_FLAGS = frozenset(vars(PruningFlags()))
+SLIM_FLAGS = frozenset(vars(SlimFlags()))
 #: All of our flags with their defaults, in order.
-DEFAULTS: Mapping[str, Any] = {**vars(LayerFlags()), **vars(MaskFlags()), **vars(PruningFlags())}
+DEFAULTS: Mapping[str, Any] = {
+    flag: default
+    for flags in (LayerFlags(), MaskFlags(), PruningFlags(), SlimFlags())
+    for flag, default in vars(flags).items()
+}
 
 
 def is_changed(flag: str, value: Any) -> bool:
@@ -45,6 +51,8 @@ class Declared:
     label: ClassVar[Optional[str]] = None
     #: Whether its checkpoints have masks.
     has_masks: ClassVar[bool] = False
+    #: Whether its checkpoints hold more than weights, which has to be folded into them.
+    needs_folding: ClassVar[bool] = False
     #: Whether it finetunes all weights and removes nothing: what other methods are judged against.
     is_dense_control: ClassVar[bool] = False
 

@@ -4,6 +4,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, Dict, Iterator, Mapping, Optional
 
 import torch
+from fairseq.data.dictionary import Dictionary
 from fairseq.models import FairseqEncoder
 from fairseq.models.wav2vec.wav2vec2_asr import Linear, Wav2VecEncoder
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -47,6 +48,13 @@ def build_encoder(cfg: Any, output_size: int) -> Wav2VecEncoder:
         if family.fits_fairseqs_ctc and settings.get(SLIM_PLAN) is None:
             return FairseqsEncoder(cfg, family, output_size)
         return SpeechEncoder(cfg, family, output_size)
+
+
+def dictionary_of(task: Any) -> Dictionary:
+    """The dictionary of the outputs: that of a task's labels, or fairseq's special symbols alone in
+    a task without labels, where the output layer is not trained."""
+    dictionary = task.target_dictionary
+    return Dictionary() if dictionary is None else dictionary
 
 
 @contextmanager

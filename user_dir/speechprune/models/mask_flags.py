@@ -10,10 +10,13 @@ from speechprune.masking.initialisation import check_name
 from speechprune.masking.sites import Site
 from speechprune.registry import unknown_name
 
+#: One score for each attention head, and for each feed-forward channel.
+PER_UNIT = "linear_st_head"
 GRANULARITIES = {
     "linear_st": "weight",
     "linear_st_outstr": "row",
     "linear_st_instr": "column",
+    PER_UNIT: "row",  # of the weights as `UnitView` shows them
 }
 
 
@@ -57,7 +60,9 @@ class MaskFlags:
     co_train: bool = _flag(False, "train all weights together with the scores")
     ste_sigmoid: bool = _flag(False, "multiply score gradients by s(1-s), s = sigmoid(|score|)")
     linear_st_op: str = _flag(
-        "linear_st", "one score per weight (linear_st), row (linear_st_outstr) or column (_instr)"
+        "linear_st",
+        "one score per weight (linear_st), row (linear_st_outstr), column (linear_st_instr), or "
+        "attention head and feed-forward channel (linear_st_head)",
     )
     fix_mask: bool = _flag(False, "freeze the scores of every layer")
     fix_mask_before: Optional[int] = _flag(

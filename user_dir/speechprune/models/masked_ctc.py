@@ -40,6 +40,7 @@ class MaskedCtc(Ctc):
     """
 
     has_masks = True
+    needs_folding = True
     mask_controller: MaskController
 
     def __init__(self, cfg: CtcConfig, w2v_encoder: nn.Module) -> None:

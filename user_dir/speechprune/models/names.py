@@ -18,6 +18,8 @@ ROUTER = "wav2vec_ctc_st"
 PARP = "wav2vec_ctc_parp"
 #: Weights under a mask that was given and stays.
 FIXED_MASK = "wav2vec_ctc_masked"
+#: All weights, while heads and channels are removed for good.
+SLIM = "wav2vec_ctc_slim"
 #: Any mask policy, with weights trained or frozen.
 POLICY = "wav2vec_ctc_policy"
 

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from speechprune.errors import UserError
 from speechprune.models.config import WeightCtcConfig
 from speechprune.models.declaration import Declared, declares
-from speechprune.models.encoder import build_encoder
+from speechprune.models.encoder import build_encoder, dictionary_of
 from speechprune.models.layer_flags import drops_layers
 from speechprune.models.names import HUBERT_WEIGHTS, PRUNED, WEIGHTS
 
@@ -60,7 +60,7 @@ def _build_any_family() -> None:
         if cls is not Wav2VecCtc:
             return build(cls, cfg, task)
         WeightCtc.check_settings(cfg)
-        return cls(cfg, build_encoder(cfg, len(task.target_dictionary)))
+        return cls(cfg, build_encoder(cfg, len(dictionary_of(task))))
 
     check_and_build.builds_any_family = True  # type: ignore[attr-defined]
     Wav2VecCtc.build_model = classmethod(check_and_build)

@@ -13,6 +13,7 @@ from speechprune.models.config import CtcConfig
 from speechprune.models.declaration import LAYER_FLAGS, MASK_FLAGS
 from speechprune.models.mask_flags import (
     GRANULARITIES,
+    PER_UNIT,
     check_flags,
     check_network,
     densities,
@@ -21,12 +22,15 @@ from speechprune.models.mask_flags import (
 from speechprune.models.masked_ctc import MaskedCtc
 from speechprune.models.names import ROUTER
 from speechprune.models.restart import is_first_launch
+from speechprune.slimming.unit_views import unit_views
 
 logger = logging.getLogger(__name__)
 
 #: Roles that model.linear_st_op does not reach: S3-Router shares scores in the encoder's linear
 #: layers alone.
 _ONE_SCORE_PER_WEIGHT = ("front.conv", "pos.conv", "head")
+#: The same where heads and channels have scores: what is outside the layers has neither.
+_WITHOUT_UNITS = (*_ONE_SCORE_PER_WEIGHT, "front.proj")
 
 
 @register_model(ROUTER, dataclass=CtcConfig)
@@ -56,6 +60,8 @@ class Wav2VecCtcSt(MaskedCtc):
         sites = self.mask_sites()
         self.requires_grad_(cfg.co_train)
         of_linear, of_others = (self._policy(name) for name in (cfg.linear_st_op, "linear_st"))
+        per_unit = cfg.linear_st_op == PER_UNIT
+        others = _WITHOUT_UNITS if per_unit else _ONE_SCORE_PER_WEIGHT
         self.mask_controller = MaskController(
             sites,
             of_linear,
@@ -63,7 +69,8 @@ class Wav2VecCtcSt(MaskedCtc):
             seed=cfg.seed,
             initialise=from_pretrained,
             trains_weights=cfg.co_train,
-            own_policies={role: of_others for role in _ONE_SCORE_PER_WEIGHT},
+            own_policies={role: of_others for role in others},
+            views=unit_views(sites, self.family.units(self.backbone)) if per_unit else None,
         )
         self.takes_masks_only = from_pretrained and cfg.load_mask_only and is_first_launch(cfg)
         if not cfg.co_train:

@@ -70,6 +70,6 @@ def encoder_of_finetuned(path: PathLike) -> EncoderFile:
     pretrained: Any = OmegaConf.to_container(settings, resolve=True, enum_to_str=True)
     weights = state["model"]
     # A plain model is not built: the published ones of 2020 lack the dictionary that it takes.
-    if declared(state["cfg"].model._name).has_masks:
+    if declared(state["cfg"].model._name).needs_folding:
         weights = folded_weights(load_finetuned(path))
     return EncoderFile(encoder_tensors(weights), pretrained["task"], pretrained["model"])

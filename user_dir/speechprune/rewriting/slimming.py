@@ -64,6 +64,12 @@ class SlimReport:
         """As plain values."""
         return asdict(self)
 
+    @classmethod
+    def of(cls, described: Mapping[str, Any]) -> SlimReport:
+        """What `describe` described."""
+        layers = tuple(SlimLayer(**layer) for layer in described["layers"])
+        return cls(layers, described["parameters"], described["parameters_before"])
+
     def in_words(self) -> str:
         """A line for each layer, and one for the encoder."""
         rows = [["layer", "heads", "channels"]]

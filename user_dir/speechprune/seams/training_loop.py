@@ -1,4 +1,4 @@
-"""fairseq's training loop: where it ends, and where masks see gradients."""
+"""fairseq's training loop: where it begins and ends, and where masks see gradients."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from speechprune.replacing import Function, replace
+from speechprune.slimming.controller import SLIM_CONTROLLER
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +36,26 @@ def end_in_time(train_module: ModuleType) -> None:
     replace(train_module, "train", ending)
 
 
+def preparing(build: Function) -> Function:
+    """`Trainer.__init__`, before which the criterion sees the model that it is to train.
+
+    fairseq builds each without the other; what does not fit would come up in the first update, of
+    which it saves a checkpoint then.
+    """
+
+    def prepare_and_build(
+        self: Any, cfg: Any, task: Any, model: Any, criterion: Any, *args: Any, **options: Any
+    ) -> None:
+        if hasattr(criterion, "prepare"):
+            criterion.prepare(model)
+        build(self, cfg, task, model, criterion, *args, **options)
+
+    return prepare_and_build
+
+
 def observing(clip: Function) -> Function:
-    """`Trainer.clip_grad_norm`, after which masks see the gradients of an update, once all
-    processes have shared them.
+    """`Trainer.clip_grad_norm`, after which masks and slimming see the gradients of an update, once
+    all processes have shared them.
 
     No method of a model is called between the last backward pass and the step, and a task may take
     steps of its own.
@@ -45,9 +63,15 @@ def observing(clip: Function) -> Function:
 
     def clip_and_observe(self: Any, clip_norm: float) -> Any:
         norm = clip(self, clip_norm)
-        controller = getattr(getattr(self.model, "module", self.model), "mask_controller", None)
-        if controller is not None:
-            controller.observe()
+        model = getattr(self.model, "module", self.model)
+        masks, slimming = (
+            getattr(model, name, None) for name in ("mask_controller", SLIM_CONTROLLER)
+        )
+        if masks is not None:
+            masks.observe()
+        if slimming is not None:
+            # Optimizers for half precision scale and clip gradients only when they use them.
+            slimming.observe(getattr(self.optimizer, "_multiply_factor", 1.0))
         return norm
 
     return clip_and_observe

@@ -9,6 +9,11 @@ from torch.nn import functional
 
 from speechprune.slimming.units import LayerUnits
 
+#: Added to attention weights it leaves exact zeros after the softmax, in every number format. After
+#: minus infinity, what becomes of an utterance that is all padding depends on the kernel: a NaN
+#: there would enter the gradients of all weights.
+_HIDING = -3e4
+
 
 class SlimAttention(nn.Module):
     """What a fairseq layer calls as its ``self_attn``, with heads that need not fill its channels.
@@ -60,7 +65,7 @@ class SlimAttention(nn.Module):
             queries,
             keys,
             values,
-            attn_mask=_mask(key_padding_mask, attn_mask, query),
+            attn_mask=_mask(key_padding_mask, attn_mask, queries),
             dropout_p=self.dropout if self.training else 0.0,
         )
         joined = attended.permute(2, 0, 1, 3).reshape(frames, batch, -1)
@@ -68,9 +73,9 @@ class SlimAttention(nn.Module):
 
 
 def _mask(padding: Tensor | None, added: Tensor | None, like: Tensor) -> Tensor | None:
-    """What to add to attention weights, (B or 1, 1, T or 1, T); bool where nothing is added."""
-    attended = None if padding is None else ~padding.bool()[:, None, None, :]
-    if added is None:
-        return attended
-    added = added.to(like.dtype)[None, None]
-    return added if attended is None else added.masked_fill(~attended, float("-inf"))
+    """What to add to attention weights before the softmax, (B or 1, 1, T or 1, T)."""
+    added = None if added is None else added.to(like.dtype)[None, None]
+    if padding is None:
+        return added
+    hiding = padding[:, None, None, :].to(like.dtype) * _HIDING
+    return hiding if added is None else hiding + added

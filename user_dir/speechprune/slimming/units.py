@@ -44,6 +44,10 @@ class LayerUnits:
         """F."""
         return int(self.second.in_features)
 
+    def count(self, kind: str) -> int:
+        """How many units of a kind, of `KINDS`, there are."""
+        return self.heads if kind == "heads" else self.channels
+
     @property
     def parameters_of_head(self) -> int:
         """Weights and biases that go with one head: the bias of ``out`` stays."""

@@ -16,6 +16,7 @@ _FILES = (
     "checkpoint.finetune_from_model",
     "checkpoint.restore_file",
     "common.quantization_config_path",
+    "criterion.teacher",
     "criterion.wer_kenlm_model",
     "criterion.wer_lexicon",
     "model.layer_plan",

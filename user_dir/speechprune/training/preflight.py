@@ -22,6 +22,7 @@ from speechprune.checkpoint.layers import depth, lost_layers, refuse_other_layer
 from speechprune.checkpoint.outputs import saved_dictionary
 from speechprune.checkpoint.pretrained import check_pretrained, width
 from speechprune.checkpoint.slimming import refuse_other_units, slim_plan_in
+from speechprune.criterions.names import DISTILLING, METRICS
 from speechprune.errors import UserError
 from speechprune.manifests.check import SplitSummary, check_split
 from speechprune.manifests.dictionary import dictionary_name
@@ -36,9 +37,6 @@ from speechprune.state_names import has_masks, is_finetuned
 from speechprune.training.ranges import check_ranges
 
 logger = logging.getLogger(__name__)
-
-#: What fairseq's `ctc` and our `masked_ctc` log of a validation.
-_METRICS = ("loss", "nll_loss", "uer", "wer", "raw_wer", "penalty", "density")
 
 
 def check_data(cfg: DictConfig) -> list[SplitSummary]:
@@ -80,8 +78,9 @@ def check_settings(cfg: DictConfig) -> None:
     check_ranges(cfg)
     refuse_code(OmegaConf.to_container(cfg), "the settings")
     _check_post_process(cfg.criterion)
+    _check_teacher(cfg.criterion)
     metric = cfg.checkpoint.best_checkpoint_metric
-    measured = _METRICS if cfg.criterion._name in ("ctc", "masked_ctc") else (metric,)
+    measured = METRICS.get(cfg.criterion._name, (metric,))
     for is_wrong, message in (
         (cfg.common.amp, NO_AMP),
         (
@@ -113,6 +112,21 @@ def _check_post_process(criterion: DictConfig) -> None:
             f"criterion.post_process={name} is not known; use letter for labels that are joined to "
             "words, none for others"
         ) from error
+
+
+def _check_teacher(criterion: DictConfig) -> None:
+    """Refuse a teacher without a criterion that learns from it, and the other way round."""
+    teacher, learns = _value(criterion, "teacher"), criterion._name in DISTILLING
+    if teacher and not learns:
+        raise UserError(
+            f"criterion._name={criterion._name} does not learn from criterion.teacher; set "
+            f"criterion._name={DISTILLING[0]}"
+        )
+    if learns and not teacher:
+        raise UserError(
+            f"criterion._name={criterion._name} needs a checkpoint to learn from; name one as "
+            "criterion.teacher"
+        )
 
 
 def _check_schedule(cfg: DictConfig) -> None:

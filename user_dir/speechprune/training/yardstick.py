@@ -8,6 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from speechprune.criterions.names import COUNTING_ERRORS
 from speechprune.manifests.dictionary import dictionary_name, read_dictionary
 from speechprune.manifests.spelling import WORD_END
 
@@ -28,7 +29,7 @@ def choose_yardstick(cfg: DictConfig, given: Collection[str]) -> None:
         given: keys that the user set, which are left alone.
     """
     task, criterion, metric = cfg.task, cfg.criterion, cfg.checkpoint.best_checkpoint_metric
-    is_ours = task._name == "audio_finetuning" and criterion._name in ("ctc", "masked_ctc")
+    is_ours = task._name == "audio_finetuning" and criterion._name in COUNTING_ERRORS
     if not is_ours or criterion.post_process != "letter" or metric not in _MEANINGS:
         return
     dictionary = Path(task.target_dictionary or task.data) / dictionary_name(task.labels)

@@ -1,0 +1,1 @@
+"""Slimming a model from end to end: prune while finetuning, cut, average, evaluate."""

@@ -1,0 +1,227 @@
+"""From a checkpoint to a slim one: every step, each done once, and one report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from speechprune import __version__
+from speechprune.autoslim.report import JSON, Report, Stage
+from speechprune.autoslim.training import Amounts, Slimming
+from speechprune.backbones.cost import encoder_cost
+from speechprune.checkpoint import digest, read
+from speechprune.checkpoint.file import PROVENANCE
+from speechprune.checkpoint.finetuned import listening
+from speechprune.checkpoint.settings import setting
+from speechprune.checksums import read_json
+from speechprune.decoding.inference import Evaluation, evaluate, read_references
+from speechprune.dropping.verification import refuse_test
+from speechprune.errors import UserError
+from speechprune.files import check_folder
+from speechprune.locks import locked
+from speechprune.made_with import claim
+from speechprune.manifests.check import check_split
+from speechprune.models.loading import load_finetuned
+from speechprune.models.sites import encoder_of_model
+from speechprune.models.slim_flags import SECONDS
+from speechprune.reports.runs import manifest_digest
+from speechprune.rewriting.slimming import SlimReport
+from speechprune.state_names import has_masks, is_finetuned
+from speechprune.training.configs import find_config
+from speechprune.training.finetuning import Finetuning
+from speechprune.training.rounds import Tell, finish_all
+
+#: Of what a folder is made of, what concerns training alone.
+_OF_TRAINING = ("amounts", "average", "training", "then_updates", "multiple_of")
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Prune heads and channels while finetuning, cut them out, average and evaluate, in a folder.
+
+    Interrupted, it goes on where it was.
+
+    Attributes:
+        checkpoint: pretrained, or finetuned without masks.
+        amounts: how much goes.
+        out: folder of everything.
+        finetuning: its settings; models are chosen on its validation split alone.
+        test: a split for the last evaluation; none if None.
+        then_updates: of finetuning what was cut, besides those while it is pruned.
+        multiple_of: what the channels of a layer are to be a multiple of.
+        allow_test: take a validation split whose name says test.
+    """
+
+    checkpoint: Path
+    amounts: Amounts
+    out: Path
+    finetuning: Finetuning
+    test: str | None = None
+    then_updates: int = 0
+    multiple_of: int = 1
+    allow_test: bool = False
+
+    def run(self, tell: Tell = lambda line: None) -> Path:
+        """Do what is left to do; gives the folder, with ``report.json``, ``.md`` and ``.png``.
+
+        Raises:
+            UserError: input that cannot be used, a folder of other settings or that another process
+                writes to, or failed training.
+        """
+        self._check()
+        with locked(self.out):
+            return self._run(tell)
+
+    def _run(self, tell: Tell) -> Path:
+        self._claim()
+        if (self.out / JSON).exists():
+            self._refuse_lost_result()
+            return self.out
+        slimming = self._slimming
+        tell("pruning heads and channels while finetuning")
+        slimming.prepare()
+        finish_all([[slimming.pruning]], tell=tell)
+        tell("cutting them out")
+        report = slimming.cut()
+        if self.then_updates:
+            tell("finetuning what is left")
+            slimming.prepare_finetuning()
+            finish_all([[slimming.finetuning_run]], tell=tell)
+            slimming.finish()
+        tell("evaluation")
+        self._report(report).save(self.out)
+        return self.out
+
+    @property
+    def _slimming(self) -> Slimming:
+        return Slimming(
+            self.out / "model",
+            self.checkpoint,
+            self.amounts,
+            self.finetuning,
+            self.then_updates,
+            self.multiple_of,
+        )
+
+    @property
+    def _splits(self) -> tuple[str, ...]:
+        return (self.finetuning.valid, *([self.test] if self.test else []))
+
+    @cached_property
+    def _is_finetuned(self) -> bool:
+        return is_finetuned(read(self.checkpoint, mmap=True)["model"])
+
+    @cached_property
+    def _labels(self) -> str:
+        """What labels are called: as the checkpoint has it, or else the config of training."""
+        if self._is_finetuned:
+            state = read(self.checkpoint, mmap=True)
+            return str(setting(state, "task", "labels", "ltr"))
+        yaml: Any = OmegaConf.load(find_config(self.finetuning.config))
+        return str(yaml.task.labels)
+
+    def _check(self) -> None:
+        """Refuse at once what a later step would refuse."""
+        if has_masks(read(self.checkpoint, mmap=True)["model"]):
+            raise UserError(
+                f"{self.checkpoint} has masks, but all weights train while heads and channels go; "
+                "slim first, and mask the slim model then, or bake the masks in with `speechprune "
+                "masks fold`"
+            )
+        check_folder(self.out)
+        refuse_test(self.finetuning.valid, self.allow_test)
+        self._slimming.rehearse()
+        rate = listening(self.checkpoint)[1]
+        for split in (self.finetuning.train, *self._splits):
+            check_split(self.finetuning.data, split, self._labels, sample_rate=rate, closed=False)
+
+    def _claim(self) -> None:
+        """Note what the folder is of; refuse one of other settings."""
+        data, splits = self.finetuning.data, (self.finetuning.train, *self._splits)
+        wanted = {
+            "version": __version__,
+            "checkpoint": digest(self.checkpoint),
+            "splits": {split: manifest_digest(data, split, self._labels) for split in splits},
+            "amounts": list(self.amounts.overrides),
+            "average": [self.finetuning.average, self.finetuning.average_by],
+            "then_updates": self.then_updates,
+            "multiple_of": self.multiple_of,
+            "training": [
+                self.finetuning.config,
+                self.finetuning.updates,
+                *self.finetuning.overrides,
+            ],
+        }
+        # How to train may still be corrected until something was trained.
+        begun = any((self.out / "model" / "pruning" / "checkpoints").glob("*.pt"))
+        claim(self.out, wanted, () if begun else _OF_TRAINING)
+
+    def _refuse_lost_result(self) -> None:
+        result = self.out / read_json(self.out / JSON)["checkpoint"]
+        if not result.exists():
+            raise UserError(
+                f"{result} is missing, though {self.out / JSON} tells of it; remove {self.out} to "
+                "make it anew"
+            )
+
+    def _report(self, cut: SlimReport) -> Report:
+        whole = {"whole model": self.checkpoint} if self._is_finetuned else {}
+        results = self._slimming.results
+        return Report(
+            amounts=self.amounts.in_words(),
+            cut=cut,
+            stages={stage: self._stage(path) for stage, path in {**whole, **results}.items()},
+            results={stage: path.relative_to(self.out) for stage, path in results.items()},
+            averaged=read(self._slimming.averaged, mmap=True)[PROVENANCE]["averaged"],
+            metric="cer" if self._labels == "ltr" else "wer",
+        )
+
+    def _stage(self, path: Path) -> Stage:
+        data = self.finetuning.data
+        loaded = load_finetuned(path, data)
+        cost = encoder_cost(encoder_of_model(loaded.model), SECONDS)
+        found: Mapping[str, Evaluation] = {
+            split: evaluate(loaded, read_references(loaded, data, split)) for split in self._splits
+        }
+        return Stage(found, cost.multiply_adds, path.stat().st_size)
+
+
+def pipeline(
+    checkpoint: Path,
+    out: Path,
+    *,
+    amounts: Amounts,
+    data: Path,
+    train: str,
+    valid: str,
+    test: str | None = None,
+    config: str = "finetuning/base_1h",
+    updates: int | None = None,
+    then_updates: int | None = None,
+    multiple_of: int = 1,
+    num: int = 10,
+    average_by: str = "valid",
+    allow_test: bool = False,
+    overrides: tuple[str, ...] = (),
+) -> Pipeline:
+    """A `Pipeline` of plain settings, as `speechprune slim auto` takes them.
+
+    Gates leave values between 0 and 1 to be folded, after which as many updates follow; scores do
+    not, and no updates follow by default.
+
+    Raises:
+        UserError: no such config.
+    """
+    yaml: Any = OmegaConf.load(find_config(config))
+    updates = updates or int(yaml.optimization.max_update)
+    if then_updates is None:
+        then_updates = updates if amounts.by_gates else 0
+    finetuning = Finetuning(data, train, valid, config, updates, overrides, num, average_by)
+    return Pipeline(
+        checkpoint, amounts, out, finetuning, test, then_updates, multiple_of, allow_test
+    )

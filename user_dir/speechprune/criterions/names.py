@@ -1,0 +1,23 @@
+"""What our criterions are called in fairseq's registry, and what they measure."""
+
+#: CTC loss with our error rates; and with the penalty of masks; and with distillation.
+CTC, MASKED_CTC, DISTILL_CTC = "ctc", "masked_ctc", "distill_ctc"
+#: Distillation alone, which needs no labels.
+DISTILL = "distill"
+
+#: Those that count errors in validation as `speechprune evaluate` does.
+COUNTING_ERRORS = (CTC, MASKED_CTC, DISTILL_CTC)
+#: Those with a teacher.
+DISTILLING = (DISTILL_CTC, DISTILL)
+
+_OF_CTC = ("loss", "nll_loss", "uer", "wer", "raw_wer")
+_OF_PENALTY = ("penalty", "density")
+_OF_DISTILLATION = ("distill", "distill_l1", "distill_cosine")
+
+#: What each of them logs of a validation. What fairseq's `ctc` cannot log stays for old settings.
+METRICS = {
+    CTC: _OF_CTC + _OF_PENALTY,
+    MASKED_CTC: _OF_CTC + _OF_PENALTY,
+    DISTILL_CTC: _OF_CTC + _OF_PENALTY + _OF_DISTILLATION,
+    DISTILL: ("loss", *_OF_PENALTY, *_OF_DISTILLATION),
+}

@@ -1,0 +1,1 @@
+"""Training a model to have the hidden states of another, its teacher."""

@@ -1,0 +1,146 @@
+"""`wav2vec_ctc_slim`: finetune all weights while heads and channels are removed."""
+
+from typing import Any, Dict, Mapping, Union
+
+from fairseq.logging import metrics
+from fairseq.models import register_model
+
+from speechprune.backbones.cost import encoder_cost
+from speechprune.errors import UserError
+from speechprune.models.config import PrunedCtcConfig
+from speechprune.models.ctc import Ctc
+from speechprune.models.declaration import LAYER_FLAGS, SLIM_FLAGS
+from speechprune.models.names import SLIM
+from speechprune.models.pruning_flags import check_modes
+from speechprune.models.restart import is_first_launch
+from speechprune.models.slim_flags import (
+    GATES,
+    SECONDS,
+    budget_of,
+    check_slim,
+    check_whole_layers,
+    cost_in,
+    criterion_of,
+    end_of,
+    kinds_of,
+    target_of,
+)
+from speechprune.slimming.controller import SLIM_CONTROLLER, SlimController
+from speechprune.slimming.cost import cost_of_channel, cost_of_head
+from speechprune.slimming.gate_controller import GateController
+from speechprune.slimming.plan import KeptUnits
+
+_PREFIX = f"{SLIM_CONTROLLER}."
+
+
+@register_model(SLIM, dataclass=PrunedCtcConfig)
+class Wav2VecCtcSlim(Ctc):
+    """Removes heads and channels for good, more and more of them; all weights train.
+
+    What is removed is zero, or has a gate that is closed, until `speechprune slim apply` cuts it
+    out.
+    """
+
+    reads = LAYER_FLAGS | SLIM_FLAGS | {"prune_every", "fix_attn", "fix_fc", "eval_only"}
+    label = "auto-slim"
+    needs_folding = True
+    slim_controller: Union[SlimController, GateController]
+
+    @classmethod
+    def check_settings(cls, cfg: Any) -> None:
+        check_modes(cfg)
+        check_slim(cfg)
+
+    @classmethod
+    def check_depth(cls, cfg: Any, layers: int) -> None:
+        check_whole_layers(cfg, layers)
+
+    @classmethod
+    def label_of(cls, cfg: Mapping[str, Any]) -> str:
+        return f"auto-slim, {cfg['criterion']}"
+
+    @classmethod
+    def sparse_from(cls, cfg: Any) -> int:
+        return end_of(cfg)
+
+    def prepare(self, from_pretrained: bool) -> None:
+        """Let scores or gates choose among the heads and channels.
+
+        Raises:
+            UserError: settings that cannot work in this model.
+        """
+        check_whole_layers(self.cfg, self.depth)
+        self.slim_controller = (
+            self._gates() if self.cfg.criterion == GATES else self._structured_masks()
+        )
+        #: Whether the checkpoint that comes next is another run's, which gives its weights alone.
+        self.takes_weights_only = (
+            from_pretrained and is_first_launch(self.cfg) and bool(self.cfg.finetune_from_model)
+        )
+        #: Whether it has to have scores or gates: it is this run's, or the model itself.
+        self.goes_on = not from_pretrained or not is_first_launch(self.cfg)
+
+    def _structured_masks(self) -> SlimController:
+        units = self.family.units(self.backbone)
+        target = target_of(self.cfg, units, self.backbone)
+        return SlimController(units, criterion_of(self.cfg), target, self.cfg.whole_layers)
+
+    def _gates(self) -> GateController:
+        cfg, key = self.cfg, budget_of(self.cfg)
+        assert key is not None
+        # Gates act on what enters a layer's last projection, which only our attention calls.
+        before = self.family.units(self.backbone)
+        self.family.slim(self.backbone, [KeptUnits.all(u.heads, u.channels) for u in before])
+        units = [u for u in self.family.units(self.backbone) if u.layer not in cfg.whole_layers]
+        total = encoder_cost(self.backbone, SECONDS)
+        return GateController(
+            self,
+            units,
+            1.0 - getattr(cfg, key),
+            cost_in(key, total),
+            kinds=kinds_of(cfg),
+            costs=[
+                (
+                    cost_in(key, cost_of_head(each, total.frames)),
+                    cost_in(key, cost_of_channel(each, total.frames)),
+                )
+                for each in units
+            ],
+            warmup=end_of(cfg),
+            seed=cfg.seed,
+        )
+
+    def begin_update(self) -> None:
+        if self.training:
+            for name, value in self.slim_controller.stats().items():
+                metrics.log_scalar(name, value, weight=0, priority=25, round=4)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Dict[str, Any]:
+        self.slim_controller.settle()
+        return super().state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Load the state of such a run, or the weights of any plain CTC model.
+
+        Raises:
+            UserError: the checkpoint is one of this run, or this model, and lacks its scores or
+                gates.
+        """
+        own = {k: v for k, v in super().state_dict().items() if k.startswith(_PREFIX)}
+        given = {
+            key: value
+            for key, value in state_dict.items()
+            if not (self.takes_weights_only and key.startswith(_PREFIX))
+        }
+        self.takes_weights_only = False
+        missing = [key for key in own if key not in given]
+        if missing and self.goes_on:
+            raise UserError(
+                f"the checkpoint lacks {missing[0]}, by which it would be slimmed; it is damaged, "
+                "or was trained as another model or with another model.criterion"
+            )
+        return super().load_state_dict({**own, **given}, *args, **kwargs)
+
+    def fold(self) -> None:
+        """Leave a plain model, whose removed heads and channels are zero."""
+        self.slim_controller.fold()

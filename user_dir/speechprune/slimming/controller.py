@@ -1,0 +1,240 @@
+"""SlimController: scores the heads and channels of a model in training, and removes the least."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from speechprune.errors import UserError
+from speechprune.slimming.criteria import Criterion
+from speechprune.slimming.cutting import head_entries
+from speechprune.slimming.scores import accumulate, channel_scores, head_scores
+from speechprune.slimming.targets import PerUnit, Target
+from speechprune.slimming.units import LayerUnits
+
+#: What a model calls its controller, and so how the keys of its state begin.
+SLIM_CONTROLLER = "slim_controller"
+
+
+class SlimController(nn.Module):
+    """Structured masks on a model whose weights train.
+
+    Assign it to the model as ``slim_controller``: ``model.train()``, ``model.eval()`` and fairseq's
+    ``model.set_num_updates()`` then reach it. Elsewhere call :meth:`set_num_updates` before each
+    training step, and everywhere :meth:`observe` between its last backward pass and the step.
+
+    A removed unit is one whose weights are zero: the rows of a head in query, key and value, its
+    columns in out, and a channel's column in the second feed-forward layer. They are set to zero
+    after each step. The other entries of a removed channel, and all biases, change nothing then, so
+    that cutting the unit out leaves the model's output as it is. What has been removed can come
+    back, and begins at zero, if its score says so.
+
+    The network that is validated and saved is the one that the next update would use: entering
+    evaluation and :meth:`settle` do what the update to come begins with.
+
+    Args:
+        units: of each layer; the weights are loaded already.
+        criterion: the rule that scores.
+        target: how much is to stay, and when.
+        whole_layers: 0-based layers that lose nothing.
+
+    Raises:
+        UserError: nothing is left that could be removed.
+    """
+
+    def __init__(
+        self,
+        units: Sequence[LayerUnits],
+        criterion: Criterion,
+        target: Target,
+        whole_layers: Collection[int] = (),
+    ) -> None:
+        super().__init__()
+        self._units = {each.layer: each for each in units if each.layer not in whole_layers}
+        self.criterion = criterion
+        self.target = target
+        if not self._units or not target.kinds:
+            raise UserError("nothing is left that could be removed: every layer is to stay whole")
+        self._keys = [(kind, layer) for kind in target.kinds for layer in self._units]
+        for kind, layer in self._keys:
+            size = self._units[layer].count(kind)
+            device = self._units[layer].second.weight.device
+            self.register_buffer(f"{kind}_scores_{layer}", torch.zeros(size, device=device))
+            # 1 is kept and 0 removed; checkpoints hold floating-point tensors.
+            self.register_buffer(f"{kind}_kept_{layer}", torch.ones(size, device=device))
+        self._update: int | None = None
+        self._stepping = False
+        self._removed: dict[tuple[str, int], Tensor] = {}
+
+    # --- when --------------------------------------------------------------------------------
+
+    def set_num_updates(self, update: int) -> None:
+        """Begin an update: remove units if it is time, and keep what was removed at zero.
+
+        A second call with the same number does nothing.
+
+        Raises:
+            UserError: units are to be removed, but no gradient has told of them yet.
+            FloatingPointError: a score is not a number.
+        """
+        if update != self._update:
+            self._prepare(update)
+            self._update = update
+        self._stepping = False
+
+    def settle(self) -> None:
+        """After a training step: do at once what the next update begins with."""
+        if self._stepping and self._update is not None:
+            self._prepare(self._update + 1)
+            self._update = self._update + 1
+        self._stepping = False
+
+    def train(self, mode: bool = True) -> SlimController:
+        if self.training and not mode:
+            self.settle()
+        return super().train(mode)
+
+    @torch.no_grad()
+    def observe(self, scale: float | Tensor = 1.0) -> None:
+        """After the backward passes of an update, before the step: score the units.
+
+        Gradients are read where they are. In fairseq's loop the plugin calls it on every process,
+        once all have shared their gradients; not if half precision overflowed.
+
+        Args:
+            scale: what the optimizer multiplies the gradients by before it uses them.
+        """
+        self._stepping = True
+        if self._forgets() and not self._scores_are_due():
+            return
+        for kind, layer in self._keys:
+            now = self._scores_now(kind, layer)
+            if now is not None:
+                before = self._buffer("scores", kind, layer)
+                before.copy_(accumulate(self.criterion, before, now * scale))
+
+    def _forgets(self) -> bool:
+        """Whether only the last scores before an event count."""
+        return not self.criterion.needs_gradient or self.criterion.decay == 0.0
+
+    def _scores_are_due(self) -> bool:
+        """Whether units are removed at the beginning of the next update."""
+        return self.target.schedule.event_at((self._update or 0) + 1) is not None
+
+    @torch.no_grad()
+    def _prepare(self, update: int) -> None:
+        event = self.target.schedule.event_at(update)
+        if event:  # event 0 removes nothing
+            self._choose(event)
+        self._write_zeros()
+
+    # --- scores ------------------------------------------------------------------------------
+
+    def _scores_now(self, kind: str, layer: int) -> Tensor | None:
+        """The scores of this update; None if its gradients are missing, as the layer is frozen."""
+        units = self._units[layer]
+        weights = (
+            [linear.weight for linear in (units.query, units.key, units.value, units.out)]
+            if kind == "heads"
+            else [units.second.weight]
+        )
+        gradients = [weight.grad for weight in weights]
+        if self.criterion.needs_gradient and any(gradient is None for gradient in gradients):
+            return None
+        plain = [weight.detach() for weight in weights]
+        if kind == "heads":
+            return head_scores(self.criterion, plain, gradients, units.heads)
+        return channel_scores(self.criterion, plain[0], gradients[0])
+
+    def _choose(self, event: int) -> None:
+        if self.criterion.needs_gradient and not self._have_scores():
+            update = self.target.schedule.events[event]
+            raise UserError(
+                f"heads and channels are to be removed at update {update}, but no gradient has "
+                "reached them all before; set a later model.prune_begin than "
+                "model.freeze_finetune_updates, and train every layer"
+            )
+        scores: PerUnit = {key: self._buffer("scores", *key) for key in self._keys}
+        if not self.criterion.needs_gradient:
+            found = {key: self._scores_now(*key) for key in self._keys}
+            scores = {key: each for key, each in found.items() if each is not None}
+        for key, kept in self.target.select(scores, event).items():
+            self._buffer("kept", *key).copy_(kept)
+        self._removed = {}
+
+    def _have_scores(self) -> bool:
+        return all(bool(self._buffer("scores", *key).any()) for key in self._keys)
+
+    # --- weights -----------------------------------------------------------------------------
+
+    def _write_zeros(self) -> None:
+        """Set the weights of what is removed to zero, in the optimizer's copies too."""
+        for kind, layer in self._keys:
+            removed = self._removed_entries(kind, layer)
+            if not removed.numel():
+                continue
+            units = self._units[layer]
+            if kind == "heads":
+                for linear in (units.query, units.key, units.value):
+                    _zero(linear.weight, 0, removed)
+                _zero(units.out.weight, 1, removed)
+            else:
+                _zero(units.second.weight, 1, removed)
+
+    def _removed_entries(self, kind: str, layer: int) -> Tensor:
+        """The rows or columns that are zero, on the device of the weights; found once per choice,
+        since finding them waits for the device."""
+        key = (kind, layer)
+        if key not in self._removed:
+            removed = (self._buffer("kept", kind, layer) == 0).nonzero().flatten()
+            if kind == "heads":
+                removed = head_entries(removed.tolist(), self._units[layer].head_size)
+            self._removed[key] = removed.to(self._units[layer].second.weight.device)
+        return self._removed[key]
+
+    # --- what others ask ---------------------------------------------------------------------
+
+    def stats(self) -> dict[str, float]:
+        """The share of each kind's units that is removed, of all layers that may lose some."""
+        found = {}
+        for kind in self.target.kinds:
+            kept = torch.cat([self._buffer("kept", kind, layer) for layer in self._units])
+            found[f"{kind}_removed"] = 1.0 - float(kept.mean())
+        return found
+
+    def penalty(self) -> Tensor | None:
+        """What is added to the loss: nothing."""
+        return None
+
+    def fold(self) -> None:
+        """Leave the model as it is, for what is removed is zero already; nothing of this controller
+        stays in its state dict."""
+        self.settle()
+        for kind, layer in self._keys:
+            delattr(self, f"{kind}_scores_{layer}")
+            delattr(self, f"{kind}_kept_{layer}")
+        self._keys = []
+
+    def _buffer(self, what: str, kind: str, layer: int) -> Tensor:
+        buffer: Tensor = getattr(self, f"{kind}_{what}_{layer}")
+        return buffer
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SlimController:
+        # Scores keep their precision when a model is made one of half precision.
+        return super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._removed = {}
+        self._update = None
+        self._stepping = False
+
+
+def _zero(parameter: Tensor, dimension: int, entries: Tensor) -> None:
+    # The plugin names the copy that an optimizer for half precision keeps and steps.
+    for copy in (parameter, getattr(parameter, "master_copy", None)):
+        if copy is not None:
+            copy.data.index_fill_(dimension, entries, 0.0)
