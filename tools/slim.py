@@ -76,94 +76,6 @@ def apply(checkpoint: Path, out: Path, multiple_of: int, as_json: bool) -> None:
 
 @command.command()
 @click.argument("checkpoint", metavar="CKPT", type=_PATH)
-@click.argument("out", type=_PATH)
-@click.option("--ffn", type=_REMOVED, help="Share of feed-forward channels to remove.")
-@click.option("--heads", type=_REMOVED, help="Share of attention heads to remove.")
-@click.option(
-    "--keep-parameters",
-    type=_KEPT,
-    metavar="SHARE",
-    help="Share of the encoder's parameters that may stay, instead of --ffn and --heads.",
-)
-@click.option(
-    "--keep-macs",
-    type=_KEPT,
-    metavar="SHARE",
-    help="Share of the encoder's multiply-adds that may stay, likewise, for 10 s of audio.",
-)
-@click.option(
-    "--criterion",
-    metavar="NAME",
-    show_default="snip_momentum for a finetuned model with --data, else magnitude",
-    help="What units are scored by: magnitude, or, from gradients on labelled audio, "
-    "snip_momentum, snip or gradient.",
-)
-@click.option(
-    "--scope",
-    type=click.Choice(["local", "global", "global_normalised"]),
-    show_default="local for shares, global_normalised for a budget",
-    help="What is ranked together: the units of a layer, or all, by score or by score relative to "
-    "the mean of the layer.",
-)
-@click.option(
-    "--multiple-of",
-    type=whole_number(1),
-    default=1,
-    metavar="N",
-    help="What the number of channels that stay is a multiple of: rounded up for shares, down for "
-    "a budget.",
-)
-@click.option("--data", type=_PATH, help="Folder of manifests to score and repair by.")
-@click.option("--subset", help="Name of the manifest.")
-@click.option("--repair", is_flag=True, help="Refit the weights that stay on the audio.")
-@click.option(
-    "--batches", type=whole_number(1), default=8, help="Number of batches of audio to draw."
-)
-@click.option(
-    "--batch-size", type=whole_number(1), default=8, help="Number of utterances in a batch."
-)
-@click.option(
-    "--max-tokens",
-    type=whole_number(1),
-    default=MAX_TOKENS,
-    help="Most audio samples that go through the model at once, padding included.",
-)
-@click.option("--seed", type=SEED, default=0, help="Seed of the draw.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object instead of the tables."
-)
-def prune(checkpoint: Path, out: Path, as_json: bool, **options: Any) -> None:
-    """Remove the heads and channels of CKPT that matter least, without training, and write OUT.
-
-    CKPT is a pretrained or finetuned model, and OUT loads wherever CKPT does in speechprune. Masks
-    are baked in.
-
-    With --repair, the output weights of both blocks of each layer are refitted by least squares,
-    layer by layer, so that with the units that stay each block gives what the whole one gave;
-    errors before and after are relative to its output.
-
-    A budget ranks the heads and channels of all layers together, by their importance for their
-    cost.
-    """
-    from speechprune.rewriting.one_shot import prune as prune_checkpoint
-
-    refuse_to_replace(out, checkpoint)
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"{out} cannot be written: there is no folder {out.parent}")
-    target, draw = _target(options), _draw(options)
-    report = prune_checkpoint(
-        checkpoint,
-        out,
-        target,
-        criterion=options["criterion"],
-        draw=draw,
-        repaired=options["repair"],
-    )
-    click.echo(json.dumps(report.describe()) if as_json else f"{out}:\n{report.in_words()}")
-
-
-@command.command()
-@click.argument("checkpoint", metavar="CKPT", type=_PATH)
 @click.option(
     "--ffn", type=Number(0.0, 1.0), default=0.0, help="Share of the channels that is removed."
 )
@@ -257,6 +169,94 @@ def auto(
     slimming = pipeline(checkpoint, out, amounts=amounts, **options)
     report = slimming.run(lambda line: click.echo(line, err=True))
     click.echo((report / ("report.json" if as_json else "report.md")).read_text(encoding="utf-8"))
+
+
+@command.command()
+@click.argument("checkpoint", metavar="CKPT", type=_PATH)
+@click.argument("out", type=_PATH)
+@click.option("--ffn", type=_REMOVED, help="Share of feed-forward channels to remove.")
+@click.option("--heads", type=_REMOVED, help="Share of attention heads to remove.")
+@click.option(
+    "--keep-parameters",
+    type=_KEPT,
+    metavar="SHARE",
+    help="Share of the encoder's parameters that may stay, instead of --ffn and --heads.",
+)
+@click.option(
+    "--keep-macs",
+    type=_KEPT,
+    metavar="SHARE",
+    help="Share of the encoder's multiply-adds that may stay, likewise, for 10 s of audio.",
+)
+@click.option(
+    "--criterion",
+    metavar="NAME",
+    show_default="snip_momentum for a finetuned model with --data, else magnitude",
+    help="What units are scored by: magnitude, or, from gradients on labelled audio, "
+    "snip_momentum, snip or gradient.",
+)
+@click.option(
+    "--scope",
+    type=click.Choice(["local", "global", "global_normalised"]),
+    show_default="local for shares, global_normalised for a budget",
+    help="What is ranked together: the units of a layer, or all, by score or by score relative to "
+    "the mean of the layer.",
+)
+@click.option(
+    "--multiple-of",
+    type=whole_number(1),
+    default=1,
+    metavar="N",
+    help="What the number of channels that stay is a multiple of: rounded up for shares, down for "
+    "a budget.",
+)
+@click.option("--data", type=_PATH, help="Folder of manifests to score and repair by.")
+@click.option("--subset", help="Name of the manifest.")
+@click.option("--repair", is_flag=True, help="Refit the weights that stay on the audio.")
+@click.option(
+    "--batches", type=whole_number(1), default=8, help="Number of batches of audio to draw."
+)
+@click.option(
+    "--batch-size", type=whole_number(1), default=8, help="Number of utterances in a batch."
+)
+@click.option(
+    "--max-tokens",
+    type=whole_number(1),
+    default=MAX_TOKENS,
+    help="Most audio samples that go through the model at once, padding included.",
+)
+@click.option("--seed", type=SEED, default=0, help="Seed of the draw.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object instead of the tables."
+)
+def prune(checkpoint: Path, out: Path, as_json: bool, **options: Any) -> None:
+    """Remove the heads and channels of CKPT that matter least, without training, and write OUT.
+
+    CKPT is a pretrained or finetuned model, and OUT loads wherever CKPT does in speechprune. Masks
+    are baked in.
+
+    With --repair, the output weights of both blocks of each layer are refitted by least squares,
+    layer by layer, so that with the units that stay each block gives what the whole one gave;
+    errors before and after are relative to its output.
+
+    A budget ranks the heads and channels of all layers together, by their importance for their
+    cost.
+    """
+    from speechprune.rewriting.one_shot import prune as prune_checkpoint
+
+    refuse_to_replace(out, checkpoint)
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"{out} cannot be written: there is no folder {out.parent}")
+    target, draw = _target(options), _draw(options)
+    report = prune_checkpoint(
+        checkpoint,
+        out,
+        target,
+        criterion=options["criterion"],
+        draw=draw,
+        repaired=options["repair"],
+    )
+    click.echo(json.dumps(report.describe()) if as_json else f"{out}:\n{report.in_words()}")
 
 
 def _target(options: dict[str, Any]) -> Any:
