@@ -274,6 +274,15 @@ def test_nothing_is_chosen_before_a_gradient_was_seen() -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("criterion", CRITERIA.names())
+@pytest.mark.parametrize("update", [3, 7])
+def test_an_update_that_is_told_before_a_checkpoint_is_loaded(criterion: str, update: int) -> None:
+    """As fairseq does, be it that of the first choice or of the last one."""
+    toy, untouched = (slimmed(replace(PLAN, criterion=criterion)) for _ in range(2))
+    controller_of(toy).set_num_updates(update)
+    assert_equal_states(toy, untouched)
+
+
 def test_scores_that_are_no_numbers_choose_nothing() -> None:
     toy = slimmed(replace(PLAN, begin=0))
     training = Training(toy)

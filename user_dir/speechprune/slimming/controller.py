@@ -70,6 +70,7 @@ class SlimController(nn.Module):
             self.register_buffer(f"{kind}_{KEPT}_{layer}", torch.ones(size, device=device))
         self._update: int | None = None
         self._stepping = False
+        self._has_observed = False
         self._removed: dict[tuple[str, int], Tensor] = {}
 
     # --- when --------------------------------------------------------------------------------
@@ -110,7 +111,7 @@ class SlimController(nn.Module):
         Args:
             scale: what the optimizer multiplies the gradients by before it uses them.
         """
-        self._stepping = True
+        self._stepping = self._has_observed = True
         for kind, layer in self._keys:
             now = self._scores_now(kind, layer)
             if now is None:
@@ -146,9 +147,10 @@ class SlimController(nn.Module):
         return channel_scores(self.criterion, plain[0], gradients[0])
 
     def _choose(self, event: int) -> None:
-        if self.criterion.needs_gradient and not self._have_scores():
-            # Layerdrop may have passed a layer over in all updates so far: the next event makes up.
-            if event < len(self.target.schedule.events) - 1:
+        if not self._have_scores():
+            # fairseq tells the update before it loads a checkpoint with the scores. And layerdrop
+            # may have passed a layer over in all updates so far: the next event makes up for it.
+            if not self._has_observed or event < len(self.target.schedule.events) - 1:
                 return
             raise UserError(
                 f"heads and channels are to be removed at update "
@@ -162,7 +164,8 @@ class SlimController(nn.Module):
         self._removed = {}
 
     def _have_scores(self) -> bool:
-        return all(bool(self._buffer(SCORES, *key).any()) for key in self._keys)
+        seen = [bool(self._buffer(SCORES, *key).any()) for key in self._keys]
+        return all(seen) if self.criterion.needs_gradient else any(seen)
 
     # --- weights -----------------------------------------------------------------------------
 
