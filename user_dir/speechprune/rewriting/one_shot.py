@@ -73,6 +73,7 @@ class Target:
                 lambda layer: self._measured(cost_of_head(layer, whole.frames)),
                 lambda layer: self._measured(cost_of_channel(layer, whole.frames)),
                 self._measured(whole),
+                self.measure.replace("_", "-"),
             )
         if kept == [KeptUnits.all(layer.heads, layer.channels) for layer in units]:
             raise UserError(
