@@ -139,7 +139,7 @@ def test_a_budget(lab: SlimLab) -> None:
     encoder = encoder_of_model(lab.build("model._name=wav2vec_ctc_pruned"))
     total = sum(parameter.numel() for parameter in encoder.parameters())
     costs = {(kind, layer): cost for kind, cost in COSTS.items() for layer in range(2)}
-    plan = replace(PLAN, shares={}, keep=0.8, total=total, costs=costs, floor=0.1)
+    plan = replace(PLAN, shares={}, keep=0.8, total=total, costs=costs)
     run, record = lab.recorded("budget", plan)
     hand = assert_follows(run, record, plan)
     left = hand.cost(hand.kept)
@@ -282,12 +282,15 @@ def assert_cut_alike(run: Run, out: Path, sizes: list[tuple[int, int]]) -> None:
 def test_recomputing_activations_changes_nothing(
     lab: SlimLab, noisy: tuple[Run, Path], gated: Run
 ) -> None:
-    for name, settings, whole in (("scores", flags(PLAN), noisy[0]), ("gates", L0, gated)):
-        recompute = "model.checkpoint_activations=true"
-        run = lab.train(
-            f"recompute-{name}", *settings, *NOISY, recompute, updates=UPDATES
-        ).succeeded()
-        assert difference(run.model(), whole.model()) == []
+    """But for rounding, as gradients of gates are summed in another order then."""
+    recompute = (*NOISY, "model.checkpoint_activations=true")
+    run = lab.train("recompute", *flags(PLAN), *recompute, updates=UPDATES).succeeded()
+    assert difference(run.model(), noisy[0].model()) == []
+    run = lab.train("recompute-gates", *L0, *recompute, updates=UPDATES).succeeded()
+    losses = [[r["loss"] for r in each.records("train_inner")] for each in (run, gated)]
+    assert losses[0][:3] == losses[1][:3]
+    for name, value in gated.model().items():
+        torch.testing.assert_close(run.model()[name], value, rtol=0, atol=1e-3)
 
 
 # --- beginnings ----------------------------------------------------------------------------------
