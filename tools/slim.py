@@ -8,9 +8,13 @@ from typing import Any, Optional
 
 import click
 
-from speechprune.tools._options import Number, whole_number
+from speechprune.decoding import MAX_TOKENS
+from speechprune.errors import UserError
+from speechprune.files import refuse_to_replace
+from speechprune.tools._options import SEED, Number, whole_number
 
 _PATH = click.Path(path_type=Path)
+_SHARE = Number()
 #: More takes too much memory: attention weights are counted for each pair of frames.
 _LONGEST = 60.0
 
@@ -164,3 +168,127 @@ def auto(
     slimming = pipeline(checkpoint, out, amounts=amounts, **options)
     report = slimming.run(lambda line: click.echo(line, err=True))
     click.echo((report / ("report.json" if as_json else "report.md")).read_text(encoding="utf-8"))
+
+
+@command.command()
+@click.argument("checkpoint", metavar="CKPT", type=_PATH)
+@click.argument("out", type=_PATH)
+@click.option("--ffn", type=_SHARE, help="Share of feed-forward channels to remove.")
+@click.option("--heads", type=_SHARE, help="Share of attention heads to remove.")
+@click.option(
+    "--keep-parameters",
+    type=_SHARE,
+    metavar="SHARE",
+    help="Share of the encoder's parameters that may stay, instead of --ffn and --heads.",
+)
+@click.option(
+    "--keep-macs",
+    type=_SHARE,
+    metavar="SHARE",
+    help="Share of the encoder's multiply-adds that may stay, likewise, for 10 s of audio.",
+)
+@click.option(
+    "--criterion",
+    metavar="NAME",
+    show_default="snip_momentum for a finetuned model with --data, else magnitude",
+    help="What units are scored by: magnitude, or, from gradients on labelled audio, "
+    "snip_momentum, snip or gradient.",
+)
+@click.option(
+    "--scope",
+    type=click.Choice(["local", "global", "global_normalised"]),
+    show_default="local for shares, global_normalised for a budget",
+    help="What is ranked together: the units of a layer, or all, by score or by score relative to "
+    "the mean of the layer.",
+)
+@click.option(
+    "--multiple-of",
+    type=whole_number(1),
+    default=1,
+    metavar="N",
+    help="What the number of channels that stay is a multiple of: rounded up for shares, down for "
+    "a budget.",
+)
+@click.option("--data", type=_PATH, help="Folder of manifests to score and repair by.")
+@click.option("--subset", help="Name of the manifest.")
+@click.option("--repair", is_flag=True, help="Refit the weights that stay on the audio.")
+@click.option(
+    "--batches", type=whole_number(1), default=8, help="Number of batches of audio to draw."
+)
+@click.option(
+    "--batch-size", type=whole_number(1), default=8, help="Number of utterances in a batch."
+)
+@click.option(
+    "--max-tokens",
+    type=whole_number(1),
+    default=MAX_TOKENS,
+    help="Most audio samples that go through the model at once, padding included.",
+)
+@click.option("--seed", type=SEED, default=0, help="Seed of the draw.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object instead of the tables."
+)
+def prune(checkpoint: Path, out: Path, as_json: bool, **options: Any) -> None:
+    """Remove the heads and channels of CKPT that matter least, without training, and write OUT.
+
+    CKPT is a pretrained or finetuned model, and OUT loads wherever CKPT does in speechprune. Masks
+    are baked in.
+
+    With --repair, the output weights of both blocks of each layer are refitted by least squares,
+    layer by layer, so that with the units that stay each block gives what the whole one gave;
+    errors before and after are relative to its output.
+
+    A budget ranks the heads and channels of all layers together, by their importance for their
+    cost.
+    """
+    from speechprune.rewriting.one_shot import prune as prune_checkpoint
+
+    refuse_to_replace(out, checkpoint)
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"{out} cannot be written: there is no folder {out.parent}")
+    target, draw = _target(options), _draw(options)
+    report = prune_checkpoint(
+        checkpoint,
+        out,
+        target,
+        criterion=options["criterion"],
+        draw=draw,
+        repaired=options["repair"],
+    )
+    click.echo(json.dumps(report.describe()) if as_json else f"{out}:\n{report.in_words()}")
+
+
+def _target(options: dict[str, Any]) -> Any:
+    """How much to remove: shares, or one budget."""
+    from speechprune.rewriting.one_shot import Target
+    from speechprune.slimming.choice import BudgetChoice, ShareChoice
+
+    multiple_of, scope = options["multiple_of"], options["scope"]
+    shares = [options[name] for name in ("ffn", "heads")]
+    budgets = {"parameters": options["keep_parameters"], "multiply_adds": options["keep_macs"]}
+    given = {measure: share for measure, share in budgets.items() if share is not None}
+    if len(given) + any(share is not None for share in shares) != 1:
+        raise UserError(
+            "say how much to remove in one way: by --ffn and --heads, by --keep-parameters, or by "
+            "--keep-macs"
+        )
+    if not given:
+        ffn, heads = (share or 0.0 for share in shares)
+        return Target(ShareChoice(heads, ffn, scope or "local", multiple_of))
+    if scope == "local":
+        raise UserError("a budget is shared by all layers: --scope local cannot go with it")
+    ((measure, share),) = given.items()
+    return Target(BudgetChoice(share, scope != "global", multiple_of), measure)
+
+
+def _draw(options: dict[str, Any]) -> Any:
+    """What audio to draw; None without data."""
+    from speechprune.rewriting.calibration import Draw
+
+    data, subset = options["data"], options["subset"]
+    if (data is None) != (subset is None):
+        raise UserError("--data and --subset go together: the folder and the manifest in it")
+    if data is None:
+        return None
+    sizes = {name: options[name] for name in ("batches", "batch_size", "max_tokens", "seed")}
+    return Draw(data, subset, **sizes)

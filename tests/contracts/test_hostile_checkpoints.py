@@ -53,6 +53,10 @@ LINES = {
     "masks stats": ["{finetuned}"],
     "slim apply": ["{pretrained} {out}", "{finetuned} {out}"],
     "slim find": ["{pretrained}", "{finetuned}"],
+    "slim prune": [
+        "{pretrained} {out} --ffn 0.5",
+        "{finetuned} {out} --heads 0.5 --data {data} --subset valid --repair",
+    ],
     "train": [
         _TRAIN + "model.w2v_path={pretrained}",
         _TRAIN + "model.w2v_path={sound} checkpoint.finetune_from_model={finetuned}",

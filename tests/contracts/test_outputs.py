@@ -46,6 +46,7 @@ LINES = {
     "recipe dense --out": "recipe dense --data data --model pretrained.pt --out {out} --updates 1 "
     "--config-name demo/nano",
     "slim apply --out": "slim apply idle.pt {out}",
+    "slim prune --out": "slim prune plain.pt {out} --ffn 0.5",
     "train hydra.run.dir": "train --config-name demo/nano task.data={data} "
     "model.w2v_path={pretrained} optimization.max_update=1 hydra.run.dir={out}",
 }

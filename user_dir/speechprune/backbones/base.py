@@ -32,12 +32,15 @@ class Entry:
         options: keyword arguments of a layer's `forward`.
         padding: of the frames, bool (B, T); None without padding.
         frames: T.
+        heard: what of the state is audio, and no padding of any kind; bool,
+            in the shape of the state without its channels.
     """
 
     state: Tensor
     options: Mapping[str, Any]
     padding: Tensor | None
     frames: int
+    heard: Tensor
 
     def through(self, layer: nn.Module, state: Tensor) -> Tensor:
         """The state after ``layer``."""

@@ -216,7 +216,10 @@ class Wav2Vec2(Backbone):
         finally:
             model.encoder.layers = layers
         assert recorder.state is not None
-        return Entry(recorder.state, recorder.options, padding, output.shape[1])
+        frames = output.shape[1]
+        heard = torch.zeros_like(recorder.state[..., 0], dtype=torch.bool)
+        heard[:frames] = True if padding is None else ~padding[:, :frames].T
+        return Entry(recorder.state, recorder.options, padding, frames, heard)
 
     def leave(self, model: Any, entry: Entry, state: Tensor) -> Tensor:
         output = state.transpose(0, 1)[:, : entry.frames]

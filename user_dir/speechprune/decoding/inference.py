@@ -217,8 +217,20 @@ def audible(loaded: LoadedModel, audio: Sequence[np.ndarray]) -> list[int]:
 def padded(loaded: LoadedModel, audio: Sequence[np.ndarray]) -> dict[str, Tensor]:
     """A batch as the model takes it: ``source``, float32 (B, samples), and ``padding_mask``."""
     device = next(loaded.model.parameters()).device
+    return padded_batch(audio, normalize=bool(loaded.cfg.task.get("normalize")), device=device)
+
+
+def padded_batch(
+    audio: Sequence[np.ndarray], *, normalize: bool, device: torch.device
+) -> dict[str, Tensor]:
+    """A batch as encoders take it: ``source``, float32 (B, samples), and ``padding_mask``.
+
+    Args:
+        audio: float32 recordings of shape (samples,).
+        normalize: give each recording mean 0 and variance 1.
+    """
     recordings = [torch.from_numpy(samples) for samples in audio]
-    if loaded.cfg.task.get("normalize"):
+    if normalize:
         recordings = [F.layer_norm(samples, samples.shape) for samples in recordings]
     lengths = torch.tensor([len(samples) for samples in recordings])
     source = pad_sequence(recordings, batch_first=True).to(device)

@@ -73,7 +73,7 @@ def select_units(
         kept = [selection.mask for selection in select_each(ranked, counts)]
     else:
         if scope == "global_normalised":
-            ranked = [_relative_to_mean(each) for each in ranked]
+            ranked = [relative_to_mean(each) for each in ranked]
         kept = _select_together(ranked, share, floor, cap)
     return [mask.to(each.device) for mask, each in zip(kept, scores)]
 
@@ -134,7 +134,7 @@ def _select_together(
     return [selection.mask for selection in select_each(scores, counts)]
 
 
-def _relative_to_mean(scores: Tensor) -> Tensor:
+def relative_to_mean(scores: Tensor) -> Tensor:
     """Scores divided by their mean; scores that are all 0 stay so.
 
     The sum is exactly rounded, because the order of a sum is another on every machine.

@@ -1,0 +1,265 @@
+"""Heads and channels removed from a checkpoint at once, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+
+from speechprune.backbones import find_backbone
+from speechprune.backbones.cost import EncoderCost, encoder_cost
+from speechprune.checkpoint.file import PathLike
+from speechprune.checkpoint.finetuned import listening
+from speechprune.decoding.inference import best_device
+from speechprune.errors import UserError
+from speechprune.models.loading import LoadedModel, load_finetuned
+from speechprune.models.sites import encoder_of_model
+from speechprune.rewriting.calibration import Calibration, Draw
+from speechprune.rewriting.layer_repair import LayerErrors, repair
+from speechprune.rewriting.plain_checkpoint import PlainCheckpoint, read_plain
+from speechprune.rewriting.rewriting import Rewriting
+from speechprune.rewriting.slimming import SlimReport, write_slim
+from speechprune.rewriting.unit_scores import scores_at_rest, scores_of_batches
+from speechprune.slimming.choice import BudgetChoice, LayerScores, ShareChoice
+from speechprune.slimming.cost import Cost, cost_of_channel, cost_of_head
+from speechprune.slimming.criteria import CRITERIA, Criterion
+from speechprune.slimming.plan import KeptUnits
+from speechprune.slimming.units import LayerUnits
+from speechprune.state_names import is_finetuned
+from speechprune.tables import table
+
+#: Length of the utterance that multiply-adds are counted for.
+SECONDS = 10.0
+#: Of models whose loss can be had, and of all others.
+_BY_LOSS, _BY_WEIGHTS = "snip_momentum", "magnitude"
+
+
+@dataclass(frozen=True)
+class Target:
+    """How much to remove from an encoder.
+
+    Attributes:
+        amount: shares of heads and channels, or a budget.
+        measure: what a budget is of: "parameters", or "multiply_adds" for an utterance of
+            `SECONDS`.
+    """
+
+    amount: ShareChoice | BudgetChoice
+    measure: str = "parameters"
+
+    def describe(self) -> dict[str, Any]:
+        """For a provenance."""
+        of = {"budget_of": self.measure} if isinstance(self.amount, BudgetChoice) else {}
+        return {**asdict(self.amount), **of}
+
+    def choose(
+        self, scores: Sequence[LayerScores], units: Sequence[LayerUnits], whole: EncoderCost
+    ) -> list[KeptUnits]:
+        """What each layer keeps.
+
+        Raises:
+            UserError: it cannot be met, or nothing would go.
+        """
+        if isinstance(self.amount, ShareChoice):
+            kept = self.amount.choose(scores)
+        else:
+            kept = self.amount.choose(
+                scores,
+                units,
+                lambda layer: self._measured(cost_of_head(layer, whole.frames)),
+                lambda layer: self._measured(cost_of_channel(layer, whole.frames)),
+                self._measured(whole),
+            )
+        if kept == [KeptUnits.all(layer.heads, layer.channels) for layer in units]:
+            raise UserError(
+                "nothing would be removed: what is asked for is less than one head or channel; "
+                "ask for more"
+            )
+        return kept
+
+    def _measured(self, cost: Cost) -> int:
+        return int(getattr(cost, self.measure))
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What was removed, and what that did.
+
+    Attributes:
+        slim: what each layer keeps.
+        criterion: by which units were scored.
+        utterances: of calibration; 0 without data.
+        errors: of each layer's blocks, on the audio of calibration; None without repair.
+        before, after: what the encoder costs, for an utterance of `SECONDS`.
+    """
+
+    slim: SlimReport
+    criterion: str
+    utterances: int
+    errors: tuple[LayerErrors, ...] | None
+    before: EncoderCost
+    after: EncoderCost
+
+    def describe(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            **self.slim.describe(),
+            "criterion": self.criterion,
+            "utterances": self.utterances,
+            "errors": None if self.errors is None else [asdict(layer) for layer in self.errors],
+            "seconds": SECONDS,
+            "multiply_adds": self.after.multiply_adds,
+            "multiply_adds_before": self.before.multiply_adds,
+        }
+
+    def in_words(self) -> str:
+        """A line for each layer, and what is left of the encoder."""
+        lines = [self.slim.in_words()]
+        share = self.after.multiply_adds / self.before.multiply_adds
+        lines.append(
+            f"{self.after.multiply_adds:,} of {self.before.multiply_adds:,} multiply-adds stay "
+            f"({share:.1%}), for {SECONDS:g} s of audio"
+        )
+        on = f" on {self.utterances} utterances" if self.utterances else ""
+        lines.append(f"units scored by {self.criterion}{on}")
+        if self.errors is not None:
+            lines += ["error of each block before and after repair:", _error_table(self.errors)]
+        return "\n".join(lines)
+
+
+def prune(
+    path: PathLike,
+    out: PathLike,
+    target: Target,
+    *,
+    criterion: str | None = None,
+    draw: Draw | None = None,
+    repaired: bool = False,
+) -> PruneReport:
+    """Write a checkpoint without the heads and channels that matter least.
+
+    Masks are baked in before. Nothing is trained; with ``repaired``, the weights that read from
+    what is left are refitted on the calibration audio, see `layer_repair`.
+
+    Args:
+        path: any pretrained or finetuned checkpoint, ours or fairseq's, slim or not.
+        criterion: by which units are scored; by default snip_momentum on the labelled batches of
+            ``draw`` for a finetuned model, else magnitude.
+        draw: calibration data. Labels are read only by criteria that need gradients.
+
+    Raises:
+        UserError: a file is missing or damaged; a criterion that needs gradients has no labels, or
+            a pretrained model; data is missing for what needs it, or given to what does not;
+            nothing would be removed; ``out`` is the source or cannot be written.
+    """
+    rewriting = Rewriting(path, out)
+    finetuned = is_finetuned(rewriting.state["model"])
+    name = criterion or (_BY_LOSS if finetuned and draw is not None else _BY_WEIGHTS)
+    chosen: Criterion = CRITERIA.build(name)
+    _check_data(name, chosen, finetuned, draw, repaired)
+    source = read_plain(path)
+    normalize, rate = listening(path)
+    loaded = _load(path, draw) if chosen.needs_gradient else None
+    labels = None if loaded is None else str(loaded.cfg.task.labels)
+    calibration = None
+    if draw is not None:
+        calibration = _calibration(draw, name, normalize, rate, labels)
+    encoder = source.encoder
+    units = find_backbone(encoder).units(encoder)
+    before = encoder_cost(encoder, SECONDS)
+    if loaded is None:
+        scores = scores_at_rest(units, chosen)
+    else:
+        assert calibration is not None
+        scores = _scores_of_loss(loaded, chosen, calibration)
+    kept = target.choose(scores, units, before)
+    errors = None
+    if repaired:
+        assert calibration is not None
+        errors = _repair(source, kept, calibration)
+    noted = {"criterion": name, **target.describe(), "repaired": repaired}
+    if calibration is not None:
+        noted["calibration"] = calibration.describe()
+    slim = write_slim(rewriting, source, kept, {"pruned_by": noted})
+    after = encoder_cost(encoder, SECONDS)
+    utterances = 0 if calibration is None else len(calibration)
+    return PruneReport(slim, name, utterances, errors, before, after)
+
+
+def _check_data(
+    name: str, criterion: Criterion, finetuned: bool, draw: Draw | None, repaired: bool
+) -> None:
+    """Refuse data that is missing, or that nothing would read."""
+    if criterion.needs_gradient and not finetuned:
+        raise UserError(
+            f"{name} needs the gradient of a loss, which a pretrained model without output layer "
+            f"does not have; choose --criterion {_BY_WEIGHTS}, or finetune it first"
+        )
+    if criterion.needs_gradient and draw is None:
+        raise UserError(
+            f"{name} needs labelled audio; name it by --data and --subset, or choose "
+            f"--criterion {_BY_WEIGHTS}"
+        )
+    if repaired and draw is None:
+        raise UserError("--repair needs audio to refit weights on; name it by --data and --subset")
+    if draw is not None and not criterion.needs_gradient and not repaired:
+        raise UserError(
+            f"nothing would read the audio of {draw.data}: {name} looks at weights alone; leave "
+            "--data out, or add --repair"
+        )
+
+
+def _load(path: PathLike, draw: Draw | None) -> LoadedModel:
+    """A finetuned model without its masks."""
+    loaded = load_finetuned(path, None if draw is None else draw.data)
+    if hasattr(loaded.model, "fold"):
+        loaded.model.fold()
+    return loaded
+
+
+def _calibration(
+    draw: Draw, criterion: str, normalize: bool, rate: int, labels: str | None
+) -> Calibration:
+    if labels is not None and not (draw.data / f"{draw.subset}.{labels}").is_file():
+        raise UserError(
+            f"{criterion} needs labels, and there is no {draw.data / draw.subset}.{labels}; name "
+            f"another subset, or choose --criterion {_BY_WEIGHTS}"
+        )
+    return Calibration(draw, normalize=normalize, rate=rate, labels=labels)
+
+
+def _scores_of_loss(
+    loaded: LoadedModel, criterion: Criterion, calibration: Calibration
+) -> list[LayerScores]:
+    calibration.check_labels(loaded.dictionary.symbols, str(loaded.path))
+    encoder = encoder_of_model(loaded.model)
+    family = find_backbone(encoder)
+    device = best_device()
+    loaded.model.to(device)
+    batches = calibration.batches(device, lambda frames: family.frame_count(encoder, frames))
+    return scores_of_batches(loaded, criterion, batches)
+
+
+def _repair(
+    source: PlainCheckpoint, kept: Sequence[KeptUnits], calibration: Calibration
+) -> tuple[LayerErrors, ...]:
+    encoder = source.encoder
+    family = find_backbone(encoder)
+    device = best_device()
+    encoder.to(device)
+    batches = calibration.batches(device, lambda frames: family.frame_count(encoder, frames))
+    errors = repair(family, encoder, kept, chain.from_iterable(batches))
+    encoder.to(torch.device("cpu"))
+    return tuple(errors)
+
+
+def _error_table(errors: Sequence[LayerErrors]) -> str:
+    rows = [["layer", "attention", "after", "feed-forward", "after"]]
+    for number, layer in enumerate(errors):
+        blocks = (layer.attention, layer.feed_forward)
+        values = [value for block in blocks for value in (block.before, block.after)]
+        rows.append([str(number), *(f"{value:.4f}" for value in values)])
+    return table(rows)

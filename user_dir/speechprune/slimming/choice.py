@@ -1,0 +1,174 @@
+"""Scores of a model's heads and channels -> what each layer keeps, by shares or within a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from speechprune.errors import UserError
+from speechprune.masking.densities import check_density, check_sparsity
+from speechprune.masking.selection import select_each
+from speechprune.registry import unknown_name
+from speechprune.slimming.budget import Group, select_within
+from speechprune.slimming.plan import KeptUnits
+from speechprune.slimming.selection import SCOPES, relative_to_mean, select_units, widened
+from speechprune.slimming.units import LayerUnits
+
+
+@dataclass(frozen=True)
+class LayerScores:
+    """How important the units of one layer are.
+
+    Attributes:
+        heads: (H,), floating point, not negative.
+        channels: (F,), likewise.
+    """
+
+    heads: Tensor
+    channels: Tensor
+
+
+@dataclass(frozen=True)
+class ShareChoice:
+    """How much to remove, as shares of the units.
+
+    Attributes:
+        heads, channels: removed, in [0, 1).
+        scope: what is ranked together, one of `SCOPES`.
+        multiple_of: what the number of channels that a layer keeps is rounded up to, as far as it
+            has them; the most important of those that would go stay.
+
+    Raises UserError if a value is out of bounds, or no share is above 0.
+    """
+
+    heads: float
+    channels: float
+    scope: str = "local"
+    multiple_of: int = 1
+
+    def __post_init__(self) -> None:
+        check_sparsity("the share of heads", self.heads)
+        check_sparsity("the share of channels", self.channels)
+        if not self.heads and not self.channels:
+            raise UserError(
+                "nothing is to be removed: the shares of heads and of channels are both 0"
+            )
+        if self.scope not in SCOPES:
+            raise UserError(unknown_name("scope", self.scope, list(SCOPES)))
+        _check_multiple(self.multiple_of)
+
+    def choose(self, scores: Sequence[LayerScores]) -> list[KeptUnits]:
+        """What each layer keeps.
+
+        Raises:
+            UserError: as `speechprune.slimming.selection.select_units`.
+        """
+        heads = select_units([layer.heads for layer in scores], self.heads, self.scope)
+        channels = select_units([layer.channels for layer in scores], self.channels, self.scope)
+        return [
+            KeptUnits(_numbers(of_heads), _rounded_up(of_channels, layer, self.multiple_of))
+            for of_heads, of_channels, layer in zip(heads, channels, scores)
+        ]
+
+
+@dataclass(frozen=True)
+class BudgetChoice:
+    """How much of a whole encoder may stay, its parts without units included.
+
+    Heads and channels of all layers are ranked together by importance for their cost. Importance is
+    the score, which is a mean over weights, times the parameters of the unit: a head is not worth
+    less than a channel for being larger.
+
+    Attributes:
+        share: of the encoder's cost, in (0, 1].
+        normalised: whether scores are relative to the mean of their kind and layer.
+        multiple_of: what the number of channels that a layer keeps is rounded down to; fewer stay
+            as they are.
+
+    Raises UserError if a value is out of bounds.
+    """
+
+    share: float
+    normalised: bool = False
+    multiple_of: int = 1
+
+    def __post_init__(self) -> None:
+        check_density("the budget", self.share)
+        _check_multiple(self.multiple_of)
+
+    def choose(
+        self,
+        scores: Sequence[LayerScores],
+        units: Sequence[LayerUnits],
+        cost_of_head: Callable[[LayerUnits], int],
+        cost_of_channel: Callable[[LayerUnits], int],
+        total: int,
+    ) -> list[KeptUnits]:
+        """What each layer keeps.
+
+        Args:
+            units: of the layers that ``scores`` are of.
+            cost_of_head, cost_of_channel: of one in a layer, in whole numbers.
+            total: cost of the whole encoder.
+
+        Raises:
+            UserError: the budget is too small for one head and one channel in each layer, or for
+                the caps of `Group`.
+        """
+        groups = [
+            Group(kind, layer.layer, self._importance(values, parameters), cost)
+            for layer, score in zip(units, scores)
+            for kind, values, parameters, cost in (
+                ("heads", score.heads, layer.parameters_of_head, cost_of_head(layer)),
+                ("channels", score.channels, layer.parameters_of_channel, cost_of_channel(layer)),
+            )
+        ]
+        fixed = total - sum(group.cost * group.scores.numel() for group in groups)
+        masks = select_within(groups, self._of_units(total, fixed))
+        return [
+            KeptUnits(_numbers(heads), _rounded_down(channels, layer, self.multiple_of))
+            for heads, channels, layer in zip(masks[::2], masks[1::2], scores)
+        ]
+
+    def _importance(self, scores: Tensor, parameters: int) -> Tensor:
+        values = widened(scores)
+        return (relative_to_mean(values) if self.normalised else values) * parameters
+
+    def _of_units(self, total: int, fixed: int) -> int:
+        """What is left for heads and channels."""
+        left = int(self.share * total) - fixed
+        if left < 0:
+            raise UserError(
+                f"a budget of {self.share:g} cannot be met: {fixed / total:.1%} of the encoder's "
+                "cost is not in its heads and channels; raise the budget"
+            )
+        return left
+
+
+def _check_multiple(multiple_of: int) -> None:
+    if multiple_of < 1:
+        raise UserError(f"a multiple of {multiple_of} is none; give 1 or more")
+
+
+def _rounded_up(mask: Tensor, layer: LayerScores, multiple_of: int) -> tuple[int, ...]:
+    kept = int(mask.count_nonzero())
+    return _largest(mask, layer, min(-(-kept // multiple_of) * multiple_of, mask.numel()))
+
+
+def _rounded_down(mask: Tensor, layer: LayerScores, multiple_of: int) -> tuple[int, ...]:
+    kept = int(mask.count_nonzero())
+    return _largest(mask, layer, kept // multiple_of * multiple_of or kept)
+
+
+def _largest(mask: Tensor, layer: LayerScores, count: int) -> tuple[int, ...]:
+    """The ``count`` most important channels, of which ``mask`` keeps some in the same order."""
+    if count == int(mask.count_nonzero()):
+        return _numbers(mask)
+    return _numbers(select_each([widened(layer.channels)], [count])[0].mask)
+
+
+def _numbers(mask: Tensor) -> tuple[int, ...]:
+    return tuple(torch.nonzero(mask).flatten().tolist())
