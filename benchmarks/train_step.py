@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from benchmarks import memory
 from benchmarks.harness import PRECISIONS, Report, Rows, device_option, machine, refuse_precisions
-from benchmarks.recognisers import LETTERS, RECOGNISERS, SMALL_ENCODER
+from benchmarks.recognisers import LETTERS, RECOGNISERS, SMALL_ENCODER, PlainRecogniser
 from speechprune.workers import follow_parent
 
 SAMPLE_RATE = 16_000
@@ -126,7 +126,7 @@ class Trainer:
         torch.manual_seed(0)
         self.device = torch.device(task.device)
         dtype = DTYPES[task.precision]
-        self.model = RECOGNISERS[variant](**task.settings).to(self.device, dtype)
+        self.model = self.build(variant, task.settings).to(self.device, dtype)
         parameters: list[Tensor] = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(parameters, task.precision)
         utterances = max(1, task.seconds // UTTERANCE_SECONDS)
@@ -136,13 +136,16 @@ class Trainer:
         self.targets = torch.randint(1, LETTERS, (utterances, letters)).to(self.device)
         self.update = 0
 
+    def build(self, variant: str, settings: Mapping[str, Any]) -> PlainRecogniser:
+        return RECOGNISERS[variant](**settings)
+
     def step(self) -> Step:
         torch.manual_seed(self.update)
         np.random.seed(self.update)
         start = self._now()
         self.model.choose_masks(self.update)
         selected = self._now()
-        loss = self._loss(self.model(self.source))
+        loss = self.loss(self.model(self.source))
         self.optimizer.backward(loss)
         self.optimizer.clip_grad_norm(0.0)
         self.optimizer.step()
@@ -150,7 +153,7 @@ class Trainer:
         self.update += 1
         return Step(self._now() - start, selected - start)
 
-    def _loss(self, log_probabilities: Tensor) -> Tensor:
+    def loss(self, log_probabilities: Tensor) -> Tensor:
         frames, utterances, _ = log_probabilities.shape
         return F.ctc_loss(
             log_probabilities,

@@ -43,6 +43,13 @@ _OPTIONS: dict[str, Callable[[Any], Any]] = {
         type=Number(),
         help="Learning rate of the round that learns masks; by default as in the config.",
     ),
+    "keep_parameters": click.option(
+        "--keep-parameters",
+        type=Number(0.0, 1.0),
+        default=0.5,
+        show_default=True,
+        help="Share of the encoder's parameters that is kept.",
+    ),
     "source": click.option(
         "--source",
         type=_FOLDER,

@@ -53,6 +53,14 @@ def test_entries_are_a_tensor_of_their_own(criterion: Criterion) -> None:
     assert weight.equal(copies[0]) and gradient.equal(copies[1])
 
 
+def test_entries_are_in_proportion_to_gradients(criterion: Criterion) -> None:
+    """The scale of a loss in half precision is taken off scores."""
+    weight, gradient = attention(1)[0], attention(2)[0]
+    factor = 8.0 if criterion.needs_gradient else 1.0
+    scaled = criterion.entries(weight, 8.0 * gradient)
+    assert scaled.equal(factor * criterion.entries(weight, gradient))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("mixed", [False, True], ids=["both", "gradients alone"])
 def test_half_precision_is_close(criterion: Criterion, dtype: torch.dtype, mixed: bool) -> None:

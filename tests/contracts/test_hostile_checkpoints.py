@@ -28,6 +28,7 @@ LINES = {
     "average": ["{run} {out}"],
     "compare": ["{run}"],
     "convert": ["{pretrained} {out}", "{finetuned} {out}"],
+    "encoder": ["{finetuned} {out}"],
     "evaluate": ["{finetuned} --data {data} --subset valid"],
     "layers auto": [
         "{pretrained} --drop 1 --data {data} --train train --valid valid --out {out}",
@@ -52,6 +53,10 @@ LINES = {
     ],
     "masks stats": ["{finetuned}"],
     "slim apply": ["{pretrained} {out}", "{finetuned} {out}"],
+    "slim auto": [
+        "{pretrained} --ffn 0.5 --data {data} --train train --valid valid --out {out}",
+        "{finetuned} --ffn 0.5 --data {data} --train train --valid valid --out {out}",
+    ],
     "slim find": ["{pretrained}", "{finetuned}"],
     "slim prune": [
         "{pretrained} {out} --ffn 0.5",

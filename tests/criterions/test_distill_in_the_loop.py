@@ -81,6 +81,17 @@ def test_every_model_trains_with_a_teacher(lab: Lab, deep: Path, kind: str) -> N
     assert weight.shape == (32, 32) and not torch.equal(weight, torch.eye(32))
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precision_on_a_gpu(lab: Lab, precision: str) -> None:
+    """A student that is its teacher is as near to it as its precision allows."""
+    on_gpu = ("common.cpu=false", f"common.{precision}=true", "optimization.lr=[0.0]")
+    kind = ("model._name=wav2vec_ctc", f"criterion.teacher={lab.wav2vec2}", *QUIET)
+    run = lab.train(precision, *DISTILL_CTC, *kind, *on_gpu).succeeded()
+    for record in run.records("train_inner"):
+        assert float(record["distill_l1"]) < 0.02 and float(record["distill_cosine"]) > 0.999
+
+
 def test_the_student_comes_nearer_to_its_teacher(lab: Lab) -> None:
     other = write_wav2vec2(lab.folder / "other.pt", seed=5)
     kind = ("model._name=wav2vec_ctc_pruned", f"criterion.teacher={other}", *QUIET)

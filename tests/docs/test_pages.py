@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
+from fairseq.criterions.ctc import CtcCriterionConfig
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig
@@ -16,6 +17,7 @@ from readme import PAGES, ROOT, anchors, blocks, inline_code, prose
 
 import speechprune.plugin  # noqa: F401  (registers the models)
 from speechprune.backbones import BACKBONES
+from speechprune.criterions.config import CriterionConfig
 from speechprune.manifests.corpora import CORPORA
 from speechprune.masking.policies import POLICIES
 from speechprune.tools.main import commands
@@ -59,6 +61,12 @@ def test_every_setting_of_our_models_is_explained() -> None:
     }
     assert len(ours) > 30
     assert {f"model.{key}" for key in ours} <= set(CODE)
+
+
+def test_every_setting_of_our_criterions_is_explained() -> None:
+    ours = set(CriterionConfig.__dataclass_fields__) - set(CtcCriterionConfig.__dataclass_fields__)
+    assert {"teacher", "penalty_weight"} <= ours
+    assert {f"criterion.{key}" for key in ours} <= set(CODE)
 
 
 def test_every_key_that_is_named_exists() -> None:

@@ -31,6 +31,7 @@ BAD = {
     "model.init_score=kaiming_unifrom": "'kaiming_uniform'",
     "model.init_score_scale=0": "model.init_score_scale",
     "model.linear_st_op=linear_st_rows": "model.linear_st_op",
+    "model.linear_st_op=linear_st_heads": "'linear_st_head'",
     "model.fix_mask_before=3": "model.fix_mask_before",
     "model.fix_mask_before=-1": "model.fix_mask_before",
     "model.fix_fc=true": "fix_attn",

@@ -84,6 +84,17 @@ def test_masks_and_scores_are_equal_on_both_ranks_whatever_their_hash_seeds(nois
     assert any(float(count) > 0 for count in moved)
 
 
+def test_units_are_equal_on_both_ranks(lab: Lab) -> None:
+    """Heads and channels, whose scores get gradient from several weights."""
+    flags = ("model.linear_st_op=linear_st_head", "model.no_prune_post_extract_proj=true")
+    steps = ("model.prune_rate=0.6", "optimization.lr=[0.3]")
+    runs, (first, second) = two_ranks(lab, "units", *NOISY, *flags, *steps, hash_seeds=[1, 2])
+    assert difference(first["model"], second["model"]) == []
+    assert difference(first["model"], runs[0].model()) == []
+    moved = [record["flipped"] for record in runs[0].records("train_inner")]
+    assert any(float(count) > 0 for count in moved)
+
+
 def test_two_ranks_resume_as_if_never_stopped(lab: Lab, noisy) -> None:
     (whole, _), _ = noisy
     checkpoints = lab.folder / "resumed" / "checkpoints"

@@ -107,10 +107,8 @@ def test_a_slim_model_and_a_whole_one_do_not_mix(lab: SlimLab) -> None:
     assert refused.exit_code != 0 and advice in refused.output
     # fairseq's own model looks at nothing; `speechprune train` does before.
     cfg = completed(lab.compose(lab.goes_on, "model._name=wav2vec_ctc"), lab.folder)
-    assert (
-        f"the checkpoint has lost heads or channels, but the model has all of them; {advice}"
-        in (refusal(check_checkpoints, cfg))
-    )
+    message = refusal(check_checkpoints, cfg)
+    assert message.endswith(f"has lost heads or channels, but the model has all of them; {advice}")
     cfg = completed(lab.compose(lab.begin, lab.goes_on, "model._name=wav2vec_ctc"), lab.folder)
     check_checkpoints(cfg)
 

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from speechprune.backbones import find_backbone
 from speechprune.checkpoint import read
 from speechprune.checksums import read_json, write_json
 from speechprune.files import make_folder
 from speechprune.models.declaration import SLIM_FLAGS, declared
+from speechprune.models.loading import load_encoder
 from speechprune.models.names import PRUNED, SLIM
-from speechprune.models.slim_flags import GATES
+from speechprune.models.slim_flags import GATES, check_whole_layers, target_of
 from speechprune.rewriting.averaging import average
 from speechprune.rewriting.encoder import export_encoder
 from speechprune.rewriting.slimming import SlimReport, apply
@@ -174,13 +176,16 @@ class Slimming:
         """Raise UserError for what one of the trainings would refuse later."""
         refuse_own(self.finetuning.overrides, OWN, "slim auto", OWN)
         # The encoder is written in `prepare`; what it says is in the checkpoint.
-        rehearse(
+        cfg = rehearse(
             [
                 *("--config-name", self.finetuning.config),
                 *self._settings(self.whole_encoder),
                 f"optimization.max_update={self.finetuning.updates}",
             ]
         )
+        encoder = load_encoder(self.checkpoint)
+        check_whole_layers(cfg.model, len(find_backbone(encoder).layers(encoder)))
+        target_of(cfg.model, find_backbone(encoder).units(encoder), encoder)
 
     def prepare(self) -> None:
         """Write the encoder of a finetuned checkpoint, unless it is there.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from speechprune.checkpoint.file import PROVENANCE, read
 from speechprune.checkpoint.layers import lost_layers
 from speechprune.checkpoint.settings import setting, updates_of
-from speechprune.checkpoint.slimming import slim_plan_in
+from speechprune.checkpoint.slimming import kept_units_in, slim_plan_in
 from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan
 from speechprune.masking.bits import popcount
@@ -33,6 +33,7 @@ class SavedCheckpoint:
         kept: entries that its masks keep, all together; None if it has none.
         lost: the layers that it was trained without, if that is known.
         slim_plan: the heads and channels that it has kept; None if it has all.
+        kept_units: those of them that slimming in the run has kept by now; empty if it is none.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class SavedCheckpoint:
     kept: int | None = None
     lost: LayerPlan | None = None
     slim_plan: SlimPlan | None = None
+    kept_units: Mapping[str, tuple[bool, ...]] = field(default_factory=dict)
 
     @property
     def rank(self) -> tuple[float, int]:
@@ -94,6 +96,7 @@ def read_saved(path: Path) -> SavedCheckpoint | None:
         kept=_kept(state["model"]),
         lost=lost_layers(state),
         slim_plan=slim_plan_in(state),
+        kept_units=kept_units_in(state["model"]),
     )
 
 
@@ -125,6 +128,9 @@ def once_per_update(saved: Sequence[SavedCheckpoint]) -> list[SavedCheckpoint]:
 def as_sparse_as_the_newest(saved: Sequence[SavedCheckpoint]) -> list[SavedCheckpoint]:
     """Those whose masks keep as much as those of the newest, the network that a run claims.
 
+    Those that slimming had left other heads and channels are passed over too: a mean would bring
+    some of them back.
+
     Raises UserError if some were trained without other layers, heads or channels than the newest.
     """
     newest = max(saved, key=lambda checkpoint: checkpoint.updates)
@@ -139,7 +145,11 @@ def as_sparse_as_the_newest(saved: Sequence[SavedCheckpoint]) -> list[SavedCheck
                 f"{other.path} and {newest.path} have kept different heads or channels (their slim "
                 "plans differ): they are not of one run"
             )
-    return [checkpoint for checkpoint in saved if checkpoint.kept == newest.kept]
+    return [
+        checkpoint
+        for checkpoint in saved
+        if checkpoint.kept == newest.kept and checkpoint.kept_units == newest.kept_units
+    ]
 
 
 def best_first(validated: Sequence[SavedCheckpoint], folder: Path) -> list[SavedCheckpoint]:

@@ -9,7 +9,10 @@ from typing import Any
 from speechprune.checkpoint.file import PathLike
 from speechprune.checkpoint.settings import encoder_of, models_in
 from speechprune.errors import UserError
+from speechprune.slimming.controller import KEPT, SLIM_CONTROLLER
 from speechprune.slimming.plan import SLIM_PLAN, SlimPlan
+
+_PREFIX = f"{SLIM_CONTROLLER}."
 
 
 def slim_plan_in(state: Mapping[str, Any]) -> SlimPlan | None:
@@ -44,9 +47,8 @@ def refuse_other_units(path: PathLike, state: Mapping[str, Any], own: SlimPlan |
     if given is None and own is None:
         return
     if given is None or own is None:
-        has, lacks = (
-            ("the checkpoint", "the model") if own is None else ("the model", "the checkpoint")
-        )
+        sides = ("the checkpoint", "the model")
+        has, lacks = sides if own is None else sides[::-1]
         raise UserError(
             f"{Path(path).absolute()} does not fit the model: {has} has lost heads or channels, "
             f"but {lacks} has all of them; take model.w2v_path from the same slim checkpoint"
@@ -56,3 +58,35 @@ def refuse_other_units(path: PathLike, state: Mapping[str, Any], own: SlimPlan |
             f"{Path(path).absolute()} has kept other heads or channels than the model; take "
             "model.w2v_path from the same slim checkpoint"
         )
+
+
+def is_uncut(keys: Iterable[str]) -> bool:
+    """Whether keys are those of a model in slimming.
+
+    What it has removed is zero, or has a closed gate, and is not cut out.
+    """
+    return any(key.startswith(_PREFIX) for key in keys)
+
+
+def refuse_uncut(path: object, keys: Iterable[str], problem: str) -> None:
+    """Raise UserError if a checkpoint has heads and channels that were removed but not cut out.
+
+    Args:
+        path, keys: of the checkpoint and of its tensors.
+        problem: in words that go on after "heads and channels".
+    """
+    if is_uncut(keys):
+        raise UserError(
+            f"{path} has removed heads and channels, {problem}; cut them out first with "
+            "`speechprune slim apply`"
+        )
+
+
+def kept_units_in(tensors: Mapping[str, Any]) -> dict[str, tuple[bool, ...]]:
+    """Which units a model in slimming keeps by now, by kind and layer; empty for all others, also
+    where gates are learned."""
+    return {
+        key[len(_PREFIX) :]: tuple(tensor.bool().tolist())
+        for key, tensor in tensors.items()
+        if key.startswith(_PREFIX) and f"_{KEPT}_" in key
+    }

@@ -19,6 +19,7 @@ from speechprune.layers.plan import LayerPlan
 from speechprune.models.declaration import LAYER_FLAGS, Declared
 from speechprune.models.encoder import build_encoder, dictionary_of
 from speechprune.models.layer_flags import plan_of
+from speechprune.models.removed_units import refuse_removed_units
 from speechprune.models.restart import starting_checkpoint
 from speechprune.models.sites import encoder_of_model
 from speechprune.state_names import layer_of
@@ -73,6 +74,8 @@ class Ctc(Declared, Wav2VecCtc):
         super().__init__(cfg, w2v_encoder)
         self._update: Optional[int] = None
         self._micro_batch = 0
+        if not self.keeps_removed_units:
+            self.register_load_state_dict_pre_hook(refuse_removed_units)
 
     @property
     def backbone(self) -> nn.Module:

@@ -53,6 +53,9 @@ class Declared:
     has_masks: ClassVar[bool] = False
     #: Whether its checkpoints hold more than weights, which has to be folded into them.
     needs_folding: ClassVar[bool] = False
+    #: Whether its checkpoints have heads and channels that are removed, but not cut out: other
+    #: models would let them grow again.
+    keeps_removed_units: ClassVar[bool] = False
     #: Whether it finetunes all weights and removes nothing: what other methods are judged against.
     is_dense_control: ClassVar[bool] = False
 

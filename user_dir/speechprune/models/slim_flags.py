@@ -101,6 +101,8 @@ def check_slim(cfg: Any) -> None:
 def check_whole_layers(cfg: Any, layers: int) -> None:
     """Raise UserError if ``model.whole_layers`` does not leave one of so many layers to slim."""
     for layer in cfg.whole_layers:
+        if isinstance(layer, bool) or not isinstance(layer, int):
+            raise UserError(f"model.whole_layers names {layer!r}, which is no number of a layer")
         if not 0 <= layer < layers:
             raise UserError(
                 f"model.whole_layers names layer {layer}, but the model has 0..{layers - 1}"

@@ -21,6 +21,7 @@ from speechprune.models.declaration import Declared, declares
 from speechprune.models.encoder import build_encoder, dictionary_of
 from speechprune.models.layer_flags import drops_layers
 from speechprune.models.names import HUBERT_WEIGHTS, PRUNED, WEIGHTS
+from speechprune.models.removed_units import refuse_removed_units
 
 
 class ImportPlugin(logging.Filter):
@@ -60,7 +61,9 @@ def _build_any_family() -> None:
         if cls is not Wav2VecCtc:
             return build(cls, cfg, task)
         WeightCtc.check_settings(cfg)
-        return cls(cfg, build_encoder(cfg, len(dictionary_of(task))))
+        model = cls(cfg, build_encoder(cfg, len(dictionary_of(task))))
+        model.register_load_state_dict_pre_hook(refuse_removed_units)
+        return model
 
     check_and_build.builds_any_family = True  # type: ignore[attr-defined]
     Wav2VecCtc.build_model = classmethod(check_and_build)

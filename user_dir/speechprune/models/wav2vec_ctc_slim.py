@@ -6,6 +6,7 @@ from fairseq.logging import metrics
 from fairseq.models import register_model
 
 from speechprune.backbones.cost import encoder_cost
+from speechprune.checkpoint.slimming import refuse_uncut
 from speechprune.errors import UserError
 from speechprune.models.config import PrunedCtcConfig
 from speechprune.models.ctc import Ctc
@@ -16,6 +17,7 @@ from speechprune.models.restart import is_first_launch
 from speechprune.models.slim_flags import (
     GATES,
     SECONDS,
+    begin_of,
     budget_of,
     check_slim,
     check_whole_layers,
@@ -31,6 +33,7 @@ from speechprune.slimming.gate_controller import GateController
 from speechprune.slimming.plan import KeptUnits
 
 _PREFIX = f"{SLIM_CONTROLLER}."
+_GATE = ".scaled_log_alpha"
 
 
 @register_model(SLIM, dataclass=PrunedCtcConfig)
@@ -44,6 +47,7 @@ class Wav2VecCtcSlim(Ctc):
     reads = LAYER_FLAGS | SLIM_FLAGS | {"prune_every", "fix_attn", "fix_fc", "eval_only"}
     label = "auto-slim"
     needs_folding = True
+    keeps_removed_units = True
     slim_controller: Union[SlimController, GateController]
 
     @classmethod
@@ -106,7 +110,8 @@ class Wav2VecCtcSlim(Ctc):
                 )
                 for each in units
             ],
-            warmup=end_of(cfg),
+            begin=begin_of(cfg),
+            warmup=end_of(cfg) - begin_of(cfg),
             seed=cfg.seed,
         )
 
@@ -124,8 +129,12 @@ class Wav2VecCtcSlim(Ctc):
 
         Raises:
             UserError: the checkpoint is one of this run, or this model, and lacks its scores or
-                gates.
+                gates; or it is another run's, and has gates.
         """
+        if self.takes_weights_only and any(key.endswith(_GATE) for key in state_dict):
+            refuse_uncut(
+                self.cfg.finetune_from_model, state_dict, "whose gates are a part of the network"
+            )
         own = {k: v for k, v in super().state_dict().items() if k.startswith(_PREFIX)}
         given = {
             key: value

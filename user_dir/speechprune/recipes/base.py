@@ -9,7 +9,7 @@ from typing import Any
 
 from speechprune.checksums import write_json
 from speechprune.recipes.setting import Setting
-from speechprune.recipes.steps import Pooling, Step
+from speechprune.recipes.steps import Step
 from speechprune.training.overrides import key_of, refuse_own
 from speechprune.training.rounds import Tell, finish_all
 from speechprune.training.run import TrainingRun
@@ -163,6 +163,4 @@ def _describe(step: Step) -> dict[str, Any]:
             "updates": step.updates,
             "seconds": step.seconds,
         }
-    if isinstance(step, Pooling):
-        return {"pool": str(step.target), "languages": [str(path) for path in step.folders]}
-    return {"mask": str(step.target), "by": step.by, "sparsity": step.sparsity}
+    return step.describe()

@@ -42,6 +42,7 @@ class Setting:
             where that is fewer.
         step: share of the original weights that each round of IMP removes.
         score_learning_rate: of rounds that learn masks; that of the config if None.
+        keep_parameters: share of the encoder's parameters that recipes keep which cut them out.
         source: manifest folder of the language that a mask comes from.
         languages: manifest folders to pool.
     """
@@ -58,6 +59,7 @@ class Setting:
     round_updates: int | None = None
     step: float = 0.1
     score_learning_rate: float | None = None
+    keep_parameters: float = 0.5
     source: Path | None = None
     languages: tuple[Path, ...] = ()
 

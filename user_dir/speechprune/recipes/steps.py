@@ -1,4 +1,4 @@
-"""What is done between training runs: masks are made, and languages pooled."""
+"""What is done between training runs: masks are made, units cut out, and languages pooled."""
 
 from __future__ import annotations
 
@@ -70,6 +70,65 @@ class MaskMaking:
         noted = {key: found[key] for key in wanted if key in found}
         refuse_other_settings(self.target, noted, wanted, "name another folder")
 
+    def describe(self) -> dict[str, Any]:
+        """As a summary tells it."""
+        return {"mask": str(self.target), "by": self.by, "sparsity": self.sparsity}
+
+
+@dataclass(frozen=True)
+class EncoderMaking:
+    """The encoder of a finetuned checkpoint, as a pretrained one.
+
+    Attributes:
+        name: for people.
+        target: the encoder's file.
+        source: the checkpoint.
+        cut: whether heads and channels that change nothing are cut out of it.
+    """
+
+    name: str
+    target: Path
+    source: Path
+    cut: bool = False
+
+    @property
+    def is_done(self) -> bool:
+        return self.target.exists()
+
+    is_begun = is_done
+
+    @property
+    def makes(self) -> Path:
+        return self.target
+
+    @property
+    def needs(self) -> tuple[Path, ...]:
+        return (self.source,)
+
+    def finish(self, environment: Mapping[str, str]) -> None:
+        """Write the encoder, unless it is there.
+
+        Raises:
+            UserError: the checkpoint is missing, is none, or has nothing to cut out.
+        """
+        from speechprune.rewriting.encoder import export_encoder
+        from speechprune.rewriting.slimming import apply
+
+        if self.is_done:
+            return
+        if not self.source.exists():
+            raise UserError(f"{self.name} needs {self.source}, which is missing")
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        source = self.source
+        if self.cut:
+            source = self.target.with_name("slim.pt")
+            apply(self.source, source)
+        export_encoder(source, self.target)
+
+    def describe(self) -> dict[str, Any]:
+        """As a summary tells it."""
+        return {"encoder": str(self.target), "of": str(self.source), "cut": self.cut}
+
 
 @dataclass(frozen=True)
 class Pooling:
@@ -120,9 +179,13 @@ class Pooling:
             self.target, {"languages": found}, {"languages": wanted}, "name another folder"
         )
 
+    def describe(self) -> dict[str, Any]:
+        """As a summary tells it."""
+        return {"pool": str(self.target), "languages": [str(path) for path in self.folders]}
+
     @property
     def _origin(self) -> Path:
         return self.target.with_name(f"{self.target.name}.json")
 
 
-Step = Union[TrainingRun, MaskMaking, Pooling]
+Step = Union[TrainingRun, MaskMaking, EncoderMaking, Pooling]

@@ -9,7 +9,7 @@ from speechprune.backbones import Backbone
 from speechprune.checkpoint.file import PathLike
 from speechprune.checkpoint.layers import DROPPED, count_layers, family_of, lost_layers
 from speechprune.checkpoint.settings import encoder_of, mapping, models_in, plain
-from speechprune.checkpoint.slimming import note_kept_layers
+from speechprune.checkpoint.slimming import note_kept_layers, refuse_uncut
 from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan
 from speechprune.masking.masked_site import density_of, fixed_densities
@@ -51,6 +51,7 @@ def drop_layers(
     """
     rewriting = Rewriting(path, out)
     state = rewriting.state
+    refuse_uncut(path, state["model"], "which are numbered by layer")
     family = family_of(state, path)
     layers = count_layers(state["model"], family, path)
     gone = _checked(dropped, layers, path)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from speechprune.checkpoint.file import PathLike
 from speechprune.checkpoint.outputs import masks_by_symbol
+from speechprune.checkpoint.slimming import refuse_uncut
 from speechprune.errors import UserError
 from speechprune.masking.bits import pack_bits
 from speechprune.masking.mask_set import MaskSet
@@ -46,6 +47,7 @@ def apply_masks(path: PathLike, masks: MaskSet, out: PathLike) -> None:
             cannot be written.
     """
     rewriting = Rewriting(path, out)
+    refuse_uncut(path, rewriting.state["model"], "which would grow again under masks")
     loaded = load_finetuned(path)
     masks = masks_by_symbol(masks, loaded.dictionary)
     flags = _fitting_flags(loaded, masks)

@@ -17,6 +17,8 @@ from speechprune.slimming.units import LayerUnits
 
 #: What a model calls its controller, and so how the keys of its state begin.
 SLIM_CONTROLLER = "slim_controller"
+#: What its state tells of the units of a kind in a layer: their scores, and which of them stay.
+SCORES, KEPT = "scores", "kept"
 
 
 class SlimController(nn.Module):
@@ -62,9 +64,9 @@ class SlimController(nn.Module):
         for kind, layer in self._keys:
             size = self._units[layer].count(kind)
             device = self._units[layer].second.weight.device
-            self.register_buffer(f"{kind}_scores_{layer}", torch.zeros(size, device=device))
+            self.register_buffer(f"{kind}_{SCORES}_{layer}", torch.zeros(size, device=device))
             # 1 is kept and 0 removed; checkpoints hold floating-point tensors.
-            self.register_buffer(f"{kind}_kept_{layer}", torch.ones(size, device=device))
+            self.register_buffer(f"{kind}_{KEPT}_{layer}", torch.ones(size, device=device))
         self._update: int | None = None
         self._stepping = False
         self._removed: dict[tuple[str, int], Tensor] = {}
@@ -77,7 +79,7 @@ class SlimController(nn.Module):
         A second call with the same number does nothing.
 
         Raises:
-            UserError: units are to be removed, but no gradient has told of them yet.
+            UserError: it is the last event, and no gradient has told of some units yet.
             FloatingPointError: a score is not a number.
         """
         if update != self._update:
@@ -99,7 +101,7 @@ class SlimController(nn.Module):
 
     @torch.no_grad()
     def observe(self, scale: float | Tensor = 1.0) -> None:
-        """After the backward passes of an update, before the step: score the units.
+        """After the backward passes of an update, before the step: score the units, at each update.
 
         Gradients are read where they are. In fairseq's loop the plugin calls it on every process,
         once all have shared their gradients; not if half precision overflowed.
@@ -108,21 +110,14 @@ class SlimController(nn.Module):
             scale: what the optimizer multiplies the gradients by before it uses them.
         """
         self._stepping = True
-        if self._forgets() and not self._scores_are_due():
-            return
         for kind, layer in self._keys:
             now = self._scores_now(kind, layer)
-            if now is not None:
-                before = self._buffer("scores", kind, layer)
-                before.copy_(accumulate(self.criterion, before, now * scale))
-
-    def _forgets(self) -> bool:
-        """Whether only the last scores before an event count."""
-        return not self.criterion.needs_gradient or self.criterion.decay == 0.0
-
-    def _scores_are_due(self) -> bool:
-        """Whether units are removed at the beginning of the next update."""
-        return self.target.schedule.event_at((self._update or 0) + 1) is not None
+            if now is None:
+                continue
+            if self.criterion.needs_gradient:
+                now = now * scale
+            before = self._buffer(SCORES, kind, layer)
+            before.copy_(accumulate(self.criterion, before, now))
 
     @torch.no_grad()
     def _prepare(self, update: int) -> None:
@@ -151,22 +146,22 @@ class SlimController(nn.Module):
 
     def _choose(self, event: int) -> None:
         if self.criterion.needs_gradient and not self._have_scores():
-            update = self.target.schedule.events[event]
+            # Layerdrop may have passed a layer over in all updates so far: the next event makes up.
+            if event < len(self.target.schedule.events) - 1:
+                return
             raise UserError(
-                f"heads and channels are to be removed at update {update}, but no gradient has "
-                "reached them all before; set a later model.prune_begin than "
-                "model.freeze_finetune_updates, and train every layer"
+                f"heads and channels are to be removed at update "
+                f"{self.target.schedule.events[event]}, but no gradient has ever reached those of "
+                "a layer; train every layer, with a smaller model.layerdrop or a later "
+                "model.prune_end"
             )
-        scores: PerUnit = {key: self._buffer("scores", *key) for key in self._keys}
-        if not self.criterion.needs_gradient:
-            found = {key: self._scores_now(*key) for key in self._keys}
-            scores = {key: each for key, each in found.items() if each is not None}
+        scores: PerUnit = {key: self._buffer(SCORES, *key) for key in self._keys}
         for key, kept in self.target.select(scores, event).items():
-            self._buffer("kept", *key).copy_(kept)
+            self._buffer(KEPT, *key).copy_(kept)
         self._removed = {}
 
     def _have_scores(self) -> bool:
-        return all(bool(self._buffer("scores", *key).any()) for key in self._keys)
+        return all(bool(self._buffer(SCORES, *key).any()) for key in self._keys)
 
     # --- weights -----------------------------------------------------------------------------
 
@@ -189,7 +184,7 @@ class SlimController(nn.Module):
         since finding them waits for the device."""
         key = (kind, layer)
         if key not in self._removed:
-            removed = (self._buffer("kept", kind, layer) == 0).nonzero().flatten()
+            removed = (self._buffer(KEPT, kind, layer) == 0).nonzero().flatten()
             if kind == "heads":
                 removed = head_entries(removed.tolist(), self._units[layer].head_size)
             self._removed[key] = removed.to(self._units[layer].second.weight.device)
@@ -200,9 +195,9 @@ class SlimController(nn.Module):
     def stats(self) -> dict[str, float]:
         """The share of each kind's units that is removed, of all layers that may lose some."""
         found = {}
-        for kind in self.target.kinds:
-            kept = torch.cat([self._buffer("kept", kind, layer) for layer in self._units])
-            found[f"{kind}_removed"] = 1.0 - float(kept.mean())
+        for kind in self.target.kinds if self._keys else ():
+            kept = torch.cat([self._buffer(KEPT, kind, layer) for layer in self._units])
+            found[f"{kind}_removed"] = float((kept == 0).sum() / kept.numel())
         return found
 
     def penalty(self) -> Tensor | None:
@@ -214,8 +209,8 @@ class SlimController(nn.Module):
         stays in its state dict."""
         self.settle()
         for kind, layer in self._keys:
-            delattr(self, f"{kind}_scores_{layer}")
-            delattr(self, f"{kind}_kept_{layer}")
+            delattr(self, f"{kind}_{SCORES}_{layer}")
+            delattr(self, f"{kind}_{KEPT}_{layer}")
         self._keys = []
 
     def _buffer(self, what: str, kind: str, layer: int) -> Tensor:
@@ -223,6 +218,7 @@ class SlimController(nn.Module):
         return buffer
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SlimController:
+        self._removed = {}
         # Scores keep their precision when a model is made one of half precision.
         return super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)
 

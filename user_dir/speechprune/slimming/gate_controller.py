@@ -72,7 +72,8 @@ class GateController(nn.Module):
         total: the teacher's cost, such as the number of its parameters.
         kinds: which units have gates, of `speechprune.slimming.units.KINDS`.
         costs: of one head and of one channel, for every layer; their parameters by default.
-        warmup: updates until the target is reached.
+        begin: the update until which there is no penalty.
+        warmup: updates from then on until the target is reached.
         rate: how many times the optimizer's learning rate gates and multipliers move.
         seed: of the starting values.
 
@@ -90,6 +91,7 @@ class GateController(nn.Module):
         *,
         kinds: Sequence[str] = KINDS,
         costs: Sequence[tuple[float, float]] | None = None,
+        begin: int = 0,
         warmup: int = 5000,
         rate: float = RATE,
         seed: int = 0,
@@ -99,6 +101,9 @@ class GateController(nn.Module):
         device = places[0].linear.weight.device
         self.lagrangian: Lagrangian | None = Lagrangian(target, warmup, rate=rate).to(device)
         _check_reachable(target, places)
+        self._begin = begin
+        self._has_begun = begin <= 0
+        self._has_penalty = False
         self._layers = tuple(layers)
         self._gated: list[_Gated] = []
         generator = torch.Generator().manual_seed(seed)
@@ -128,11 +133,24 @@ class GateController(nn.Module):
 
     def set_num_updates(self, update: int) -> None:
         """Set the target to that of ``update``; a second call with the same number does nothing."""
+        self._has_begun = update >= self._begin
         if self.lagrangian is not None:
-            self.lagrangian.update = update
+            self.lagrangian.update = max(0, update - self._begin)
 
     def observe(self, scale: float | Tensor = 1.0) -> None:
-        """Do nothing: gates learn by their own gradients."""
+        """After the backward passes of an update: see that the penalty was asked for.
+
+        Gates learn by their own gradients.
+
+        Raises:
+            UserError: it was not, so that nothing leads the gates to their target.
+        """
+        if self.lagrangian is not None and self._has_begun and not self._has_penalty:
+            raise UserError(
+                "gates learn from a penalty in the loss, which this criterion leaves out; set "
+                "criterion._name=masked_ctc, distill_ctc or distill"
+            )
+        self._has_penalty = False
 
     def settle(self) -> None:
         """Do nothing: evaluation values follow the parameters of the gates at all times."""
@@ -148,9 +166,11 @@ class GateController(nn.Module):
         return torch.stack(shares).sum()
 
     def penalty(self) -> Tensor | None:
-        """The Lagrangian term to add to the loss, a float32 scalar; None outside of training."""
-        if self.lagrangian is None or not self.training:
+        """The Lagrangian term to add to the loss, a float32 scalar; None outside of training, and
+        before the gates begin to learn."""
+        if self.lagrangian is None or not self.training or not self._has_begun:
             return None
+        self._has_penalty = True
         term: Tensor = self.lagrangian(self.share_removed())
         return term
 

@@ -193,10 +193,10 @@ class SlimPlanFile:
             )
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}") from error
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path} is not a slim plan: it is not JSON") from error
         except UserError as error:
             raise UserError(f"{path} cannot be used: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path} is not a slim plan: it is not JSON") from error
 
 
 def _ranges(numbers: Iterable[int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from speechprune.slimming.units import KINDS
 #: One score, or one bool that is True where the unit stays, for each unit of each layer, by kind.
 #: A layer whose units of a kind all stay is left out.
 PerUnit = dict[tuple[str, int], Tensor]
+
+#: Of a product of a share and a cost, relative to it.
+_ROUNDING = 1e-12
 
 
 class Target(ABC):
@@ -121,7 +125,9 @@ class Budget(Target):
             for (kind, layer), each in scores.items()
         ]
         removable = sum(group.cost * group.scores.numel() for group in groups)
-        allowed = int((1.0 - share) * self.total) - (self.total - removable)
+        # A share such as 0.7 is no exact number, and must not cost one parameter.
+        allowed = math.floor((1.0 - share) * self.total * (1.0 + _ROUNDING))
+        allowed -= self.total - removable
         self._refuse_impossible(groups, allowed, removable)
         return dict(zip(scores, select_within(groups, allowed)))
 

@@ -21,7 +21,7 @@ from speechprune.checkpoint.evaluated import refuse_code
 from speechprune.checkpoint.layers import depth, lost_layers, refuse_other_layers
 from speechprune.checkpoint.outputs import saved_dictionary
 from speechprune.checkpoint.pretrained import check_pretrained, width
-from speechprune.checkpoint.slimming import refuse_other_units, slim_plan_in
+from speechprune.checkpoint.slimming import refuse_other_units, refuse_uncut, slim_plan_in
 from speechprune.criterions.names import DISTILLING, METRICS
 from speechprune.errors import UserError
 from speechprune.manifests.check import SplitSummary, check_split
@@ -208,9 +208,11 @@ def check_checkpoints(cfg: DictConfig) -> None:
         state = _check_layers(model, start)
         if settings.restore_file == LAST or not any(settings[key] for key in RESETS):
             _check_same_model(model, start, state)
+        _refuse_to_fill(model, start, state)
         check_symbols(cfg, start, state, goes_on=not settings.reset_optimizer)
     elif settings.finetune_from_model:
         state = _check_layers(model, Path(settings.finetune_from_model))
+        _refuse_to_fill(model, Path(settings.finetune_from_model), state)
         if not declared(model._name).has_masks and has_masks(state["model"]):
             raise UserError(
                 f"{settings.finetune_from_model} has masks, which {model._name} does not know; "
@@ -236,6 +238,12 @@ def check_symbols(cfg: DictConfig, path: Path, state: Mapping[str, Any], *, goes
     folder = Path(_value(task, "target_dictionary") or task.data)
     own = Dictionary.load(str(folder / dictionary_name(task.labels)))
     rows_to_take(str(path), state, own, cfg, goes_on=goes_on)
+
+
+def _refuse_to_fill(model: DictConfig, path: Path, state: Mapping[str, Any]) -> None:
+    """Raise UserError if a checkpoint has removed units that the model would let grow again."""
+    if not declared(model._name).keeps_removed_units:
+        refuse_uncut(path, state["model"], f"which {model._name} would let grow again")
 
 
 def _refuse_two_starts(settings: DictConfig) -> None:

@@ -30,14 +30,17 @@ class Criterion(ABC):
     def entries(self, weight: Tensor, gradient: Tensor | None) -> Tensor:
         """How important each entry is, not negative.
 
+        A loss that is scaled scales all entries alike: those of a criterion that needs gradients
+        are in proportion to them.
+
         Args:
-            weight: floating point, (out, in), as it was when the gradient was taken.
+            weight: floating point, (out, in), as it was when the gradient was taken; or some of
+                its rows, since large weights are scored in blocks.
             gradient: dL/dweight, in the shape of the weight and maybe of another precision; None
                 only where the criterion does not need it.
 
         Returns:
-            float32, in the shape of the weight. Always a new tensor, and at best the only one of
-            its size that is made, because weights are large.
+            float32, in the shape of the weight; always a new tensor.
         """
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from speechprune.slimming.criteria.base import CRITERIA, Criterion
@@ -14,4 +13,4 @@ class Gradient(Criterion):
 
     def entries(self, weight: Tensor, gradient: Tensor | None) -> Tensor:
         assert gradient is not None
-        return gradient.to(torch.float32, copy=True).abs_()
+        return gradient.float().abs()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from speechprune.slimming.criteria.base import CRITERIA, Criterion
@@ -17,4 +16,4 @@ class Magnitude(Criterion):
     needs_gradient: ClassVar[bool] = False
 
     def entries(self, weight: Tensor, gradient: Tensor | None) -> Tensor:
-        return weight.to(torch.float32, copy=True).abs_()
+        return weight.float().abs()

@@ -6,7 +6,6 @@ Lee, Ajanthan and Torr, "SNIP: Single-shot Network Pruning based on Connection S
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from speechprune.slimming.criteria.base import CRITERIA, Criterion
@@ -19,4 +18,4 @@ class Snip(Criterion):
     def entries(self, weight: Tensor, gradient: Tensor | None) -> Tensor:
         assert gradient is not None
         # Widened before the product, which would underflow in half precision.
-        return weight.to(torch.float32, copy=True).mul_(gradient).abs_()
+        return (weight.float() * gradient.float()).abs_()
