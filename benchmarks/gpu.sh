@@ -46,7 +46,7 @@ install() {
         "$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
             > "$("$new" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth" &&
         "$new" -m pip install -q --no-index --find-links "$2" setuptools wheel &&
-        "$new" -m pip install -q --no-index --find-links "$2" --no-build-isolation -e '.[dev]'
+        "$new" -m pip install -q --no-index --find-links "$2" --no-build-isolation -e . pytest pytest-xdist jiwer
 }
 
 benchmark() {

@@ -221,8 +221,10 @@ def test_every_key_of_a_recipe_is_known_to_fairseq_or_to_masks() -> None:
 
     from speechprune.models.layer_flags import LayerFlags
     from speechprune.models.pruning_flags import PruningFlags
+    from speechprune.models.slim_flags import SlimFlags
 
-    own = {**S3_ROUTER_DEFAULTS, **vars(PruningFlags()), **vars(LayerFlags())}
+    others = (LayerFlags(), PruningFlags(), SlimFlags())
+    own = {**S3_ROUTER_DEFAULTS, **{flag: None for flags in others for flag in vars(flags)}}
     known = {"_name", *Wav2Vec2CtcConfig.__dataclass_fields__, *own}
     for recipe in RECIPES:
         model = OmegaConf.load(CONFIG / f"{recipe}.yaml").model

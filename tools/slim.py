@@ -14,7 +14,8 @@ from speechprune.files import refuse_to_replace
 from speechprune.tools._options import SEED, Number, whole_number
 
 _PATH = click.Path(path_type=Path)
-_SHARE = Number()
+#: Those that are removed, and those that are kept.
+_REMOVED, _KEPT = Number(0.0, 1.0, max_open=True), Number(0.0, 1.0, min_open=True)
 #: More takes too much memory: attention weights are counted for each pair of frames.
 _LONGEST = 60.0
 
@@ -173,17 +174,17 @@ def auto(
 @command.command()
 @click.argument("checkpoint", metavar="CKPT", type=_PATH)
 @click.argument("out", type=_PATH)
-@click.option("--ffn", type=_SHARE, help="Share of feed-forward channels to remove.")
-@click.option("--heads", type=_SHARE, help="Share of attention heads to remove.")
+@click.option("--ffn", type=_REMOVED, help="Share of feed-forward channels to remove.")
+@click.option("--heads", type=_REMOVED, help="Share of attention heads to remove.")
 @click.option(
     "--keep-parameters",
-    type=_SHARE,
+    type=_KEPT,
     metavar="SHARE",
     help="Share of the encoder's parameters that may stay, instead of --ffn and --heads.",
 )
 @click.option(
     "--keep-macs",
-    type=_SHARE,
+    type=_KEPT,
     metavar="SHARE",
     help="Share of the encoder's multiply-adds that may stay, likewise, for 10 s of audio.",
 )

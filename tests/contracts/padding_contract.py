@@ -63,6 +63,25 @@ def no_frame_is_cropped(family: Family) -> None:
     assert model.crop_seq_to_multiple == 2
 
 
+def heard_is_the_audio_of_a_state(family: Family) -> None:
+    """Without the padding of utterances, and what fairseq appends to make frames even."""
+    model = family.build().requires_grad_(False)
+    for lengths in ([LENGTHS[0]], [LENGTHS[1]], [LENGTHS[1], LENGTHS[0] - 2000, 400]):
+        source = audio(len(lengths), lengths[0])
+        padding_mask = torch.arange(source.shape[1]) >= torch.tensor(lengths)[:, None]
+        source = source.masked_fill(padding_mask, 0)
+        entry = family.backbone.enter(model, source, padding_mask)
+        assert entry.heard.shape == entry.state.shape[:-1] and entry.heard.dtype == torch.bool
+        alone = [
+            family.backbone.hidden_states(model, each[None, :length], None)[0][0][0]
+            for each, length in zip(source, lengths)
+        ]
+        expected = torch.cat(alone)
+        assert int(entry.heard.sum()) == len(expected)
+        found = entry.state[entry.heard].square().sum(0)
+        torch.testing.assert_close(found, expected.square().sum(0), atol=1e-4, rtol=1e-4)
+
+
 def padding_changes_nothing_in_the_model(family: Family) -> None:
     """Hearing utterances apart leaves no trace: modules, hooks and keys are as they were."""
     model = family.build()
@@ -84,5 +103,6 @@ PADDING_CONTRACT: Sequence[Callable[[Family], None]] = (
     batched_equals_alone,
     too_short_utterances_are_padding,
     no_frame_is_cropped,
+    heard_is_the_audio_of_a_state,
     padding_changes_nothing_in_the_model,
 )

@@ -13,6 +13,7 @@ from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
 from nano import write_wav2vec2
 from padding_contract import PADDING_CONTRACT
 from readme import readme_snippet
+from slimming_contract import SLIMMING_CONTRACT
 from torch import nn
 
 from speechprune.backbones import BACKBONES
@@ -43,7 +44,9 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Family]:
 
 
 @pytest.mark.parametrize(
-    "promise", (*CONTRACT, *PADDING_CONTRACT), ids=lambda promise: promise.__name__
+    "promise",
+    (*CONTRACT, *PADDING_CONTRACT, *SLIMMING_CONTRACT),
+    ids=lambda promise: promise.__name__,
 )
 def test_backbone(family: Family, promise: Callable[[Family], None]) -> None:
     promise(family)

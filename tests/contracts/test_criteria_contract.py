@@ -1,9 +1,13 @@
-"""The contract of slimming criteria, for every registered one."""
+"""The contract of slimming criteria, for every registered one and the one that the pages show."""
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+
 import pytest
 import torch
+from readme import readme_snippet
 from torch import Tensor
 
 from speechprune.slimming.criteria import CRITERIA, Criterion
@@ -13,8 +17,18 @@ HEADS, HEAD_SIZE, WIDTH = 4, 3, 10
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
-@pytest.fixture(params=CRITERIA.names())
-def criterion(request: pytest.FixtureRequest) -> Criterion:
+#: The criterion that the pages show how to add.
+SHOWN = "damped_snip"
+
+
+@pytest.fixture(params=[*CRITERIA.names(), SHOWN])
+def criterion(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Criterion:
+    if request.param == SHOWN:
+        parts = {name: CRITERIA.get(name) for name in CRITERIA.names()}
+        monkeypatch.setattr(CRITERIA, "_parts", parts)
+        module = ModuleType(SHOWN)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        exec(readme_snippet("Add a slimming criterion"), module.__dict__)
     return CRITERIA.build(request.param)
 
 

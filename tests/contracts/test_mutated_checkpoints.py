@@ -9,6 +9,7 @@ import pytest
 import torch
 from checkpoints import MASKS
 from nano import write_corpus, write_finetuned, write_wav2vec2
+from slim_files import with_idle_units
 
 from benchmarks.mutations import mutations
 from speechprune.checkpoint import read
@@ -21,6 +22,8 @@ from speechprune.errors import UserError
 from speechprune.models.loading import load_encoder, load_finetuned
 from speechprune.models.mask_reading import read_mask_set
 from speechprune.reports.runs import read_run
+from speechprune.rewriting.plain_checkpoint import read_plain
+from speechprune.rewriting.slimming import apply
 
 NUMBER = 100
 
@@ -34,6 +37,7 @@ def _read_run(path: Path) -> Any:
 BUILDERS: dict[str, Callable[[Path], Any]] = {
     "pretrained": load_encoder,
     "finetuned": load_finetuned,
+    "slim": load_finetuned,
 }
 READERS: dict[str, tuple[Callable[[Path], Any], ...]] = {
     "pretrained": (
@@ -49,6 +53,7 @@ READERS: dict[str, tuple[Callable[[Path], Any], ...]] = {
         lambda path: saved_checkpoints(path.parent),
         _read_run,
     ),
+    "slim": (depth, read_plain, lambda path: saved_checkpoints(path.parent)),
 }
 
 
@@ -58,6 +63,11 @@ def test_damaged_checkpoints_are_read_or_refused_in_one_line(tmp_path: Path, kin
     if kind == "finetuned":
         data = write_corpus(tmp_path / "data", train=1, valid=1)
         source = write_finetuned(tmp_path / "finetuned.pt", source, data, model=MASKS)
+    if kind == "slim":
+        data = write_corpus(tmp_path / "data", train=1, valid=1)
+        idle = with_idle_units(write_finetuned(tmp_path / "finetuned.pt", source, data))
+        source = tmp_path / "slim.pt"
+        apply(idle, source)
     path, marker = tmp_path / "run" / "checkpoints" / "checkpoint_last.pt", tmp_path / "executed"
     path.parent.mkdir(parents=True)
     state = torch.load(source, weights_only=True)

@@ -25,6 +25,7 @@ LINES = {
     "compare --figure": "compare run --figure {out}",
     "convert --out": "convert spanish.pt {out}",
     "demo --out": "demo --out {out} --data data --updates 1",
+    "encoder --out": "encoder spanish.pt {out}",
     "layers auto --out": "layers auto plain.pt --drop 1 --data data --train train --valid valid "
     "--out {out} --measure cka --config-name demo/nano model.mask_length=2",
     "layers drop --out": "layers drop plain.pt 1 {out}",
@@ -46,6 +47,8 @@ LINES = {
     "recipe dense --out": "recipe dense --data data --model pretrained.pt --out {out} --updates 1 "
     "--config-name demo/nano",
     "slim apply --out": "slim apply idle.pt {out}",
+    "slim auto --out": "slim auto plain.pt --ffn 0.5 --data data --train train --valid valid "
+    "--out {out} --config-name demo/nano model.mask_length=2",
     "slim prune --out": "slim prune plain.pt {out} --ffn 0.5",
     "train hydra.run.dir": "train --config-name demo/nano task.data={data} "
     "model.w2v_path={pretrained} optimization.max_update=1 hydra.run.dir={out}",

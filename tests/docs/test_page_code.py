@@ -18,7 +18,10 @@ TESTED = {
 }
 PYTHON = blocks("python")
 #: Pieces of Python that are added to a folder of parts; the tests of these parts run them.
-ADDED = ("Add a policy", "Add a backbone", "Add a measure", "Add a corpus")
+ADDED = (
+    *("Add a policy", "Add a slimming criterion", "Add a backbone", "Add a measure"),
+    "Add a corpus",
+)
 
 
 def test_every_block_says_what_it_is() -> None:

@@ -32,7 +32,7 @@ def set_weight(key: str, change: Callable[[Tensor], Tensor]) -> Change:
 @pytest.mark.parametrize(
     "kind, change, reason",
     [
-        ("plain", set_weight(WEIGHT, lambda w: w[:5]), f"{WEIGHT} is float32 [5, 32] in "),
+        ("plain", set_weight(WEIGHT, lambda w: w[:, :5]), f"{WEIGHT} is float32 [64, 5] in "),
         ("plain", lambda state: state["model"].pop(WEIGHT), f"{WEIGHT} is in "),
         ("plain", lambda state: state["model"].update(more=torch.ones(1)), "more is in "),
         ("counted", set_weight("steps", lambda n: n + 1), "steps, int64 [], differs between "),

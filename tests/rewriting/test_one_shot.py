@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import logits
+from conftest import without_gpu
 from kinds import FAMILIES, Finetuned, write_pretrained
 from nano import write_corpus, write_finetuned, write_hubert, write_wav2vec2
 from torch import Tensor, nn
@@ -242,6 +243,18 @@ def test_it_is_the_same_again_and_in_other_batches(
     for name, tensor in first.items():
         assert torch.equal(tensor, again[name]), name
         torch.testing.assert_close(tensor, alone[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.cuda
+def test_a_gpu_writes_the_same(finetuned: Path, data: Path, tmp_path: Path) -> None:
+    there, here = tmp_path / "cuda.pt", tmp_path / "cpu.pt"
+    draw = Draw(data, "train")
+    prune(finetuned, there, HALF, draw=draw, repaired=True)
+    with without_gpu():
+        prune(finetuned, here, HALF, draw=draw, repaired=True)
+    expected = read(here)["model"]
+    for name, tensor in read(there)["model"].items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-2, atol=1e-3, msg=name)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -132,10 +132,11 @@ def _slim_plan(
             f"tensors of {len(layers)}"
         )
     for kind, name in _UNITS.items():
-        if described.get(kind) != settings.get(name, described.get(kind)):
+        counted = described.get(kind)
+        if name in settings and counted != settings[name]:
             raise UserError(
-                f"{path} is damaged: its slim plan is of a model of {described.get(kind)} {kind}, "
-                f"but its settings say {name}={settings[name]}"
+                f"{path} is damaged: its slim plan is of a model of {repr(counted)[:60]} {kind}, "
+                f"but its settings say {name}={repr(settings[name])[:60]}"
             )
     try:
         plan = SlimPlan.of(described)

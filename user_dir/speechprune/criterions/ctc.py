@@ -11,6 +11,7 @@ from typing import Any, Dict, Iterator, List, Tuple
 import torch
 from fairseq.criterions import CRITERION_DATACLASS_REGISTRY, CRITERION_REGISTRY, ctc
 from fairseq.data import AddTargetDataset
+from hydra.core.config_store import ConfigStore
 from torch import Tensor, nn
 
 from speechprune.criterions.config import CriterionConfig
@@ -106,6 +107,14 @@ def _keeping_lines(collate: Function) -> Function:
     return collate_with_lines
 
 
-CRITERION_REGISTRY[CTC] = CtcCriterion
-CRITERION_DATACLASS_REGISTRY[CTC] = CriterionConfig
+def _replace_fairseqs() -> None:
+    """Stand in for fairseq's criterion under its name, also where it builds settings of 2020."""
+    CRITERION_REGISTRY[CTC] = CtcCriterion
+    CRITERION_DATACLASS_REGISTRY[CTC] = CriterionConfig
+    node: Any = CriterionConfig()
+    node._name = CTC
+    ConfigStore.instance().store(name=CTC, group="criterion", node=node, provider="fairseq")
+
+
+_replace_fairseqs()
 replace(AddTargetDataset, "collater", _keeping_lines)

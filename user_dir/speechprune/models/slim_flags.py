@@ -54,7 +54,7 @@ class SlimFlags:
     slim_scope: str = _flag(
         "local",
         "rank the units of each layer (local), of all layers (global), or of all by scores "
-        "relative to their layer's mean (global_normalised)",
+        "relative to their layer's mean (global_normalised), as a budget does unless it is global",
     )
     slim_floor: float = _flag(0.0, "smallest share that each layer loses of a kind of units")
     slim_cap: float = _flag(0.98, "largest share that a layer may lose of a kind of units")
@@ -195,23 +195,33 @@ def target_of(cfg: Any, units: List[LayerUnits], encoder: nn.Module) -> Target:
     """What is to be kept of an encoder whose layers have ``units``.
 
     Raises:
-        UserError: a budget that cannot be met.
+        UserError: shares or a budget that cannot be met.
     """
     key = budget_of(cfg)
     if key is None:
         schedules = {kind: schedule_of(cfg, _share(cfg, kind)) for kind in kinds_of(cfg)}
-        return Shares(schedules, cfg.slim_scope, cfg.slim_floor, cfg.slim_cap)
-    total = encoder_cost(encoder, SECONDS)
-    target = Budget(
-        BUDGETS[key],
-        cost_in(key, total),
-        costs_of(cfg, units, total),
-        schedule_of(cfg, 1.0 - getattr(cfg, key)),
-        cfg.slim_floor,
-        cfg.slim_cap,
-    )
-    target.check({(kind, each.layer): each.count(kind) for kind in KINDS for each in units})
+        target: Target = Shares(schedules, cfg.slim_scope, cfg.slim_floor, cfg.slim_cap)
+    else:
+        total = encoder_cost(encoder, SECONDS)
+        target = Budget(
+            BUDGETS[key],
+            cost_in(key, total),
+            costs_of(cfg, units, total),
+            schedule_of(cfg, 1.0 - getattr(cfg, key)),
+            cfg.slim_floor,
+            cfg.slim_cap,
+            _sizes(units),
+            normalised=cfg.slim_scope != "global",
+        )
+    free = [each for each in units if each.layer not in cfg.whole_layers]
+    target.check({(kind, u.layer): u.count(kind) for kind in target.kinds for u in free})
     return target
+
+
+def _sizes(units: List[LayerUnits]) -> Dict[Tuple[str, int], int]:
+    """How many parameters each unit has, which its score is the mean of, by kind and layer."""
+    heads = {("heads", each.layer): each.parameters_of_head for each in units}
+    return {**heads, **{("channels", u.layer): u.parameters_of_channel for u in units}}
 
 
 def costs_of(cfg: Any, units: List[LayerUnits], total: EncoderCost) -> Dict[Tuple[str, int], int]:

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from speechprune import quiet_fairseq  # noqa: F401  (before fairseq)
-
-# isort: split
-from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from speechprune.checkpoint.file import PathLike
 from speechprune.checkpoint.layers import lost_layers
 from speechprune.checkpoint.pretrained import pretrained_state
-from speechprune.models.declaration import declared
-from speechprune.models.loading import load_finetuned, read_known
-from speechprune.rewriting.folding import folded_weights
+from speechprune.rewriting.plain_checkpoint import read_plain_finetuned
 from speechprune.rewriting.rewriting import Rewriting
 from speechprune.state_names import encoder_tensors
 
@@ -63,13 +55,6 @@ def lost_by(state: Mapping[str, Any]) -> dict[str, Any]:
 
 def encoder_of_finetuned(path: PathLike) -> EncoderFile:
     """The encoder in a finetuned checkpoint, masks baked in; raises UserError as `read_known`."""
-    state = read_known(path)
-    settings = state["cfg"].model.w2v_args
-    if isinstance(settings, Namespace):
-        settings = convert_namespace_to_omegaconf(settings)
-    pretrained: Any = OmegaConf.to_container(settings, resolve=True, enum_to_str=True)
-    weights = state["model"]
-    # A plain model is not built: the published ones of 2020 lack the dictionary that it takes.
-    if declared(state["cfg"].model._name).needs_folding:
-        weights = folded_weights(load_finetuned(path))
-    return EncoderFile(encoder_tensors(weights), pretrained["task"], pretrained["model"])
+    found = read_plain_finetuned(path)
+    pretraining = found.pretraining
+    return EncoderFile(encoder_tensors(found.tensors), pretraining["task"], pretraining["model"])

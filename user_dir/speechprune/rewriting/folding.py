@@ -5,6 +5,7 @@ from __future__ import annotations
 from speechprune import quiet_fairseq  # noqa: F401  (before fairseq)
 
 # isort: split
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +106,9 @@ def folded_weights(loaded: LoadedModel) -> dict[str, Tensor]:
     return {k: v.to(saved[k].dtype) if k in saved else v for k, v in weights.items()}
 
 
-def plain_config(cfg: DictConfig, model: PlainModel) -> dict[str, Any]:
-    """A configuration without what only models of ours read, as plain containers."""
-    plain: Any = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
-    plain.pop("job_logging_cfg", None)
+def plain_config(cfg: Mapping[str, Any], model: PlainModel) -> dict[str, Any]:
+    """A configuration, of plain containers, without what only models of ours read."""
+    plain = {name: section for name, section in cfg.items() if name != "job_logging_cfg"}
     plain["model"] = model.settings(plain["model"], str(plain["model"].get("data", ".")))
     criterion = plain.get("criterion") or {}
     known = CtcCriterionConfig.__dataclass_fields__
@@ -118,7 +118,8 @@ def plain_config(cfg: DictConfig, model: PlainModel) -> dict[str, Any]:
 
 def _fairseqs_config(cfg: DictConfig, model: PlainModel, folder: Path) -> dict[str, Any]:
     """The configuration that unmodified fairseq would have saved for a plain model."""
-    plain = plain_config(cfg, model)
+    container: Any = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    plain = plain_config(container, model)
     plain["model"]["data"] = str(folder)
     plain["task"].update(data=str(folder), target_dictionary=None)
     if plain.get("common"):

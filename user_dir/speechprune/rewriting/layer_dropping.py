@@ -17,14 +17,12 @@ from speechprune.models.layer_flags import LayerFlags
 from speechprune.models.loading import load_finetuned
 from speechprune.models.mask_flags import freezes_scores
 from speechprune.models.masked_ctc import DENSITY_TOLERANCE
-from speechprune.rewriting.rewriting import Rewriting
+from speechprune.rewriting.rewriting import AVERAGES, Rewriting
 
 #: Settings that count layers from below.
 _LAYERS_BELOW = ("fix_mask_before", "load_mask_before")
 #: Settings of the run that made a file, which has dropped its layers before, at rest.
 _OF_THE_RUN: Mapping[str, Any] = vars(LayerFlags())
-#: Where fairseq keeps its running average of a model (`ema.store_ema`).
-_AVERAGES = ("ema", "ema_fp32_params")
 
 
 def drop_layers(
@@ -107,7 +105,7 @@ def _renamed(tensors: Mapping[str, Any], gone: list[int], family: Backbone) -> d
 def _without_layers_in_averages(
     extra: Mapping[str, Any], gone: list[int], family: Backbone
 ) -> dict[str, Any]:
-    averages = {key: _renamed(extra[key], gone, family) for key in _AVERAGES if extra.get(key)}
+    averages = {key: _renamed(extra[key], gone, family) for key in AVERAGES if extra.get(key)}
     return {**extra, **averages}
 
 

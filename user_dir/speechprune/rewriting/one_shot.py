@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
 
 import torch
+from torch import nn
 
 from speechprune.backbones import find_backbone
 from speechprune.backbones.cost import EncoderCost, encoder_cost
@@ -17,9 +18,9 @@ from speechprune.decoding.inference import best_device
 from speechprune.errors import UserError
 from speechprune.models.loading import LoadedModel, load_finetuned
 from speechprune.models.sites import encoder_of_model
-from speechprune.rewriting.calibration import Calibration, Draw
+from speechprune.rewriting.calibration import Calibration, Draw, Part
 from speechprune.rewriting.layer_repair import LayerErrors, repair
-from speechprune.rewriting.plain_checkpoint import PlainCheckpoint, read_plain
+from speechprune.rewriting.plain_checkpoint import read_plain
 from speechprune.rewriting.rewriting import Rewriting
 from speechprune.rewriting.slimming import SlimReport, write_slim
 from speechprune.rewriting.unit_scores import scores_at_rest, scores_of_batches
@@ -72,6 +73,7 @@ class Target:
                 lambda layer: self._measured(cost_of_head(layer, whole.frames)),
                 lambda layer: self._measured(cost_of_channel(layer, whole.frames)),
                 self._measured(whole),
+                self.measure.replace("_", "-"),
             )
         if kept == [KeptUnits.all(layer.heads, layer.channels) for layer in units]:
             raise UserError(
@@ -123,10 +125,12 @@ class PruneReport:
             f"{self.after.multiply_adds:,} of {self.before.multiply_adds:,} multiply-adds stay "
             f"({share:.1%}), for {SECONDS:g} s of audio"
         )
-        on = f" on {self.utterances} utterances" if self.utterances else ""
-        lines.append(f"units scored by {self.criterion}{on}")
+        by_gradient = CRITERIA.get(self.criterion).needs_gradient
+        on = f" on {self.utterances} utterances"
+        lines.append(f"units scored by {self.criterion}{on if by_gradient else ''}")
         if self.errors is not None:
-            lines += ["error of each block before and after repair:", _error_table(self.errors)]
+            lines.append(f"relative error of each block before and after repair{on}:")
+            lines.append(_error_table(self.errors))
         return "\n".join(lines)
 
 
@@ -161,25 +165,17 @@ def prune(
     chosen: Criterion = CRITERIA.build(name)
     _check_data(name, chosen, finetuned, draw, repaired)
     source = read_plain(path)
-    normalize, rate = listening(path)
     loaded = _load(path, draw) if chosen.needs_gradient else None
-    labels = None if loaded is None else str(loaded.cfg.task.labels)
-    calibration = None
-    if draw is not None:
-        calibration = _calibration(draw, name, normalize, rate, labels)
+    calibration = None if draw is None else _calibration(path, draw, name, loaded)
     encoder = source.encoder
     units = find_backbone(encoder).units(encoder)
     before = encoder_cost(encoder, SECONDS)
     if loaded is None:
         scores = scores_at_rest(units, chosen)
     else:
-        assert calibration is not None
         scores = _scores_of_loss(loaded, chosen, calibration)
     kept = target.choose(scores, units, before)
-    errors = None
-    if repaired:
-        assert calibration is not None
-        errors = _repair(source, kept, calibration)
+    errors = _repair(encoder, kept, calibration) if repaired else None
     noted = {"criterion": name, **target.describe(), "repaired": repaired}
     if calibration is not None:
         noted["calibration"] = calibration.describe()
@@ -221,8 +217,11 @@ def _load(path: PathLike, draw: Draw | None) -> LoadedModel:
 
 
 def _calibration(
-    draw: Draw, criterion: str, normalize: bool, rate: int, labels: str | None
+    path: PathLike, draw: Draw, criterion: str, loaded: LoadedModel | None
 ) -> Calibration:
+    """The recordings, with labels if a model is ``loaded`` to take gradients of."""
+    normalize, rate = listening(path)
+    labels = None if loaded is None else str(loaded.cfg.task.labels)
     if labels is not None and not (draw.data / f"{draw.subset}.{labels}").is_file():
         raise UserError(
             f"{criterion} needs labels, and there is no {draw.data / draw.subset}.{labels}; name "
@@ -232,28 +231,31 @@ def _calibration(
 
 
 def _scores_of_loss(
-    loaded: LoadedModel, criterion: Criterion, calibration: Calibration
+    loaded: LoadedModel, criterion: Criterion, calibration: Calibration | None
 ) -> list[LayerScores]:
+    assert calibration is not None
     calibration.check_labels(loaded.dictionary.symbols, str(loaded.path))
-    encoder = encoder_of_model(loaded.model)
-    family = find_backbone(encoder)
-    device = best_device()
-    loaded.model.to(device)
-    batches = calibration.batches(device, lambda frames: family.frame_count(encoder, frames))
+    loaded.model.to(best_device())
+    batches = _batches(encoder_of_model(loaded.model), calibration)
     return scores_of_batches(loaded, criterion, batches)
 
 
 def _repair(
-    source: PlainCheckpoint, kept: Sequence[KeptUnits], calibration: Calibration
+    encoder: nn.Module, kept: Sequence[KeptUnits], calibration: Calibration | None
 ) -> tuple[LayerErrors, ...]:
-    encoder = source.encoder
-    family = find_backbone(encoder)
-    device = best_device()
-    encoder.to(device)
-    batches = calibration.batches(device, lambda frames: family.frame_count(encoder, frames))
-    errors = repair(family, encoder, kept, chain.from_iterable(batches))
+    assert calibration is not None
+    encoder.to(best_device())
+    parts = chain.from_iterable(_batches(encoder, calibration))
+    errors = repair(find_backbone(encoder), encoder, kept, parts)
     encoder.to(torch.device("cpu"))
     return tuple(errors)
+
+
+def _batches(encoder: nn.Module, calibration: Calibration) -> Iterator[list[Part]]:
+    """What an encoder can hear of the recordings, on its device."""
+    family = find_backbone(encoder)
+    device = next(encoder.parameters()).device
+    return calibration.batches(device, lambda frames: family.frame_count(encoder, frames))
 
 
 def _error_table(errors: Sequence[LayerErrors]) -> str:

@@ -1,4 +1,4 @@
-"""Any pretrained or finetuned checkpoint as one without masks, beside the encoder in it."""
+"""Any pretrained or finetuned checkpoint as one without masks, and the encoder in it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from speechprune import quiet_fairseq  # noqa: F401  (before fairseq)
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
@@ -38,78 +39,78 @@ class PlainCheckpoint:
 
     Attributes:
         path: of the file.
-        encoder: with the weights of the file, in evaluation mode, on the CPU, without gradient.
-        prefix: how the encoder's keys begin in ``tensors``.
+        prefix: how the encoder's keys begin in ``tensors``: ENCODER, or "" if it is a pretrained
+            model.
         tensors: all of the model, in the types of the file, without a teacher.
         cfg: the settings in today's form, as plain containers.
         masks: what was kept of each site that has a mask, or had one before it was folded; bool.
     """
 
     path: PathLike
-    encoder: nn.Module
     prefix: str
     tensors: Mapping[str, Tensor]
     cfg: Mapping[str, Any]
     masks: Mapping[str, Tensor]
 
+    @property
+    def pretraining(self) -> Mapping[str, Any]:
+        """The settings of pretraining: of its ``task``, and of the encoder as its ``model``."""
+        pretraining: Mapping[str, Any] = self.cfg["model"]["w2v_args"] if self.prefix else self.cfg
+        return pretraining
+
+    @cached_property
+    def encoder(self) -> nn.Module:
+        """The encoder with its weights, in evaluation mode, on the CPU, without gradient; built
+        once. Raises UserError if it is of no known family, or its settings do not fit."""
+        settings = encoder_of(self.cfg["model"])
+        family = backbone_called(str(settings.get("_name") or settings.get("arch")))
+        family.make_known()
+        with building_from(self.path):
+            encoder = family.build(self.pretraining["task"], settings)
+        start = len(self.prefix)
+        own = {k[start:]: v for k, v in self.tensors.items() if k.startswith(self.prefix)}
+        load_weights(encoder, own, self.path)
+        return encoder.eval().requires_grad_(False)
+
 
 def read_plain(path: PathLike) -> PlainCheckpoint:
-    """The checkpoint at ``path``, with its masks baked into its weights.
+    """The checkpoint at ``path``, pretrained or finetuned, with its masks baked into its weights.
 
     Raises:
         UserError: the file cannot be read, or holds no encoder of a registered family.
     """
     if is_finetuned(read(path, mmap=True)["model"]):
-        return _finetuned(path)
+        return read_plain_finetuned(path)
     backbone_called(model_name(path)).make_known()
     state = read_upgraded(path)
-    return _with_encoder(path, "", state["model"], _contained(state["cfg"]), {})
+    # The weights of data2vec's teacher are nested.
+    tensors = {key: value for key, value in state["model"].items() if isinstance(value, Tensor)}
+    return PlainCheckpoint(path, "", tensors, _contained(state["cfg"]), {})
 
 
-def _finetuned(path: PathLike) -> PlainCheckpoint:
+def read_plain_finetuned(path: PathLike) -> PlainCheckpoint:
+    """As `read_plain`, of a finetuned checkpoint; raises UserError as `read_known`."""
     state = read_known(path)
     tensors, cfg = state["model"], state["cfg"]
     is_whole = all(key.startswith((ENCODER, HEAD)) for key in tensors)
-    if is_whole and not declared(cfg.model._name).has_masks:
+    if is_whole and not declared(cfg.model._name).needs_folding:
         # It is not built: the published ones of 2020 lack the dictionary that this takes.
-        masked = (state.get(PROVENANCE) or {}).get("kept") or {}
-        return _with_encoder(
-            path, ENCODER, tensors, _contained(cfg), _as_zeros_tell(masked, tensors)
-        )
+        folded = (state.get(PROVENANCE) or {}).get("kept") or {}
+        masks = _as_zeros_tell(folded, tensors)
+        return PlainCheckpoint(path, ENCODER, tensors, _contained(cfg), masks)
     loaded = load_finetuned(path)
     controller = getattr(loaded.model, "mask_controller", None)
     masks = dict(controller.mask_set()) if controller else {}
     own = {k: v for k, v in folded_weights(loaded).items() if k.startswith((ENCODER, HEAD))}
-    return _with_encoder(path, ENCODER, own, plain_config(loaded.cfg, _PLAIN), masks)
-
-
-def _with_encoder(
-    path: PathLike,
-    prefix: str,
-    tensors: Mapping[str, Any],
-    cfg: dict[str, Any],
-    masks: Mapping[str, Tensor],
-) -> PlainCheckpoint:
-    """Build the encoder that ``cfg`` tells of, with its weights among ``tensors``."""
-    found = {key: value for key, value in tensors.items() if isinstance(value, Tensor)}
-    pretrained = cfg["model"]["w2v_args"] if prefix else cfg
-    settings = encoder_of(cfg["model"])
-    family = backbone_called(str(settings.get("_name") or settings.get("arch")))
-    family.make_known()
-    with building_from(path):
-        encoder = family.build(pretrained["task"], settings)
-    own = {k[len(prefix) :]: v for k, v in found.items() if k.startswith(prefix)}
-    load_weights(encoder, own, path)
-    encoder.eval().requires_grad_(False)
-    return PlainCheckpoint(path, encoder, prefix, found, cfg, masks)
+    return PlainCheckpoint(path, ENCODER, own, plain_config(_contained(loaded.cfg), _PLAIN), masks)
 
 
 def _contained(cfg: Any) -> dict[str, Any]:
     """A configuration as plain containers, with that of pretraining in today's form."""
     container: dict[str, Any] = plain(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
-    pretrained = container["model"].get("w2v_args")
-    if isinstance(pretrained, Namespace):
-        container["model"]["w2v_args"] = plain(convert_namespace_to_omegaconf(pretrained))
+    pretraining = container["model"].get("w2v_args")
+    if isinstance(pretraining, Namespace):
+        container["model"]["w2v_args"] = plain(convert_namespace_to_omegaconf(pretraining))
     return container
 
 

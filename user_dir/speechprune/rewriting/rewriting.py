@@ -10,6 +10,9 @@ from speechprune import __version__
 from speechprune.checkpoint.file import PROVENANCE, PathLike, digest, read, write
 from speechprune.files import refuse_to_replace
 
+#: Where fairseq keeps its running average of a model (`ema.store_ema`), in ``extra_state``.
+AVERAGES = ("ema", "ema_fp32_params")
+
 
 class Rewriting:
     """The way from one checkpoint to another.

@@ -14,15 +14,12 @@ from speechprune.checkpoint.settings import encoder_of, plain
 from speechprune.errors import UserError
 from speechprune.models.sites import prunable
 from speechprune.rewriting.plain_checkpoint import PlainCheckpoint, read_plain
-from speechprune.rewriting.rewriting import Rewriting
+from speechprune.rewriting.rewriting import AVERAGES, Rewriting
 from speechprune.slimming.cutting import check_cut, kept_entries
 from speechprune.slimming.plan import SLIM_PLAN, KeptUnits
 from speechprune.slimming.removable import fold_constants, kept_without, removable_units
 from speechprune.slimming.units import LayerUnits
 from speechprune.tables import table
-
-#: Where fairseq keeps its running average of a model (`ema.store_ema`), which has all units.
-_AVERAGES = ("ema", "ema_fp32_params")
 
 
 @dataclass(frozen=True)
@@ -162,7 +159,7 @@ def write_slim(
     changes = {"args": None, "cfg": cfg, "model": _tensors(source), "last_optimizer_state": None}
     if rewriting.state.get("extra_state"):
         extra = rewriting.state["extra_state"]
-        changes["extra_state"] = {k: v for k, v in extra.items() if k not in _AVERAGES}
+        changes["extra_state"] = {k: v for k, v in extra.items() if k not in AVERAGES}
     rewriting.write(
         {**rewriting.state, **changes}, {"slimmed_from": rewriting.digest, **noted, **masked}
     )

@@ -63,7 +63,7 @@ def observing(clip: Function) -> Function:
 
     def clip_and_observe(self: Any, clip_norm: float) -> Any:
         norm = clip(self, clip_norm)
-        model = getattr(self.model, "module", self.model)
+        model = self.get_model()  # of several processes, each wraps it more than once
         masks, slimming = (
             getattr(model, name, None) for name in ("mask_controller", SLIM_CONTROLLER)
         )

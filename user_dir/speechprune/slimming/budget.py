@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,9 @@ from torch import Tensor
 from speechprune.errors import UserError
 from speechprune.masking.selection import select_each
 from speechprune.slimming.selection import check_bounds, kept_bounds, undecided, widened
+
+#: Of a product of a share and a cost, relative to it.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,8 @@ class Group:
         layer: 0-based.
         scores: (N,), floating point, not negative.
         cost: of one unit, in whole parameters or multiply-adds, at least 1.
+        size: how many weights a score is the mean of; 1 for scores of whole units. A head is not
+            worth less than a channel for being larger.
         floor: smallest share of its units that is removed, in [0, 1).
         cap: largest share of its units that may be removed, at most 1; one unit stays in any case.
 
@@ -35,6 +41,7 @@ class Group:
     cost: int
     floor: float = 0.0
     cap: float = 0.98
+    size: int = 1
 
     def __post_init__(self) -> None:
         check_bounds(self.floor, self.cap)
@@ -48,13 +55,13 @@ def smallest_budget(groups: Sequence[Group]) -> int:
 
 
 def select_within(groups: Sequence[Group], budget: int) -> list[Tensor]:
-    """The units that stay when those of the smallest score for their cost go.
+    """The units that stay when those of the smallest worth for their cost go.
 
-    All units of all groups are ranked together by score / cost, and the smallest are removed until
-    the cost of the others is within the budget. As the last unit removed may have been larger than
-    what was missing, removed units are then put back, the largest score / cost first, wherever one
-    still fits. So none of the removed units fits in the end, but for those that a floor demands.
-    Of equal score / cost the earlier group is kept first, and in a group the lower index.
+    All units of all groups are ranked together by size * score / cost, and the smallest are removed
+    until the cost of the others is within the budget. As the last unit removed may have been larger
+    than what was missing, removed units are then put back, the largest for its cost first, wherever
+    one still fits. So none of the removed units fits in the end, but for those that a floor
+    demands. Of equal ones the earlier group is kept first, and in a group the lower index.
 
     Args:
         groups: in the order of the masks.
@@ -87,14 +94,39 @@ def select_within(groups: Sequence[Group], budget: int) -> list[Tensor]:
     return [each.mask.to(group.scores.device) for each, group in zip(selections, groups)]
 
 
+def select_share(groups: Sequence[Group], total: int, share: float, of: str) -> list[Tensor]:
+    """As `select_within`, so that a whole model costs no more than a share of what it did.
+
+    Args:
+        total: cost of the whole model, its parts without units included.
+        share: kept, in (0, 1].
+        of: what costs are, such as ``parameters``.
+
+    Raises:
+        UserError: with the caps, and at least one unit of every kind in every layer, more is kept.
+        FloatingPointError: a score is NaN.
+    """
+    fixed = total - sum(group.cost * group.scores.numel() for group in groups)
+    # A share such as 0.7 is no exact number, and must not cost one parameter.
+    allowed = math.floor(share * total * (1.0 + _ROUNDING)) - fixed
+    least = smallest_budget(groups)
+    if allowed < least:
+        raise UserError(
+            f"to keep {share:.4g} of the {of} is impossible: with at least one head and one "
+            "channel in each layer, and within the largest share that a layer may lose, "
+            f"{(fixed + least) / total:.4f} are kept at least; keep more"
+        )
+    return select_within(groups, allowed)
+
+
 def _kept_bounds(group: Group) -> tuple[int, int]:
     return kept_bounds(group.scores.numel(), group.floor, group.cap)
 
 
 def _groups_by_worth(groups: Sequence[Group]) -> list[int]:
-    """The group of each unit that the bounds leave undecided, the largest score / cost first."""
+    """The group of each unit that the bounds leave undecided, the most worth its cost first."""
     scores = [undecided(widened(group.scores), group.floor, group.cap) for group in groups]
-    worth = torch.cat([each / group.cost for each, group in zip(scores, groups)])
+    worth = torch.cat([each * group.size / group.cost for each, group in zip(scores, groups)])
     owners = torch.arange(len(groups)).repeat_interleave(
         torch.tensor([each.numel() for each in scores])
     )

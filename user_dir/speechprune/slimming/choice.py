@@ -12,7 +12,7 @@ from speechprune.errors import UserError
 from speechprune.masking.densities import check_density, check_sparsity
 from speechprune.masking.selection import select_each
 from speechprune.registry import unknown_name
-from speechprune.slimming.budget import Group, select_within
+from speechprune.slimming.budget import Group, select_share
 from speechprune.slimming.plan import KeptUnits
 from speechprune.slimming.selection import SCOPES, relative_to_mean, select_units, widened
 from speechprune.slimming.units import LayerUnits
@@ -78,9 +78,8 @@ class ShareChoice:
 class BudgetChoice:
     """How much of a whole encoder may stay, its parts without units included.
 
-    Heads and channels of all layers are ranked together by importance for their cost. Importance is
-    the score, which is a mean over weights, times the parameters of the unit: a head is not worth
-    less than a channel for being larger.
+    Heads and channels of all layers are ranked together by their worth for their cost; see
+    `speechprune.slimming.budget.Group`.
 
     Attributes:
         share: of the encoder's cost, in (0, 1].
@@ -106,6 +105,7 @@ class BudgetChoice:
         cost_of_head: Callable[[LayerUnits], int],
         cost_of_channel: Callable[[LayerUnits], int],
         total: int,
+        of: str = "parameters",
     ) -> list[KeptUnits]:
         """What each layer keeps.
 
@@ -113,39 +113,31 @@ class BudgetChoice:
             units: of the layers that ``scores`` are of.
             cost_of_head, cost_of_channel: of one in a layer, in whole numbers.
             total: cost of the whole encoder.
+            of: what costs are.
 
         Raises:
             UserError: the budget is too small for one head and one channel in each layer, or for
                 the caps of `Group`.
         """
         groups = [
-            Group(kind, layer.layer, self._importance(values, parameters), cost)
+            Group(
+                kind,
+                layer.layer,
+                relative_to_mean(widened(values)) if self.normalised else values,
+                cost,
+                size=size,
+            )
             for layer, score in zip(units, scores)
-            for kind, values, parameters, cost in (
+            for kind, values, size, cost in (
                 ("heads", score.heads, layer.parameters_of_head, cost_of_head(layer)),
                 ("channels", score.channels, layer.parameters_of_channel, cost_of_channel(layer)),
             )
         ]
-        fixed = total - sum(group.cost * group.scores.numel() for group in groups)
-        masks = select_within(groups, self._of_units(total, fixed))
+        masks = select_share(groups, total, self.share, of)
         return [
             KeptUnits(_numbers(heads), _rounded_down(channels, layer, self.multiple_of))
             for heads, channels, layer in zip(masks[::2], masks[1::2], scores)
         ]
-
-    def _importance(self, scores: Tensor, parameters: int) -> Tensor:
-        values = widened(scores)
-        return (relative_to_mean(values) if self.normalised else values) * parameters
-
-    def _of_units(self, total: int, fixed: int) -> int:
-        """What is left for heads and channels."""
-        left = int(self.share * total) - fixed
-        if left < 0:
-            raise UserError(
-                f"a budget of {self.share:g} cannot be met: {fixed / total:.1%} of the encoder's "
-                "cost is not in its heads and channels; raise the budget"
-            )
-        return left
 
 
 def _check_multiple(multiple_of: int) -> None:

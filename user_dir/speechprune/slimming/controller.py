@@ -31,8 +31,9 @@ class SlimController(nn.Module):
     A removed unit is one whose weights are zero: the rows of a head in query, key and value, its
     columns in out, and a channel's column in the second feed-forward layer. They are set to zero
     after each step. The other entries of a removed channel, and all biases, change nothing then, so
-    that cutting the unit out leaves the model's output as it is. What has been removed can come
-    back, and begins at zero, if its score says so.
+    that cutting the unit out leaves the model's output as it is. What has been removed is scored
+    like all else, and could come back, from zero. But weights of zero have no magnitude and nothing
+    to lose, so that of our criteria only ``gradient``, which looks at no weights, brings any back.
 
     The network that is validated and saved is the one that the next update would use: entering
     evaluation and :meth:`settle` do what the update to come begins with.
@@ -69,6 +70,7 @@ class SlimController(nn.Module):
             self.register_buffer(f"{kind}_{KEPT}_{layer}", torch.ones(size, device=device))
         self._update: int | None = None
         self._stepping = False
+        self._has_observed = False
         self._removed: dict[tuple[str, int], Tensor] = {}
 
     # --- when --------------------------------------------------------------------------------
@@ -109,7 +111,7 @@ class SlimController(nn.Module):
         Args:
             scale: what the optimizer multiplies the gradients by before it uses them.
         """
-        self._stepping = True
+        self._stepping = self._has_observed = True
         for kind, layer in self._keys:
             now = self._scores_now(kind, layer)
             if now is None:
@@ -145,9 +147,10 @@ class SlimController(nn.Module):
         return channel_scores(self.criterion, plain[0], gradients[0])
 
     def _choose(self, event: int) -> None:
-        if self.criterion.needs_gradient and not self._have_scores():
-            # Layerdrop may have passed a layer over in all updates so far: the next event makes up.
-            if event < len(self.target.schedule.events) - 1:
+        if not self._have_scores():
+            # fairseq tells the update before it loads a checkpoint with the scores. And layerdrop
+            # may have passed a layer over in all updates so far: the next event makes up for it.
+            if not self._has_observed or event < len(self.target.schedule.events) - 1:
                 return
             raise UserError(
                 f"heads and channels are to be removed at update "
@@ -161,7 +164,8 @@ class SlimController(nn.Module):
         self._removed = {}
 
     def _have_scores(self) -> bool:
-        return all(bool(self._buffer(SCORES, *key).any()) for key in self._keys)
+        seen = [bool(self._buffer(SCORES, *key).any()) for key in self._keys]
+        return all(seen) if self.criterion.needs_gradient else any(seen)
 
     # --- weights -----------------------------------------------------------------------------
 
@@ -197,7 +201,7 @@ class SlimController(nn.Module):
         found = {}
         for kind in self.target.kinds if self._keys else ():
             kept = torch.cat([self._buffer(KEPT, kind, layer) for layer in self._units])
-            found[f"{kind}_removed"] = float((kept == 0).sum() / kept.numel())
+            found[f"{kind}_removed"] = int((kept == 0).sum()) / kept.numel()
         return found
 
     def penalty(self) -> Tensor | None:

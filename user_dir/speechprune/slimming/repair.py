@@ -26,7 +26,7 @@ from torch import Tensor
 from speechprune.errors import UserError
 
 #: Relative to the mean variance of the inputs that are kept, with as many frames as such inputs.
-RIDGE = 0.2
+RIDGE = 1.0
 #: Relative to the mean square of these inputs: how far rounding may put off their variances.
 _ROUNDING = 1e-12
 

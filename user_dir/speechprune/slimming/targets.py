@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from speechprune.errors import UserError
-from speechprune.slimming.budget import Group, select_within, smallest_budget
+from speechprune.slimming.budget import Group, select_share
 from speechprune.slimming.schedule import SlimSchedule
-from speechprune.slimming.selection import select_units
+from speechprune.slimming.selection import relative_to_mean, select_units
 from speechprune.slimming.units import KINDS
 
 #: One score, or one bool that is True where the unit stays, for each unit of each layer, by kind.
 #: A layer whose units of a kind all stay is left out.
 PerUnit = dict[tuple[str, int], Tensor]
-
-#: Of a product of a share and a cost, relative to it.
-_ROUNDING = 1e-12
 
 
 class Target(ABC):
@@ -48,6 +44,15 @@ class Target(ABC):
     @abstractmethod
     def kinds(self) -> tuple[str, ...]:
         """The kinds of units that something is removed of."""
+
+    def check(self, counts: Mapping[tuple[str, int], int]) -> None:
+        """Raise UserError if the last event is impossible.
+
+        Args:
+            counts: of the units that may go, by kind and layer.
+        """
+        alike = {key: torch.zeros(count) for key, count in counts.items()}
+        self.select(alike, len(self.schedule.events) - 1)
 
 
 @dataclass(frozen=True)
@@ -99,14 +104,18 @@ class Budget(Target):
         costs: of one unit, by kind and layer, for all units that may go.
         removed: share of ``total``, event by event.
         floor, cap: the smallest and the largest share of its units of a kind that a layer loses.
+        sizes: how many weights a score is the mean of, by kind and layer; 1 where it is missing.
+        normalised: whether scores are relative to the mean of their kind and layer.
     """
 
     of: str
     total: int
-    costs: dict[tuple[str, int], int]
+    costs: Mapping[tuple[str, int], int]
     removed: SlimSchedule
     floor: float = 0.0
     cap: float = 0.98
+    sizes: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    normalised: bool = False
 
     @property
     def schedule(self) -> SlimSchedule:
@@ -121,32 +130,14 @@ class Budget(Target):
         # The floor holds in the end; before, it grows with the schedule.
         floor = self.floor * share / self.removed.target if share else 0.0
         groups = [
-            Group(kind, layer, each, self.costs[kind, layer], floor, self.cap)
-            for (kind, layer), each in scores.items()
-        ]
-        removable = sum(group.cost * group.scores.numel() for group in groups)
-        # A share such as 0.7 is no exact number, and must not cost one parameter.
-        allowed = math.floor((1.0 - share) * self.total * (1.0 + _ROUNDING))
-        allowed -= self.total - removable
-        self._refuse_impossible(groups, allowed, removable)
-        return dict(zip(scores, select_within(groups, allowed)))
-
-    def check(self, counts: Mapping[tuple[str, int], int]) -> None:
-        """Raise UserError if the budget cannot be met.
-
-        Args:
-            counts: of all units that there are, by kind and layer.
-        """
-        alike = {key: torch.zeros(counts[key]) for key in self.costs}
-        self.select(alike, len(self.removed.events) - 1)
-
-    def _refuse_impossible(self, groups: Sequence[Group], allowed: int, removable: int) -> None:
-        least = smallest_budget(groups)
-        if allowed < least:
-            possible = (self.total - removable + least) / self.total
-            raise UserError(
-                f"to keep {1.0 - self.removed.target:.4g} of the {self.of} is impossible: with "
-                "at least one head and one channel in each layer, and no layer losing more than "
-                f"{self.cap:g} of either, {possible:.4f} are kept at least; keep more, or raise "
-                "model.slim_cap"
+            Group(
+                *key,
+                relative_to_mean(each) if self.normalised else each,
+                self.costs[key],
+                floor,
+                self.cap,
+                self.sizes.get(key, 1),
             )
+            for key, each in scores.items()
+        ]
+        return dict(zip(scores, select_share(groups, self.total, 1.0 - share, self.of)))
