@@ -75,6 +75,11 @@ class HandPlan:
         chosen = self.shares or {kind for kind, _ in self.costs}
         return [kind for kind in ("heads", "channels") if kind in chosen]
 
+    @property
+    def last(self) -> int:
+        """The update of the last choice."""
+        return self.begin + (self.end - self.begin) // self.every * self.every
+
     def event(self, update: int) -> int:
         """The number of the event at an update; 0 where nothing is removed."""
         since = update - self.begin
@@ -92,6 +97,7 @@ class SlimByHand:
     def __init__(self, layers: Sequence[HandLayer], plan: HandPlan) -> None:
         self.layers = layers
         self.plan = plan
+        self.update = 0
         self.scores: dict[Key, np.ndarray] = {}
         self.kept: dict[Key, np.ndarray] = {}
         for kind in plan.kinds:
@@ -102,6 +108,7 @@ class SlimByHand:
                     self.kept[kind, number] = np.ones(units, dtype=bool)
 
     def begin(self, update: int) -> None:
+        self.update = update
         event = self.plan.event(update)
         if event:
             self.kept.update(
@@ -126,7 +133,12 @@ class SlimByHand:
     def observe(
         self, gradients: Sequence[Sequence[Tensor | None]] | None = None, scale: float = 1.0
     ) -> None:
-        """Score by weights as they are, and gradients: of the parameters, or those given."""
+        """Score by weights as they are, and gradients: of the parameters, or those given.
+
+        There is no need to after the last choice.
+        """
+        if self.update >= self.plan.last:
+            return
         for kind, number in self.scores:
             layer = self.layers[number]
             grads = [w.grad for w in layer.weights] if gradients is None else gradients[number]

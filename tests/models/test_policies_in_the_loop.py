@@ -103,10 +103,13 @@ def test_validating_saving_and_a_kill_change_nothing(
 @pytest.mark.parametrize("policy", ["random", "snip"])
 def test_two_processes_choose_equal_masks(policy: str, lab: Lab) -> None:
     settings = (*BASE, f"model.policy={policy}", "model.prune_every=1")
-    settings += ("model.sparsity_end=2",) if policy == "snip" else ()
+    settings += ("model.sparsity_end=2", "model.prune_every=2") if policy == "snip" else ()
     _, (first, second) = two_ranks(
         lab, f"ranks-{policy}", *settings, "model.layerdrop=0.3", hash_seeds=[1, 2]
     )
+    if policy == "snip":
+        gathered = [value for key, value in first["model"].items() if key.endswith("_observed")]
+        assert any(bool(value.any()) for value in gathered)
     masks = [key for key in first["model"] if key.endswith("_mask")]
     assert len(masks) == 24
     assert difference(first["model"], second["model"]) == []

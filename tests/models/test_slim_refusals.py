@@ -76,6 +76,7 @@ BAD = {
     f"{FFN} model.whole_layers=[0,1]": "model.whole_layers names every layer",
     f"{FFN} model.criterion=l0": "set model.keep_parameters or model.keep_macs, and leave out",
     f"{L0} {FFN}": "model.keep_parameters and model.ffn_sparsity contradict each other",
+    f"{L0} model.prune_begin=50 model.prune_end=50": "holds no event after the beginning",
     "model.criterion=l0 model.keep_parameters=0.1": "a share of 0.9 cannot be removed",
 }
 #: Settings and options of criteria, and what the refusal has to say.
@@ -108,6 +109,7 @@ GOOD = (
     f"{FFN} model.slim_floor=0.5 model.slim_cap=0.5",
     f"{FFN} model.whole_layers=[1]",
     L0,
+    f"{L0} model.prune_every=100",
 )
 #: Values of another type.
 WRONG_TYPES = (

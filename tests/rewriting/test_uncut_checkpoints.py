@@ -17,6 +17,7 @@ from speechprune.checkpoint import read
 from speechprune.masking.mask_set import MaskSet
 from speechprune.models.loading import load_encoder, load_finetuned
 from speechprune.rewriting.averaging import average
+from speechprune.rewriting.conversion import convert
 from speechprune.rewriting.encoder import export_encoder
 from speechprune.rewriting.folding import fold
 from speechprune.rewriting.layer_dropping import drop_layers
@@ -114,6 +115,11 @@ def test_masks_are_not_put_on_them(lab: Lab, uncut: Run, tmp_path: Path) -> None
     message = refusal(apply_masks, uncut.path(), MaskSet.load(masks), out)
     assert message.endswith(f"which would grow again under masks; {ADVICE}")
     assert not out.exists()
+
+
+def test_gates_are_not_converted(gated: Run, tmp_path: Path) -> None:
+    message = refusal(convert, gated.path(), tmp_path / "converted.pt")
+    assert message.endswith(f"whose gates are a part of the network; {ADVICE}")
 
 
 def test_folded_they_are_plain_models(uncut: Run, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from speechprune.slimming.controller import KEPT, SLIM_CONTROLLER
 from speechprune.slimming.plan import SLIM_PLAN, SlimPlan
 
 _PREFIX = f"{SLIM_CONTROLLER}."
+#: What the parameter of a gate is called.
+_GATE = ".scaled_log_alpha"
 
 
 def slim_plan_in(state: Mapping[str, Any]) -> SlimPlan | None:
@@ -80,6 +82,12 @@ def refuse_uncut(path: object, keys: Iterable[str], problem: str) -> None:
             f"{path} has removed heads and channels, {problem}; cut them out first with "
             "`speechprune slim apply`"
         )
+
+
+def refuse_gates(path: object, keys: Collection[str]) -> None:
+    """Raise UserError if a checkpoint has gates, without which its weights are another network."""
+    if any(key.endswith(_GATE) for key in keys):
+        refuse_uncut(path, keys, "whose gates are a part of the network")
 
 
 def kept_units_in(tensors: Mapping[str, Any]) -> dict[str, tuple[bool, ...]]:

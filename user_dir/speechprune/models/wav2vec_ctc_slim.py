@@ -6,7 +6,7 @@ from fairseq.logging import metrics
 from fairseq.models import register_model
 
 from speechprune.backbones.cost import encoder_cost
-from speechprune.checkpoint.slimming import refuse_uncut
+from speechprune.checkpoint.slimming import refuse_gates
 from speechprune.errors import UserError
 from speechprune.models.config import PrunedCtcConfig
 from speechprune.models.ctc import Ctc
@@ -33,7 +33,6 @@ from speechprune.slimming.gate_controller import GateController
 from speechprune.slimming.plan import KeptUnits
 
 _PREFIX = f"{SLIM_CONTROLLER}."
-_GATE = ".scaled_log_alpha"
 
 
 @register_model(SLIM, dataclass=PrunedCtcConfig)
@@ -131,10 +130,8 @@ class Wav2VecCtcSlim(Ctc):
             UserError: the checkpoint is one of this run, or this model, and lacks its scores or
                 gates; or it is another run's, and has gates.
         """
-        if self.takes_weights_only and any(key.endswith(_GATE) for key in state_dict):
-            refuse_uncut(
-                self.cfg.finetune_from_model, state_dict, "whose gates are a part of the network"
-            )
+        if self.takes_weights_only:
+            refuse_gates(self.cfg.finetune_from_model, state_dict)
         own = {k: v for k, v in super().state_dict().items() if k.startswith(_PREFIX)}
         given = {
             key: value

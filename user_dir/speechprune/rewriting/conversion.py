@@ -12,6 +12,7 @@ from speechprune.backbones import BACKBONES, backbone_called, find_backbone
 from speechprune.checkpoint.file import PathLike
 from speechprune.checkpoint.pretrained import pretrained_settings, pretrained_state
 from speechprune.checkpoint.settings import plain, updates_of
+from speechprune.checkpoint.slimming import refuse_gates
 from speechprune.errors import UserError
 from speechprune.models.encoder import load_weights
 from speechprune.models.loading import load_encoder
@@ -40,6 +41,7 @@ def convert(
             ``out`` is the source or cannot be written.
     """
     rewriting = Rewriting(path, out)
+    refuse_gates(path, rewriting.state["model"])
     if is_finetuned(rewriting.state["model"]):
         found = encoder_of_finetuned(path)
     else:

@@ -103,7 +103,9 @@ class SlimController(nn.Module):
 
     @torch.no_grad()
     def observe(self, scale: float | Tensor = 1.0) -> None:
-        """After the backward passes of an update, before the step: score the units, at each update.
+        """After the backward passes of an update, before the step: score the units.
+
+        At each update up to the last event, after which nothing is chosen any more.
 
         Gradients are read where they are. In fairseq's loop the plugin calls it on every process,
         once all have shared their gradients; not if half precision overflowed.
@@ -112,6 +114,8 @@ class SlimController(nn.Module):
             scale: what the optimizer multiplies the gradients by before it uses them.
         """
         self._stepping = self._has_observed = True
+        if self._update is not None and self._update >= self.target.schedule.events[-1]:
+            return
         for kind, layer in self._keys:
             now = self._scores_now(kind, layer)
             if now is None:
