@@ -178,7 +178,16 @@ class Lab:
 
 def compose(arguments: Iterable[str]) -> DictConfig:
     """The configuration of a command line."""
-    from fairseq.dataclass.initialize import add_defaults, hydra_init
+    from fairseq.dataclass.initialize import add_defaults
+
+    cfg = compose_untyped(arguments)
+    add_defaults(cfg)
+    return cfg
+
+
+def compose_untyped(arguments: Iterable[str]) -> DictConfig:
+    """What hydra makes of a command line, before fairseq looks at the types of values."""
+    from fairseq.dataclass.initialize import hydra_init
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
@@ -186,9 +195,7 @@ def compose(arguments: Iterable[str]) -> DictConfig:
     overrides = [a for a in arguments if not a.startswith("--")]
     hydra_init(options["config-name"])
     with initialize_config_dir(options["config-dir"], version_base="1.1"):
-        cfg = hydra_compose(config_name=options["config-name"], overrides=overrides)
-    add_defaults(cfg)
-    return cfg
+        return hydra_compose(config_name=options["config-name"], overrides=overrides)
 
 
 def setup(cfg: DictConfig) -> tuple[DictConfig, Any]:

@@ -18,6 +18,36 @@ ENCODER = "w2v_encoder.w2v_model.encoder.layers"
 #: In the order of `HandLayer.weights`.
 NAMES = (*(f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")), "fc2")
 HEADS = 4
+#: The settings of a run with gates.
+L0 = (
+    "model._name=wav2vec_ctc_slim",
+    "model.fix_attn=false",
+    "model.criterion=l0",
+    "model.keep_parameters=0.6",
+    "model.prune_every=2",
+    "model.freeze_finetune_updates=0",
+    "criterion._name=masked_ctc",
+)
+
+
+def flags(plan: HandPlan) -> tuple[str, ...]:
+    """The settings of a plan, in hydra's form."""
+    amounts = {"heads": "head_sparsity", "channels": "ffn_sparsity"}
+    given = [f"model.{amounts[kind]}={share}" for kind, share in plan.shares.items()]
+    return (
+        "model._name=wav2vec_ctc_slim",
+        "model.fix_attn=false",
+        *(given if plan.keep is None else (f"model.keep_parameters={plan.keep}",)),
+        f"model.criterion={plan.criterion}",
+        f"model.freeze_finetune_updates={plan.begin}",
+        f"model.prune_end={plan.end}",
+        f"model.prune_every={plan.every}",
+        f"model.slim_scope={plan.scope}",
+        f"model.slim_schedule={plan.shape}",
+        f"model.slim_floor={plan.floor}",
+        f"model.slim_cap={plan.cap}",
+        f"model.whole_layers={list(plan.whole_layers)}".replace(" ", ""),
+    )
 
 
 def record_steps(path: Path, on_processor: bool = True) -> None:

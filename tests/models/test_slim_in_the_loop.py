@@ -15,7 +15,7 @@ from loop import Lab, Run
 from mishaps import kill_after_update
 from parp_by_hand import KEPT
 from slim_by_hand import HandPlan
-from slim_recording import assert_follows, record_steps
+from slim_recording import L0, assert_follows, flags, record_steps
 from states import assert_ends_equal, difference
 from test_distributed import two_ranks
 from test_parp_in_the_loop import PRECISIONS, without_device
@@ -42,35 +42,6 @@ NOISY = (
     "model.mask_channel_prob=0.5",
 )
 OFTEN = (*KEPT, "dataset.validate_interval_updates=1")
-L0 = (
-    "model._name=wav2vec_ctc_slim",
-    "model.fix_attn=false",
-    "model.criterion=l0",
-    "model.keep_parameters=0.6",
-    "model.prune_every=2",
-    "model.freeze_finetune_updates=0",
-    "criterion._name=masked_ctc",
-)
-
-
-def flags(plan: HandPlan) -> tuple[str, ...]:
-    """The settings of a plan, in hydra's form."""
-    amounts = {"heads": "head_sparsity", "channels": "ffn_sparsity"}
-    given = [f"model.{amounts[kind]}={share}" for kind, share in plan.shares.items()]
-    return (
-        "model._name=wav2vec_ctc_slim",
-        "model.fix_attn=false",
-        *(given if plan.keep is None else (f"model.keep_parameters={plan.keep}",)),
-        f"model.criterion={plan.criterion}",
-        f"model.freeze_finetune_updates={plan.begin}",
-        f"model.prune_end={plan.end}",
-        f"model.prune_every={plan.every}",
-        f"model.slim_scope={plan.scope}",
-        f"model.slim_schedule={plan.shape}",
-        f"model.slim_floor={plan.floor}",
-        f"model.slim_cap={plan.cap}",
-        f"model.whole_layers={list(plan.whole_layers)}".replace(" ", ""),
-    )
 
 
 class SlimLab(Lab):
@@ -123,10 +94,28 @@ def test_every_criterion(lab: SlimLab, criterion: str) -> None:
     assert_follows(*lab.recorded(criterion, plan), plan)
 
 
-@pytest.mark.parametrize("precision", [name for name in PRECISIONS if name != "fp32"])
-def test_half_precision(lab: SlimLab, precision: str) -> None:
+@pytest.fixture(scope="module", params=[name for name in PRECISIONS if name != "fp32"])
+def half(lab: SlimLab, request: pytest.FixtureRequest) -> tuple[str, Run, Path]:
+    settings = (*NOISY, *PRECISIONS[request.param])
+    return request.param, *lab.recorded(request.param, PLAN, *settings)
+
+
+def test_half_precision(half: tuple[str, Run, Path]) -> None:
     """Loss scales are taken off scores, and copies of weights are set to zero with them."""
-    assert_follows(*lab.recorded(precision, PLAN, *PRECISIONS[precision]), PLAN)
+    assert_follows(*half[1:], PLAN)
+
+
+def test_half_precision_resumes(lab: SlimLab, half: tuple[str, Run, Path]) -> None:
+    """At a choice: the optimizer's copies have the zeros that the weights have."""
+    precision, whole, _ = half
+    name = f"{precision}-again"
+    (lab.folder / name / "checkpoints").mkdir(parents=True)
+    (source,) = whole.path().parent.glob("checkpoint_*_4.pt")
+    shutil.copy(source, lab.folder / name / "checkpoints" / "checkpoint_last.pt")
+    settings = (*flags(PLAN), *NOISY, *PRECISIONS[precision])
+    resumed = lab.train(name, *settings, updates=UPDATES, prepare=without_device).succeeded()
+    assert resumed.records("train_inner")[0]["num_updates"] == "5"
+    assert_ends_equal(resumed, whole, UPDATES)
 
 
 def test_a_frozen_beginning(lab: SlimLab) -> None:
@@ -139,7 +128,7 @@ def test_a_budget(lab: SlimLab) -> None:
     encoder = encoder_of_model(lab.build("model._name=wav2vec_ctc_pruned"))
     total = sum(parameter.numel() for parameter in encoder.parameters())
     costs = {(kind, layer): cost for kind, cost in COSTS.items() for layer in range(2)}
-    plan = replace(PLAN, shares={}, keep=0.8, total=total, costs=costs, floor=0.1)
+    plan = replace(PLAN, shares={}, keep=0.8, total=total, costs=costs)
     run, record = lab.recorded("budget", plan)
     hand = assert_follows(run, record, plan)
     left = hand.cost(hand.kept)
@@ -176,22 +165,6 @@ def test_killed_and_resumed(
     assert killed.checkpoint()["optimizer_history"][-1]["num_updates"] == saved
     resumed = lab.train(name, *settings, updates=UPDATES).succeeded()
     assert resumed.records("train_inner")[0]["num_updates"] == str(saved + 1)
-    assert_ends_equal(resumed, whole, UPDATES)
-
-
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_resumes(lab: SlimLab, precision: str) -> None:
-    """The optimizer's copies have the zeros that the weights have."""
-    name = f"{precision}-for-resuming"
-    settings = (*NOISY, *PRECISIONS[precision])
-    whole, _ = lab.recorded(name, PLAN, *settings)
-    again = lab.folder / f"{name}-again" / "checkpoints"
-    again.mkdir(parents=True)
-    (source,) = whole.path().parent.glob("checkpoint_*_4.pt")
-    shutil.copy(source, again / "checkpoint_last.pt")
-    settings = (*flags(PLAN), *OFTEN, *settings)
-    prepare = without_device
-    resumed = lab.train(f"{name}-again", *settings, updates=UPDATES, prepare=prepare).succeeded()
     assert_ends_equal(resumed, whole, UPDATES)
 
 
@@ -252,7 +225,7 @@ def test_what_is_saved_can_be_cut(lab: SlimLab, name: str) -> None:
     assert_cut_alike(run, lab.folder / f"cut-{name}.pt", [(3, 38), (3, 38)])
 
 
-@pytest.mark.parametrize("name", ("wav2vec2", "xlsr", "data2vec", "hubert"))
+@pytest.mark.parametrize("name", ("wav2vec2", "hubert"))
 def test_what_gates_save_can_be_cut(lab: SlimLab, name: str) -> None:
     run = lab.train(f"gates-{name}", *L0, *source(lab, name), updates=4).succeeded()
     model = load_finetuned(run.path()).model
@@ -282,12 +255,15 @@ def assert_cut_alike(run: Run, out: Path, sizes: list[tuple[int, int]]) -> None:
 def test_recomputing_activations_changes_nothing(
     lab: SlimLab, noisy: tuple[Run, Path], gated: Run
 ) -> None:
-    for name, settings, whole in (("scores", flags(PLAN), noisy[0]), ("gates", L0, gated)):
-        recompute = "model.checkpoint_activations=true"
-        run = lab.train(
-            f"recompute-{name}", *settings, *NOISY, recompute, updates=UPDATES
-        ).succeeded()
-        assert difference(run.model(), whole.model()) == []
+    """But for rounding, as gradients of gates are summed in another order then."""
+    recompute = (*NOISY, "model.checkpoint_activations=true")
+    run = lab.train("recompute", *flags(PLAN), *recompute, updates=UPDATES).succeeded()
+    assert difference(run.model(), noisy[0].model()) == []
+    run = lab.train("recompute-gates", *L0, *recompute, updates=UPDATES).succeeded()
+    losses = [[r["loss"] for r in each.records("train_inner")] for each in (run, gated)]
+    assert losses[0][:3] == losses[1][:3]
+    for name, value in gated.model().items():
+        torch.testing.assert_close(run.model()[name], value, rtol=0, atol=1e-3)
 
 
 # --- beginnings ----------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from speechprune.models.mask_flags import as_s3router_reads
 from speechprune.models.names import HUBERT_WEIGHTS, ROUTER, WEIGHTS, is_ctc
 from speechprune.models.registration import register_all
 from speechprune.models.sites import encoder_of_model
+from speechprune.models.uninitialised import Uninitialised
 from speechprune.state_names import is_finetuned, is_of_s3router
 
 
@@ -79,7 +80,8 @@ def load_finetuned(path: PathLike, data: PathLike | None = None) -> LoadedModel:
     with building_from(path):
         task = tasks.setup_task(cfg.task, from_checkpoint=True)
         task.load_state_dict({"target_dictionary": dictionary})
-        model = task.build_model(cfg.model, from_checkpoint=True)
+        with Uninitialised():
+            model = task.build_model(cfg.model, from_checkpoint=True)
         model.load_state_dict(state["model"], strict=True, model_cfg=cfg.model)
     # PyTorch multiplies in another order, with other rounding, by weights that require gradient:
     # without, masked and folded models agree to the last bit.
@@ -125,7 +127,7 @@ def load_pretrained(path: PathLike, overrides: Mapping[str, Any] | None = None) 
     cfg = state["cfg"]
     with open_dict(cfg):
         cfg.model.update(overrides or {})
-    with building_from(path):
+    with building_from(path), Uninitialised():
         model = family.build(cfg.task, cfg.model)
     load_weights(model, state["model"], path)
     return model.eval()

@@ -12,7 +12,7 @@ from speechprune.masking.densities import check_sparsity
 from speechprune.registry import unknown_name
 from speechprune.slimming.cost import Cost, cost_of_channel, cost_of_head
 from speechprune.slimming.criteria import CRITERIA, Criterion
-from speechprune.slimming.schedule import SlimSchedule
+from speechprune.slimming.schedule import SHAPES, SlimSchedule
 from speechprune.slimming.selection import SCOPES, check_bounds
 from speechprune.slimming.targets import Budget, Shares, Target
 from speechprune.slimming.units import KINDS, LayerUnits
@@ -81,8 +81,9 @@ def check_slim(cfg: Any) -> None:
     """
     _check_amounts(cfg)
     check_bounds(cfg.slim_floor, cfg.slim_cap)
-    if cfg.slim_scope not in SCOPES:
-        raise UserError(unknown_name("model.slim_scope", cfg.slim_scope, list(SCOPES)))
+    for key, known in (("slim_scope", SCOPES), ("slim_schedule", SHAPES)):
+        if getattr(cfg, key) not in known:
+            raise UserError(unknown_name(f"model.{key}", getattr(cfg, key), list(known)))
     if not kinds_of(cfg):
         raise UserError(
             "nothing is to be removed: set model.ffn_sparsity, model.head_sparsity, "
@@ -95,6 +96,8 @@ def check_slim(cfg: Any) -> None:
             f"model.criterion={GATES} shares the cut out among heads and channels by itself: set "
             "model.keep_parameters or model.keep_macs, and leave out the two shares"
         )
+    elif cfg.criterion_options:
+        raise UserError(f"model.criterion={GATES} has no options: leave out criterion_options")
     _check_time(cfg)
 
 

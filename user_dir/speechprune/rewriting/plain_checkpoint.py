@@ -26,6 +26,7 @@ from speechprune.models.encoder import building_from, load_weights
 from speechprune.models.loading import load_finetuned, read_known
 from speechprune.models.names import WEIGHTS
 from speechprune.models.plain import PlainModel
+from speechprune.models.uninitialised import Uninitialised
 from speechprune.rewriting.folding import folded_weights, plain_config
 from speechprune.state_names import ENCODER, HEAD, is_finetuned, key_of
 
@@ -65,7 +66,7 @@ class PlainCheckpoint:
         settings = encoder_of(self.cfg["model"])
         family = backbone_called(str(settings.get("_name") or settings.get("arch")))
         family.make_known()
-        with building_from(self.path):
+        with building_from(self.path), Uninitialised():
             encoder = family.build(self.pretraining["task"], settings)
         start = len(self.prefix)
         own = {k[start:]: v for k, v in self.tensors.items() if k.startswith(self.prefix)}
