@@ -39,6 +39,7 @@ from benchmarks.slimming_work import (
     size_without_layers,
 )
 from speechprune.checksums import read_json, write_json
+from speechprune.ending import Ended, end_on_signals, notice
 from speechprune.files import make_folder
 from speechprune.manifests.digits import DigitStrings, make_digits
 from speechprune.recipes.nano import ASSET
@@ -199,13 +200,22 @@ def main(
         raise click.UsageError("--full and --quick contradict each other")
     # The library would take a GPU if it saw one, here and in processes that are started from here.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    if not table:
-        make_digits(out / "data", archive, DigitStrings(), resume=True)
-        scale = Scale() if full else QUICK if quick else ONE_SEED
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(jobs, context, begin) as workers:
-            Comparison(scale, out, jobs, workers).run()
-    write_report(measured_in(out), make_folder(results or (RESULTS if full else out)))
+    end_on_signals()
+    try:
+        if not table:
+            scale = Scale() if full else QUICK if quick else ONE_SEED
+            _compare(scale, archive, out, jobs)
+        write_report(measured_in(out), make_folder(results or (RESULTS if full else out)))
+    except Ended as ended:
+        notice()
+        raise SystemExit(128 + ended.number) from None
+
+
+def _compare(scale: Scale, archive: Path, out: Path, jobs: int) -> None:
+    make_digits(out / "data", archive, DigitStrings(), resume=True)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, begin) as workers:
+        Comparison(scale, out, jobs, workers).run()
 
 
 if __name__ == "__main__":

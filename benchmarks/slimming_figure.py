@@ -50,12 +50,10 @@ def draw(
         _mark(left, Point([places[name]], point.y), styles[name], name)
     for name, point in times.items():
         _mark(right, point, styles[name], name)
-    note = f"\n(side by side: {together:.2f} M each)" if together is not None else ""
-    for axes, label in (
-        (left, f"parameters of the encoder, millions{note}"),
-        (right, "time for a second of audio, ms"),
-    ):
-        _decorate(axes, label)
+    _decorate(left, "parameters of the encoder, millions")
+    _decorate(right, "time for a second of audio, ms")
+    if together is not None:
+        _name_sizes(left, places, sizes, together)
     highest = max(value for point in sizes.values() for value in point.y)
     for axes in (left, right):
         axes.set_ylim(0, 1.05 * highest if highest else 1)
@@ -93,6 +91,20 @@ def side_by_side(sizes: Mapping[str, Point]) -> tuple[dict[str, float], float | 
         **places,
         **{name: first + number * step for number, name in enumerate(alike)},
     }, together
+
+
+def _name_sizes(
+    axes: Any, places: Mapping[str, float], sizes: Mapping[str, Point], together: float
+) -> None:
+    """Mark only sizes that methods have: between them, a place along the axis is none."""
+    own = {places[name] for name, point in sizes.items() if places[name] == median(point.x)}
+    ticks = sorted({round(place, 2) for place in (*own, together)})
+    axes.set_xticks(ticks, [f"{tick:.2f}" for tick in ticks])
+    axes.set_xlabel(
+        f"parameters of the encoder, millions (side by side: {together:.2f} each)",
+        fontsize=9,
+        color=INK,
+    )
 
 
 def _styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
