@@ -267,7 +267,7 @@ def recogniser(**settings: Any) -> LoadedModel:
     encoder = {**defaults, "_name": "wav2vec2"}
     pretrained = {"task": {"_name": "audio_pretraining", **shared}, "model": encoder}
     task = {"_name": "audio_finetuning", "labels": "ltr", **shared}
-    model = {"_name": "wav2vec_ctc", "w2v_args": pretrained, **shared}
+    model = {"_name": "wav2vec_ctc", "w2v_path": "random", "w2v_args": pretrained, **shared}
     cfg = OmegaConf.create({"task": task, "model": model})
     torch.manual_seed(0)
     built_task = tasks.setup_task(cfg.task, from_checkpoint=True)
