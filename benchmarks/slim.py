@@ -4,14 +4,14 @@
 
 wav2vec 2.0 base with random weights hears noise. Dense and slim models take turns, so that what
 else the machine does falls on all alike. What arithmetic saves is predicted twice: by multiply-adds
-of the whole encoder, and by the time that the dense model spends in what is cut out. Two minutes on
-two cores.
+of the whole encoder, and by the time that the dense model spends in what is cut out. Then memory
+and loading, and what choosing heads and channels costs in training. Five minutes on two cores.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ import torch
 
 from benchmarks.harness import PRECISIONS, Report, device_option, machine, refuse_precisions
 from benchmarks.recognisers import SMALL_ENCODER
+from benchmarks.slim_choosing import EVERY, measure_choosing
 from benchmarks.slim_files import Batch, load_each
 from benchmarks.slim_models import DENSE, KEPT, cut, dense, write
 from benchmarks.slim_speed import measure
-from benchmarks.train_step import DTYPES, SAMPLE_RATE
+from benchmarks.train_step import DTYPES, SAMPLE_RATE, Task
 from speechprune.backbones.cost import encoder_cost
 
 #: With `--quick`: less of everything.
@@ -73,7 +74,8 @@ def main(
     threads = threads or ((1,) if on_gpu else (1, 2))
     report = Report()
     report.tell(machine(device))
-    whole = dense(_QUICK if quick else {})
+    settings = _QUICK if quick else {}
+    whole = dense(settings)
     models = {name: cut(whole, kept) for name, kept in KEPT.items()}
     saved = _saved_multiply_adds(models, seconds)
     for number in threads:
@@ -86,6 +88,9 @@ def main(
     batch = Batch(device, DTYPES[precisions[0]], batches[-1], seconds * SAMPLE_RATE)
     report.tell(f"\n{_in_words(batch, precisions[0], threads[-1])}; each in a process of its own")
     _tell_files(report, models, batch, threads[-1])
+    report.tell(f"\nchoosing by snip_momentum, once every {EVERY} updates; {precisions[0]}")
+    tasks = [Task(device, precisions[0], times * seconds, settings) for times in (1, 3)]
+    _tell_choosing(report, threads, tasks, repeats)
     if save is not None:
         report.save(save)
 
@@ -143,6 +148,19 @@ def _tell_files(report: Report, models: Mapping[str, Any], batch: Batch, threads
                 f"{loaded.to_load / 1e6:.0f} MB",
                 f"{loaded.to_run / 1e6:.0f} MB",
             )
+
+
+def _tell_choosing(
+    report: Report, threads: Sequence[int], tasks: Sequence[Task], repeats: int
+) -> None:
+    rows = report.table(("batch", "threads", "step", "scores", "zeros", "choice", "of the step"))
+    for number in threads:
+        torch.set_num_threads(number)
+        for task in tasks:
+            found = measure_choosing(task, repeats)
+            parts = (found.step, found.scores, found.zeros, found.choice)
+            times = (f"{each * 1e3:.0f} ms" for each in parts)
+            rows.add(f"{task.seconds} s", str(number), *times, f"{found.share:.1%}")
 
 
 if __name__ == "__main__":
