@@ -28,7 +28,6 @@ from speechprune.made_with import claim
 from speechprune.manifests.check import check_split
 from speechprune.models.loading import load_finetuned
 from speechprune.models.sites import encoder_of_model
-from speechprune.models.slim_flags import SECONDS
 from speechprune.reports.runs import manifest_digest
 from speechprune.rewriting.slimming import SlimReport
 from speechprune.state_names import has_masks, is_finetuned
@@ -184,7 +183,7 @@ class Pipeline:
     def _stage(self, path: Path) -> Stage:
         data = self.finetuning.data
         loaded = load_finetuned(path, data)
-        cost = encoder_cost(encoder_of_model(loaded.model), SECONDS)
+        cost = encoder_cost(encoder_of_model(loaded.model))
         found: Mapping[str, Evaluation] = {
             split: evaluate(loaded, read_references(loaded, data, split)) for split in self._splits
         }
