@@ -23,7 +23,7 @@ from speechprune.rewriting.calibration import Calibration, Draw, Part
 from speechprune.rewriting.layer_repair import LayerErrors, repair
 from speechprune.rewriting.plain_checkpoint import read_plain
 from speechprune.rewriting.rewriting import Rewriting
-from speechprune.rewriting.slimming import SlimReport, write_slim
+from speechprune.rewriting.slimming import CutReport, write_slim
 from speechprune.rewriting.unit_scores import scores_at_rest, scores_of_batches
 from speechprune.slimming.choice import BudgetChoice, LayerScores, ShareChoice
 from speechprune.slimming.criteria import CRITERIA, Criterion
@@ -83,7 +83,7 @@ class PruneReport:
         before, after: what the encoder costs, for an utterance of `UTTERANCE_SECONDS`.
     """
 
-    slim: SlimReport
+    slim: CutReport
     criterion: str
     utterances: int
     errors: tuple[LayerErrors, ...] | None

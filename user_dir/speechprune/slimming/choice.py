@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from speechprune.errors import UserError
@@ -16,7 +15,7 @@ from speechprune.slimming.budget import Group, select_share
 from speechprune.slimming.cost import Cost, unit_costs
 from speechprune.slimming.plan import KeptUnits
 from speechprune.slimming.selection import SCOPES, select_units, widened
-from speechprune.slimming.units import LayerUnits
+from speechprune.slimming.units import LayerUnits, check_multiple, numbers_of, rounded_up
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class ShareChoice:
             )
         if self.scope not in SCOPES:
             raise UserError(unknown_name("scope", self.scope, list(SCOPES)))
-        _check_multiple(self.multiple_of)
+        check_multiple(self.multiple_of)
 
     def choose(self, scores: Sequence[LayerScores]) -> list[KeptUnits]:
         """What each layer keeps.
@@ -70,7 +69,7 @@ class ShareChoice:
         heads = select_units([layer.heads for layer in scores], self.heads, self.scope)
         channels = select_units([layer.channels for layer in scores], self.channels, self.scope)
         return [
-            KeptUnits(_numbers(of_heads), _rounded_up(of_channels, layer, self.multiple_of))
+            KeptUnits(numbers_of(of_heads), _rounded_up(of_channels, layer, self.multiple_of))
             for of_heads, of_channels, layer in zip(heads, channels, scores)
         ]
 
@@ -99,7 +98,7 @@ class BudgetChoice:
 
     def __post_init__(self) -> None:
         check_density("the budget", self.share)
-        _check_multiple(self.multiple_of)
+        check_multiple(self.multiple_of)
 
     def choose(
         self,
@@ -130,19 +129,14 @@ class BudgetChoice:
             groups, whole.of(self.measure), self.share, self.measure, normalised=self.normalised
         )
         return [
-            KeptUnits(_numbers(heads), _rounded_down(channels, layer, self.multiple_of))
+            KeptUnits(numbers_of(heads), _rounded_down(channels, layer, self.multiple_of))
             for heads, channels, layer in zip(masks[::2], masks[1::2], scores)
         ]
 
 
-def _check_multiple(multiple_of: int) -> None:
-    if multiple_of < 1:
-        raise UserError(f"a multiple of {multiple_of} is none; give 1 or more")
-
-
 def _rounded_up(mask: Tensor, layer: LayerScores, multiple_of: int) -> tuple[int, ...]:
     kept = int(mask.count_nonzero())
-    return _largest(mask, layer, min(-(-kept // multiple_of) * multiple_of, mask.numel()))
+    return _largest(mask, layer, rounded_up(kept, multiple_of, mask.numel()))
 
 
 def _rounded_down(mask: Tensor, layer: LayerScores, multiple_of: int) -> tuple[int, ...]:
@@ -153,9 +147,5 @@ def _rounded_down(mask: Tensor, layer: LayerScores, multiple_of: int) -> tuple[i
 def _largest(mask: Tensor, layer: LayerScores, count: int) -> tuple[int, ...]:
     """The ``count`` most important channels, of which ``mask`` keeps some in the same order."""
     if count == int(mask.count_nonzero()):
-        return _numbers(mask)
-    return _numbers(select_each([widened(layer.channels)], [count])[0].mask)
-
-
-def _numbers(mask: Tensor) -> tuple[int, ...]:
-    return tuple(torch.nonzero(mask).flatten().tolist())
+        return numbers_of(mask)
+    return numbers_of(select_each([widened(layer.channels)], [count])[0].mask)
