@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -10,7 +11,6 @@ import click
 
 from speechprune.decoding import MAX_TOKENS
 from speechprune.errors import UserError
-from speechprune.files import refuse_to_replace
 from speechprune.tools._options import SEED, Number, whole_number
 
 _PATH = click.Path(path_type=Path)
@@ -18,6 +18,49 @@ _PATH = click.Path(path_type=Path)
 _REMOVED, _KEPT = Number(0.0, 1.0, max_open=True), Number(0.0, 1.0, min_open=True)
 #: More takes too much memory: attention weights are counted for each pair of frames.
 _LONGEST = 60.0
+#: More channels than any layer has.
+_MOST_CHANNELS = 1 << 16
+_MULTIPLE = click.option(
+    "--multiple-of",
+    type=whole_number(1, _MOST_CHANNELS),
+    default=1,
+    metavar="M",
+    help="What the number of channels that a layer keeps is rounded up to a multiple of; under a "
+    "budget without training, down.",
+)
+_AMOUNTS = (
+    click.option("--ffn", type=_REMOVED, help="Share of the feed-forward channels to remove."),
+    click.option("--heads", type=_REMOVED, help="Share of the attention heads to remove."),
+    click.option(
+        "--keep-parameters",
+        type=_KEPT,
+        metavar="SHARE",
+        help="Share of the encoder's parameters to keep, instead of --ffn and --heads.",
+    ),
+    click.option(
+        "--keep-macs",
+        type=_KEPT,
+        metavar="SHARE",
+        help="Share of the encoder's multiply-adds to keep, likewise, for 10 s of audio.",
+    ),
+)
+
+
+def _amounts(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say how much of an encoder goes: shares of its units, or one budget."""
+    for option in reversed(_AMOUNTS):
+        function = option(function)
+    return function
+
+
+def _refuse_two_ways(shares: Sequence[float | None], *budgets: float | None) -> None:
+    """Raise UserError unless either shares or one budget were given."""
+    given = [budget for budget in budgets if budget is not None]
+    if len(given) + any(share is not None for share in shares) != 1:
+        raise UserError(
+            "say how much to remove in one way: by --ffn and --heads, by --keep-parameters, or by "
+            "--keep-macs"
+        )
 
 
 @click.group(context_settings={"show_default": True})
@@ -53,13 +96,7 @@ def find(checkpoint: Path, seconds: float, as_json: bool) -> None:
 @command.command()
 @click.argument("checkpoint", metavar="CKPT", type=_PATH)
 @click.argument("out", type=_PATH)
-@click.option(
-    "--multiple-of",
-    type=whole_number(1, 1 << 16),
-    default=1,
-    metavar="M",
-    help="Number that the channels of each layer stay a multiple of; some that could go stay then.",
-)
+@_MULTIPLE
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def apply(checkpoint: Path, out: Path, multiple_of: int, as_json: bool) -> None:
     """Write CKPT to OUT without the heads and channels that change nothing.
@@ -76,22 +113,7 @@ def apply(checkpoint: Path, out: Path, multiple_of: int, as_json: bool) -> None:
 
 @command.command()
 @click.argument("checkpoint", metavar="CKPT", type=_PATH)
-@click.option(
-    "--ffn", type=Number(0.0, 1.0), default=0.0, help="Share of the channels that is removed."
-)
-@click.option(
-    "--heads", type=Number(0.0, 1.0), default=0.0, help="Share of the heads that is removed."
-)
-@click.option(
-    "--keep-parameters",
-    type=Number(0.0, 1.0),
-    help="In place of shares: share of the encoder's parameters that is kept.",
-)
-@click.option(
-    "--keep-macs",
-    type=Number(0.0, 1.0),
-    help="In place of shares: share of the encoder's multiply-adds that is kept.",
-)
+@_amounts
 @click.option(
     "--criterion",
     default="snip_momentum",
@@ -119,13 +141,7 @@ def apply(checkpoint: Path, out: Path, multiple_of: int, as_json: bool) -> None:
     type=whole_number(0),
     help="Number of updates after they are cut out; by default 0, and for l0 as many as before.",
 )
-@click.option(
-    "--multiple-of",
-    type=whole_number(1, 1 << 16),
-    default=1,
-    metavar="M",
-    help="Number that the channels of each layer stay a multiple of.",
-)
+@_MULTIPLE
 @click.option(
     "--average",
     "num",
@@ -147,8 +163,8 @@ def auto(
     checkpoint: Path,
     out: Path,
     as_json: bool,
-    ffn: float,
-    heads: float,
+    ffn: Optional[float],
+    heads: Optional[float],
     keep_parameters: Optional[float],
     keep_macs: Optional[float],
     criterion: str,
@@ -165,7 +181,8 @@ def auto(
     from speechprune.autoslim.pipeline import pipeline
     from speechprune.autoslim.training import Amounts
 
-    amounts = Amounts(ffn, heads, keep_parameters, keep_macs, criterion, scope)
+    _refuse_two_ways((ffn, heads), keep_parameters, keep_macs)
+    amounts = Amounts(ffn or 0.0, heads or 0.0, keep_parameters, keep_macs, criterion, scope)
     slimming = pipeline(checkpoint, out, amounts=amounts, **options)
     report = slimming.run(lambda line: click.echo(line, err=True))
     click.echo((report / ("report.json" if as_json else "report.md")).read_text(encoding="utf-8"))
@@ -174,20 +191,7 @@ def auto(
 @command.command()
 @click.argument("checkpoint", metavar="CKPT", type=_PATH)
 @click.argument("out", type=_PATH)
-@click.option("--ffn", type=_REMOVED, help="Share of feed-forward channels to remove.")
-@click.option("--heads", type=_REMOVED, help="Share of attention heads to remove.")
-@click.option(
-    "--keep-parameters",
-    type=_KEPT,
-    metavar="SHARE",
-    help="Share of the encoder's parameters that may stay, instead of --ffn and --heads.",
-)
-@click.option(
-    "--keep-macs",
-    type=_KEPT,
-    metavar="SHARE",
-    help="Share of the encoder's multiply-adds that may stay, likewise, for 10 s of audio.",
-)
+@_amounts
 @click.option(
     "--criterion",
     metavar="NAME",
@@ -202,14 +206,7 @@ def auto(
     help="What is ranked together: the units of a layer, or all, by score or by score relative to "
     "the mean of the layer.",
 )
-@click.option(
-    "--multiple-of",
-    type=whole_number(1),
-    default=1,
-    metavar="N",
-    help="What the number of channels that stay is a multiple of: rounded up for shares, down for "
-    "a budget.",
-)
+@_MULTIPLE
 @click.option("--data", type=_PATH, help="Folder of manifests to score and repair by.")
 @click.option("--subset", help="Name of the manifest.")
 @click.option("--repair", is_flag=True, help="Refit the weights that stay on the audio.")
@@ -244,9 +241,6 @@ def prune(checkpoint: Path, out: Path, as_json: bool, **options: Any) -> None:
     """
     from speechprune.rewriting.one_shot import prune as prune_checkpoint
 
-    refuse_to_replace(out, checkpoint)
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"{out} cannot be written: there is no folder {out.parent}")
     target, draw = _target(options), _draw(options)
     report = prune_checkpoint(
         checkpoint,
@@ -267,19 +261,15 @@ def _target(options: dict[str, Any]) -> Any:
     multiple_of, scope = options["multiple_of"], options["scope"]
     shares = [options[name] for name in ("ffn", "heads")]
     budgets = {"parameters": options["keep_parameters"], "multiply_adds": options["keep_macs"]}
+    _refuse_two_ways(shares, *budgets.values())
     given = {measure: share for measure, share in budgets.items() if share is not None}
-    if len(given) + any(share is not None for share in shares) != 1:
-        raise UserError(
-            "say how much to remove in one way: by --ffn and --heads, by --keep-parameters, or by "
-            "--keep-macs"
-        )
     if not given:
         ffn, heads = (share or 0.0 for share in shares)
         return Target(ShareChoice(heads, ffn, scope or "local", multiple_of))
     if scope == "local":
         raise UserError("a budget is shared by all layers: --scope local cannot go with it")
     ((measure, share),) = given.items()
-    return Target(BudgetChoice(share, scope != "global", multiple_of), measure)
+    return Target(BudgetChoice(share, scope != "global", multiple_of, measure))
 
 
 def _draw(options: dict[str, Any]) -> Any:

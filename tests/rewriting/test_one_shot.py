@@ -319,7 +319,7 @@ def test_a_slim_model_can_be_pruned_again(finetuned: Path, data: Path, tmp_path:
 def test_a_budget_is_of_the_whole_encoder(
     measure: str, finetuned: Path, data: Path, tmp_path: Path
 ) -> None:
-    target = Target(BudgetChoice(0.85, normalised=True), measure)
+    target = Target(BudgetChoice(0.85, normalised=True, measure=measure))
     report = prune(finetuned, tmp_path / "out.pt", target, draw=Draw(data, "train"))
     share = getattr(report.after, measure) / getattr(report.before, measure)
     assert 0.78 < share <= 0.85

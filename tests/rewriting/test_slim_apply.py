@@ -27,7 +27,7 @@ from speechprune.rewriting.layer_dropping import drop_layers
 from speechprune.rewriting.masks import apply_masks
 from speechprune.rewriting.plain_checkpoint import read_plain
 from speechprune.rewriting.rewriting import Rewriting
-from speechprune.rewriting.slimming import SlimReport, apply, write_slim
+from speechprune.rewriting.slimming import CutReport, apply, write_slim
 from speechprune.slimming.plan import SLIM_PLAN, KeptUnits, SlimPlan
 
 CHANNELS = tuple(range(WIDTH))
@@ -71,7 +71,7 @@ def assert_equal_outputs(slim: Path, source: Path) -> None:
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-def counts(report: SlimReport) -> list[tuple[int, int]]:
+def counts(report: CutReport) -> list[tuple[int, int]]:
     return [(layer.heads, layer.channels) for layer in report.layers]
 
 

@@ -14,7 +14,7 @@ from speechprune.backbones import find_backbone
 from speechprune.backbones.cost import encoder_cost
 from speechprune.errors import UserError
 from speechprune.models.loading import load_pretrained
-from speechprune.slimming.cost import Cost, cost_of_channel, cost_of_head, cost_of_units
+from speechprune.slimming.cost import Cost, unit_costs
 from speechprune.slimming.plan import KeptUnits
 
 CHANNELS, WIDTH, HEADS, LAYERS = 32, 64, 4, 3
@@ -71,9 +71,10 @@ def test_what_units_cost_is_what_an_encoder_saves_without_them(
         KeptUnits.all(HEADS, WIDTH),
     ]
     saved = Cost(0, 0)
-    for units, keeps in zip(family.units(model), kept):
-        saved += cost_of_head(units, before.frames) * (HEADS - len(keeps.heads))
-        saved += cost_of_channel(units, before.frames) * (WIDTH - len(keeps.channels))
+    costs = unit_costs(family.units(model), before.frames)
+    for layer, keeps in enumerate(kept):
+        saved += costs["heads", layer] * (HEADS - len(keeps.heads))
+        saved += costs["channels", layer] * (WIDTH - len(keeps.channels))
     family.slim(model, kept)
     after = encoder_cost(model, 0.7)
     assert before.multiply_adds - after.multiply_adds == saved.multiply_adds > 0
@@ -83,7 +84,9 @@ def test_what_units_cost_is_what_an_encoder_saves_without_them(
 def test_all_units_of_a_layer_are_its_products(tmp_path: Path) -> None:
     model = load_pretrained(write_wav2vec2(tmp_path / "base.pt", layers=LAYERS))
     units = find_backbone(model).units(model)
-    total = sum((cost_of_units(layer, 50) for layer in units), Cost(0, 0))
+    counts = {"heads": HEADS, "channels": WIDTH}
+    costs = unit_costs(units, 50).items()
+    total = sum((cost * counts[kind] for (kind, _), cost in costs), Cost(0, 0))
     assert total.multiply_adds == layers_by_hand(50)
     # Of a layer stay the biases of its two outputs, and two norms.
     left = LAYERS * 6 * CHANNELS

@@ -302,7 +302,12 @@ def test_half_precision(dtype: torch.dtype, tolerance: float) -> None:
 
 def test_costs_can_be_other_than_parameters() -> None:
     """Costs of one head and nothing else: the share is that of the heads."""
-    model = spread(gated(costs=[(10.0, 0.0)] * 2, target=0.01))
+    costs = {
+        (kind, layer): cost
+        for kind, cost in (("heads", 10.0), ("channels", 0.0))
+        for layer in range(2)
+    }
+    model = spread(gated(costs=costs, target=0.01))
     total = model.size()
     expected = sum(10.0 * float(4 - gate.expected()) / total for gate in model.controller.heads)
     assert model.controller.stats()["share_removed"] == pytest.approx(expected, rel=1e-5)

@@ -167,7 +167,7 @@ def test_widths_are_rounded_up_by_the_strongest_of_what_could_go() -> None:
 def test_a_multiple_of_nothing_is_refused() -> None:
     layer = units()
     message = refusal(kept_without, layer, removable_units(layer), multiple_of=0)
-    assert message == "multiple_of=0 must be at least 1"
+    assert message == "a number of channels cannot be a multiple of 0; give 1 or more"
 
 
 def test_constants_are_summed_in_double_precision() -> None:

@@ -18,7 +18,7 @@ from speechprune.errors import UserError
 from speechprune.slimming.controller import SlimController
 from speechprune.slimming.criteria import CRITERIA
 from speechprune.slimming.schedule import SlimSchedule
-from speechprune.slimming.targets import Budget, Shares, Target
+from speechprune.slimming.targets import Budget, ProgressiveTarget, Shares
 
 SHAPE = ((4, 20), (3, 12), (4, 16))
 #: Heads that go: 2 of 4, 2 of 3 (1.5 rounds to even) and 2 of 4.
@@ -27,7 +27,7 @@ UPDATES = 9
 PREFIX = "slim_controller."
 
 
-def target_of(plan: HandPlan) -> Target:
+def target_of(plan: HandPlan) -> ProgressiveTarget:
     """What the package calls a plan."""
 
     def schedule(share: float) -> SlimSchedule:

@@ -101,7 +101,7 @@ def test_no_unit_is_lost_to_rounding(keep: float) -> None:
 def test_large_costs_are_not_rounded_either() -> None:
     """Multiply-adds of a large model are near to 10^12."""
     unit = 10**10 + 1
-    budget = Budget("multiply-adds", 100 * unit, {("channels", 0): unit}, schedule(0.3), 0.0, 1.0)
+    budget = Budget("multiply_adds", 100 * unit, {("channels", 0): unit}, schedule(0.3), 0.0, 1.0)
     kept = budget.select({("channels", 0): torch.rand(100)}, 4)
     assert int(kept["channels", 0].sum()) == 70
 

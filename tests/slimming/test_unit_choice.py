@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from speechprune.errors import UserError
 from speechprune.slimming.choice import BudgetChoice, LayerScores, ShareChoice
+from speechprune.slimming.cost import Cost
 from speechprune.slimming.plan import KeptUnits
 from speechprune.slimming.units import LayerUnits
 
@@ -44,14 +45,7 @@ def choose_within(choice: BudgetChoice, found: list[LayerScores]) -> tuple[list[
         HEADS * layer.parameters_of_head + CHANNELS * layer.parameters_of_channel
         for layer in layers
     )
-    kept = choice.choose(
-        found,
-        layers,
-        lambda layer: layer.parameters_of_head,
-        lambda layer: layer.parameters_of_channel,
-        whole,
-    )
-    return kept, whole
+    return choice.choose(found, layers, Cost(whole, 0), 0), whole
 
 
 def cost(kept: list[KeptUnits]) -> int:

@@ -18,19 +18,17 @@ from speechprune.checkpoint import digest, read
 from speechprune.checkpoint.file import PROVENANCE
 from speechprune.checkpoint.finetuned import listening
 from speechprune.checkpoint.settings import setting
-from speechprune.checksums import read_json
 from speechprune.decoding.inference import Evaluation, evaluate, read_references
 from speechprune.dropping.verification import refuse_test
 from speechprune.errors import UserError
 from speechprune.files import check_folder
 from speechprune.locks import locked
-from speechprune.made_with import claim
+from speechprune.made_with import claim, refuse_lost_result
 from speechprune.manifests.check import check_split
 from speechprune.models.loading import load_finetuned
 from speechprune.models.sites import encoder_of_model
-from speechprune.models.slim_flags import SECONDS
 from speechprune.reports.runs import manifest_digest
-from speechprune.rewriting.slimming import SlimReport
+from speechprune.rewriting.slimming import CutReport
 from speechprune.state_names import has_masks, is_finetuned
 from speechprune.training.configs import find_config
 from speechprune.training.finetuning import Finetuning
@@ -80,7 +78,7 @@ class Pipeline:
     def _run(self, tell: Tell) -> Path:
         self._claim()
         if (self.out / JSON).exists():
-            self._refuse_lost_result()
+            refuse_lost_result(self.out, JSON)
             return self.out
         slimming = self._slimming
         tell("pruning heads and channels while finetuning")
@@ -161,15 +159,7 @@ class Pipeline:
         begun = any((self.out / "model" / "pruning" / "checkpoints").glob("*.pt"))
         claim(self.out, wanted, () if begun else _OF_TRAINING)
 
-    def _refuse_lost_result(self) -> None:
-        result = self.out / read_json(self.out / JSON)["checkpoint"]
-        if not result.exists():
-            raise UserError(
-                f"{result} is missing, though {self.out / JSON} tells of it; remove {self.out} to "
-                "make it anew"
-            )
-
-    def _report(self, cut: SlimReport) -> Report:
+    def _report(self, cut: CutReport) -> Report:
         whole = {"whole model": self.checkpoint} if self._is_finetuned else {}
         results = self._slimming.results
         return Report(
@@ -184,7 +174,7 @@ class Pipeline:
     def _stage(self, path: Path) -> Stage:
         data = self.finetuning.data
         loaded = load_finetuned(path, data)
-        cost = encoder_cost(encoder_of_model(loaded.model), SECONDS)
+        cost = encoder_cost(encoder_of_model(loaded.model))
         found: Mapping[str, Evaluation] = {
             split: evaluate(loaded, read_references(loaded, data, split)) for split in self._splits
         }

@@ -12,7 +12,7 @@ from speechprune.decoding.inference import Evaluation
 from speechprune.figures import grouped_bars
 from speechprune.files import write_atomically
 from speechprune.reports.stages import error_rate, markdown_table, plain_values, stages_table
-from speechprune.rewriting.slimming import SlimReport
+from speechprune.rewriting.slimming import CutReport
 
 #: The last file of a report to be written: a folder that has it has all.
 JSON = "report.json"
@@ -50,7 +50,7 @@ class Report:
     """
 
     amounts: str
-    cut: SlimReport
+    cut: CutReport
     stages: Mapping[str, Stage]
     results: Mapping[str, Path]
     averaged: Sequence[Mapping[str, Any]]
@@ -114,7 +114,7 @@ class Report:
         parts += [
             f"![Error rates]({FIGURE})",
             "## What each layer keeps",
-            markdown_table(self._layers()),
+            markdown_table(self.cut.rows),
             f"![What each layer keeps]({LAYERS_FIGURE})",
         ]
         return "\n\n".join(parts) + "\n"
@@ -124,18 +124,6 @@ class Report:
         rows += [
             [name, f"{stage.multiply_adds / 1e9:.3g} G", f"{stage.size / 1e6:.1f}"]
             for name, stage in self.stages.items()
-        ]
-        return rows
-
-    def _layers(self) -> list[list[str]]:
-        rows = [["layer", "heads", "channels"]]
-        rows += [
-            [
-                str(layer.layer),
-                f"{layer.heads} of {layer.heads_before}",
-                f"{layer.channels} of {layer.channels_before}",
-            ]
-            for layer in self.cut.layers
         ]
         return rows
 

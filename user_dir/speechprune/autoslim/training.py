@@ -16,7 +16,7 @@ from speechprune.models.names import PRUNED, SLIM
 from speechprune.models.slim_flags import GATES, check_whole_layers, target_of
 from speechprune.rewriting.averaging import average
 from speechprune.rewriting.encoder import export_encoder
-from speechprune.rewriting.slimming import SlimReport, apply
+from speechprune.rewriting.slimming import CutReport, apply
 from speechprune.state_names import is_finetuned
 from speechprune.training.finetuning import Finetuning
 from speechprune.training.overrides import key_of, quoted, refuse_own
@@ -197,7 +197,7 @@ class Slimming:
         if not self.whole_encoder.exists():
             export_encoder(self.checkpoint, self.whole_encoder)
 
-    def cut(self) -> SlimReport:
+    def cut(self) -> CutReport:
         """Cut what training removed out of its last checkpoint and out of the average of several,
         unless that is done.
 
@@ -212,7 +212,7 @@ class Slimming:
                 if out == self.slim:
                     found = report
             write_json(facts, found.describe())
-        return SlimReport.of(read_json(facts))
+        return CutReport.of(read_json(facts))
 
     def _to_cut(self) -> dict[Path, Path]:
         last = self.pruning.checkpoint

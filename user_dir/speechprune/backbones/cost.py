@@ -16,6 +16,8 @@ from speechprune.slimming.cost import Cost
 
 #: What all encoders listen at, in Hz.
 SAMPLE_RATE = 16000
+#: Length of the utterance that multiply-adds are counted for, unless another one is asked for.
+UTTERANCE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,12 @@ class EncoderCost(Cost):
 
 
 @torch.no_grad()
-def encoder_cost(model: nn.Module, seconds: float) -> EncoderCost:
+def encoder_cost(model: nn.Module, seconds: float = UTTERANCE_SECONDS) -> EncoderCost:
     """Count the parameters of an encoder, and the multiply-adds of one forward pass.
 
     The pass is one over silence in which PyTorch computes shapes and no values. Its
     `FlopCounterMode` counts convolutions and products of matrices; a multiply-add is two of its
-    operations. What weight norm makes of
-    its parameters is not counted.
+    operations. What weight norm makes of its parameters is not counted.
 
     Args:
         model: of a registered family, without a CTC head and without masks, whose scores would

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ class Heard:
         (output,) = self.outputs
         return output
 
-    @property
+    @cached_property
     def frames(self) -> int:
         """How many frames are not padding, at least 1: losses are divided by it."""
         output, padding = self.output["encoder_out"], self.output["padding_mask"]

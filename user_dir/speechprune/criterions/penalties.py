@@ -7,8 +7,10 @@ from fairseq import utils
 from fairseq.logging import metrics
 from torch import Tensor
 
+from speechprune.slimming.controller import SLIM_CONTROLLER
+
 #: The attributes of models that hold what may have a penalty.
-_CONTROLLERS = ("mask_controller", "slim_controller")
+_CONTROLLERS = ("mask_controller", SLIM_CONTROLLER)
 
 
 def penalty_of(model: Any) -> Optional[Tensor]:

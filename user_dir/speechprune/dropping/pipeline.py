@@ -27,13 +27,12 @@ from speechprune.dropping.similarity import (
     similarity,
 )
 from speechprune.dropping.verification import refuse_test
-from speechprune.errors import UserError
 from speechprune.files import check_folder
 from speechprune.layers.file_search import search
 from speechprune.layers.matrix import SimilarityMatrix
 from speechprune.layers.plan import LayerPlan, LayerPlans, check_drop
 from speechprune.locks import locked
-from speechprune.made_with import claim
+from speechprune.made_with import claim, refuse_lost_result
 from speechprune.manifests.check import check_split, read_recordings
 from speechprune.models.loading import load_finetuned
 from speechprune.reports.runs import manifest_digest
@@ -122,7 +121,7 @@ class Pipeline:
     def _run(self, tell: Tell) -> Path:
         self._claim()
         if (self.out / JSON).exists():
-            self._refuse_lost_result()
+            refuse_lost_result(self.out, JSON)
             return self.out
         tell("similarity of hidden states")
         matrices = self._matrices()
@@ -151,14 +150,6 @@ class Pipeline:
             asked=self.finetuning.average,
         ).save(self.out)
         return self.out
-
-    def _refuse_lost_result(self) -> None:
-        result = self.out / read_json(self.out / JSON)["checkpoint"]
-        if not result.exists():
-            raise UserError(
-                f"{result} is missing, though {self.out / JSON} tells of it; remove {self.out} to "
-                "make it anew"
-            )
 
     @property
     def _splits(self) -> tuple[str, ...]:

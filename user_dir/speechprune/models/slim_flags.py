@@ -1,28 +1,26 @@
 """Settings of slimming while finetuning: what they are called, and what they make."""
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional
 
 from omegaconf import OmegaConf
 from torch import nn
 
-from speechprune.backbones.cost import EncoderCost, encoder_cost
+from speechprune.backbones.cost import encoder_cost
 from speechprune.errors import UserError
 from speechprune.masking.densities import check_sparsity
 from speechprune.registry import unknown_name
-from speechprune.slimming.cost import Cost, cost_of_channel, cost_of_head
+from speechprune.slimming.cost import unit_costs
 from speechprune.slimming.criteria import CRITERIA, Criterion
 from speechprune.slimming.schedule import SHAPES, SlimSchedule
 from speechprune.slimming.selection import SCOPES, check_bounds
-from speechprune.slimming.targets import Budget, Shares, Target
+from speechprune.slimming.targets import Budget, ProgressiveTarget, Shares
 from speechprune.slimming.units import KINDS, LayerUnits
 
 #: The criterion that is learned, by gates; all others score.
 GATES = "l0"
-#: Settings of what is kept a share of, and the words for it.
-BUDGETS = {"keep_parameters": "parameters", "keep_macs": "multiply-adds"}
-#: Seconds of audio that multiply-adds are counted for.
-SECONDS = 10.0
+#: Settings of what is kept a share of, and what `speechprune.slimming.cost.Cost` calls that.
+BUDGETS = {"keep_parameters": "parameters", "keep_macs": "multiply_adds"}
 
 
 def _flag(default: Any, help: str) -> Any:
@@ -195,51 +193,29 @@ def kinds_of(cfg: Any) -> List[str]:
     return [kind for kind in KINDS if free[kind] and (has_budget or _share(cfg, kind))]
 
 
-def target_of(cfg: Any, units: List[LayerUnits], encoder: nn.Module) -> Target:
+def target_of(cfg: Any, units: List[LayerUnits], encoder: nn.Module) -> ProgressiveTarget:
     """What is to be kept of an encoder whose layers have ``units``.
 
     Raises:
         UserError: shares or a budget that cannot be met.
     """
+    free = [each for each in units if each.layer not in cfg.whole_layers]
     key = budget_of(cfg)
     if key is None:
         schedules = {kind: schedule_of(cfg, _share(cfg, kind)) for kind in kinds_of(cfg)}
-        target: Target = Shares(schedules, cfg.slim_scope, cfg.slim_floor, cfg.slim_cap)
+        target: ProgressiveTarget = Shares(schedules, cfg.slim_scope, cfg.slim_floor, cfg.slim_cap)
     else:
-        total = encoder_cost(encoder, SECONDS)
+        measure, whole, kinds = BUDGETS[key], encoder_cost(encoder), kinds_of(cfg)
+        costs = {k: cost for k, cost in unit_costs(free, whole.frames).items() if k[0] in kinds}
         target = Budget(
-            BUDGETS[key],
-            cost_in(key, total),
-            costs_of(cfg, units, total),
+            measure,
+            whole.of(measure),
+            {k: cost.of(measure) for k, cost in costs.items()},
             schedule_of(cfg, 1.0 - getattr(cfg, key)),
             cfg.slim_floor,
             cfg.slim_cap,
-            _sizes(units),
+            {k: cost.parameters for k, cost in costs.items()},
             normalised=cfg.slim_scope != "global",
         )
-    free = [each for each in units if each.layer not in cfg.whole_layers]
     target.check({(kind, u.layer): u.count(kind) for kind in target.kinds for u in free})
     return target
-
-
-def _sizes(units: List[LayerUnits]) -> Dict[Tuple[str, int], int]:
-    """How many parameters each unit has, which its score is the mean of, by kind and layer."""
-    heads = {("heads", each.layer): each.parameters_of_head for each in units}
-    return {**heads, **{("channels", u.layer): u.parameters_of_channel for u in units}}
-
-
-def costs_of(cfg: Any, units: List[LayerUnits], total: EncoderCost) -> Dict[Tuple[str, int], int]:
-    """By kind and layer, what one unit that may go takes of the budget that is set."""
-    costs: Dict[Tuple[str, int], int] = {}
-    for each in units:
-        if each.layer in cfg.whole_layers:
-            continue
-        for kind in kinds_of(cfg):
-            cost = (cost_of_head if kind == "heads" else cost_of_channel)(each, total.frames)
-            costs[kind, each.layer] = cost_in(budget_of(cfg), cost)
-    return costs
-
-
-def cost_in(budget: Optional[str], cost: Cost) -> int:
-    """What a budget, of `BUDGETS`, counts of a cost."""
-    return cost.parameters if budget == "keep_parameters" else cost.multiply_adds

@@ -15,20 +15,19 @@ from speechprune.models.names import SLIM
 from speechprune.models.pruning_flags import check_modes
 from speechprune.models.restart import is_first_launch
 from speechprune.models.slim_flags import (
+    BUDGETS,
     GATES,
-    SECONDS,
     begin_of,
     budget_of,
     check_slim,
     check_whole_layers,
-    cost_in,
     criterion_of,
     end_of,
     kinds_of,
     target_of,
 )
 from speechprune.slimming.controller import SLIM_CONTROLLER, SlimController
-from speechprune.slimming.cost import cost_of_channel, cost_of_head
+from speechprune.slimming.cost import unit_costs
 from speechprune.slimming.gate_controller import GateController
 from speechprune.slimming.plan import KeptUnits
 
@@ -95,20 +94,15 @@ class Wav2VecCtcSlim(Ctc):
         before = self.family.units(self.backbone)
         self.family.slim(self.backbone, [KeptUnits.all(u.heads, u.channels) for u in before])
         units = [u for u in self.family.units(self.backbone) if u.layer not in cfg.whole_layers]
-        total = encoder_cost(self.backbone, SECONDS)
+        measure, whole = BUDGETS[key], encoder_cost(self.backbone)
+        costs = unit_costs(units, whole.frames)
         return GateController(
             self,
             units,
             1.0 - getattr(cfg, key),
-            cost_in(key, total),
+            whole.of(measure),
             kinds=kinds_of(cfg),
-            costs=[
-                (
-                    cost_in(key, cost_of_head(each, total.frames)),
-                    cost_in(key, cost_of_channel(each, total.frames)),
-                )
-                for each in units
-            ],
+            costs={unit: cost.of(measure) for unit, cost in costs.items()},
             begin=begin_of(cfg),
             warmup=end_of(cfg) - begin_of(cfg),
             seed=cfg.seed,

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from speechprune.backbones import find_backbone
-from speechprune.backbones.cost import EncoderCost, encoder_cost
+from speechprune.backbones.cost import UTTERANCE_SECONDS, EncoderCost, encoder_cost
 from speechprune.checkpoint.file import PathLike
 from speechprune.rewriting.plain_checkpoint import read_plain
-from speechprune.slimming.cost import Cost, cost_of_channel, cost_of_head
+from speechprune.slimming.cost import Cost, unit_costs
 from speechprune.slimming.removable import removable_units
 from speechprune.slimming.units import KINDS, LayerUnits
 from speechprune.tables import table
@@ -107,7 +107,7 @@ class SlimFindings:
         return together
 
 
-def find_units(path: PathLike, seconds: float = 10.0) -> SlimFindings:
+def find_units(path: PathLike, seconds: float = UTTERANCE_SECONDS) -> SlimFindings:
     """Look at the heads and channels of a checkpoint, whose masks count as the zeros they make.
 
     Args:
@@ -126,8 +126,9 @@ def find_units(path: PathLike, seconds: float = 10.0) -> SlimFindings:
 
 def _found(units: LayerUnits, frames: int) -> dict[str, UnitsFound]:
     removable = removable_units(units)
-    heads, channels = cost_of_head(units, frames), cost_of_channel(units, frames)
-    return {
-        "heads": UnitsFound(units.heads, len(removable.heads), heads * units.heads),
-        "channels": UnitsFound(units.channels, len(removable.channels), channels * units.channels),
-    }
+    costs = unit_costs([units], frames)
+    found = {}
+    for kind, can_go in (("heads", removable.heads), ("channels", removable.channels)):
+        count = units.count(kind)
+        found[kind] = UnitsFound(count, len(can_go), costs[kind, units.layer] * count)
+    return found

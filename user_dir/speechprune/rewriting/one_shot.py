@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from speechprune.backbones import find_backbone
-from speechprune.backbones.cost import EncoderCost, encoder_cost
+from speechprune.backbones.cost import UTTERANCE_SECONDS, EncoderCost, encoder_cost
 from speechprune.checkpoint.file import PathLike
 from speechprune.checkpoint.finetuned import listening
 from speechprune.decoding.inference import best_device
@@ -22,18 +23,15 @@ from speechprune.rewriting.calibration import Calibration, Draw, Part
 from speechprune.rewriting.layer_repair import LayerErrors, repair
 from speechprune.rewriting.plain_checkpoint import read_plain
 from speechprune.rewriting.rewriting import Rewriting
-from speechprune.rewriting.slimming import SlimReport, write_slim
+from speechprune.rewriting.slimming import CutReport, write_slim
 from speechprune.rewriting.unit_scores import scores_at_rest, scores_of_batches
 from speechprune.slimming.choice import BudgetChoice, LayerScores, ShareChoice
-from speechprune.slimming.cost import Cost, cost_of_channel, cost_of_head
 from speechprune.slimming.criteria import CRITERIA, Criterion
 from speechprune.slimming.plan import KeptUnits
 from speechprune.slimming.units import LayerUnits
 from speechprune.state_names import is_finetuned
 from speechprune.tables import table
 
-#: Length of the utterance that multiply-adds are counted for.
-SECONDS = 10.0
 #: Of models whose loss can be had, and of all others.
 _BY_LOSS, _BY_WEIGHTS = "snip_momentum", "magnitude"
 
@@ -43,18 +41,15 @@ class Target:
     """How much to remove from an encoder.
 
     Attributes:
-        amount: shares of heads and channels, or a budget.
-        measure: what a budget is of: "parameters", or "multiply_adds" for an utterance of
-            `SECONDS`.
+        amount: shares of heads and channels, or a budget, whose multiply-adds are those for
+            `UTTERANCE_SECONDS`.
     """
 
     amount: ShareChoice | BudgetChoice
-    measure: str = "parameters"
 
     def describe(self) -> dict[str, Any]:
         """For a provenance."""
-        of = {"budget_of": self.measure} if isinstance(self.amount, BudgetChoice) else {}
-        return {**asdict(self.amount), **of}
+        return asdict(self.amount)
 
     def choose(
         self, scores: Sequence[LayerScores], units: Sequence[LayerUnits], whole: EncoderCost
@@ -67,23 +62,13 @@ class Target:
         if isinstance(self.amount, ShareChoice):
             kept = self.amount.choose(scores)
         else:
-            kept = self.amount.choose(
-                scores,
-                units,
-                lambda layer: self._measured(cost_of_head(layer, whole.frames)),
-                lambda layer: self._measured(cost_of_channel(layer, whole.frames)),
-                self._measured(whole),
-                self.measure.replace("_", "-"),
-            )
+            kept = self.amount.choose(scores, units, whole, whole.frames)
         if kept == [KeptUnits.all(layer.heads, layer.channels) for layer in units]:
             raise UserError(
                 "nothing would be removed: what is asked for is less than one head or channel; "
                 "ask for more"
             )
         return kept
-
-    def _measured(self, cost: Cost) -> int:
-        return int(getattr(cost, self.measure))
 
 
 @dataclass(frozen=True)
@@ -95,10 +80,10 @@ class PruneReport:
         criterion: by which units were scored.
         utterances: of calibration; 0 without data.
         errors: of each layer's blocks, on the audio of calibration; None without repair.
-        before, after: what the encoder costs, for an utterance of `SECONDS`.
+        before, after: what the encoder costs, for an utterance of `UTTERANCE_SECONDS`.
     """
 
-    slim: SlimReport
+    slim: CutReport
     criterion: str
     utterances: int
     errors: tuple[LayerErrors, ...] | None
@@ -112,7 +97,7 @@ class PruneReport:
             "criterion": self.criterion,
             "utterances": self.utterances,
             "errors": None if self.errors is None else [asdict(layer) for layer in self.errors],
-            "seconds": SECONDS,
+            "seconds": UTTERANCE_SECONDS,
             "multiply_adds": self.after.multiply_adds,
             "multiply_adds_before": self.before.multiply_adds,
         }
@@ -123,7 +108,7 @@ class PruneReport:
         share = self.after.multiply_adds / self.before.multiply_adds
         lines.append(
             f"{self.after.multiply_adds:,} of {self.before.multiply_adds:,} multiply-adds stay "
-            f"({share:.1%}), for {SECONDS:g} s of audio"
+            f"({share:.1%}), for {UTTERANCE_SECONDS:g} s of audio"
         )
         by_gradient = CRITERIA.get(self.criterion).needs_gradient
         on = f" on {self.utterances} utterances"
@@ -160,6 +145,8 @@ def prune(
             nothing would be removed; ``out`` is the source or cannot be written.
     """
     rewriting = Rewriting(path, out)
+    if not Path(out).absolute().parent.is_dir():  # scores and repair take a while
+        raise UserError(f"{out} cannot be written: there is no folder {Path(out).parent}")
     finetuned = is_finetuned(rewriting.state["model"])
     name = criterion or (_BY_LOSS if finetuned and draw is not None else _BY_WEIGHTS)
     chosen: Criterion = CRITERIA.build(name)
@@ -169,7 +156,7 @@ def prune(
     calibration = None if draw is None else _calibration(path, draw, name, loaded)
     encoder = source.encoder
     units = find_backbone(encoder).units(encoder)
-    before = encoder_cost(encoder, SECONDS)
+    before = encoder_cost(encoder)
     if loaded is None:
         scores = scores_at_rest(units, chosen)
     else:
@@ -180,7 +167,7 @@ def prune(
     if calibration is not None:
         noted["calibration"] = calibration.describe()
     slim = write_slim(rewriting, source, kept, {"pruned_by": noted})
-    after = encoder_cost(encoder, SECONDS)
+    after = encoder_cost(encoder)
     utterances = 0 if calibration is None else len(calibration)
     return PruneReport(slim, name, utterances, errors, before, after)
 

@@ -23,7 +23,7 @@ from speechprune.tables import table
 
 
 @dataclass(frozen=True)
-class SlimLayer:
+class CutLayer:
     """What is left of a layer.
 
     Attributes:
@@ -44,7 +44,7 @@ class SlimLayer:
 
 
 @dataclass(frozen=True)
-class SlimReport:
+class CutReport:
     """What is left of an encoder.
 
     Attributes:
@@ -53,7 +53,7 @@ class SlimReport:
         parameters_before: of the one in the source.
     """
 
-    layers: tuple[SlimLayer, ...]
+    layers: tuple[CutLayer, ...]
     parameters: int
     parameters_before: int
 
@@ -62,13 +62,14 @@ class SlimReport:
         return asdict(self)
 
     @classmethod
-    def of(cls, described: Mapping[str, Any]) -> SlimReport:
+    def of(cls, described: Mapping[str, Any]) -> CutReport:
         """What `describe` described."""
-        layers = tuple(SlimLayer(**layer) for layer in described["layers"])
+        layers = tuple(CutLayer(**layer) for layer in described["layers"])
         return cls(layers, described["parameters"], described["parameters_before"])
 
-    def in_words(self) -> str:
-        """A line for each layer, and one for the encoder."""
+    @property
+    def rows(self) -> list[list[str]]:
+        """A table of what each layer keeps, of which the first row is the head."""
         rows = [["layer", "heads", "channels"]]
         rows += [
             [
@@ -78,9 +79,13 @@ class SlimReport:
             ]
             for layer in self.layers
         ]
+        return rows
+
+    def in_words(self) -> str:
+        """A line for each layer, and one for the encoder."""
         share = self.parameters / self.parameters_before
         lines = [
-            table(rows),
+            table(self.rows),
             f"{self.parameters:,} of {self.parameters_before:,} parameters of the encoder stay "
             f"({share:.1%})",
         ]
@@ -94,7 +99,7 @@ class SlimReport:
         return "\n".join(lines)
 
 
-def apply(path: PathLike, out: PathLike, *, multiple_of: int = 1) -> SlimReport:
+def apply(path: PathLike, out: PathLike, *, multiple_of: int = 1) -> CutReport:
     """Write a checkpoint without the heads and channels that change nothing.
 
     What the encoder makes of audio stays equal, to rounding. Masks are baked in first, whatever
@@ -128,7 +133,7 @@ def write_slim(
     source: PlainCheckpoint,
     kept: Sequence[KeptUnits],
     noted: Mapping[str, Any],
-) -> SlimReport:
+) -> CutReport:
     """Cut an encoder, and write the checkpoint that it was read from with what is left of it.
 
     What goes and is the same for each frame is added to biases before. The settings of the encoder
@@ -163,12 +168,12 @@ def write_slim(
     rewriting.write(
         {**rewriting.state, **changes}, {"slimmed_from": rewriting.digest, **noted, **masked}
     )
-    return SlimReport(layers, _parameters(encoder), before)
+    return CutReport(layers, _parameters(encoder), before)
 
 
-def _counted(units: LayerUnits, kept: KeptUnits) -> SlimLayer:
+def _counted(units: LayerUnits, kept: KeptUnits) -> CutLayer:
     removable = removable_units(units)
-    return SlimLayer(
+    return CutLayer(
         units.layer,
         heads=len(kept.heads),
         heads_before=units.heads,

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from speechprune.errors import UserError
 from speechprune.masking.selection import select_each
-from speechprune.slimming.selection import check_bounds, kept_bounds, undecided, widened
+from speechprune.slimming.selection import (
+    check_bounds,
+    kept_bounds,
+    relative_to_mean,
+    undecided,
+    widened,
+)
 
 #: Of a product of a share and a cost, relative to it.
 _ROUNDING = 1e-12
@@ -26,8 +32,8 @@ class Group:
         layer: 0-based.
         scores: (N,), floating point, not negative.
         cost: of one unit, in whole parameters or multiply-adds, at least 1.
-        size: how many weights a score is the mean of; 1 for scores of whole units. A head is not
-            worth less than a channel for being larger.
+        size: parameters of one unit, for which its score is a mean; 1 for scores of whole units. A
+            head is not worth less than a channel for being larger.
         floor: smallest share of its units that is removed, in [0, 1).
         cap: largest share of its units that may be removed, at most 1; one unit stays in any case.
 
@@ -94,13 +100,16 @@ def select_within(groups: Sequence[Group], budget: int) -> list[Tensor]:
     return [each.mask.to(group.scores.device) for each, group in zip(selections, groups)]
 
 
-def select_share(groups: Sequence[Group], total: int, share: float, of: str) -> list[Tensor]:
+def select_share(
+    groups: Sequence[Group], total: int, share: float, measure: str, *, normalised: bool
+) -> list[Tensor]:
     """As `select_within`, so that a whole model costs no more than a share of what it did.
 
     Args:
         total: cost of the whole model, its parts without units included.
         share: kept, in (0, 1].
-        of: what costs are, such as ``parameters``.
+        measure: what costs are: ``parameters`` or ``multiply_adds``.
+        normalised: rank by scores relative to the mean of their group.
 
     Raises:
         UserError: with the caps, and at least one unit of every kind in every layer, more is kept.
@@ -111,12 +120,18 @@ def select_share(groups: Sequence[Group], total: int, share: float, of: str) -> 
     allowed = math.floor(share * total * (1.0 + _ROUNDING)) - fixed
     least = smallest_budget(groups)
     if allowed < least:
+        counted, cap = measure.replace("_", "-"), max(group.cap for group in groups)
         raise UserError(
-            f"to keep {share:.4g} of the {of} is impossible: with at least one head and one "
-            "channel in each layer, and within the largest share that a layer may lose, "
-            f"{(fixed + least) / total:.4f} are kept at least; keep more"
+            f"to keep {share:.4g} of the {counted} is impossible: with at least one head and one "
+            f"channel in each layer, and no layer losing more than {cap:g} of either, "
+            f"{(fixed + least) / total:.4f} are kept at least; keep more, or, in training, raise "
+            "model.slim_cap"
         )
-    return select_within(groups, allowed)
+    ranked = groups
+    if normalised:
+        ranked = [replace(each, scores=relative_to_mean(widened(each.scores))) for each in groups]
+    masks = select_within(ranked, allowed)
+    return [mask.to(group.scores.device) for mask, group in zip(masks, groups)]
 
 
 def _kept_bounds(group: Group) -> tuple[int, int]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from speechprune.errors import UserError
@@ -13,9 +12,10 @@ from speechprune.masking.densities import check_density, check_sparsity
 from speechprune.masking.selection import select_each
 from speechprune.registry import unknown_name
 from speechprune.slimming.budget import Group, select_share
+from speechprune.slimming.cost import Cost, unit_costs
 from speechprune.slimming.plan import KeptUnits
-from speechprune.slimming.selection import SCOPES, relative_to_mean, select_units, widened
-from speechprune.slimming.units import LayerUnits
+from speechprune.slimming.selection import SCOPES, select_units, widened
+from speechprune.slimming.units import LayerUnits, check_multiple, numbers_of, rounded_up
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ShareChoice:
             )
         if self.scope not in SCOPES:
             raise UserError(unknown_name("scope", self.scope, list(SCOPES)))
-        _check_multiple(self.multiple_of)
+        check_multiple(self.multiple_of)
 
     def choose(self, scores: Sequence[LayerScores]) -> list[KeptUnits]:
         """What each layer keeps.
@@ -69,7 +69,7 @@ class ShareChoice:
         heads = select_units([layer.heads for layer in scores], self.heads, self.scope)
         channels = select_units([layer.channels for layer in scores], self.channels, self.scope)
         return [
-            KeptUnits(_numbers(of_heads), _rounded_up(of_channels, layer, self.multiple_of))
+            KeptUnits(numbers_of(of_heads), _rounded_up(of_channels, layer, self.multiple_of))
             for of_heads, of_channels, layer in zip(heads, channels, scores)
         ]
 
@@ -86,6 +86,7 @@ class BudgetChoice:
         normalised: whether scores are relative to the mean of their kind and layer.
         multiple_of: what the number of channels that a layer keeps is rounded down to; fewer stay
             as they are.
+        measure: what the cost is: ``parameters`` or ``multiply_adds``.
 
     Raises UserError if a value is out of bounds.
     """
@@ -93,61 +94,49 @@ class BudgetChoice:
     share: float
     normalised: bool = False
     multiple_of: int = 1
+    measure: str = "parameters"
 
     def __post_init__(self) -> None:
         check_density("the budget", self.share)
-        _check_multiple(self.multiple_of)
+        check_multiple(self.multiple_of)
 
     def choose(
         self,
         scores: Sequence[LayerScores],
         units: Sequence[LayerUnits],
-        cost_of_head: Callable[[LayerUnits], int],
-        cost_of_channel: Callable[[LayerUnits], int],
-        total: int,
-        of: str = "parameters",
+        whole: Cost,
+        frames: int,
     ) -> list[KeptUnits]:
         """What each layer keeps.
 
         Args:
             units: of the layers that ``scores`` are of.
-            cost_of_head, cost_of_channel: of one in a layer, in whole numbers.
-            total: cost of the whole encoder.
-            of: what costs are.
+            whole: what the whole encoder costs.
+            frames: that multiply-adds are counted for.
 
         Raises:
             UserError: the budget is too small for one head and one channel in each layer, or for
                 the caps of `Group`.
         """
-        groups = [
-            Group(
-                kind,
-                layer.layer,
-                relative_to_mean(widened(values)) if self.normalised else values,
-                cost,
-                size=size,
-            )
-            for layer, score in zip(units, scores)
-            for kind, values, size, cost in (
-                ("heads", score.heads, layer.parameters_of_head, cost_of_head(layer)),
-                ("channels", score.channels, layer.parameters_of_channel, cost_of_channel(layer)),
-            )
-        ]
-        masks = select_share(groups, total, self.share, of)
+        costs = unit_costs(units, frames)
+        groups = []
+        for layer, found in zip(units, scores):
+            for kind, values in (("heads", found.heads), ("channels", found.channels)):
+                cost = costs[kind, layer.layer]
+                size = cost.parameters
+                groups.append(Group(kind, layer.layer, values, cost.of(self.measure), size=size))
+        masks = select_share(
+            groups, whole.of(self.measure), self.share, self.measure, normalised=self.normalised
+        )
         return [
-            KeptUnits(_numbers(heads), _rounded_down(channels, layer, self.multiple_of))
+            KeptUnits(numbers_of(heads), _rounded_down(channels, layer, self.multiple_of))
             for heads, channels, layer in zip(masks[::2], masks[1::2], scores)
         ]
 
 
-def _check_multiple(multiple_of: int) -> None:
-    if multiple_of < 1:
-        raise UserError(f"a multiple of {multiple_of} is none; give 1 or more")
-
-
 def _rounded_up(mask: Tensor, layer: LayerScores, multiple_of: int) -> tuple[int, ...]:
     kept = int(mask.count_nonzero())
-    return _largest(mask, layer, min(-(-kept // multiple_of) * multiple_of, mask.numel()))
+    return _largest(mask, layer, rounded_up(kept, multiple_of, mask.numel()))
 
 
 def _rounded_down(mask: Tensor, layer: LayerScores, multiple_of: int) -> tuple[int, ...]:
@@ -158,9 +147,5 @@ def _rounded_down(mask: Tensor, layer: LayerScores, multiple_of: int) -> tuple[i
 def _largest(mask: Tensor, layer: LayerScores, count: int) -> tuple[int, ...]:
     """The ``count`` most important channels, of which ``mask`` keeps some in the same order."""
     if count == int(mask.count_nonzero()):
-        return _numbers(mask)
-    return _numbers(select_each([widened(layer.channels)], [count])[0].mask)
-
-
-def _numbers(mask: Tensor) -> tuple[int, ...]:
-    return tuple(torch.nonzero(mask).flatten().tolist())
+        return numbers_of(mask)
+    return numbers_of(select_each([widened(layer.channels)], [count])[0].mask)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from speechprune.errors import UserError
 from speechprune.slimming.criteria import Criterion
 from speechprune.slimming.scores import accumulate, channel_scores, head_scores
-from speechprune.slimming.targets import PerUnit, Target
+from speechprune.slimming.targets import PerUnit, ProgressiveTarget
 from speechprune.slimming.units import LayerUnits
 
 #: What a model calls its controller, and so how the keys of its state begin.
@@ -63,7 +63,7 @@ class SlimController(nn.Module):
         self,
         units: Sequence[LayerUnits],
         criterion: Criterion,
-        target: Target,
+        target: ProgressiveTarget,
         whole_layers: Collection[int] = (),
     ) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class SlimController(nn.Module):
         self._update: int | None = None
         self._stepping = False
         self._has_observed = False
-        self._removed: dict[tuple[str, int], _Removed | None] = {}
+        self._forget_choice()
 
     # --- when --------------------------------------------------------------------------------
 
@@ -176,7 +176,7 @@ class SlimController(nn.Module):
         scores: PerUnit = {key: self._buffer(SCORES, *key) for key in self._keys}
         for key, kept in self.target.select(scores, event).items():
             self._buffer(KEPT, *key).copy_(kept)
-        self._removed = {}
+        self._forget_choice()
 
     def _have_scores(self) -> bool:
         seen = [bool(self._buffer(SCORES, *key).any()) for key in self._keys]
@@ -198,6 +198,11 @@ class SlimController(nn.Module):
             else:
                 _zero_columns(units.second.weight, removed.kept)
 
+    def _forget_choice(self) -> None:
+        """Drop what was found of the units that stay: others may stay now, or elsewhere."""
+        self._removed: dict[tuple[str, int], _Removed | None] = {}
+        self._shares_removed: dict[str, float] | None = None
+
     def _removed_entries(self, kind: str, layer: int) -> _Removed | None:
         """The rows or columns that are zero, on the device of the weights; None if there are none.
         They are found once per choice, since finding them waits for the device."""
@@ -215,12 +220,16 @@ class SlimController(nn.Module):
     # --- what others ask ---------------------------------------------------------------------
 
     def stats(self) -> dict[str, float]:
-        """The share of each kind's units that is removed, of all layers that may lose some."""
-        found = {}
-        for kind in self.target.kinds if self._keys else ():
-            kept = torch.cat([self._buffer(KEPT, kind, layer) for layer in self._units])
-            found[f"{kind}_removed"] = int((kept == 0).sum()) / kept.numel()
-        return found
+        """The share of each kind's units that is removed, of all layers that may lose some.
+
+        Counted once per choice, since counting waits for the device.
+        """
+        if self._shares_removed is None:
+            self._shares_removed = {}
+            for kind in self.target.kinds if self._keys else ():
+                kept = torch.cat([self._buffer(KEPT, kind, layer) for layer in self._units])
+                self._shares_removed[f"{kind}_removed"] = int((kept == 0).sum()) / kept.numel()
+        return dict(self._shares_removed)
 
     def penalty(self) -> Tensor | None:
         """What is added to the loss: nothing."""
@@ -234,19 +243,20 @@ class SlimController(nn.Module):
             delattr(self, f"{kind}_{SCORES}_{layer}")
             delattr(self, f"{kind}_{KEPT}_{layer}")
         self._keys = []
+        self._forget_choice()
 
     def _buffer(self, what: str, kind: str, layer: int) -> Tensor:
         buffer: Tensor = getattr(self, f"{kind}_{what}_{layer}")
         return buffer
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SlimController:
-        self._removed = {}
+        self._forget_choice()
         # Scores keep their precision when a model is made one of half precision.
         return super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self._removed = {}
+        self._forget_choice()
         self._update = None
         self._stepping = False
 

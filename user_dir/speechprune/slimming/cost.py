@@ -5,9 +5,10 @@ Only products of matrices are counted, as is usual; biases, activations and norm
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from speechprune.slimming.units import LayerUnits
+from speechprune.slimming.units import KINDS, LayerUnits
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,10 @@ class Cost:
 
     parameters: int
     multiply_adds: int
+
+    def of(self, measure: str) -> int:
+        """What a budget counts: the parameters, or, by the measure "multiply_adds", those."""
+        return self.multiply_adds if measure == "multiply_adds" else self.parameters
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(self.parameters + other.parameters, self.multiply_adds + other.multiply_adds)
@@ -47,8 +52,7 @@ def cost_of_channel(units: LayerUnits, frames: int) -> Cost:
     return Cost(units.parameters_of_channel, entries * frames)
 
 
-def cost_of_units(units: LayerUnits, frames: int) -> Cost:
-    """What goes with all heads and channels of a layer."""
-    return (
-        cost_of_head(units, frames) * units.heads + cost_of_channel(units, frames) * units.channels
-    )
+def unit_costs(layers: Iterable[LayerUnits], frames: int) -> dict[tuple[str, int], Cost]:
+    """What goes with one unit, by kind and layer; see `cost_of_head` and `cost_of_channel`."""
+    rules = {"heads": cost_of_head, "channels": cost_of_channel}
+    return {(kind, each.layer): rules[kind](each, frames) for each in layers for kind in KINDS}

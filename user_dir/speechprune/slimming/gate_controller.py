@@ -6,7 +6,7 @@ Interspeech 2023 (arXiv 2305.17651).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
 from speechprune.errors import UserError
+from speechprune.slimming.cost import unit_costs
 from speechprune.slimming.gates import HardConcrete
 from speechprune.slimming.lagrangian import Lagrangian
 from speechprune.slimming.rescaling import RATE
@@ -71,7 +72,7 @@ class GateController(nn.Module):
         target: share of the teacher's cost to remove, from 0 to below 1.
         total: the teacher's cost, such as the number of its parameters.
         kinds: which units have gates, of `speechprune.slimming.units.KINDS`.
-        costs: of one head and of one channel, for every layer; their parameters by default.
+        costs: of one unit, by kind and layer; its parameters by default.
         begin: the update until which there is no penalty.
         warmup: updates from then on until the target is reached.
         rate: how many times the optimizer's learning rate gates and multipliers move.
@@ -90,7 +91,7 @@ class GateController(nn.Module):
         total: float,
         *,
         kinds: Sequence[str] = KINDS,
-        costs: Sequence[tuple[float, float]] | None = None,
+        costs: Mapping[tuple[str, int], float] | None = None,
         begin: int = 0,
         warmup: int = 5000,
         rate: float = RATE,
@@ -179,9 +180,11 @@ class GateController(nn.Module):
         """Expected share removed, its present target and the multipliers; empty after `fold`."""
         if self.lagrangian is None:
             return {}
-        lambda1, lambda2 = self.lagrangian.multipliers.tolist()
+        # All in one go: each transfer waits for the device.
+        values = torch.cat([self.share_removed()[None], self.lagrangian.multipliers])
+        share_removed, lambda1, lambda2 = values.tolist()
         return {
-            "share_removed": float(self.share_removed()),
+            "share_removed": share_removed,
             "target": self.lagrangian.current_target,
             "lambda1": lambda1,
             "lambda2": lambda2,
@@ -236,7 +239,7 @@ class GateController(nn.Module):
 def _places(
     layers: Sequence[LayerUnits],
     kinds: Sequence[str],
-    costs: Sequence[tuple[float, float]] | None,
+    costs: Mapping[tuple[str, int], float] | None,
     total: float,
 ) -> list[_Place]:
     """Where gates go: the heads and channels of one layer after the other."""
@@ -244,17 +247,19 @@ def _places(
         if kind not in KINDS:
             raise UserError(f"unknown units {kind!r}; gates are for {' and '.join(KINDS)}")
     if costs is None:
-        costs = [(units.parameters_of_head, units.parameters_of_channel) for units in layers]
+        costs = {key: cost.parameters for key, cost in unit_costs(layers, frames=0).items()}
     places = []
-    for units, (head, channel) in zip(layers, costs):
-        places += [
-            _Place("heads", units.out, units.heads, units.head_size, head / total),
-            _Place("channels", units.second, units.channels, 1, channel / total),
-        ]
-    chosen = [place for place in places if place.kind in kinds]
-    if not chosen:
+    for units in layers:
+        for kind, linear, size in (
+            ("heads", units.out, units.head_size),
+            ("channels", units.second, 1),
+        ):
+            if kind in kinds:
+                share = costs[kind, units.layer] / total
+                places.append(_Place(kind, linear, units.count(kind), size, share))
+    if not places:
         raise UserError("nothing to put gates on: the settings leave no heads and no channels")
-    return chosen
+    return places
 
 
 def _check_reachable(target: float, places: Sequence[_Place]) -> None:

@@ -19,9 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from speechprune.errors import UserError
 from speechprune.slimming.plan import KeptUnits
-from speechprune.slimming.units import LayerUnits
+from speechprune.slimming.units import LayerUnits, check_multiple, numbers_of, rounded_up
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,8 @@ class RemovableUnits:
 def removable_units(units: LayerUnits) -> RemovableUnits:
     """The heads and channels of a layer without which its output stays what it is."""
     return RemovableUnits(
-        _numbers(_silent_heads(units) | _constant_heads(units)),
-        _numbers(_silent_channels(units) | _constant_channels(units)),
+        numbers_of(_silent_heads(units) | _constant_heads(units)),
+        numbers_of(_silent_channels(units) | _constant_channels(units)),
     )
 
 
@@ -54,10 +53,9 @@ def kept_without(
     Raises:
         UserError: ``multiple_of`` is less than 1.
     """
-    if multiple_of < 1:
-        raise UserError(f"multiple_of={multiple_of} must be at least 1")
+    check_multiple(multiple_of)
     channels = max(units.channels - len(removable.channels), 1)
-    rounded = min(-(-channels // multiple_of) * multiple_of, units.channels)
+    rounded = rounded_up(channels, multiple_of, units.channels)
     heads = max(units.heads - len(removable.heads), 1)
     return KeptUnits(
         _largest(_strength_of_heads(units), removable.heads, heads),
@@ -147,7 +145,3 @@ def _largest(strength: Tensor, removable: tuple[int, ...], count: int) -> tuple[
     stay = len(strength) - len(removable)
     gone = set(order[count - stay :])
     return tuple(unit for unit in range(len(strength)) if unit not in gone)
-
-
-def _numbers(chosen: Tensor) -> tuple[int, ...]:
-    return tuple(chosen.nonzero().flatten().tolist())

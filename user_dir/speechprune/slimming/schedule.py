@@ -86,12 +86,6 @@ class SlimSchedule:
         """The number of the event at ``update``, or None if there is none."""
         return self.events.index(update) if update in self.events else None
 
-    def last_event(self, update: int) -> int | None:
-        """The number of the last event up to ``update``, or None before event 0."""
-        if update < self.begin:
-            return None
-        return min((update - self.begin) // self.every, len(self.events) - 1)
-
     def share(self, event: int) -> float:
         """The share of units removed from event number ``event`` on, in [0, 1)."""
         last = len(self.events) - 1

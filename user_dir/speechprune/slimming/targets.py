@@ -12,7 +12,7 @@ from torch import Tensor
 from speechprune.errors import UserError
 from speechprune.slimming.budget import Group, select_share
 from speechprune.slimming.schedule import SlimSchedule
-from speechprune.slimming.selection import relative_to_mean, select_units
+from speechprune.slimming.selection import select_units
 from speechprune.slimming.units import KINDS
 
 #: One score, or one bool that is True where the unit stays, for each unit of each layer, by kind.
@@ -20,8 +20,8 @@ from speechprune.slimming.units import KINDS
 PerUnit = dict[tuple[str, int], Tensor]
 
 
-class Target(ABC):
-    """How much is to be kept, and of what."""
+class ProgressiveTarget(ABC):
+    """How much is to be kept at each event, and of what."""
 
     @property
     @abstractmethod
@@ -56,7 +56,7 @@ class Target(ABC):
 
 
 @dataclass(frozen=True)
-class Shares(Target):
+class Shares(ProgressiveTarget):
     """A share of each kind's units goes.
 
     Attributes:
@@ -95,20 +95,20 @@ class Shares(Target):
 
 
 @dataclass(frozen=True)
-class Budget(Target):
+class Budget(ProgressiveTarget):
     """So much goes that what is left costs at most a share of the whole model.
 
     Attributes:
-        of: what costs are: ``parameters`` or ``multiply-adds``.
+        measure: what costs are: ``parameters`` or ``multiply_adds``.
         total: cost of the whole model.
         costs: of one unit, by kind and layer, for all units that may go.
         removed: share of ``total``, event by event.
         floor, cap: the smallest and the largest share of its units of a kind that a layer loses.
-        sizes: how many weights a score is the mean of, by kind and layer; 1 where it is missing.
+        sizes: parameters of one unit, by kind and layer; see `Group`; 1 where it is missing.
         normalised: whether scores are relative to the mean of their kind and layer.
     """
 
-    of: str
+    measure: str
     total: int
     costs: Mapping[tuple[str, int], int]
     removed: SlimSchedule
@@ -132,7 +132,7 @@ class Budget(Target):
         groups = [
             Group(
                 *key,
-                relative_to_mean(each) if self.normalised else each,
+                each,
                 self.costs[key],
                 floor,
                 self.cap,
@@ -140,4 +140,7 @@ class Budget(Target):
             )
             for key, each in scores.items()
         ]
-        return dict(zip(scores, select_share(groups, self.total, 1.0 - share, self.of)))
+        kept = select_share(
+            groups, self.total, 1.0 - share, self.measure, normalised=self.normalised
+        )
+        return dict(zip(scores, kept))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from speechprune.errors import UserError
+
 #: The two kinds of units, as options and reports call them.
 KINDS = ("heads", "channels")
 
@@ -63,3 +65,21 @@ class LayerUnits:
         return int(
             self.first.in_features + (self.first.bias is not None) + self.second.out_features
         )
+
+
+def numbers_of(chosen: Tensor) -> tuple[int, ...]:
+    """The numbers of the units that are True in ``chosen``, bool (N,), ascending."""
+    return tuple(chosen.nonzero().flatten().tolist())
+
+
+def check_multiple(multiple_of: int) -> None:
+    """Raise UserError unless numbers of channels can be rounded to a multiple of it."""
+    if multiple_of < 1:
+        raise UserError(
+            f"a number of channels cannot be a multiple of {multiple_of}; give 1 or more"
+        )
+
+
+def rounded_up(count: int, multiple_of: int, most: int) -> int:
+    """``count`` as the next multiple, or ``most`` if that is less."""
+    return min(-(-count // multiple_of) * multiple_of, most)
