@@ -207,17 +207,11 @@ class Slimming:
         facts = self.folder / "slim.json"
         if not facts.exists():
             self._average(self.pruning)
-            for source, out in self._to_cut().items():
-                report = apply(source, out, multiple_of=self.multiple_of)
-                if out == self.slim:
-                    found = report
-            write_json(facts, found.describe())
+            average_of_run = self.pruning.checkpoint.with_name("checkpoint_average.pt")
+            apply(average_of_run, self.slim_average, multiple_of=self.multiple_of)
+            report = apply(self.pruning.checkpoint, self.slim, multiple_of=self.multiple_of)
+            write_json(facts, report.describe())
         return CutReport.of(read_json(facts))
-
-    def _to_cut(self) -> dict[Path, Path]:
-        last = self.pruning.checkpoint
-        average_of_run = last.parent / "checkpoint_average.pt"
-        return {last: self.slim, average_of_run: self.slim_average}
 
     def _average(self, run: TrainingRun) -> None:
         """Average the checkpoints of a run, unless that is done; the others are removed then."""
