@@ -294,23 +294,17 @@ def test_beginning_from_a_dense_model(lab: SlimLab, dense: Run) -> None:
     assert removed_units(run) == [(2, 32), (2, 32)]
 
 
-def test_beginning_from_another_run_of_slimming(lab: SlimLab, noisy: tuple[Run, Path]) -> None:
-    """Its weights alone: scores are gathered anew, and what it removed is zero at first."""
-    less = replace(SHORT, shares={"channels": 0.25}, criterion="magnitude")
-    run = begun(lab, "from-slim", noisy[0].path(), plan=less).succeeded()
-    state = run.model()
-    assert not any("heads" in key for key in state)
-    before = noisy[0].model()["slim_controller.channels_kept_0"]
-    after = state["slim_controller.channels_kept_0"]
-    assert int((after == 0).sum()) == 16 and not before[after == 0].any()
-
-
-def test_gates_are_a_part_of_the_network(lab: SlimLab, gated: Run) -> None:
-    refused = begun(lab, "from-gates", gated.path())
+@pytest.mark.parametrize("other", ["scores", "gates"])
+def test_another_run_of_slimming_is_cut_first(
+    lab: SlimLab, noisy: tuple[Run, Path], gated: Run, other: str
+) -> None:
+    """What it removed, and another choice does not, would be filled again."""
+    start = gated if other == "gates" else noisy[0]
+    refused = begun(lab, f"from-{other}", start.path())
     assert refused.exit_code == 1 and not refused.path().exists()
     assert (
-        f"{gated.path()} has removed heads and channels, whose gates are a part of the network; "
-        "cut them out first with `speechprune slim apply`" in refused.output
+        f"{start.path()} has removed heads and channels, which another choice would let grow "
+        "again; cut them out first with `speechprune slim apply`" in refused.output
     )
 
 

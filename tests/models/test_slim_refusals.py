@@ -89,7 +89,7 @@ OPTIONS = {
     f"{FFN} model.criterion=magnitude model.criterion_options={{decay:0.5}}": (
         "unknown option of slimming criterion 'magnitude' 'decay'; it has none"
     ),
-    f"{L0} model.criterion_options={{decay:0.5}}": "model.criterion=l0 has no options",
+    f"{L0} model.criterion_options={{decay:0.5}}": "is not read with model.criterion=l0",
 }
 MODES = {
     "distributed_training.ddp_backend=fully_sharded": "use legacy_ddp",

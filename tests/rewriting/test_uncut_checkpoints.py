@@ -123,17 +123,18 @@ def test_gates_are_not_converted(gated: Run, tmp_path: Path) -> None:
 
 
 def test_folded_they_are_plain_models(uncut: Run, tmp_path: Path) -> None:
-    """With zeros where units were; an exported encoder too."""
+    """With zeros where units were."""
     expected = logits(load_finetuned(uncut.path()).model)
     fold(uncut.path(), tmp_path / "folded.pt")
     found = load_finetuned(tmp_path / "folded.pt")
     assert found.cfg.model._name == "wav2vec_ctc"
     torch.testing.assert_close(logits(found.model), expected, rtol=0, atol=1e-5)
-    export_encoder(uncut.path(), tmp_path / "encoder.pt")
-    exported = read(tmp_path / "encoder.pt")["model"]
-    folded = read(tmp_path / "folded.pt")["model"]
-    for key, value in exported.items():
-        assert torch.equal(value, folded[f"w2v_encoder.w2v_model.{key}"]), key
+
+
+def test_their_encoders_are_not_trained_on(uncut: Run, tmp_path: Path) -> None:
+    out = tmp_path / "encoder.pt"
+    message = refusal(export_encoder, uncut.path(), out)
+    assert message.endswith(f"which training would let grow again; {ADVICE}") and not out.exists()
 
 
 # --- averages ------------------------------------------------------------------------------------

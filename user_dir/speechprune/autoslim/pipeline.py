@@ -18,6 +18,7 @@ from speechprune.checkpoint import digest, read
 from speechprune.checkpoint.file import PROVENANCE
 from speechprune.checkpoint.finetuned import listening
 from speechprune.checkpoint.settings import setting
+from speechprune.checkpoint.slimming import refuse_uncut
 from speechprune.decoding.inference import Evaluation, evaluate, read_references
 from speechprune.dropping.verification import refuse_test
 from speechprune.errors import UserError
@@ -125,7 +126,9 @@ class Pipeline:
 
     def _check(self) -> None:
         """Refuse at once what a later step would refuse."""
-        if has_masks(read(self.checkpoint, mmap=True)["model"]):
+        tensors = read(self.checkpoint, mmap=True)["model"]
+        refuse_uncut(self.checkpoint, tensors, "which another choice would let grow again")
+        if has_masks(tensors):
             raise UserError(
                 f"{self.checkpoint} has masks, but all weights train while heads and channels go; "
                 "slim first, and mask the slim model then, or bake the masks in with `speechprune "

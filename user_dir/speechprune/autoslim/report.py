@@ -105,7 +105,7 @@ class Report:
         """In Markdown."""
         parts = [
             f"# Slimmed: {self.amounts}",
-            f"The slim model: `{self.results[self.best]}` ({self.best}).",
+            f"The slim model: `{self.results[self.best]}` ({self.best}). {self._share()}",
             markdown_table(self._costs()),
         ]
         for split in self.splits:
@@ -118,6 +118,10 @@ class Report:
             f"![What each layer keeps]({LAYERS_FIGURE})",
         ]
         return "\n\n".join(parts) + "\n"
+
+    def _share(self) -> str:
+        kept, whole = self.cut.parameters, self.cut.parameters_before
+        return f"{kept:,} of {whole:,} parameters of the encoder stay ({kept / whole:.1%})."
 
     def _costs(self) -> list[list[str]]:
         rows = [["", "multiply-adds for 10 s", "MB"]]

@@ -85,6 +85,8 @@ class Amounts:
     def in_words(self) -> str:
         """For people."""
         for kept, of in ((self.keep_parameters, "parameters"), (self.keep_macs, "multiply-adds")):
+            if kept is not None and self.by_gates:
+                return f"gates that aimed at {100 * kept:g} % of the encoder's {of}"
             if kept is not None:
                 return f"{100 * kept:g} % of the encoder's {of} kept, by {self.criterion}"
         return (

@@ -94,9 +94,20 @@ def check_slim(cfg: Any) -> None:
             f"model.criterion={GATES} shares the cut out among heads and channels by itself: set "
             "model.keep_parameters or model.keep_macs, and leave out the two shares"
         )
-    elif cfg.criterion_options:
-        raise UserError(f"model.criterion={GATES} has no options: leave out criterion_options")
+    else:
+        _check_unread(cfg)
     _check_time(cfg)
+
+
+def _check_unread(cfg: Any) -> None:
+    """Refuse settings that gates do not read."""
+    for key in ("criterion_options", "slim_scope", "slim_floor", "slim_cap", "slim_schedule"):
+        default = getattr(SlimFlags, key)
+        if getattr(cfg, key) not in (default, {}):
+            raise UserError(
+                f"model.{key}={getattr(cfg, key)} is not read with model.criterion={GATES}; leave "
+                "it out"
+            )
 
 
 def check_whole_layers(cfg: Any, layers: int) -> None:

@@ -6,7 +6,7 @@ from fairseq.logging import metrics
 from fairseq.models import register_model
 
 from speechprune.backbones.cost import encoder_cost
-from speechprune.checkpoint.slimming import refuse_gates
+from speechprune.checkpoint.slimming import refuse_uncut
 from speechprune.errors import UserError
 from speechprune.models.config import PrunedCtcConfig
 from speechprune.models.ctc import Ctc
@@ -75,8 +75,8 @@ class Wav2VecCtcSlim(Ctc):
         self.slim_controller = (
             self._gates() if self.cfg.criterion == GATES else self._structured_masks()
         )
-        #: Whether the checkpoint that comes next is another run's, which gives its weights alone.
-        self.takes_weights_only = (
+        #: Whether the checkpoint that comes next is another run's.
+        self.begins_from_another = (
             from_pretrained and is_first_launch(self.cfg) and bool(self.cfg.finetune_from_model)
         )
         #: Whether it has to have scores or gates: it is this run's, or the model itself.
@@ -122,24 +122,20 @@ class Wav2VecCtcSlim(Ctc):
 
         Raises:
             UserError: the checkpoint is one of this run, or this model, and lacks its scores or
-                gates; or it is another run's, and has gates.
+                gates; or it is another run's, whose removed units are not cut out.
         """
-        if self.takes_weights_only:
-            refuse_gates(self.cfg.finetune_from_model, state_dict)
+        if self.begins_from_another:
+            path = self.cfg.finetune_from_model
+            refuse_uncut(path, state_dict, "which another choice would let grow again")
+        self.begins_from_another = False
         own = {k: v for k, v in super().state_dict().items() if k.startswith(_PREFIX)}
-        given = {
-            key: value
-            for key, value in state_dict.items()
-            if not (self.takes_weights_only and key.startswith(_PREFIX))
-        }
-        self.takes_weights_only = False
-        missing = [key for key in own if key not in given]
+        missing = [key for key in own if key not in state_dict]
         if missing and self.goes_on:
             raise UserError(
                 f"the checkpoint lacks {missing[0]}, by which it would be slimmed; it is damaged, "
                 "or was trained as another model or with another model.criterion"
             )
-        return super().load_state_dict({**own, **given}, *args, **kwargs)
+        return super().load_state_dict({**own, **state_dict}, *args, **kwargs)
 
     def fold(self) -> None:
         """Leave a plain model, whose removed heads and channels are zero."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from speechprune.checkpoint.file import PathLike
 from speechprune.checkpoint.layers import lost_layers
 from speechprune.checkpoint.pretrained import pretrained_state
+from speechprune.checkpoint.slimming import refuse_uncut
 from speechprune.rewriting.plain_checkpoint import read_plain_finetuned
 from speechprune.rewriting.rewriting import Rewriting
 from speechprune.state_names import encoder_tensors
@@ -36,10 +37,11 @@ def export_encoder(path: PathLike, out: PathLike) -> None:
     Masks are baked in; the tensors have the types of the source.
 
     Raises:
-        UserError: the source cannot be read or is not a finetuned CTC model, or ``out`` is the
-            source or cannot be written.
+        UserError: the source cannot be read or is not a finetuned CTC model, or has removed heads
+            and channels that are not cut out, or ``out`` is the source or cannot be written.
     """
     rewriting = Rewriting(path, out)
+    refuse_uncut(path, rewriting.state["model"], "which training would let grow again")
     found = encoder_of_finetuned(path)
     noted: dict[str, Any] = {"encoder_of": rewriting.digest, **lost_by(rewriting.state)}
     exported = pretrained_state(found.weights, found.task, found.model, updates=0)

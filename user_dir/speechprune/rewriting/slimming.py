@@ -93,8 +93,8 @@ class CutReport:
         channels = sum(layer.idle_channels for layer in self.layers)
         if heads or channels:
             lines.append(
-                f"{heads} heads and {channels} channels among them change nothing: a layer keeps "
-                "one of each, and a width that was asked for"
+                f"{heads} heads and {channels} channels among them change nothing: each layer "
+                "keeps one head and one channel, and the multiple of channels that is asked for"
             )
         return "\n".join(lines)
 

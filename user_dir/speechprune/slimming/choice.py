@@ -66,8 +66,13 @@ class ShareChoice:
         Raises:
             UserError: as `speechprune.slimming.selection.select_units`.
         """
-        heads = select_units([layer.heads for layer in scores], self.heads, self.scope)
-        channels = select_units([layer.channels for layer in scores], self.channels, self.scope)
+        heads, channels = (
+            select_units(values, share, self.scope, cap=1.0)  # one of each layer stays in any case
+            for values, share in (
+                ([layer.heads for layer in scores], self.heads),
+                ([layer.channels for layer in scores], self.channels),
+            )
+        )
         return [
             KeptUnits(numbers_of(of_heads), _rounded_up(of_channels, layer, self.multiple_of))
             for of_heads, of_channels, layer in zip(heads, channels, scores)
