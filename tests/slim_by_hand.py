@@ -53,6 +53,7 @@ class HandPlan:
     Attributes:
         shares: by kind, "heads" or "channels".
         keep: in place of shares: the share of ``total`` that is kept.
+        by_parameters: costs are parameters, of which scores relative to their layer are means.
         costs: of one unit, by key, for a budget.
     """
 
@@ -67,6 +68,7 @@ class HandPlan:
     cap: float = 0.98
     whole_layers: Sequence[int] = ()
     keep: float | None = None
+    by_parameters: bool = False
     total: int = 0
     costs: Mapping[Key, int] = field(default_factory=dict)
 
@@ -207,7 +209,10 @@ class SlimByHand:
         assert plan.keep is not None
         target = 1 - plan.keep
         share = plan.share(target, event)
-        values = {key: each / plan.costs[key] for key, each in self.scores.items()}
+        values = {
+            key: each / (each.mean() if plan.by_parameters else plan.costs[key])
+            for key, each in self.scores.items()
+        }
         kept = {key: np.ones(len(each), dtype=bool) for key, each in values.items()}
         budget = (1 - share) * plan.total * (1 + 1e-12)
         gone = dict.fromkeys(values, 0)

@@ -128,7 +128,7 @@ def test_a_budget(lab: SlimLab) -> None:
     encoder = encoder_of_model(lab.build("model._name=wav2vec_ctc_pruned"))
     total = sum(parameter.numel() for parameter in encoder.parameters())
     costs = {(kind, layer): cost for kind, cost in COSTS.items() for layer in range(2)}
-    plan = replace(PLAN, shares={}, keep=0.8, total=total, costs=costs)
+    plan = replace(PLAN, shares={}, keep=0.8, total=total, costs=costs, by_parameters=True)
     run, record = lab.recorded("budget", plan)
     hand = assert_follows(run, record, plan)
     left = hand.cost(hand.kept)
