@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from forking import start
 from loop import Prepare
 from nano import write_corpus, write_wav2vec2
@@ -36,6 +38,20 @@ def write_setting(folder: Path) -> Setting:
 
 def train_quickly(run: TrainingRun, environment: Mapping[str, str], lock: int) -> None:
     train_forked(None, run)
+
+
+@contextmanager
+def runs_in_forks() -> Iterator[list[str]]:
+    """Training runs in forks; gives the names of those that were begun."""
+    begun: list[str] = []
+
+    def train(run: TrainingRun, environment: Mapping[str, str], lock: int) -> None:
+        begun.append(run.name)
+        train_forked(None, run)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingRun, "_train", train)
+        yield begun
 
 
 def train_forked(prepare: Prepare | None, run: TrainingRun) -> None:

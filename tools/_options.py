@@ -64,6 +64,53 @@ def dictionary_option(default: str) -> Callable[[Callable[..., Any]], Callable[.
     )
 
 
+def finetunes(*, train: str, valid: str, updates: str) -> Callable[[Callable[..., Any]], Any]:
+    """Decorator: adds what a workflow needs that finetunes, averages and evaluates in a folder.
+
+    Args:
+        train, valid, updates: help texts of these options.
+    """
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    path = click.Path(path_type=Path)
+    options = (
+        click.option("--data", required=True, type=path, help="Folder of manifests."),
+        click.option("--train", required=True, help=train),
+        click.option("--valid", required=True, help=valid),
+        click.option("--test", help="Split for the last evaluation; without it there is none."),
+        click.option(
+            "--config-name", "config", default="finetuning/base_1h", help="Config to finetune by."
+        ),
+        click.option("--updates", type=whole_number(1), help=updates),
+        click.option(
+            "--average",
+            "num",
+            default=10,
+            type=whole_number(1),
+            help="Number of checkpoints to average.",
+        ),
+        click.option(
+            "--average-by",
+            type=click.Choice(["valid", "last"]),
+            default="valid",
+            help="Which checkpoints are averaged: the best in validation, or the last.",
+        ),
+        click.option("--allow-test", is_flag=True, help="Allow a --valid whose name says test."),
+        click.option(
+            "--out", required=True, type=path, help="Folder that everything is written to."
+        ),
+        click.option(
+            "--json", "as_json", is_flag=True, help="Print the report as JSON instead of text."
+        ),
+        click.argument("overrides", nargs=-1),
+    )
+    return add
+
+
 def _decorator(option: Option) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """One option of a command.
 

@@ -12,7 +12,7 @@ from speechprune.decoding import MAX_TOKENS
 from speechprune.errors import UserError
 from speechprune.files import check_folder, make_folder, refuse_to_replace
 from speechprune.layers.plan import read_plans
-from speechprune.tools._options import SEED, Number, whole_number
+from speechprune.tools._options import SEED, Number, finetunes, whole_number
 
 _PATH = click.Path(path_type=Path)
 _drop = click.option(
@@ -269,10 +269,11 @@ def drop(checkpoint: Path, plan: str, out: Path) -> None:
 @command.command()
 @click.argument("checkpoint", metavar="CKPT", type=_PATH)
 @_drop
-@click.option("--data", required=True, type=_PATH, help="Folder of manifests.")
-@click.option("--train", required=True, help="Split to measure similarity on and to finetune on.")
-@click.option("--valid", required=True, help="Split to choose plans and checkpoints on.")
-@click.option("--test", help="Split for the last evaluation; without it there is none.")
+@finetunes(
+    train="Split to measure similarity on and to finetune on.",
+    valid="Split to choose plans and checkpoints on.",
+    updates="Number of updates of finetuning; by default as in the config.",
+)
 @click.option(
     "--measure",
     "measures",
@@ -295,32 +296,7 @@ def drop(checkpoint: Path, plan: str, out: Path) -> None:
 )
 @_by
 @_race
-@click.option(
-    "--config-name", "config", default="finetuning/base_1h", help="Config to finetune by."
-)
-@click.option(
-    "--updates",
-    type=whole_number(1),
-    help="Number of updates of finetuning; by default as in the config.",
-)
-@click.option(
-    "--average",
-    "num",
-    default=10,
-    type=whole_number(1),
-    help="Number of checkpoints to average.",
-)
-@click.option(
-    "--average-by",
-    type=click.Choice(["valid", "last"]),
-    default="valid",
-    help="Which checkpoints are averaged: the best in validation, or the last.",
-)
 @click.option("--seed", default=0, type=SEED, help="Seed of everything that is drawn at random.")
-@click.option("--allow-test", is_flag=True, help="Allow a --valid whose name says test.")
-@click.option("--out", required=True, type=_PATH, help="Folder that everything is written to.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of text.")
-@click.argument("overrides", nargs=-1)
 def auto(checkpoint: Path, out: Path, as_json: bool, **options: Any) -> None:
     """Find K layers of CKPT to drop, verify, drop, finetune, average and test.
 

@@ -11,7 +11,7 @@ import click
 
 from speechprune.decoding import MAX_TOKENS
 from speechprune.errors import UserError
-from speechprune.tools._options import SEED, Number, whole_number
+from speechprune.tools._options import SEED, Number, finetunes, whole_number
 
 _PATH = click.Path(path_type=Path)
 #: Those that are removed, and those that are kept.
@@ -124,17 +124,10 @@ def apply(checkpoint: Path, out: Path, multiple_of: int, as_json: bool) -> None:
     default="local",
     help="What is ranked together: local, global or global_normalised.",
 )
-@click.option("--data", required=True, type=_PATH, help="Folder of manifests.")
-@click.option("--train", required=True, help="Split to finetune on.")
-@click.option("--valid", required=True, help="Split to choose checkpoints on.")
-@click.option("--test", help="Split for the last evaluation; without it there is none.")
-@click.option(
-    "--config-name", "config", default="finetuning/base_1h", help="Config to finetune by."
-)
-@click.option(
-    "--updates",
-    type=whole_number(1),
-    help="Number of updates while heads and channels go; by default as in the config.",
+@finetunes(
+    train="Split to finetune on.",
+    valid="Split to choose checkpoints on.",
+    updates="Number of updates while heads and channels go; by default as in the config.",
 )
 @click.option(
     "--then-updates",
@@ -142,23 +135,6 @@ def apply(checkpoint: Path, out: Path, multiple_of: int, as_json: bool) -> None:
     help="Number of updates after they are cut out; by default 0, and for l0 as many as before.",
 )
 @_MULTIPLE
-@click.option(
-    "--average",
-    "num",
-    default=10,
-    type=whole_number(1),
-    help="Number of checkpoints to average.",
-)
-@click.option(
-    "--average-by",
-    type=click.Choice(["valid", "last"]),
-    default="valid",
-    help="Which checkpoints are averaged: the best in validation, or the last.",
-)
-@click.option("--allow-test", is_flag=True, help="Allow a --valid whose name says test.")
-@click.option("--out", required=True, type=_PATH, help="Folder that everything is written to.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of text.")
-@click.argument("overrides", nargs=-1)
 def auto(
     checkpoint: Path,
     out: Path,

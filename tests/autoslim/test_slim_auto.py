@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from forked_training import train_forked
+from forked_training import runs_in_forks
 from nano import write_corpus, write_finetuned, write_hubert, write_wav2vec2
 
 from speechprune.autoslim import pipeline as steps
@@ -20,7 +20,6 @@ from speechprune.decoding.inference import evaluate
 from speechprune.manifests.manifest import read_split
 from speechprune.models.loading import load_finetuned
 from speechprune.tools.main import commands
-from speechprune.training.run import TrainingRun
 
 LAYERS, HEADS, CHANNELS, UPDATES = 2, 4, 64, 8
 TRAINING = (
@@ -46,15 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(folder: Path) -> Iterator[list[str]]:
-    """Training runs in forks; gives the names of those that were begun."""
-    begun: list[str] = []
-
-    def train(run: TrainingRun, environment: Any, lock: int) -> None:
-        begun.append(run.name)
-        train_forked(None, run)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingRun, "_train", train)
+    with runs_in_forks() as begun:
         yield begun
 
 

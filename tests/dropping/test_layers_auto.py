@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from forked_training import train_forked
+from forked_training import runs_in_forks
 from nano import write_corpus, write_finetuned, write_hubert, write_wav2vec2
 
 from speechprune.checkpoint import read
@@ -51,15 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(folder: Path) -> Iterator[list[str]]:
-    """Training runs in forks; gives the names of those that were begun."""
-    begun: list[str] = []
-
-    def train(run: TrainingRun, environment: Any, lock: int) -> None:
-        begun.append(run.name)
-        train_forked(None, run)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingRun, "_train", train)
+    with runs_in_forks() as begun:
         yield begun
 
 

@@ -19,6 +19,8 @@ from mishaps import kill_after_update
 from nano import write_hubert
 from states import difference
 
+from speechprune.checkpoint import read
+from speechprune.checkpoint.slimming import slim_plan_in
 from speechprune.errors import UserError
 from speechprune.masking.mask_set import MaskSet
 from speechprune.models.loading import load_finetuned
@@ -63,9 +65,13 @@ LABELS = {
     "s3router-prune": ["S3-Router, pruning"],
     "transfer": ["source mask, fixed", "source mask, adjusted"],
     "joint": ["PARP, joint"],
+    "dphubert": ["DPHuBERT"],
 }
-#: Updates in all: two rounds and a half of two updates for IMP, a dense run first for others.
-UPDATES = {"omp": 8, "imp": 10, "s3router-prune": 8, "transfer": 8}
+#: Updates in all: two rounds and a half of two updates for IMP, a dense run first for others, two
+#: of distillation for DPHuBERT.
+UPDATES = {"omp": 8, "imp": 10, "s3router-prune": 8, "transfer": 8, "dphubert": 12}
+#: Those that end without masks.
+UNMASKED = ("dense", "dphubert")
 
 
 @pytest.mark.parametrize("name", ["imp", "parp-p", "s3router-prune", "rp"])
@@ -90,9 +96,29 @@ def test_recipe(cooked: dict[str, list[dict[str, Any]]], base: Setting, name: st
         assert summary["final_updates"] == 4
         run = read_run(Path(summary["checkpoint"]).parent.parent)
         assert (run.label, run.final_updates, run.seed) == (summary["label"], 4, 1)
-        if name != "dense":
+        assert summary["sparsity"] == (0.0 if name in UNMASKED else 0.5)
+        if name not in UNMASKED:
             masks = read_mask_set(summary["checkpoint"])
             assert masks.density == pytest.approx(0.5, abs=1e-3)
+
+
+def test_gates_are_cut_out_before_the_model_is_distilled_and_finetuned(
+    cooked: dict[str, list[dict[str, Any]]], base: Setting
+) -> None:
+    assert cooked
+    folder = base.out / "dphubert-0.5"
+    plan = slim_plan_in(read(folder / "cut" / "encoder.pt"))
+    assert plan is not None and not plan.removes_nothing
+    for name in ("distilled", "finetuned"):
+        assert slim_plan_in(read(folder / name / "checkpoints/checkpoint_last.pt")) == plan, name
+    heads = [
+        read(folder / name / "checkpoints/checkpoint_last.pt")["model"]["w2v_encoder.proj.weight"]
+        for name in ("pruned", "distilled", "finetuned")
+    ]
+    assert not torch.equal(heads[1], heads[2]), "labels train the head last"
+    teacher = read(base.model)["model"]["encoder.layers.0.fc2.weight"]
+    learned = read(folder / "distilled" / "encoder.pt")["model"]["encoder.layers.0.fc2.weight"]
+    assert learned.shape[1] == len(plan.kept[0].channels) < teacher.shape[1]
 
 
 def test_fixed_masks_are_those_that_were_made(

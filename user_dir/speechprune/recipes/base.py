@@ -141,7 +141,7 @@ def _summary(
     return {
         "recipe": name,
         "label": label,
-        "sparsity": setting.sparsity if name != "dense" else 0.0,
+        "sparsity": setting.sparsity if "sparsity" in RECIPES[name].options else 0.0,
         "seed": setting.seed,
         "freeze_finetune_updates": model["freeze_finetune_updates"],
         "final_updates": run.updates,

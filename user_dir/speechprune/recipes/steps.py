@@ -16,25 +16,18 @@ from speechprune.training.run import TrainingRun
 
 
 @dataclass(frozen=True)
-class MaskMaking:
-    """A mask made of a checkpoint's weights, by a name in `speechprune.masking.baselines.MAKERS`.
+class Making:
+    """One file made of a checkpoint.
 
     Attributes:
         name: for people.
-        target: the mask file.
+        target: the file.
         source: the checkpoint.
-        roles: of the masked tensors.
-        biases: mask their biases too.
     """
 
     name: str
     target: Path
     source: Path
-    by: str
-    sparsity: float
-    roles: tuple[str, ...]
-    biases: bool = True
-    seed: int = 0
 
     @property
     def is_done(self) -> bool:
@@ -50,6 +43,27 @@ class MaskMaking:
     def needs(self) -> tuple[Path, ...]:
         return (self.source,)
 
+    def check_source(self) -> None:
+        """Raise UserError if the checkpoint is missing."""
+        if not self.source.exists():
+            raise UserError(f"{self.name} needs {self.source}, which is missing")
+
+
+@dataclass(frozen=True)
+class MaskMaking(Making):
+    """A mask made of a checkpoint's weights, by a name in `speechprune.masking.baselines.MAKERS`.
+
+    Attributes:
+        roles: of the masked tensors.
+        biases: mask their biases too.
+    """
+
+    by: str
+    sparsity: float
+    roles: tuple[str, ...]
+    biases: bool = True
+    seed: int = 0
+
     def finish(self, environment: Mapping[str, str]) -> None:
         """Make the mask, unless it is there.
 
@@ -58,8 +72,7 @@ class MaskMaking:
         """
         from speechprune.rewriting.baseline_masks import Ranking, origin
 
-        if not self.source.exists():
-            raise UserError(f"{self.name} needs {self.source}, which is missing")
+        self.check_source()
         settings: Any = {"roles": self.roles, "biases": self.biases, "seed": self.seed}
         if not self.is_done:
             self.target.parent.mkdir(parents=True, exist_ok=True)
@@ -76,34 +89,14 @@ class MaskMaking:
 
 
 @dataclass(frozen=True)
-class EncoderMaking:
+class EncoderMaking(Making):
     """The encoder of a finetuned checkpoint, as a pretrained one.
 
     Attributes:
-        name: for people.
-        target: the encoder's file.
-        source: the checkpoint.
         cut: whether heads and channels that change nothing are cut out of it.
     """
 
-    name: str
-    target: Path
-    source: Path
     cut: bool = False
-
-    @property
-    def is_done(self) -> bool:
-        return self.target.exists()
-
-    is_begun = is_done
-
-    @property
-    def makes(self) -> Path:
-        return self.target
-
-    @property
-    def needs(self) -> tuple[Path, ...]:
-        return (self.source,)
 
     def finish(self, environment: Mapping[str, str]) -> None:
         """Write the encoder, unless it is there.
@@ -116,8 +109,7 @@ class EncoderMaking:
 
         if self.is_done:
             return
-        if not self.source.exists():
-            raise UserError(f"{self.name} needs {self.source}, which is missing")
+        self.check_source()
         self.target.parent.mkdir(parents=True, exist_ok=True)
         source = self.source
         if self.cut:
