@@ -12,8 +12,8 @@ from speechprune.checksums import read_json, write_json
 from speechprune.files import make_folder
 from speechprune.models.declaration import SLIM_FLAGS, declared
 from speechprune.models.loading import load_encoder
-from speechprune.models.names import PRUNED, SLIM
-from speechprune.models.slim_flags import GATES, check_whole_layers, target_of
+from speechprune.models.names import GATES, PRUNED, SLIM
+from speechprune.models.slim_flags import check_whole_layers, target_of
 from speechprune.rewriting.averaging import average
 from speechprune.rewriting.encoder import export_encoder
 from speechprune.rewriting.slimming import CutReport, apply

@@ -20,6 +20,8 @@ PARP = "wav2vec_ctc_parp"
 FIXED_MASK = "wav2vec_ctc_masked"
 #: All weights, while heads and channels are removed for good.
 SLIM = "wav2vec_ctc_slim"
+#: Its criterion that is learned, by gates; the others score.
+GATES = "l0"
 #: Any mask policy, with weights trained or frozen.
 POLICY = "wav2vec_ctc_policy"
 

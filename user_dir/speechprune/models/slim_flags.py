@@ -9,6 +9,7 @@ from torch import nn
 from speechprune.backbones.cost import encoder_cost
 from speechprune.errors import UserError
 from speechprune.masking.densities import check_sparsity
+from speechprune.models.names import GATES
 from speechprune.registry import unknown_name
 from speechprune.slimming.cost import unit_costs
 from speechprune.slimming.criteria import CRITERIA, Criterion
@@ -17,8 +18,6 @@ from speechprune.slimming.selection import SCOPES, check_bounds
 from speechprune.slimming.targets import Budget, ProgressiveTarget, Shares
 from speechprune.slimming.units import KINDS, LayerUnits
 
-#: The criterion that is learned, by gates; all others score.
-GATES = "l0"
 #: Settings of what is kept a share of, and what `speechprune.slimming.cost.Cost` calls that.
 BUDGETS = {"keep_parameters": "parameters", "keep_macs": "multiply_adds"}
 

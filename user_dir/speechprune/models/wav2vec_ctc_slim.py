@@ -11,12 +11,11 @@ from speechprune.errors import UserError
 from speechprune.models.config import PrunedCtcConfig
 from speechprune.models.ctc import Ctc
 from speechprune.models.declaration import LAYER_FLAGS, SLIM_FLAGS
-from speechprune.models.names import SLIM
+from speechprune.models.names import GATES, SLIM
 from speechprune.models.pruning_flags import check_modes
 from speechprune.models.restart import is_first_launch
 from speechprune.models.slim_flags import (
     BUDGETS,
-    GATES,
     begin_of,
     budget_of,
     check_slim,

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from speechprune.models.names import PRUNED, SLIM
-from speechprune.models.slim_flags import GATES
+from speechprune.models.names import GATES, PRUNED, SLIM
 from speechprune.recipes.base import Plan, recipe
 from speechprune.recipes.setting import Setting, path_value
 from speechprune.recipes.steps import EncoderMaking
