@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from loop import Lab, setup
 from nano import write_finetuned
 from torch import Tensor
 
+from speechprune.autoslim.training import Amounts, Slimming
 from speechprune.dropping.finetuning import rehearse_finetuning
 from speechprune.errors import UserError
 from speechprune.models.loading import load_finetuned
@@ -210,9 +213,15 @@ def test_no_run_goes_on_in_another_order(lab: Lab, tmp_path: Path) -> None:
     check_symbols(evaluated, last, state, goes_on=True)
 
 
-def test_layers_auto_refuses_at_once(lab: Lab) -> None:
+def test_layers_auto_and_slim_auto_refuse_at_once(lab: Lab) -> None:
     first = write_finetuned(lab.folder / "first.pt", lab.wav2vec2, lab.data)
     data = with_dictionary(lab, "more", "|ABCDEFG")
-    finetuning = Finetuning(data, "train", "valid", "finetuning/base_1h", 4)
-    with pytest.raises(UserError, match="has no output for 'F', 'G'"):
-        rehearse_finetuning(first, finetuning, 1)
+    finetuning = Finetuning(data, "train", "valid", "demo/nano", 4)
+    often = replace(finetuning, overrides=("model.prune_every=1",))
+    slimming = Slimming(lab.folder / "slim", first, Amounts(ffn=0.5), often)
+    for rehearse in (partial(rehearse_finetuning, first, finetuning, 1), slimming.rehearse):
+        with pytest.raises(UserError, match="has no output for 'F', 'G'"):
+            rehearse()
+    fitting = replace(slimming, finetuning=replace(often, data=lab.data))
+    fitting.rehearse()
+    assert fitting.labels == "ltr" and not fitting.folder.exists()

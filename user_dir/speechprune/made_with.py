@@ -61,20 +61,6 @@ def claim(folder: Path, settings: Mapping[str, Any], may_change: Collection[str]
         write_json(path, settings)
 
 
-def refuse_lost_result(folder: Path, report: str) -> None:
-    """Raise UserError if the checkpoint that a finished folder's report names is gone.
-
-    Args:
-        report: name of the JSON file in ``folder``, whose ``checkpoint`` is a path in it too.
-    """
-    result = folder / read_json(folder / report)["checkpoint"]
-    if not result.exists():
-        raise UserError(
-            f"{result} is missing, though {folder / report} tells of it; remove {folder} to make "
-            "it anew"
-        )
-
-
 def _shown(settings: Mapping[str, Any], key: str) -> str:
     if key not in settings:
         return _NOT_SET

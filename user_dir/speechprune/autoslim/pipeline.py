@@ -11,20 +11,18 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from speechprune import __version__
-from speechprune.autoslim.report import JSON, Report, Stage
+from speechprune.autoslim.report import Report, Stage
 from speechprune.autoslim.training import Amounts, Slimming
 from speechprune.backbones.cost import encoder_cost
 from speechprune.checkpoint import digest, read
 from speechprune.checkpoint.file import PROVENANCE
 from speechprune.checkpoint.finetuned import listening
-from speechprune.checkpoint.settings import setting
 from speechprune.checkpoint.slimming import refuse_uncut
 from speechprune.decoding.inference import Evaluation, evaluate, read_references
 from speechprune.dropping.verification import refuse_test
 from speechprune.errors import UserError
 from speechprune.files import check_folder
-from speechprune.locks import locked
-from speechprune.made_with import claim, refuse_lost_result
+from speechprune.made_with import claim
 from speechprune.manifests.check import check_split
 from speechprune.models.loading import load_finetuned
 from speechprune.models.sites import encoder_of_model
@@ -34,13 +32,14 @@ from speechprune.state_names import has_masks, is_finetuned
 from speechprune.training.configs import find_config
 from speechprune.training.finetuning import Finetuning
 from speechprune.training.rounds import Tell, finish_all
+from speechprune.training.workflow import Workflow
 
 #: Of what a folder is made of, what concerns training alone.
 _OF_TRAINING = ("amounts", "average", "training", "then_updates", "multiple_of")
 
 
 @dataclass(frozen=True)
-class Pipeline:
+class Pipeline(Workflow):
     """Prune heads and channels while finetuning, cut them out, average and evaluate, in a folder.
 
     Interrupted, it goes on where it was.
@@ -65,22 +64,7 @@ class Pipeline:
     multiple_of: int = 1
     allow_test: bool = False
 
-    def run(self, tell: Tell = lambda line: None) -> Path:
-        """Do what is left to do; gives the folder, with ``report.json``, ``.md`` and ``.png``.
-
-        Raises:
-            UserError: input that cannot be used, a folder of other settings or that another process
-                writes to, or failed training.
-        """
-        self._check()
-        with locked(self.out):
-            return self._run(tell)
-
-    def _run(self, tell: Tell) -> Path:
-        self._claim()
-        if (self.out / JSON).exists():
-            refuse_lost_result(self.out, JSON)
-            return self.out
+    def work(self, tell: Tell) -> None:
         slimming = self._slimming
         tell("pruning heads and channels while finetuning")
         slimming.prepare()
@@ -94,9 +78,8 @@ class Pipeline:
             slimming.finish()
         tell("evaluation")
         self._report(report).save(self.out)
-        return self.out
 
-    @property
+    @cached_property
     def _slimming(self) -> Slimming:
         return Slimming(
             self.out / "model",
@@ -115,16 +98,7 @@ class Pipeline:
     def _is_finetuned(self) -> bool:
         return is_finetuned(read(self.checkpoint, mmap=True)["model"])
 
-    @cached_property
-    def _labels(self) -> str:
-        """What labels are called: as the checkpoint has it, or else the config of training."""
-        if self._is_finetuned:
-            state = read(self.checkpoint, mmap=True)
-            return str(setting(state, "task", "labels", "ltr"))
-        yaml: Any = OmegaConf.load(find_config(self.finetuning.config))
-        return str(yaml.task.labels)
-
-    def _check(self) -> None:
+    def check(self) -> None:
         """Refuse at once what a later step would refuse."""
         tensors = read(self.checkpoint, mmap=True)["model"]
         refuse_uncut(self.checkpoint, tensors, "which another choice would let grow again")
@@ -139,15 +113,18 @@ class Pipeline:
         self._slimming.rehearse()
         rate = listening(self.checkpoint)[1]
         for split in (self.finetuning.train, *self._splits):
-            check_split(self.finetuning.data, split, self._labels, sample_rate=rate, closed=False)
+            check_split(
+                self.finetuning.data, split, self._slimming.labels, sample_rate=rate, closed=False
+            )
 
-    def _claim(self) -> None:
+    def claim(self) -> None:
         """Note what the folder is of; refuse one of other settings."""
-        data, splits = self.finetuning.data, (self.finetuning.train, *self._splits)
+        data, labels = self.finetuning.data, self._slimming.labels
+        splits = (self.finetuning.train, *self._splits)
         wanted = {
             "version": __version__,
             "checkpoint": digest(self.checkpoint),
-            "splits": {split: manifest_digest(data, split, self._labels) for split in splits},
+            "splits": {split: manifest_digest(data, split, labels) for split in splits},
             "amounts": list(self.amounts.overrides),
             "average": [self.finetuning.average, self.finetuning.average_by],
             "then_updates": self.then_updates,
@@ -171,7 +148,6 @@ class Pipeline:
             stages={stage: self._stage(path) for stage, path in {**whole, **results}.items()},
             results={stage: path.relative_to(self.out) for stage, path in results.items()},
             averaged=read(self._slimming.averaged, mmap=True)[PROVENANCE]["averaged"],
-            metric="cer" if self._labels == "ltr" else "wer",
         )
 
     def _stage(self, path: Path) -> Stage:

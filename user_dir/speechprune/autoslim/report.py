@@ -11,11 +11,10 @@ from speechprune.checksums import write_json
 from speechprune.decoding.inference import Evaluation
 from speechprune.figures import grouped_bars
 from speechprune.files import write_atomically
-from speechprune.reports.stages import error_rate, markdown_table, plain_values, stages_table
+from speechprune.reports.stages import markdown_table, plain_values, stages_table
 from speechprune.rewriting.slimming import CutReport
+from speechprune.training.workflow import JSON
 
-#: The last file of a report to be written: a folder that has it has all.
-JSON = "report.json"
 MARKDOWN = "report.md"
 FIGURE = "report.png"
 LAYERS_FIGURE = "layers.png"
@@ -46,7 +45,6 @@ class Report:
         stages: the models on the way, in order; the splits of each begin with that of validation.
         results: what may be the slim model, by stage, within the report's folder.
         averaged: the checkpoints behind an average, as it remembers them.
-        metric: "wer" or "cer", by which the best of the results is chosen.
     """
 
     amounts: str
@@ -54,7 +52,6 @@ class Report:
     stages: Mapping[str, Stage]
     results: Mapping[str, Path]
     averaged: Sequence[Mapping[str, Any]]
-    metric: str
 
     def save(self, folder: Path) -> None:
         """Write ``report.png``, ``layers.png``, ``report.md`` and ``report.json``.
@@ -73,12 +70,11 @@ class Report:
 
     @property
     def best(self) -> str:
-        """The result that is best on the validation split, the first of equal ones."""
+        """The result with the fewest character errors on the validation split; of equals the
+        first."""
         valid = self.splits[0]
-        return min(
-            self.results,
-            key=lambda stage: error_rate(self.stages[stage].evaluations[valid], self.metric),
-        )
+        rates = {n: self.stages[n].evaluations[valid].characters.rate for n in self.results}
+        return min(rates, key=rates.__getitem__)
 
     def describe(self) -> dict[str, Any]:
         """To read by program; rates are shares, not percent."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+
+from omegaconf import DictConfig
 
 from speechprune.backbones import find_backbone
 from speechprune.checkpoint import read
@@ -20,6 +23,7 @@ from speechprune.rewriting.slimming import CutReport, apply
 from speechprune.state_names import is_finetuned
 from speechprune.training.finetuning import Finetuning
 from speechprune.training.overrides import key_of, quoted, refuse_own
+from speechprune.training.preflight import check_symbols
 from speechprune.training.rehearsal import rehearse
 from speechprune.training.run import TrainingRun
 
@@ -174,20 +178,32 @@ class Slimming:
             *self.finetuning.overrides,
         )
 
-    def rehearse(self) -> None:
-        """Raise UserError for what one of the trainings would refuse later."""
+    @cached_property
+    def _cfg(self) -> DictConfig:
+        """The settings of pruning; UserError for what training would refuse of them and of data."""
         refuse_own(self.finetuning.overrides, OWN, "slim auto", OWN)
         # The encoder is written in `prepare`; what it says is in the checkpoint.
-        cfg = rehearse(
+        return rehearse(
             [
                 *("--config-name", self.finetuning.config),
                 *self._settings(self.whole_encoder),
                 f"optimization.max_update={self.finetuning.updates}",
             ]
         )
+
+    @property
+    def labels(self) -> str:
+        """The ending of the label files that training reads."""
+        return str(self._cfg.task.labels)
+
+    def rehearse(self) -> None:
+        """Raise UserError for what one of the trainings would refuse later."""
+        model = self._cfg.model
         encoder = load_encoder(self.checkpoint)
-        check_whole_layers(cfg.model, len(find_backbone(encoder).layers(encoder)))
-        target_of(cfg.model, find_backbone(encoder).units(encoder), encoder)
+        check_whole_layers(model, len(find_backbone(encoder).layers(encoder)))
+        target_of(model, find_backbone(encoder).units(encoder), encoder)
+        state = read(self.checkpoint, mmap=True)
+        check_symbols(self._cfg, self.checkpoint, state, goes_on=False)
 
     def prepare(self) -> None:
         """Write the encoder of a finetuned checkpoint, unless it is there.

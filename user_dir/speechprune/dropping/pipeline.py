@@ -17,7 +17,7 @@ from speechprune.checkpoint.layers import depth
 from speechprune.checksums import read_json, write_json
 from speechprune.decoding.inference import Evaluation, evaluate, read_references
 from speechprune.dropping.finetuning import SmallerModel, rehearse_finetuning
-from speechprune.dropping.report import JSON, Report
+from speechprune.dropping.report import Report
 from speechprune.dropping.search import VerificationSettings, verify_plans
 from speechprune.dropping.similarity import (
     build_measures,
@@ -31,8 +31,7 @@ from speechprune.files import check_folder
 from speechprune.layers.file_search import search
 from speechprune.layers.matrix import SimilarityMatrix
 from speechprune.layers.plan import LayerPlan, LayerPlans, check_drop
-from speechprune.locks import locked
-from speechprune.made_with import claim, refuse_lost_result
+from speechprune.made_with import claim
 from speechprune.manifests.check import check_split, read_recordings
 from speechprune.models.loading import load_finetuned
 from speechprune.reports.runs import manifest_digest
@@ -40,6 +39,7 @@ from speechprune.training.configs import find_config
 from speechprune.training.finetuning import Finetuning
 from speechprune.training.overrides import refuse_own
 from speechprune.training.rounds import Tell, finish_all
+from speechprune.training.workflow import Workflow
 
 #: Options of measures, by measure.
 Options = dict[str, dict[str, Any]]
@@ -77,7 +77,7 @@ _OPTIONS = {
 
 
 @dataclass(frozen=True)
-class Pipeline:
+class Pipeline(Workflow):
     """Find the layers to drop, verify, drop, finetune, average and test, in a folder.
 
     Interrupted, it goes on where it was. Plans are chosen on the validation split alone.
@@ -107,22 +107,7 @@ class Pipeline:
     top: int = 10
     seed: int = 0
 
-    def run(self, tell: Tell = lambda line: None) -> Path:
-        """Do what is left to do; gives the folder, with ``report.json``, ``.md`` and ``.png``.
-
-        Raises:
-            UserError: input that cannot be used, a folder of other settings or that another process
-                writes to, or failed training.
-        """
-        self._check()
-        with locked(self.out):
-            return self._run(tell)
-
-    def _run(self, tell: Tell) -> Path:
-        self._claim()
-        if (self.out / JSON).exists():
-            refuse_lost_result(self.out, JSON)
-            return self.out
+    def work(self, tell: Tell) -> None:
         tell("similarity of hidden states")
         matrices = self._matrices()
         tell("search and verification")
@@ -149,13 +134,12 @@ class Pipeline:
             averaged=read(smaller.averaged, mmap=True)[PROVENANCE]["averaged"],
             asked=self.finetuning.average,
         ).save(self.out)
-        return self.out
 
     @property
     def _splits(self) -> tuple[str, ...]:
         return (self.finetuning.valid, *([self.test] if self.test else []))
 
-    def _check(self) -> None:
+    def check(self) -> None:
         """Refuse at once what a later step would refuse."""
         layers = depth(self.checkpoint)
         check_drop(self.drop, layers)
@@ -178,7 +162,7 @@ class Pipeline:
     def _labels(self) -> str:
         return str(read_finetuned(self.checkpoint)["cfg"].task.labels)
 
-    def _claim(self) -> None:
+    def claim(self) -> None:
         """Note what the folder is of; refuse one of other settings."""
         data, splits = self.finetuning.data, (self.finetuning.train, *self._splits)
         wanted = {

@@ -12,10 +12,9 @@ from speechprune.decoding.inference import Evaluation
 from speechprune.figures import grouped_bars
 from speechprune.files import write_atomically
 from speechprune.layers.matrix import SimilarityMatrix
-from speechprune.reports.stages import error_rate, markdown_table, plain_values, stages_table
+from speechprune.reports.stages import markdown_table, plain_values, stages_table
+from speechprune.training.workflow import JSON
 
-#: The last file of a report to be written: a folder that has it has all.
-JSON = "report.json"
 MARKDOWN = "report.md"
 FIGURE = "report.png"
 
@@ -56,7 +55,7 @@ class Report:
     def best(self) -> str:
         """The stage that is best on the validation split, the first of equal ones."""
         validated, metric = next(iter(self.evaluations.values())), self.verified["by"]
-        return min(self.results, key=lambda stage: error_rate(validated[stage], metric))
+        return min(self.results, key=lambda stage: _rate(validated[stage], metric))
 
     def describe(self) -> dict[str, Any]:
         """To read by program; rates are shares, not percent."""
@@ -125,6 +124,10 @@ class Report:
         }
         title = f"{self.drop} of {self.verified['layers']} layers dropped, {split}"
         grouped_bars(list(stages), series, path, title)
+
+
+def _rate(found: Evaluation, metric: str) -> float:
+    return (found.words if metric == "wer" else found.characters).rate
 
 
 def _list(layers: list[int]) -> str:

@@ -19,11 +19,6 @@ def stages_table(stages: Mapping[str, Evaluation]) -> list[list[str]]:
     return rows
 
 
-def error_rate(found: Evaluation, metric: str) -> float:
-    """The share of errors by "wer" or "cer"."""
-    return (found.words if metric == "wer" else found.characters).rate
-
-
 def plain_values(found: Evaluation) -> dict[str, Any]:
     """An evaluation as JSON can hold it; rates are shares, not percent."""
     return {
