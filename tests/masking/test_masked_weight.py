@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from toy import MaskedToy, toy_batch, toy_loss
 
+from speechprune.masking.injection import inject, masked_tensors, remove
 from speechprune.masking.masked_site import masked_weight, original_weight
-from speechprune.masking.masked_weight import MaskedWeight, inject, masked_tensors, remove
+from speechprune.masking.masked_weight import MaskedWeight
 from speechprune.masking.policies import POLICIES
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from speechprune.checkpoint.file import PROVENANCE, PathLike
 from speechprune.errors import UserError
 from speechprune.masking.bits import pack_bits, unpack_bits
+from speechprune.masking.injection import grown_again
 from speechprune.masking.mask_set import SYMBOLS, MaskSet
-from speechprune.masking.masked_weight import grown_again
 from speechprune.state_names import (
     HEAD_SITES,
     key_of,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from speechprune.errors import UserError
+from speechprune.masking.injection import inject, remove
 from speechprune.masking.mask_set import MaskSet
 from speechprune.masking.masked_site import (
     density_of,
@@ -20,7 +21,7 @@ from speechprune.masking.masked_site import (
     original_parameters,
     original_weight,
 )
-from speechprune.masking.masked_weight import MaskedWeight, inject, remove
+from speechprune.masking.masked_weight import MaskedWeight
 from speechprune.masking.observation import add_observations
 from speechprune.masking.policies.base import MaskPolicy
 from speechprune.masking.ranking import SiteRanking

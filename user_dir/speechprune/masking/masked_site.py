@@ -7,12 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from speechprune.masking.masked_weight import (
-    MaskedWeight,
-    masked_tensors,
-    parameters_under,
-    weight_under,
-)
+from speechprune.masking.injection import masked_tensors, parameters_under, weight_under
+from speechprune.masking.masked_weight import MaskedWeight
 from speechprune.masking.schedule import Schedule
 from speechprune.masking.selection import keep_count
 from speechprune.masking.sites import Site

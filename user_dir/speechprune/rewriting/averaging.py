@@ -24,7 +24,7 @@ from speechprune.errors import UserError
 from speechprune.files import refuse_to_replace
 from speechprune.locks import locked
 from speechprune.masking.bits import unpack_bits
-from speechprune.masking.masked_weight import grown_again
+from speechprune.masking.injection import grown_again
 from speechprune.models.loading import load_finetuned
 from speechprune.rewriting.rewriting import Rewriting
 from speechprune.state_names import is_mask, is_regrown, mask_key, masked_key, sibling
