@@ -65,7 +65,7 @@ fi
 
 # The seconds of all parts, with four each to end in, make six minutes.
 mapfile -t marked < <(grep -rl --include='test_*.py' 'pytest\.mark\.cuda' tests)
-part "tests marked cuda" 80 "$python" -m pytest -m cuda -n 4 --dist loadfile "${marked[@]}"
+part "tests marked cuda" 80 "$python" -m pytest -m cuda -n 8 --dist load "${marked[@]}"
 benchmark "a step, 10 and 75 s" 60 train_step --seconds 10 --seconds 75 --check
 benchmark "a step, 300 s" 35 train_step --seconds 300
 benchmark "similarity, verification" 30 layers_on_device

@@ -59,8 +59,8 @@ def load_each(
 
     Args:
         paths: checkpoints, by what they are called.
-        warm_up: a small checkpoint, which a process loads and runs before its own: all that is
-            imported and set up once only is no part of what is measured.
+        warm_up: a small checkpoint, which a process loads and runs before its own, so that imports
+            are not measured.
         threads: of each process.
     """
     context = multiprocessing.get_context("spawn")

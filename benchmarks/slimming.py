@@ -145,7 +145,7 @@ class Comparison:
 
         name = f"seed {seed}, evaluation of {method}, {stage}"
         settings = {"data": self.data}
-        return Made(name, checkpoint, target, measure, settings, self.workers, tell)
+        return Made(name, target, checkpoint, measure, settings, self.workers, tell)
 
     def _measure_speed(self, start: Start) -> None:
         models = {name: METHODS[name](start).after for name in self.scale.methods}

@@ -18,7 +18,7 @@ from speechprune.recipes.nano import ASSET
 from speechprune.recipes.setting import path_value
 from speechprune.rewriting.calibration import Draw
 from speechprune.rewriting.encoder import export_encoder
-from speechprune.rewriting.one_shot import Target, prune
+from speechprune.rewriting.one_shot import prune
 from speechprune.rewriting.slimming import apply
 from speechprune.slimming.choice import ShareChoice
 from speechprune.training.rounds import Round
@@ -106,7 +106,7 @@ class Start:
         """A checkpoint made of another one."""
         target = self.folder / f"{name}.pt"
         named = f"seed {self.seed}, {name}"
-        return Made(named, source, target, make, settings, self.workers)
+        return Made(named, target, source, make, settings, self.workers)
 
     def _further(
         self, name: str, source: Path, encoder: Path, updates: int, overrides: Sequence[str]
@@ -191,7 +191,7 @@ def one_shot(criterion: str, repaired: bool) -> Callable[[Start], Chain]:
             f"{name}/pruned",
             start.dense.checkpoint,
             prune,
-            target=Target(ShareChoice(start.size.heads, start.size.channels)),
+            amount=ShareChoice(start.size.heads, start.size.channels),
             criterion=criterion,
             draw=Draw(start.data, "train") if reads_audio else None,
             repaired=repaired,

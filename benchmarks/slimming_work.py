@@ -28,6 +28,7 @@ from speechprune.layers.plan import LayerPlan, LayerPlans
 from speechprune.manifests.manifest import read_split
 from speechprune.models.loading import LoadedModel, load_encoder, load_finetuned
 from speechprune.models.sites import encoder_of_model, prunable
+from speechprune.recipes.steps import Making
 from speechprune.rewriting.baseline_masks import Ranking
 from speechprune.rewriting.layer_dropping import drop_layers
 from speechprune.rewriting.masks import apply_masks
@@ -38,13 +39,10 @@ SECONDS = 10
 
 
 @dataclass(frozen=True)
-class Made:
+class Made(Making):
     """A file that is made of another one, unless it is there: a round between trainings.
 
     Attributes:
-        name: for people.
-        source: what it is made of.
-        target: the file.
         make: of a source and a target, and perhaps of more; a worker process has to find it by
             its name.
         settings: what else ``make`` is given.
@@ -52,27 +50,10 @@ class Made:
         then: what to do in this process once the file has been made.
     """
 
-    name: str
-    source: Path
-    target: Path
     make: Callable[..., object]
     settings: Mapping[str, Any]
     workers: Executor
     then: Callable[[], None] = lambda: None
-
-    @property
-    def makes(self) -> Path:
-        return self.target
-
-    @property
-    def needs(self) -> tuple[Path, ...]:
-        return (self.source,)
-
-    @property
-    def is_done(self) -> bool:
-        return self.target.exists()
-
-    is_begun = is_done
 
     def finish(self, environment: Mapping[str, str]) -> None:
         """Make the file, unless it is there; raises UserError as ``make``."""

@@ -137,7 +137,7 @@ class SlimByHand:
     ) -> None:
         """Score by weights as they are, and gradients: of the parameters, or those given.
 
-        There is no need to after the last choice.
+        After the last choice nothing is scored.
         """
         if self.update >= self.plan.last:
             return

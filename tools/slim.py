@@ -217,11 +217,11 @@ def prune(checkpoint: Path, out: Path, as_json: bool, **options: Any) -> None:
     """
     from speechprune.rewriting.one_shot import prune as prune_checkpoint
 
-    target, draw = _target(options), _draw(options)
+    amount, draw = _amount(options), _draw(options)
     report = prune_checkpoint(
         checkpoint,
         out,
-        target,
+        amount,
         criterion=options["criterion"],
         draw=draw,
         repaired=options["repair"],
@@ -229,9 +229,8 @@ def prune(checkpoint: Path, out: Path, as_json: bool, **options: Any) -> None:
     click.echo(json.dumps(report.describe()) if as_json else f"{out}:\n{report.in_words()}")
 
 
-def _target(options: dict[str, Any]) -> Any:
+def _amount(options: dict[str, Any]) -> Any:
     """How much to remove: shares, or one budget."""
-    from speechprune.rewriting.one_shot import Target
     from speechprune.slimming.choice import BudgetChoice, ShareChoice
 
     multiple_of, scope = options["multiple_of"], options["scope"]
@@ -241,11 +240,11 @@ def _target(options: dict[str, Any]) -> Any:
     given = {measure: share for measure, share in budgets.items() if share is not None}
     if not given:
         ffn, heads = (share or 0.0 for share in shares)
-        return Target(ShareChoice(heads, ffn, scope or "local", multiple_of))
+        return ShareChoice(heads, ffn, scope or "local", multiple_of)
     if scope == "local":
         raise UserError("a budget is shared by all layers: --scope local cannot go with it")
     ((measure, share),) = given.items()
-    return Target(BudgetChoice(share, scope != "global", multiple_of, measure))
+    return BudgetChoice(share, scope != "global", multiple_of, measure)
 
 
 def _draw(options: dict[str, Any]) -> Any:

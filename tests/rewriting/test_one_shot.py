@@ -25,14 +25,14 @@ from speechprune.models.sites import encoder_of_model
 from speechprune.recipes.nano import ASSET
 from speechprune.rewriting.calibration import Calibration, Draw
 from speechprune.rewriting.layer_repair import repair
-from speechprune.rewriting.one_shot import Target, prune
+from speechprune.rewriting.one_shot import prune
 from speechprune.rewriting.plain_checkpoint import read_plain
 from speechprune.rewriting.unit_scores import scores_of_batches
 from speechprune.slimming.choice import BudgetChoice, ShareChoice
 from speechprune.slimming.criteria import CRITERIA
 from speechprune.slimming.plan import KeptUnits
 
-HALF = Target(ShareChoice(0.5, 0.5))
+HALF = ShareChoice(0.5, 0.5)
 
 
 @pytest.fixture(scope="module")
@@ -190,8 +190,8 @@ def test_repair_needs_none_of_the_units_that_go(finetuned: Path, data: Path) -> 
 
 
 def test_what_is_kept_whole_is_left_alone(finetuned: Path, data: Path, tmp_path: Path) -> None:
-    target = Target(ShareChoice(0.0, 0.5))
-    report = prune(finetuned, tmp_path / "out.pt", target, draw=Draw(data, "train"), repaired=True)
+    amount = ShareChoice(0.0, 0.5)
+    report = prune(finetuned, tmp_path / "out.pt", amount, draw=Draw(data, "train"), repaired=True)
     assert report.errors is not None
     assert all(layer.attention.before == 0.0 for layer in report.errors)
     before, after = read(finetuned)["model"], read(tmp_path / "out.pt")["model"]
@@ -319,8 +319,8 @@ def test_a_slim_model_can_be_pruned_again(finetuned: Path, data: Path, tmp_path:
 def test_a_budget_is_of_the_whole_encoder(
     measure: str, finetuned: Path, data: Path, tmp_path: Path
 ) -> None:
-    target = Target(BudgetChoice(0.85, normalised=True, measure=measure))
-    report = prune(finetuned, tmp_path / "out.pt", target, draw=Draw(data, "train"))
+    amount = BudgetChoice(0.85, normalised=True, measure=measure)
+    report = prune(finetuned, tmp_path / "out.pt", amount, draw=Draw(data, "train"))
     share = getattr(report.after, measure) / getattr(report.before, measure)
     assert 0.78 < share <= 0.85
 
@@ -342,7 +342,7 @@ def test_the_file_tells_how_it_was_made(finetuned: Path, data: Path, tmp_path: P
     drawn = noted.pop("calibration")
     assert noted == {
         "criterion": "snip",
-        **dataclasses.asdict(HALF.amount),
+        **dataclasses.asdict(HALF),
         "repaired": True,
     }
     assert len(drawn.pop("manifest")) == 64
@@ -359,7 +359,7 @@ def test_masks_of_weights_are_scored_as_zeros(tmp_path: Path) -> None:
     weight = family.units(encoder_of_model(loaded.model))[0].second.weight
     worst = weight.abs().mean(0).argmin().item()
     out = tmp_path / "out.pt"
-    prune(path, out, Target(ShareChoice(0.0, 1 / 64)), criterion="magnitude")
+    prune(path, out, ShareChoice(0.0, 1 / 64), criterion="magnitude")
     plan = find_backbone(e := load_encoder(out)).slim_plan(e)
     assert plan is not None and worst not in plan.kept[0].channels
     assert read_plain(out).prefix

@@ -19,7 +19,7 @@ from speechprune.slimming.plan import KeptUnits
 from speechprune.slimming.units import LayerUnits
 
 FRAMES, BATCH = 23, 3
-#: Frames that are no padding, for each utterance.
+#: Frames that are not padding, for each utterance.
 LENGTHS = (23, 1, 14)
 
 

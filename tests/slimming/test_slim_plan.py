@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from checkpoints import refusal
 
-from speechprune.checksums import write_json
-from speechprune.errors import UserError
-from speechprune.slimming.plan import FORMAT, VERSION, KeptUnits, SlimPlan, SlimPlanFile
+from speechprune.slimming.plan import KeptUnits, SlimPlan
 
 PLAN = SlimPlan("wav2vec2", 4, 8, (KeptUnits((0, 2, 3), (0, 1, 2, 5)), KeptUnits((1,), (7,))))
 DESCRIBED = {
@@ -107,50 +104,3 @@ def damaged(**changes: Any) -> dict[str, Any]:
 )
 def test_descriptions_that_are_none_are_refused(described: Any) -> None:
     assert "slim plan" in refusal(SlimPlan.of, described)
-
-
-def test_a_file_holds_plan_and_provenance(tmp_path: Path) -> None:
-    path = tmp_path / "plan.json"
-    SlimPlanFile(PLAN, {"criterion": "snip"}).save(path)
-    found = SlimPlanFile.load(path)
-    assert found.plan == PLAN and found.provenance == {"criterion": "snip"}
-    again = tmp_path / "again.json"
-    found.save(again)
-    assert again.read_bytes() == path.read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", "not JSON"),
-        ("{", "not JSON"),
-        ("[" * 100_000, "not JSON"),
-        ("[]", "cannot be used"),
-        ("{}", "cannot be used"),
-    ],
-)
-def test_files_that_hold_something_else_are_refused(tmp_path: Path, text: str, words: str) -> None:
-    path = tmp_path / "plan.json"
-    path.write_text(text)
-    message = refusal(SlimPlanFile.load, path)
-    assert words in message and str(path) in message
-
-
-def test_damaged_files_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "plan.json"
-    SlimPlanFile(PLAN).save(path)
-    path.write_text(path.read_text().replace("0,2-3", "0,1-3"))
-    assert str(path) in refusal(SlimPlanFile.load, path)
-    missing = tmp_path / "missing.json"
-    assert f"{missing} cannot be read" in refusal(SlimPlanFile.load, missing)
-    newer = {"format": FORMAT, "version": VERSION + 1, "provenance": {}, "plan": DESCRIBED}
-    write_json(path, newer)
-    assert f"reads {FORMAT} 1, not {FORMAT} 2" in refusal(SlimPlanFile.load, path)
-    write_json(path, {**newer, "version": VERSION, "plan": damaged(heads=1)})
-    assert str(path) in refusal(SlimPlanFile.load, path)
-
-
-def test_a_plan_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nowhere"):
-        SlimPlanFile(PLAN).save(tmp_path / "nowhere" / "plan.json")
-    assert not list(tmp_path.iterdir())

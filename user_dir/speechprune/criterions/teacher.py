@@ -83,8 +83,9 @@ class Teacher:
             padding_mask: bool, (B, samples), True where padded; None without padding.
             together: as a model in training mode hears a batch; else each utterance apart.
         """
-        # Only the first time anything is moved.
-        self.encoder.to(source.device, source.dtype)
+        some = next(self.encoder.parameters())
+        if (some.device, some.dtype) != (source.device, source.dtype):
+            self.encoder.to(source.device, source.dtype)
         with collected(self.family.layers(self.encoder), self.states) as states:
             self.family.features(self.encoder, source, padding_mask, together=together)
         return [states[number] for number in self.states]

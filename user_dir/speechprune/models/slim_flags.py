@@ -113,7 +113,9 @@ def check_whole_layers(cfg: Any, layers: int) -> None:
     """Raise UserError if ``model.whole_layers`` does not leave one of so many layers to slim."""
     for layer in cfg.whole_layers:
         if isinstance(layer, bool) or not isinstance(layer, int):
-            raise UserError(f"model.whole_layers names {layer!r}, which is no number of a layer")
+            raise UserError(
+                f"model.whole_layers names {layer!r}, which is not the number of a layer"
+            )
         if not 0 <= layer < layers:
             raise UserError(
                 f"model.whole_layers names layer {layer}, but the model has 0..{layers - 1}"
@@ -150,7 +152,7 @@ def _check_scores(cfg: Any) -> None:
 
 
 def _check_time(cfg: Any) -> None:
-    if cfg.criterion != GATES or end_of(cfg) <= begin_of(cfg):  # gates have no events in between
+    if cfg.criterion != GATES or end_of(cfg) <= begin_of(cfg):  # gates move at every update
         schedule_of(cfg, 0.0)
     if begin_of(cfg) < cfg.freeze_finetune_updates:
         raise UserError(

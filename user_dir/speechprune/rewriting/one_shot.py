@@ -37,41 +37,6 @@ _BY_LOSS, _BY_WEIGHTS = "snip_momentum", "magnitude"
 
 
 @dataclass(frozen=True)
-class Target:
-    """How much to remove from an encoder.
-
-    Attributes:
-        amount: shares of heads and channels, or a budget, whose multiply-adds are those for
-            `UTTERANCE_SECONDS`.
-    """
-
-    amount: ShareChoice | BudgetChoice
-
-    def describe(self) -> dict[str, Any]:
-        """For a provenance."""
-        return asdict(self.amount)
-
-    def choose(
-        self, scores: Sequence[LayerScores], units: Sequence[LayerUnits], whole: EncoderCost
-    ) -> list[KeptUnits]:
-        """What each layer keeps.
-
-        Raises:
-            UserError: it cannot be met, or nothing would go.
-        """
-        if isinstance(self.amount, ShareChoice):
-            kept = self.amount.choose(scores)
-        else:
-            kept = self.amount.choose(scores, units, whole, whole.frames)
-        if kept == [KeptUnits.all(layer.heads, layer.channels) for layer in units]:
-            raise UserError(
-                "nothing would be removed: what is asked for is less than one head or channel; "
-                "ask for more"
-            )
-        return kept
-
-
-@dataclass(frozen=True)
 class PruneReport:
     """What was removed, and what that did.
 
@@ -122,7 +87,7 @@ class PruneReport:
 def prune(
     path: PathLike,
     out: PathLike,
-    target: Target,
+    amount: ShareChoice | BudgetChoice,
     *,
     criterion: str | None = None,
     draw: Draw | None = None,
@@ -135,6 +100,8 @@ def prune(
 
     Args:
         path: any pretrained or finetuned checkpoint, ours or fairseq's, slim or not.
+        amount: shares of heads and channels that go, or a budget; its multiply-adds are those for
+            `UTTERANCE_SECONDS`.
         criterion: by which units are scored; by default snip_momentum on the labelled batches of
             ``draw`` for a finetuned model, else magnitude.
         draw: calibration data. Labels are read only by criteria that need gradients.
@@ -161,15 +128,34 @@ def prune(
         scores = scores_at_rest(units, chosen)
     else:
         scores = _scores_of_loss(loaded, chosen, calibration)
-    kept = target.choose(scores, units, before)
+    kept = _chosen(amount, scores, units, before)
     errors = _repair(encoder, kept, calibration) if repaired else None
-    noted = {"criterion": name, **target.describe(), "repaired": repaired}
+    noted = {"criterion": name, **asdict(amount), "repaired": repaired}
     if calibration is not None:
         noted["calibration"] = calibration.describe()
     slim = write_slim(rewriting, source, kept, {"pruned_by": noted})
     after = encoder_cost(encoder)
     utterances = 0 if calibration is None else len(calibration)
     return PruneReport(slim, name, utterances, errors, before, after)
+
+
+def _chosen(
+    amount: ShareChoice | BudgetChoice,
+    scores: Sequence[LayerScores],
+    units: Sequence[LayerUnits],
+    whole: EncoderCost,
+) -> list[KeptUnits]:
+    """What each layer keeps; raises UserError if nothing would go."""
+    if isinstance(amount, ShareChoice):
+        kept = amount.choose(scores)
+    else:
+        kept = amount.choose(scores, units, whole, whole.frames)
+    if kept == [KeptUnits.all(layer.heads, layer.channels) for layer in units]:
+        raise UserError(
+            "nothing would be removed: what is asked for is less than one head or channel; ask for "
+            "more"
+        )
+    return kept
 
 
 def _check_data(

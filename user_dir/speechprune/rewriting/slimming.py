@@ -103,9 +103,9 @@ def apply(path: PathLike, out: PathLike, *, multiple_of: int = 1) -> CutReport:
     """Write a checkpoint without the heads and channels that change nothing.
 
     What the encoder makes of audio stays equal, to rounding. Masks are baked in first, whatever
-    they removed, and are no masks any more: what a unit that stays had lost are zeros among its
-    weights. What was finetuned with masks becomes a plain `wav2vec_ctc`. There is no optimizer
-    state, and no teacher of data2vec. Only speechprune can open the file; see `write_slim`.
+    they removed, and are gone then: what a unit that stays had lost are zeros among its weights.
+    What was finetuned with masks becomes a plain `wav2vec_ctc`. There is no optimizer state, and no
+    teacher of data2vec. Only speechprune can open the file; see `write_slim`.
 
     Args:
         path: any pretrained or finetuned checkpoint, ours or fairseq's, slim or not.

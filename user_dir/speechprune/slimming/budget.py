@@ -116,7 +116,7 @@ def select_share(
         FloatingPointError: a score is NaN.
     """
     fixed = total - sum(group.cost * group.scores.numel() for group in groups)
-    # A share such as 0.7 is no exact number, and must not cost one parameter.
+    # A share such as 0.7 is not exact in binary, which must not cost one parameter.
     allowed = math.floor(share * total * (1.0 + _ROUNDING)) - fixed
     least = smallest_budget(groups)
     if allowed < least:

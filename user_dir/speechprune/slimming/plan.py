@@ -1,19 +1,13 @@
-"""SlimPlan: which heads and channels of each layer stay, as a validated value; and its file."""
+"""SlimPlan: which heads and channels of each layer stay, as a validated value."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Union
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from speechprune.checksums import verified, write_json
 from speechprune.errors import UserError
-
-FORMAT = "speechprune.slim_plan"
-VERSION = 1
 
 #: Where the settings of an encoder, and a model in memory, keep their plan.
 SLIM_PLAN = "slim_plan"
@@ -154,49 +148,6 @@ class SlimPlan:
             shown = text if len(text) <= 120 else f"{text[:120]}..."
             raise UserError(f"this is not a slim plan, or it is damaged: {shown}") from error
         return cls(backbone, heads, channels, kept)
-
-
-@dataclass(frozen=True)
-class SlimPlanFile:
-    """A plan with where it came from.
-
-    Attributes:
-        provenance: checkpoint, criterion, settings, versions.
-    """
-
-    plan: SlimPlan
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    def save(self, path: Union[str, Path]) -> None:
-        """Write one JSON file, whole or not at all; raises UserError if it cannot be written."""
-        state = {
-            "format": FORMAT,
-            "version": VERSION,
-            "provenance": dict(self.provenance),
-            "plan": self.plan.describe(),
-        }
-        write_json(path, state)
-
-    @classmethod
-    def load(cls, path: Union[str, Path]) -> SlimPlanFile:
-        """Read what `save` wrote; raises UserError if that is not what the file holds."""
-        try:
-            found = json.loads(Path(path).read_text(encoding="utf-8"))
-            content = verified(found if isinstance(found, dict) else {})
-            named = (content.get("format"), content.get("version"))
-            if named != (FORMAT, VERSION):
-                raise UserError(f"this program reads {FORMAT} {VERSION}, not {named[0]} {named[1]}")
-            provenance = content.get("provenance")
-            return cls(
-                SlimPlan.of(content.get("plan")),
-                provenance if isinstance(provenance, dict) else {},
-            )
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from error
-        except UserError as error:
-            raise UserError(f"{path} cannot be used: {error}") from error
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path} is not a slim plan: it is not JSON") from error
 
 
 def _ranges(numbers: Iterable[int]) -> str:
