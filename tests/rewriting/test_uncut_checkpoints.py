@@ -98,6 +98,20 @@ def test_what_was_cut_goes_on_as_any_model(lab: Lab, run: Run, tmp_path: Path) -
     assert load_encoder(more.path()).encoder.layers[0].fc1.weight.shape == (32, 32)
 
 
+def test_what_they_removed_is_told_before_it_is_cut_out(uncut: Run, tmp_path: Path) -> None:
+    """As parameters, and as a share of what all heads and channels are made of."""
+    loaded = load_finetuned(uncut.path())
+    cut = apply(uncut.path(), tmp_path / "small.pt")
+    assert loaded.removed == cut.parameters_before - cut.parameters > 0
+    # The biases of the last projections belong to no unit.
+    names = ("self_attn.", "fc1.", "fc2.weight")
+    layers = loaded.model.w2v_encoder.w2v_model.encoder.layers.named_parameters()
+    units = {n: p.numel() for n, p in layers if n.partition(".")[2].startswith(names)}
+    whole = sum(n for name, n in units.items() if not name.endswith("out_proj.bias"))
+    assert loaded.density == pytest.approx(1 - loaded.removed / whole)
+    assert load_finetuned(tmp_path / "small.pt").removed == 0
+
+
 # --- rewriting -----------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from fairseq.tasks import FairseqTask
 from omegaconf import DictConfig, open_dict
 from torch import nn
 
-from speechprune.backbones import backbone_called
+from speechprune.backbones import backbone_called, find_backbone
 from speechprune.checkpoint.file import PROVENANCE, PathLike, read
 from speechprune.checkpoint.finetuned import find_dictionary, read_finetuned
 from speechprune.checkpoint.pretrained import model_name
@@ -29,6 +29,7 @@ from speechprune.models.names import HUBERT_WEIGHTS, ROUTER, WEIGHTS, is_ctc
 from speechprune.models.registration import register_all
 from speechprune.models.sites import encoder_of_model
 from speechprune.models.uninitialised import Uninitialised
+from speechprune.slimming.controller import SLIM_CONTROLLER
 from speechprune.state_names import is_finetuned, is_of_s3router
 
 
@@ -55,11 +56,26 @@ class LoadedModel:
 
     @property
     def density(self) -> float:
-        """Share of the maskable weights that is kept; 1.0 for a model without masks."""
-        controller = getattr(self.model, "mask_controller", None)
-        if controller is None:
-            return float(self.provenance.get("density", 1.0))
-        return float(controller.stats()["density"])
+        """Share of the maskable weights that is kept; 1.0 for a model without masks. Of a model in
+        slimming, the share of what its heads and channels are made of."""
+        masks = getattr(self.model, "mask_controller", None)
+        if masks is not None:
+            return float(masks.stats()["density"])
+        if getattr(self.model, SLIM_CONTROLLER, None) is not None:
+            encoder = encoder_of_model(self.model)
+            units = find_backbone(encoder).units(encoder)
+            return 1.0 - self.removed / sum(u.parameters_of(u.heads, u.channels) for u in units)
+        return float(self.provenance.get("density", 1.0))
+
+    @property
+    def removed(self) -> int:
+        """Parameters that masks remove, or slimming will cut out."""
+        masks = getattr(self.model, "mask_controller", None)
+        if masks is not None:
+            tally = masks.mask_set().tally
+            return int(tally.total - tally.kept)
+        slimming = getattr(self.model, SLIM_CONTROLLER, None)
+        return 0 if slimming is None else int(slimming.removed_parameters())
 
 
 def load_finetuned(path: PathLike, data: PathLike | None = None) -> LoadedModel:

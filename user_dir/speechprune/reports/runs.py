@@ -62,7 +62,7 @@ class RunEvaluation:
         wer, cer: errors per word and per character of the subset.
         density: share kept of the maskable weights.
         parameters: tensor entries that inference reads, masked ones included.
-        removed: masked ones among them.
+        removed: those among them that are masked, or that slimming will cut out.
     """
 
     wer: float
@@ -253,14 +253,12 @@ def _evaluate(run: FinishedRun, subset: str) -> RunEvaluation:
     check_split(folder, subset, labels=None, sample_rate=rate)
     loaded = load_finetuned(run.checkpoint, folder)
     found = evaluate(loaded, read_references(loaded, folder, subset))
-    controller = getattr(loaded.model, "mask_controller", None)
-    tally = controller.mask_set().tally if controller else None
     return RunEvaluation(
         wer=found.words.rate,
         cer=found.characters.rate,
         density=found.density,
         parameters=found.parameters,
-        removed=tally.total - tally.kept if tally else 0,
+        removed=loaded.removed,
     )
 
 

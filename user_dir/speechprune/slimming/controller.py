@@ -231,6 +231,14 @@ class SlimController(nn.Module):
                 self._shares_removed[f"{kind}_removed"] = int((kept == 0).sum()) / kept.numel()
         return dict(self._shares_removed)
 
+    def removed_parameters(self) -> int:
+        """Weights and biases of all that is removed."""
+        gone = {key: int((self._buffer(KEPT, *key) == 0).sum()) for key in self._keys}
+        return sum(
+            units.parameters_of(gone.get(("heads", layer), 0), gone.get(("channels", layer), 0))
+            for layer, units in self._units.items()
+        )
+
     def penalty(self) -> Tensor | None:
         """What is added to the loss: nothing."""
         return None

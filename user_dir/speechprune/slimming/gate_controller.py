@@ -207,6 +207,13 @@ class GateController(nn.Module):
             for units in self._layers
         ]
 
+    def removed_parameters(self) -> int:
+        """Weights and biases of all that evaluation removes; raises as :meth:`kept`."""
+        return sum(
+            units.parameters_of(int((~heads).sum()), int((~channels).sum()))
+            for units, (heads, channels) in zip(self._layers, self.kept())
+        )
+
     @torch.no_grad()
     def fold(self) -> list[tuple[Tensor, Tensor]]:
         """Multiply the evaluation values into the next weights, and take all gates off.

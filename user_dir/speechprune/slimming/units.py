@@ -50,6 +50,10 @@ class LayerUnits:
         """How many units of a kind, of `KINDS`, there are."""
         return self.heads if kind == "heads" else self.channels
 
+    def parameters_of(self, heads: int, channels: int) -> int:
+        """Weights and biases that so many heads and channels have."""
+        return heads * self.parameters_of_head + channels * self.parameters_of_channel
+
     @property
     def parameters_of_head(self) -> int:
         """Weights and biases that go with one head: the bias of ``out`` stays."""
