@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import click
@@ -18,6 +19,8 @@ RESULTS = Path(__file__).parent / "results"
 DEVICES = ("cpu", "cuda")
 #: By device: fairseq's fp16 needs a GPU.
 PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "fp16", "bf16")}
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def _present(context: click.Context, option: click.Parameter, value: str | None) -> str:
@@ -39,15 +42,14 @@ device_option = click.option(
 )
 
 
-def refuse_precisions(device: str, precisions: Iterable[str]) -> None:
-    """Raise UsageError for a number format that models are not trained in there."""
+def _refuse_precisions(device: str, precisions: Iterable[str]) -> None:
     for precision in precisions:
         if precision not in PRECISIONS[device]:
             raise click.UsageError(f"--precision {precision} needs a GPU; a CPU has fp32 and bf16")
 
 
 def _trainable(context: click.Context, option: click.Parameter, value: str) -> str:
-    refuse_precisions(context.params["device"], [value])
+    _refuse_precisions(context.params["device"], [value])
     return value
 
 
@@ -60,6 +62,30 @@ precision_option = click.option(
     callback=_trainable,
     help="Number format that models are trained in.",
 )
+
+
+def precisions_option(on_gpu: Sequence[str]) -> Callable[[_Command], _Command]:
+    """Adds ``precisions``, one or several number formats; it goes with `device_option`.
+
+    Args:
+        on_gpu: those on a GPU by default; on a CPU it is fp32.
+    """
+
+    def chosen(
+        context: click.Context, option: click.Parameter, value: tuple[str, ...]
+    ) -> tuple[str, ...]:
+        device = context.params["device"]
+        _refuse_precisions(device, value)
+        return value or (tuple(on_gpu) if device == "cuda" else ("fp32",))
+
+    return click.option(
+        "--precision",
+        "precisions",
+        type=click.Choice(PRECISIONS["cuda"]),
+        multiple=True,
+        callback=chosen,
+        help="Number format, one or several; fp32 by default, on a GPU " + ", ".join(on_gpu) + ".",
+    )
 
 
 def training_overrides(device: str, precision: str) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from typing import Any
 import click
 import torch
 
-from benchmarks.harness import PRECISIONS, Report, device_option, machine, refuse_precisions
+from benchmarks.harness import PRECISIONS, Report, device_option, machine, precisions_option
 from benchmarks.recognisers import SMALL_ENCODER
 from benchmarks.slim_choosing import EVERY, measure_choosing
 from benchmarks.slim_files import Batch, load_each
@@ -33,13 +33,7 @@ _QUICK = {"encoder_layers": 2}
 
 @click.command(help=__doc__)
 @device_option
-@click.option(
-    "--precision",
-    "precisions",
-    type=click.Choice(PRECISIONS["cuda"]),
-    multiple=True,
-    help="Number format, one or several; fp32 by default, on a GPU all three.",
-)
+@precisions_option(PRECISIONS["cuda"])
 @click.option(
     "--batch",
     "batches",
@@ -68,8 +62,6 @@ def main(
     save: Path | None,
 ) -> None:
     on_gpu = device == "cuda"
-    precisions = precisions or (PRECISIONS["cuda"] if on_gpu else ("fp32",))
-    refuse_precisions(device, precisions)
     batches = batches or ((1, 16) if on_gpu else (1,))
     threads = threads or ((1,) if on_gpu else (1, 2))
     report = Report()

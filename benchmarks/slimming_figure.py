@@ -9,7 +9,7 @@ from statistics import median
 from textwrap import fill
 from typing import Any
 
-from speechprune.figures import INK, LINES, MARKERS, PANEL, new_figure, save_figure
+from speechprune.figures import INK, LINES, MARKERS, PANEL, legend_beside, new_figure, save_figure
 
 #: Methods whose sizes differ by no more of the smaller one stand side by side.
 _ALIKE = 0.02
@@ -59,15 +59,7 @@ def draw(
         axes.set_ylim(0, 1.05 * highest if highest else 1)
     left.set_title(fill(title, 110), fontsize=11, color=INK, pad=10, loc="left")
     handles, labels = left.get_legend_handles_labels()
-    right.legend(
-        handles,
-        labels,
-        loc="upper left",
-        bbox_to_anchor=(1.02, 1.0),
-        frameon=False,
-        fontsize=9,
-        labelcolor=INK,
-    )
+    legend_beside(right, dict(zip(labels, handles)))
     save_figure(figure, path)
 
 

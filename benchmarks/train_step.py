@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks import memory
-from benchmarks.harness import PRECISIONS, Report, Rows, device_option, machine, refuse_precisions
+from benchmarks.harness import Report, Rows, device_option, machine, precisions_option
 from benchmarks.recognisers import LETTERS, RECOGNISERS, SMALL_ENCODER, PlainRecogniser
 from speechprune.workers import follow_parent
 
@@ -288,13 +288,7 @@ def measure(workers: Sequence[Worker], task: Task, steps: int) -> Iterator[Measu
 
 @click.command(help=__doc__)
 @device_option
-@click.option(
-    "--precision",
-    "precisions",
-    type=click.Choice(PRECISIONS["cuda"]),
-    multiple=True,
-    help="Number format, one or several; fp32 by default, on a GPU fp16 and bf16.",
-)
+@precisions_option(("fp16", "bf16"))
 @click.option(
     "--seconds", multiple=True, type=click.IntRange(1), default=(10,), help="Audio a batch; 10."
 )
@@ -318,8 +312,6 @@ def main(
     as_json: bool,
     check: bool,
 ) -> None:
-    precisions = precisions or {"cpu": ("fp32",), "cuda": ("fp16", "bf16")}[device]
-    refuse_precisions(device, precisions)
     settings = SMALL_ENCODER if quick else {}
     tasks = [Task(device, each, length, settings) for each in precisions for length in seconds]
     report = Report()

@@ -164,6 +164,12 @@ def line_panels(panels: Sequence[Panel], path: Union[str, Path], title: str = ""
         known.update(zip(*reversed(axes.get_legend_handles_labels())))
     # The first axes are at the left edge of the figure, and so is the title.
     first.set_title(title, fontsize=11, color=INK, pad=10, loc="left")
+    legend_beside(axes, known)
+    save_figure(figure, path)
+
+
+def legend_beside(axes: Axes, known: Mapping[str, Any]) -> None:
+    """Put a legend to the right of ``axes``: by name, what matplotlib drew."""
     axes.legend(
         known.values(),
         known.keys(),
@@ -173,7 +179,6 @@ def line_panels(panels: Sequence[Panel], path: Union[str, Path], title: str = ""
         fontsize=9,
         labelcolor=INK,
     )
-    save_figure(figure, path)
 
 
 def new_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
