@@ -49,6 +49,7 @@ setup(
         "soxr",
         "scipy",
         "safetensors",
+        "backports.zstd; python_version < '3.14'",
         "click",
         "tqdm",
         "matplotlib",

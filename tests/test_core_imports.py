@@ -24,7 +24,7 @@ ADAPTERS_ONLY = (
 #: Folders and files of the core; those of later rings are tested once they exist.
 CORE = (
     *("errors.py", "registry.py", "scoring.py", "backbones/base.py"),
-    *("masking", "layers", "slimming", "distillation"),
+    *("masking", "layers", "slimming", "distillation", "bank"),
 )
 
 PROGRAM = """

@@ -32,12 +32,13 @@ def files(tmp_path: Path) -> dict[str, Path]:
     """One file of each kind."""
     contents = {"figure": PNG, "JSON": b' {"a": 1}', "text": b"WER 3\n", "": b""}
     found = {
-        kind: tmp_path / f"{kind}.file" for kind in (*contents, "checkpoint", "masks or matrix")
+        kind: tmp_path / f"{kind}.file"
+        for kind in (*contents, "checkpoint", "safetensors")
     }
     for kind, content in contents.items():
         found[kind].write_bytes(content)
     torch.save({"a": torch.ones(2)}, found["checkpoint"])
-    save_file({"a": torch.ones(2)}, found["masks or matrix"])
+    save_file({"a": torch.ones(2)}, found["safetensors"])
     return found
 
 
@@ -46,6 +47,14 @@ def test_kinds_are_told_by_content(files: dict[str, Path], tmp_path: Path) -> No
     assert kind_of(tmp_path / "missing") == ""
     torch.save({}, tmp_path / "old", _use_new_zipfile_serialization=False)
     assert kind_of(tmp_path / "old") == "checkpoint"
+
+
+@pytest.mark.parametrize("first", [0x80, 0x89, 0x25])
+def test_a_length_may_begin_as_other_kinds_do(tmp_path: Path, first: int) -> None:
+    """What safetensors begin with is the length of their header, here 0x..80 or the like."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes([first, 3, *bytes(6)]) + b'{"a"' + bytes(100))
+    assert kind_of(path) == "safetensors"
 
 
 def test_only_a_file_of_its_kind_is_replaced(files: dict[str, Path]) -> None:

@@ -37,7 +37,7 @@ LEVELS = (
         "ending",
         "starting",
     ),
-    ("masking", "layers", "slimming", "distillation"),
+    ("masking", "layers", "slimming", "distillation", "bank"),
     ("backbones",),
     ("manifests",),
     ("checkpoint",),

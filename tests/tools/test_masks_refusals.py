@@ -74,7 +74,7 @@ def bad(files: Files, tmp_path: Path) -> dict[str, Path]:
         ("stats plain", "holds no masks"),
         ("stats pretrained", "is a pretrained model: masks are learned by finetuning it"),
         ("stats damaged", "layers.0.fc1.weight is damaged"),
-        ("export whole out", "no PyTorch checkpoint, but another file (masks or matrix)"),
+        ("export whole out", "no PyTorch checkpoint, but another file (safetensors)"),
         ("export plain out", "holds no masks"),
         ("export spanish nowhere", "No such file"),
         ("export spanish spanish", "would be overwritten"),

@@ -27,14 +27,14 @@ def with_checksum(
     content: Mapping[str, Any], arrays: Mapping[str, np.ndarray] = {}
 ) -> dict[str, Any]:
     """What JSON can hold, with a checksum of it and of the arrays that go with it."""
-    return {**content, CHECKSUM: _checksum(content, arrays)}
+    return {**content, CHECKSUM: checksum(content, arrays)}
 
 
 def verified(found: Mapping[str, Any], arrays: Mapping[str, np.ndarray] = {}) -> dict[str, Any]:
     """What `with_checksum` was given; raises UserError, without the name of a file, if it differs
     from its checksum."""
     content = {key: value for key, value in found.items() if key != CHECKSUM}
-    if CHECKSUM in found and found[CHECKSUM] != _checksum(content, arrays):
+    if CHECKSUM in found and found[CHECKSUM] != checksum(content, arrays):
         raise UserError(f"it differs from its checksum ({CHECKSUM}): it is damaged or was edited")
     return content
 
@@ -88,7 +88,8 @@ def read_entries(path: Path) -> dict[str, Any]:
     return entries
 
 
-def _checksum(content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+def checksum(content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of what JSON can hold, and of arrays with their names, in hexadecimal."""
     # As it will be read: JSON knows no tuples, and keys are text.
     plain = json.loads(json.dumps(content))
     found = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())

@@ -102,8 +102,8 @@ def check_folder(path: Union[str, Path]) -> None:
 
 
 def kind_of(path: Path) -> str:
-    """What a file is by its first bytes: "checkpoint", "figure", "masks or matrix" (safetensors),
-    "JSON", "text", or "" if it is empty, missing or no file at all."""
+    """What a file is by its first bytes: "checkpoint", "figure", "safetensors" (masks, a matrix or a
+    bank), "JSON", "text", or "" if it is empty, missing or no file at all."""
     if not path.is_file():
         return ""
     try:
@@ -113,9 +113,10 @@ def kind_of(path: Path) -> str:
         return ""
     for kind, is_so in (
         ("", not start),
+        # First of all, since it begins with a length, whose bytes may be those of other kinds.
+        ("safetensors", start[8:9] == b"{" and start[4:8] == bytes(4)),
         ("checkpoint", start.startswith((b"PK\x03\x04", b"\x80"))),
         ("figure", start.startswith((b"\x89PNG", b"%PDF", b"<?xml", b"<svg"))),
-        ("masks or matrix", start[8:9] == b"{" and start[4:8] == bytes(4)),
         ("JSON", start.lstrip().startswith((b"{", b"["))),
     ):
         if is_so:

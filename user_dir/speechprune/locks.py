@@ -1,7 +1,7 @@
-"""One process at a time writes into a folder.
+"""One process at a time writes into a folder, or changes a file.
 
-The lock is the kernel's, on a file in the folder: it goes with the process, however that ends. What
-the file says is only to tell others who has it.
+The lock is the kernel's, on a file in the folder or beside the file: it goes with the process,
+however that ends. What the file says is only to tell others who has it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _kept: dict[str, int] = {}
 
 
 class FolderInUse(UserError):
-    """Another process writes into a folder."""
+    """Another process writes into a folder, or changes a file."""
 
 
 @contextmanager
@@ -54,10 +54,26 @@ def locked(folder: Path, shown: Path | None = None, patience: float = 0.0) -> It
         FolderInUse: another process has it, which is named.
         UserError: the folder cannot be written to.
     """
+    with _locked(make_folder(folder) / LOCK, shown or folder, "folder", patience) as descriptor:
+        yield descriptor
+
+
+@contextmanager
+def locked_file(path: Path, patience: float = 0.0) -> Iterator[None]:
+    """Have a file, which others may be reading, for this block alone; else as `locked`.
+
+    The lock is another file beside it: the one that is written takes the place of the old one.
+    """
+    with _locked(path.with_name(f".{path.name}{LOCK}"), path, "file", patience):
+        yield
+
+
+@contextmanager
+def _locked(lock: Path, shown: Path, kind: str, patience: float) -> Iterator[int]:
     last_try = time.monotonic() + patience
     while True:
         try:
-            descriptor = _take(folder, shown or folder)
+            descriptor = _take(lock, shown, kind)
             break
         except FolderInUse:
             if time.monotonic() >= last_try:
@@ -73,7 +89,7 @@ def keep(folder: Path) -> None:
     """As `locked`, until `give_back_kept` or the end of this process; once is enough."""
     name = os.path.realpath(folder)
     if name not in _kept:
-        _kept[name] = _take(folder, folder)
+        _kept[name] = _take(make_folder(folder) / LOCK, folder, "folder")
         # Unlike atexit's, it is called at the end of a worker process too.
         Finalize(None, give_back_kept, exitpriority=0)
 
@@ -84,15 +100,14 @@ def give_back_kept() -> None:
         _give_back(_kept.popitem()[1])
 
 
-def _take(folder: Path, shown: Path) -> int:
-    path = make_folder(folder) / LOCK
+def _take(path: Path, shown: Path, kind: str) -> int:
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except OSError as error:
             raise UserError(f"{shown} cannot be written to: {error.strerror} ({path})") from error
         try:
-            _lock(descriptor, shown)
+            _lock(descriptor, shown, kind)
             if _is_at(path, descriptor):
                 _open[descriptor] = path
                 return descriptor
@@ -102,7 +117,7 @@ def _take(folder: Path, shown: Path) -> int:
         os.close(descriptor)  # its last holder had just removed it
 
 
-def _lock(descriptor: int, shown: Path) -> None:
+def _lock(descriptor: int, shown: Path, kind: str) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(descriptor, 0)
@@ -111,7 +126,7 @@ def _lock(descriptor: int, shown: Path) -> None:
         holder = os.pread(descriptor, _LONGEST_NOTE, 0).decode("utf-8", "replace")
         raise FolderInUse(
             f"another process is writing to {shown} ({holder or 'it does not say which'}); let it "
-            "end first, or name another folder"
+            f"end first, or name another {kind}"
         ) from error
     except OSError as error:
         if error.errno not in _WITHOUT_LOCKS:

@@ -1,0 +1,81 @@
+"""The tensors in a safetensors file where they lie on the disk, read when they are used."""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Iterator, Mapping
+from math import prod
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from speechprune.errors import UserError
+from speechprune.masking.bits import Shape
+
+_TYPES = {"F32": np.float32, "F16": np.float16, "U8": np.uint8}
+
+
+class _Place(NamedTuple):
+    dtype: type
+    shape: Shape
+    start: int
+
+
+class StoredTensors(Mapping[str, np.ndarray]):
+    """Read-only arrays by name, float32, float16 or uint8, on pages that the kernel may drop.
+
+    They stay what they are, even if another file takes the place of this one.
+
+    Raises UserError if the file cannot be read, is damaged, or holds other types.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            with open(path, "rb") as file:
+                # The library knows what may be wrong with such a file.
+                with safe_open(f"/dev/fd/{file.fileno()}", framework="numpy") as checked:
+                    self.metadata: Mapping[str, str] = checked.metadata() or {}
+                size = int.from_bytes(file.read(8), "little")
+                described = json.loads(file.read(size))
+                self._memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        except (SafetensorError, OSError, TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path}: not a bank, or damaged ({reason})") from error
+        described.pop("__metadata__", None)
+        self._places: dict[str, _Place] = {}
+        for name, about in described.items():
+            if about["dtype"] not in _TYPES:
+                raise UserError(f"{path}: not a bank: {name} is {about['dtype']}")
+            start = 8 + size + about["data_offsets"][0]
+            self._places[name] = _Place(_TYPES[about["dtype"]], tuple(about["shape"]), start)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        dtype, shape, start = self._places[name]
+        flat: np.ndarray = np.frombuffer(self._memory, dtype, count=prod(shape), offset=start)
+        return flat.reshape(shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def shape(self, name: str) -> Shape:
+        """The shape of a tensor, of which nothing is read."""
+        return self._places[name].shape
+
+    def forget_pages(self) -> None:
+        """Let go of what was read: it is read again when it is used again."""
+        self._memory.madvise(mmap.MADV_DONTNEED)
+
+    def forget_pages_of(self, name: str) -> None:
+        """The same, of one tensor and of no page that it shares with others."""
+        dtype, shape, start = self._places[name]
+        end = start + prod(shape) * np.dtype(dtype).itemsize
+        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = end // mmap.PAGESIZE * mmap.PAGESIZE - first
+        if length > 0:
+            self._memory.madvise(mmap.MADV_DONTNEED, first, length)
