@@ -102,8 +102,8 @@ def check_folder(path: Union[str, Path]) -> None:
 
 
 def kind_of(path: Path) -> str:
-    """What a file is by its first bytes: "checkpoint", "figure", "safetensors" (masks, a matrix or a
-    bank), "JSON", "text", or "" if it is empty, missing or no file at all."""
+    """What a file is by its first bytes: "checkpoint", "figure", "safetensors" (masks, a matrix
+    or a bank), "JSON", "text", or "" if it is empty, missing or no file at all."""
     if not path.is_file():
         return ""
     try:
