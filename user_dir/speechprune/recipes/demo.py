@@ -13,8 +13,7 @@ from speechprune.decoding.inference import evaluate, read_references
 from speechprune.files import write_atomically
 from speechprune.manifests.synthetic import SyntheticSpeech, make_synthetic
 from speechprune.models.loading import load_finetuned
-from speechprune.models.names import ROUTER, WEIGHTS
-from speechprune.state_names import HEAD, MASK_EMBEDDING, is_mask
+from speechprune.recipes.adapting import Method, all_weights, connections, head_alone
 from speechprune.training.overrides import quoted
 from speechprune.training.rounds import finish_all
 from speechprune.training.run import TrainingRun
@@ -22,42 +21,11 @@ from speechprune.training.run import TrainingRun
 _CONFIG = "demo/nano"
 
 
-@dataclass(frozen=True)
-class Method:
-    """One way to adapt the model: its title in the table and its overrides of the config."""
-
-    name: str
-    title: str
-    overrides: tuple[str, ...]
-
-
 #: Each at the learning rate, of those tried, with the lowest CER on the demo's validation split.
 METHODS = (
-    Method(
-        "head",
-        "head alone",
-        (
-            f"model._name={WEIGHTS}",
-            "model.freeze_finetune_updates=1000000",
-            "optimization.lr=[0.02]",
-        ),
-    ),
-    Method(
-        "weights",
-        "weights finetuned",
-        (f"model._name={WEIGHTS}", "optimization.lr=[0.002]"),
-    ),
-    Method(
-        "masks",
-        "connections finetuned",
-        (
-            f"model._name={ROUTER}",
-            "model.prune_rate=0.7",
-            "model.trainable_proj=true",
-            "model.init_score=weight_rank",
-            "optimization.lr=[0.02]",
-        ),
-    ),
+    head_alone("optimization.lr=[0.02]"),
+    all_weights("optimization.lr=[0.002]"),
+    connections(0.7, "optimization.lr=[0.02]"),
 )
 
 
@@ -137,15 +105,5 @@ def _measure(method: Method, data: Path, run: TrainingRun) -> Result:
         wer=report.words.rate * 100,
         cer=report.characters.rate * 100,
         kept=report.density,
-        bytes=_task_bytes(method, read(checkpoint)["model"]),
+        bytes=method.bytes_in(read(checkpoint)["model"]),
     )
-
-
-def _task_bytes(method: Method, state: dict) -> int:
-    """Bytes this task adds: all weights, or a head, or a head and one bit per masked weight."""
-    if method.name == "weights":
-        own = list(state)
-    else:
-        own = [k for k in state if k.startswith(HEAD) or is_mask(k)]
-        own += [k for k in state if method.name == "masks" and k.endswith(MASK_EMBEDDING)]
-    return sum(state[key].numel() * state[key].element_size() for key in own)
