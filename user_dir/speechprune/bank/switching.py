@@ -1,0 +1,185 @@
+"""The weights of one model made those of one task after another, by what differs between masks.
+
+Removed weights have to come from somewhere when they return. In the memory of the machine, they are
+read again from the bank's file, whose pages the kernel keeps as long as it has room: the model is
+all that a process holds, however many tasks there are. On other devices, the values that the
+present masks remove are kept beside the model.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from speechprune.bank.bank import Bank
+from speechprune.bank.task import PRECISIONS
+from speechprune.errors import UserError
+from speechprune.masking.mask_set import MaskSet
+from speechprune.state_names import ENCODER
+
+#: Entries that are masked at a time: few enough for a core's own cache.
+_BLOCK = 1 << 16
+#: The share of changed groups of eight entries from which on all of a tensor is masked anew.
+_MANY = 1 / 6
+#: The share of the model's bytes that decoded masks may take beside those in use.
+_ROOM = 0.08
+#: The bits of a byte as factors, (256, 8).
+_FACTORS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+
+
+class Switch:
+    """An encoder that is made one task's after another's.
+
+    Args:
+        bank: where the weights come from.
+        tensors: those of the encoder by name, each of ``bank.base`` among them; contiguous, float32
+            or float16, on one device. Whatever their values, they are the bank's afterwards.
+        keep_removed: keep what masks remove beside the model, in place of reading it again: for
+            files on slow disks. By default on other devices than the CPU.
+
+    Attributes:
+        current: the task whose weights the encoder has; None if it has the shared ones alone.
+
+    Raises UserError if a shared tensor is missing, or has another shape.
+    """
+
+    def __init__(
+        self, bank: Bank, tensors: Mapping[str, Tensor], *, keep_removed: bool | None = None
+    ) -> None:
+        for name in bank.base:
+            if name not in tensors or tuple(tensors[name].shape) != bank.base.shape(name):
+                raise UserError(f"{bank.path}: its tensor {name} does not fit the model")
+        self._bank = bank
+        self._tensors = {name: tensors[name].detach() for name in bank.base}
+        self._decoded: OrderedDict[str, MaskSet] = OrderedDict()
+        nbytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        self._room = int(_ROOM * nbytes)
+        if keep_removed is None:
+            keep_removed = any(tensor.device.type != "cpu" for tensor in tensors.values())
+        self._keep_removed = keep_removed
+        self._removed: dict[str, Tensor] = {}
+        self.current: str | None = None
+        self._masks: MaskSet | None = None
+        self._owned: set[str] = set()
+        self._precision: str = PRECISIONS[0]
+        self._is_halfway: bool = False
+        self._begin(self._precision)
+
+    def use(self, name: str) -> None:
+        """Make the encoder that of a task.
+
+        Raises:
+            UserError: there is no such task, or it is damaged; the encoder is as it was. If
+                anything else ends it halfway, the next task begins from the shared weights.
+        """
+        if name == self.current:
+            return
+        masks, precision = self._masks_of(name), self._bank.precision(name)
+        own = {
+            key[len(ENCODER) :]: array
+            for key, array in self._bank.own(name).items()
+            if key.startswith(ENCODER)
+        }
+        if self._is_halfway or precision != self._precision:
+            self._begin(precision)
+        self.current, self._is_halfway = None, True
+        for tensor in sorted(self._owned):
+            self._restore(tensor)
+        self._change_masks(masks)
+        for tensor, array in own.items():
+            self._tensors[tensor].copy_(torch.from_numpy(np.array(array)))
+        self._masks, self._owned, self.current = masks, set(own), name
+        self._is_halfway = False
+
+    def _begin(self, precision: str) -> None:
+        """Give all tensors the shared values."""
+        self._is_halfway = True
+        self._precision = precision
+        self.current, self._masks = None, None
+        self._owned.clear()
+        self._removed.clear()
+        for name in self._tensors:
+            self._restore(name)
+        self._is_halfway = False
+
+    def _restore(self, name: str) -> None:
+        values = self._rounded(self._bank.base[name])
+        self._tensors[name].copy_(torch.from_numpy(np.array(values)))
+        self._bank.base.forget_pages_of(name)
+
+    def _rounded(self, values: np.ndarray) -> np.ndarray:
+        """Shared values as they were in the training of the present task."""
+        return values.astype(self._precision) if values.dtype != self._precision else values
+
+    def _masks_of(self, name: str) -> MaskSet:
+        """The masks of a task; those that were used last stay decoded."""
+        masks = self._decoded.pop(name, None)
+        self._decoded[name] = self._bank.masks(name) if masks is None else masks
+        total = sum(each.nbytes for each in self._decoded.values())
+        while total > self._room and len(self._decoded) > 2:
+            total -= self._decoded.popitem(last=False)[1].nbytes
+        return self._decoded[name]
+
+    def _change_masks(self, masks: MaskSet) -> None:
+        before = self._masks
+        sites = [site for site in self._tensors if site in masks or (before and site in before)]
+
+        def change(site: str) -> None:
+            entries = self._tensors[site].numel()
+            old, new = _bits_of(before, site, entries), _bits_of(masks, site, entries)
+            if not np.array_equal(old, new):
+                self._patch(site, old, new)
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            list(pool.map(change, sites))
+
+    def _patch(self, site: str, old: np.ndarray, new: np.ndarray) -> None:
+        """Take a tensor from one mask to another; packed bits."""
+        weight = self._tensors[site].view(-1)
+        if self._keep_removed:
+            if site in self._removed:
+                weight.masked_scatter_(_zeros_of(old, weight), self._removed.pop(site))
+            removed = _zeros_of(new, weight)
+            self._removed[site] = weight.masked_select(removed)
+            weight.masked_fill_(removed, 0.0)
+        else:
+            self._patch_from_file(site, weight.numpy(), old, new)
+
+    def _patch_from_file(
+        self, site: str, weight: np.ndarray, old: np.ndarray, new: np.ndarray
+    ) -> None:
+        base: np.ndarray = self._bank.base[site].reshape(-1)
+        changed = np.flatnonzero(old != new)
+        if len(changed) > _MANY * len(new) or weight.size % 8:
+            self._mask_blocks(weight, base, new)
+        else:
+            groups: np.ndarray = self._rounded(base.reshape(-1, 8).take(changed, axis=0))
+            weight.reshape(-1, 8)[changed] = groups * _FACTORS.take(new[changed], axis=0)
+        self._bank.base.forget_pages_of(site)
+
+    def _mask_blocks(self, weight: np.ndarray, base: np.ndarray, bits: np.ndarray) -> None:
+        for start in range(0, weight.size, _BLOCK):
+            block = weight[start : start + _BLOCK]
+            factors = np.unpackbits(
+                bits[start // 8 : (start + _BLOCK) // 8], count=block.size, bitorder="little"
+            )
+            np.multiply(self._rounded(base[start : start + _BLOCK]), factors, out=block)
+
+
+def _bits_of(masks: MaskSet | None, site: str, entries: int) -> np.ndarray:
+    """The packed mask of a site; all ones where it has none."""
+    if masks is not None and site in masks:
+        return masks.packed(site).bits
+    return np.packbits(np.ones(entries, dtype=np.bool_), bitorder="little")
+
+
+def _zeros_of(bits: np.ndarray, like: Tensor) -> Tensor:
+    """Where packed bits are zero, bool (entries,), on the device of a flat tensor of as many."""
+    packed = torch.from_numpy(np.array(bits)).to(like.device)
+    shifts = torch.arange(8, dtype=torch.uint8, device=like.device)
+    return ((packed[:, None] >> shifts) & 1).view(-1)[: like.numel()] == 0
