@@ -104,11 +104,11 @@ class Bank:
         """
         entry, beside = self._entry(name), self.beside(name)
         try:
-            self._verify(name)
+            coded = self._verified(name)
             reference = None if beside is None else self._reference(beside)
             return MaskSet.from_packed(
                 decode_masks(
-                    self._tensors[_masks_at(name)].tobytes(),
+                    coded,
                     entry["masks"]["streams"],
                     {site: tuple(shape) for site, shape in entry["masks"]["shapes"].items()},
                     reference,
@@ -154,10 +154,14 @@ class Bank:
             self._masks[name] = self.masks(name)
         return self._masks[name]
 
-    def _verify(self, name: str) -> None:
-        arrays = {"masks": self._tensors[_masks_at(name)], **self.own(name)}
+    def _verified(self, name: str) -> bytes:
+        """The coded masks of a task, whose tensors are as they were written."""
+        coded = self._tensors[_masks_at(name)].tobytes()
+        self._tensors.forget_pages_of(_masks_at(name))
+        arrays = {"masks": np.frombuffer(coded, dtype=np.uint8), **self.own(name)}
         if checksum({}, arrays) != self._tasks[name]["sha256"]:
             raise UserError("its tensors differ from their checksum")
+        return coded
 
 
 class _Below(Mapping[str, np.ndarray]):

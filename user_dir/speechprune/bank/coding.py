@@ -91,19 +91,22 @@ def _decode_gaps(data: bytes, entries: int) -> np.ndarray:
     ends = np.flatnonzero(high != _MORE)
     if len(ends) != count or (len(high) and high[-1] == _MORE):
         raise UserError("a coded mask has another number of gaps than it says")
-    sums = np.cumsum(high, dtype=np.int64)[ends]
-    places = (sums << shift) + np.cumsum(low) + np.arange(count)
+    places = np.cumsum(high, dtype=np.int64)[ends]
+    places <<= shift
+    places += np.arange(count)
+    if low is not None:
+        places += np.cumsum(low)
     if count and places[-1] >= entries:
         raise UserError("a coded mask has gaps that its entries have no room for")
     return places
 
 
-def _low_parts(data: bytes, count: int, shift: int) -> np.ndarray:
-    """The low bits of gaps, int64 (count,)."""
+def _low_parts(data: bytes, count: int, shift: int) -> np.ndarray | None:
+    """The low bits of gaps, int64 (count,); None if there are none."""
     if len(data) != (count * shift + 7) // 8:
         raise UserError("a coded mask is cut short")
     if not shift:
-        return np.zeros(count, dtype=np.int64)
+        return None
     packed = np.frombuffer(data, dtype=np.uint8)
     bits = np.unpackbits(packed, count=count * shift, bitorder="little").reshape(count, shift)
     return bits @ (1 << np.arange(shift, dtype=np.int64))

@@ -27,7 +27,7 @@ _BLOCK = 1 << 16
 #: The share of changed groups of eight entries from which on all of a tensor is masked anew.
 _MANY = 1 / 6
 #: The share of the model's bytes that decoded masks may take beside those in use.
-_ROOM = 0.08
+_ROOM = 0.04
 #: The bits of a byte as factors, (256, 8).
 _FACTORS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
 
@@ -92,7 +92,7 @@ class Switch:
             self._restore(tensor)
         self._change_masks(masks)
         for tensor, array in own.items():
-            self._tensors[tensor].copy_(torch.from_numpy(np.array(array)))
+            self._fill(tensor, array)
         self._masks, self._owned, self.current = masks, set(own), name
         self._is_halfway = False
 
@@ -108,21 +108,30 @@ class Switch:
         self._is_halfway = False
 
     def _restore(self, name: str) -> None:
-        values = self._rounded(self._bank.base[name])
-        self._tensors[name].copy_(torch.from_numpy(np.array(values)))
+        self._fill(name, self._rounded(self._bank.base[name]))
         self._bank.base.forget_pages_of(name)
+
+    def _fill(self, name: str, values: np.ndarray) -> None:
+        tensor = self._tensors[name]
+        if tensor.device.type == "cpu":
+            np.copyto(tensor.numpy(), values)
+        else:
+            tensor.copy_(torch.from_numpy(np.array(values)))
 
     def _rounded(self, values: np.ndarray) -> np.ndarray:
         """Shared values as they were in the training of the present task."""
         return values.astype(self._precision) if values.dtype != self._precision else values
 
     def _masks_of(self, name: str) -> MaskSet:
-        """The masks of a task; those that were used last stay decoded."""
-        masks = self._decoded.pop(name, None)
-        self._decoded[name] = self._bank.masks(name) if masks is None else masks
-        total = sum(each.nbytes for each in self._decoded.values())
-        while total > self._room and len(self._decoded) > 2:
-            total -= self._decoded.popitem(last=False)[1].nbytes
+        """The masks of a task; those that were used last stay decoded, as far as there is room."""
+        if name in self._decoded:
+            self._decoded.move_to_end(name)
+            return self._decoded[name]
+        sizes = [masks.nbytes for masks in self._decoded.values()]
+        while sizes and sum(sizes) + max(sizes) > self._room:
+            sizes.pop(0)
+            self._decoded.popitem(last=False)
+        self._decoded[name] = self._bank.masks(name)
         return self._decoded[name]
 
     def _change_masks(self, masks: MaskSet) -> None:
