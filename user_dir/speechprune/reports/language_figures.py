@@ -106,7 +106,11 @@ def _style(axes: Axes) -> None:
 
 
 def _draw_bands(axes: Axes, bands: Mapping[str, tuple[float, float]]) -> None:
+    """Draw bands, each with its name to the right of the axes."""
+    lowest = min(bands.values(), default=None)
     for name, (low, high) in bands.items():
+        # Of two bands that may be close, one is named below its line and one above.
+        place = "center" if len(bands) == 1 else "top" if (low, high) == lowest else "bottom"
         axes.axhspan(low, high, color=INK, alpha=0.12, linewidth=0)
         middle = (low + high) / 2
         axes.axhline(middle, color=INK, linestyle=(0, (4, 3)), linewidth=1.0)
@@ -115,7 +119,7 @@ def _draw_bands(axes: Axes, bands: Mapping[str, tuple[float, float]]) -> None:
             f"{name}: {values}",
             (1.02, middle),
             xycoords=("axes fraction", "data"),
-            va="center",
+            va=place,
             fontsize=8,
             color=INK,
         )

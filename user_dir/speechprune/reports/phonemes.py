@@ -110,7 +110,7 @@ class Inventories:
         if found is None:
             near = get_close_matches(code, self._by_code, n=1)
             refusal = unknown_name("language", name, near or sorted(_built_in()[0]))
-            raise UserError(f"{refusal}; the phonemes of others are read by --inventories FILE")
+            raise UserError(f"{refusal} (--inventories FILE gives the phonemes of others)")
         usual = _built_in()[0].get(found[0].language)
         wanted = number or (usual.number if usual and len(found) > 1 else "")
         matching = [each for each in found if wanted in ("", each.number)]
@@ -156,9 +156,7 @@ def _inventories(path: Path, entries: Iterable[tuple[str, Any]]) -> dict[str, li
         if not isinstance(phonemes, list) or not all(isinstance(each, str) for each in phonemes):
             raise UserError(f"{path}: the phonemes of {language!r} are not a list of texts")
         if not code or code in found:
-            raise UserError(
-                f"{path}: {language!r} is there twice, or is not the name of a language"
-            )
+            raise UserError(f"{path}: {language!r} is there twice, or names no language")
         try:
             found[code] = [Inventory.of(code, phonemes)]
         except UserError as error:
@@ -178,7 +176,7 @@ def _read_table(path: Path) -> dict[str, list[Inventory]]:
             if columns.issuperset(_OWN_COLUMNS):
                 return _of_own_table(path, _rows(path, reader, _OWN_COLUMNS))
         except csv.Error as error:
-            raise UserError(f"{path} line {reader.line_num}: {error}") from error
+            raise UserError(f"{path} cannot be read as a table: {error}") from error
     raise UserError(
         f"{path} has neither the columns {' and '.join(_OWN_COLUMNS)} nor those of PHOIBLE's "
         f"phoible.csv ({', '.join(_PHOIBLE_COLUMNS)})"

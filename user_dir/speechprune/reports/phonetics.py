@@ -95,7 +95,7 @@ class Correlations:
         (whole,) = masks.between(lambda site: "all").values()
         whole_part = Part.of(whole, phonemes, orders)
         if whole_part.pearson is None:
-            same = "masks" if np.ptp([pair.cosine for pair in whole]) < 1e-12 else "phonemes"
+            same = "masks" if pearson(phonemes, phonemes, orders) else "phonemes"
             raise UserError(
                 f"the {same} of every two of these languages are equally alike, so that no "
                 f"correlation is defined; give other {same}"
