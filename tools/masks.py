@@ -12,7 +12,7 @@ from speechprune.figures import check_figure_path
 from speechprune.files import refuse_to_replace
 from speechprune.masking.baselines import MAKERS
 from speechprune.reports.masks import MEASURES, Comparison, describe, describe_in_words, short_names
-from speechprune.tools._options import SEED, Number
+from speechprune.tools._options import SEED, Number, whole_number
 
 _PATH = click.Path(path_type=Path)
 
@@ -208,6 +208,96 @@ def iou(
         )
     if figure is not None:
         found.draw(figure)
+    click.echo(json.dumps(found.describe()) if as_json else found.describe_in_words())
+
+
+@command.command()
+@click.argument("masks", metavar="MASKS...", nargs=-1, type=_PATH)
+@click.option(
+    "--languages",
+    required=True,
+    metavar="CODES",
+    help="The language of each of MASKS, such as es,fr,fr: the same order, separated by commas. "
+    "CODE:NUMBER chooses one of several inventories of PHOIBLE.",
+)
+@click.option(
+    "--inventories",
+    type=_PATH,
+    metavar="FILE",
+    help="Phonemes of further languages: JSON of lists by language, a CSV or TSV with the columns "
+    "language and phoneme, or PHOIBLE's phoible.csv.",
+)
+@click.option(
+    "--figure",
+    type=_PATH,
+    metavar="FILE",
+    help="Figure of all pairs of languages to draw: .png, .pdf or .svg.",
+)
+@click.option(
+    "--dendrogram",
+    type=_PATH,
+    metavar="FILE",
+    help="Tree of the masks to draw: .png, .pdf or .svg.",
+)
+@click.option(
+    "--permutations",
+    type=whole_number(1, 1_000_000),
+    default=10_000,
+    show_default=True,
+    help="Orders of the languages to test by: all if there are no more, else random ones.",
+)
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of random orders.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+def phonetics(
+    masks: tuple[Path, ...],
+    languages: str,
+    inventories: Optional[Path],
+    figure: Optional[Path],
+    dendrogram: Optional[Path],
+    permutations: int,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Ask whether languages with alike phonemes have alike MASKS.
+
+    MASKS are mask files or checkpoints of one model, two or more. Several of one language, such as
+    those of several seeds, are averaged over and are compared with each other apart: that is the
+    most that two languages can be expected to reach.
+
+    The cosine of masks stands beside what random masks of the same densities would have, and
+    beside the cosine of the languages' phoneme inventories. Of four languages or more the two
+    are correlated over all pairs, for all masks, each layer and each kind of tensor, with a p-value
+    from a Mantel test, which permutes the languages.
+
+    The phonemes of en, es, fr, it, ky, nl, ru, sv, tr, tt and zh come along, from PHOIBLE
+    (phoible.org, CC BY-SA 3.0).
+    """
+    from speechprune.models.mask_reading import read_mask_set
+    from speechprune.reports.phonemes import Inventories
+    from speechprune.reports.phonetics import Phonetics
+
+    codes = [code.strip() for code in languages.split(",")]
+    if len(masks) < 2:
+        raise click.UsageError("Give at least two mask files or checkpoints.")
+    if len(codes) != len(masks):
+        raise click.UsageError(
+            f"--languages names {len(codes)} for {len(masks)} masks: give one to each."
+        )
+    written: list[Path] = []
+    for path in filter(None, (figure, dendrogram)):
+        refuse_to_replace(path, *masks, *filter(None, [inventories]), *written)
+        check_figure_path(path)
+        written.append(path)
+    known = Inventories.with_file(inventories) if inventories else Inventories.built_in()
+    spoken = [known.find(code) for code in codes]
+    mask_sets = [read_mask_set(path) for path in masks]
+    found = Phonetics.of(
+        short_names(masks), mask_sets, spoken, permutations=permutations, seed=seed
+    )
+    if figure is not None:
+        found.draw(figure)
+    if dendrogram is not None:
+        found.draw_dendrogram(dendrogram)
     click.echo(json.dumps(found.describe()) if as_json else found.describe_in_words())
 
 

@@ -12,7 +12,7 @@ import torch
 
 from speechprune.errors import UserError
 from speechprune.masking.mask_set import MaskSet
-from speechprune.masking.overlap import overlap, overlaps, pairwise
+from speechprune.masking.overlap import grouped, overlap, overlaps, pairwise
 from speechprune.state_names import layer_of, role_of
 
 SHAPES = {
@@ -122,6 +122,26 @@ def test_the_pairwise_table_holds_every_overlap():
     for row, column in itertools.product(range(4), repeat=2):
         assert table[row][column] == overlap(mask_sets[row], mask_sets[column])
     assert [table[i][i].iou for i in range(4)] == [1.0] * 4
+
+
+def test_overlaps_of_sites_add_up_to_those_of_groups():
+    first, second = even_masks(0.5, seed=0), even_masks(0.7, seed=1)
+    sites = overlaps(first, second, str)
+    for key in (layer_of, role_of):
+        assert grouped(sites, key) == overlaps(first, second, key)
+    assert list(grouped(sites, lambda site: None).values()) == [overlap(first, second)]
+
+
+def test_what_is_above_chance_is_0_for_random_masks_and_1_for_equal_ones():
+    masks = even_masks(0.5, seed=0)
+    assert overlap(masks, masks).cosine_above_chance == 1.0
+    found = [
+        overlap(even_masks(0.7, 2 * seed), even_masks(0.7, 2 * seed + 1)).cosine_above_chance
+        for seed in range(200)
+    ]
+    assert statistics.mean(found) == pytest.approx(0.0, abs=0.005)
+    full = even_masks(1.0, seed=0)
+    assert overlap(full, full).cosine_above_chance == 0.0
 
 
 def test_masks_of_different_models_are_not_compared():

@@ -97,6 +97,7 @@ def finished_run(folder: Path, data: Path) -> None:
         ("masks stats one.safetensors", "density"),
         ("masks compare one.safetensors two.safetensors --json", "iou"),
         ("masks iou --own one.safetensors one.safetensors", "IOU"),
+        ("masks phonetics one.safetensors two.safetensors --languages es,fr", "correlation"),
         ("manifest check data", "errors"),
         ("manifest stats data", "utterances"),
         ("manifest subset data small --minutes 0.001", "train"),

@@ -5,7 +5,7 @@ Everything is counted on packed bits, so that comparing many masks of a large mo
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Callable, TypeVar
@@ -68,6 +68,15 @@ class Overlap:
         """Random masks' cosine: sqrt(d1 d2) at one site with the densities d1, d2."""
         return self._cosine(self.both_by_chance)
 
+    @property
+    def cosine_above_chance(self) -> float:
+        """(cosine - chance) / (1 - chance): 0 for random masks, and 1 for equal ones.
+
+        Masks that keep everything leave nothing to agree on beyond chance: 0.
+        """
+        chance = self.cosine_by_chance
+        return (self.cosine - chance) / (1 - chance) if chance < 1 else 0.0
+
     def _iou(self, both: float) -> float:
         either = self.first + self.second - both
         return both / either if either else 1.0
@@ -89,10 +98,14 @@ def overlaps(first: MaskSet, second: MaskSet, key: Callable[[str], Key]) -> dict
     Raises UserError if the masks' sites differ.
     """
     _check_comparable(first, second)
+    return grouped({n: _overlap(first.packed(n), second.packed(n)) for n in first}, key)
+
+
+def grouped(sites: Mapping[str, Overlap], key: Callable[[str], Key]) -> dict[Key, Overlap]:
+    """Overlaps of single sites, added up in the groups that ``key`` makes of site names."""
     groups: dict[Key, Overlap] = {}
-    for name in first:
-        one = _overlap(first.packed(name), second.packed(name))
-        groups[key(name)] = groups.get(key(name), Overlap(0, 0, 0, 0.0)) + one
+    for name, found in sites.items():
+        groups[key(name)] = groups.get(key(name), Overlap(0, 0, 0, 0.0)) + found
     return groups
 
 
