@@ -144,7 +144,8 @@ def write_labelled_manifest(
     if dictionary is None:
         write_class_counts(folder / CLASS_DICTIONARY, counts)
     else:
-        copy_class_dictionary(dictionary, folder / CLASS_DICTIONARY, counts)
+        needed = {slot: [c for c, times in each.items() if times] for slot, each in counts.items()}
+        copy_class_dictionary(dictionary, folder / CLASS_DICTIONARY, needed)
     sizes = {split.name: described_size([u.frames for u in split.utterances]) for split in splits}
     write_provenance(folder, {**provenance, "splits": sizes})
 

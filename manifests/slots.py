@@ -151,11 +151,11 @@ def count_classes(slots: Slots, labels: Iterable[Sequence[str]]) -> dict[str, di
     return counts
 
 
-def copy_class_dictionary(path: Path, copy: Path, needed: ClassCounts) -> None:
+def copy_class_dictionary(path: Path, copy: Path, needed: Mapping[str, Iterable[str]]) -> None:
     """Copy a dictionary of classes to where they will be labels.
 
     Args:
-        needed: what the labels have; classes that occur 0 times may be missing.
+        needed: the classes that the labels have, by slot.
 
     Raises:
         UserError: it is missing or malformed, has other slots, or lacks a class.
@@ -168,7 +168,7 @@ def copy_class_dictionary(path: Path, copy: Path, needed: ClassCounts) -> None:
             "dictionary of the same slots"
         )
     for slot in slots:
-        missing = sorted({c for c, times in needed[slot.name].items() if times} - {*slot.classes})
+        missing = sorted(set(needed[slot.name]) - set(slot.classes))
         if missing:
             told = ", ".join(map(repr, missing[:_TOLD]))
             rest = f" and {len(missing) - _TOLD} more" if len(missing) > _TOLD else ""

@@ -8,7 +8,6 @@ from typing import Any, Callable, Mapping, Optional
 
 import click
 
-from speechprune.errors import UserError
 from speechprune.manifests.audio import SAMPLE_RATE
 from speechprune.manifests.operations import Sizes
 from speechprune.tables import table
@@ -235,9 +234,9 @@ def cut(
 
     OUT also has the other splits, and DIR's dictionary; the audio stays where it is.
     """
-    from speechprune.manifests.partition import split_split
+    from speechprune.manifests.partition import parse_shares, split_split
 
-    shares = _shares(into)
+    shares = parse_shares("--into", into)
     sizes = split_split(
         folder,
         out,
@@ -249,22 +248,6 @@ def cut(
         overwrite=overwrite,
     )
     _show(sizes)
-
-
-def _shares(text: str) -> dict[str, float]:
-    shares: dict[str, float] = {}
-    for part in text.split(","):
-        name, _, share = part.strip().partition("=")
-        try:
-            value = float(share)
-        except ValueError:
-            raise UserError(
-                f"--into {text}: {part!r} is not NAME=SHARE, such as valid=0.1"
-            ) from None
-        if name in shares:
-            raise UserError(f"--into {text}: two parts are called {name!r}")
-        shares[name] = value
-    return shares
 
 
 def _show(sizes: Sizes) -> None:
