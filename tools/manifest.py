@@ -97,9 +97,10 @@ def check(
 def stats(folder: Path, labels: Optional[str], as_json: bool, figure: Optional[Path]) -> None:
     """Count what the splits of DIR hold.
 
-    That is utterances, hours, symbols, words and speakers, once for each kind of labels.
+    That is utterances, hours, symbols or classes, words and speakers, once for each kind of labels.
     """
     from speechprune.figures import check_figure_path
+    from speechprune.manifests.label_files import CLASSES
     from speechprune.manifests.statistics import (
         describe_in_words,
         length_histogram,
@@ -121,7 +122,10 @@ def stats(folder: Path, labels: Optional[str], as_json: bool, figure: Optional[P
         click.echo(_dumps({"folder": str(folder), "splits": first, "labels": described}))
     else:
         title = "labels in .{}\n" if len(kinds) > 1 else ""
-        texts = [title.format(e) + describe_in_words(splits) for e, splits in kinds.items()]
+        texts = [
+            title.format(ending) + describe_in_words(splits, classes=ending == CLASSES)
+            for ending, splits in kinds.items()
+        ]
         click.echo("\n\n".join(texts))
 
 
