@@ -37,7 +37,7 @@ class Slot:
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        check_name(self.name, "slot")
+        check_name(self.name, "the name of a slot")
         for each in self.classes:
             check_name(each, f"a class of slot {self.name!r}")
         repeated = [each for each, count in Counter(self.classes).items() if count > 1]

@@ -59,7 +59,7 @@ def _command(corpus: str) -> click.Command:
 def _out(function: Callable[..., None]) -> Callable[..., None]:
     """Where to write, and what may be there already."""
     for option in (
-        dictionary_option("one made of the symbols that occur, sorted"),
+        dictionary_option("one made of the symbols or classes that occur, sorted"),
         click.option("--overwrite", is_flag=True, help="Replace a prepared corpus."),
         click.option("--resume", is_flag=True, help="Accept a folder that is finished already."),
         click.option("--out", required=True, type=_PATH, help="New folder to write."),

@@ -84,8 +84,8 @@ def shares_option() -> Any:
 def by_option() -> Any:
     """The option `by`, an `Optional[drawn_splits.By]`, of a reader that draws splits."""
     return option(
-        "What stays in one split where splits are drawn: speakers, by default where they are "
-        "known, or utterances, with the classes of all in each.",
+        "What stays in one split where splits are drawn: a speaker, by default where speakers are "
+        "known, or an utterance, with all classes in each split.",
         None,
     )
 

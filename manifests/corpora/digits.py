@@ -32,10 +32,11 @@ def _size_option(split: str, strings: int) -> Any:
 @CORPORA.register("digits")
 @dataclass(frozen=True)
 class Digits(CorpusMaker):
-    """Strings of real spoken digits, cut together from the Free Spoken Digit Dataset.
+    """Real spoken digits of the Free Spoken Digit Dataset: strings, or single ones with classes.
 
-    With --task keyword, speaker or intent, the single recordings and their classes: the digit, the
-    speaker, or both. No task trains on a recording that another validates or tests.
+    Strings are cut together, to be recognized. With --task keyword, speaker or intent, single
+    recordings have classes: the digit, the speaker, or both. No task trains on a recording that
+    another validates or tests.
     """
 
     archive: Path = option("Tar or zip archive, or folder, of DIGIT_SPEAKER_INDEX.wav or .flac.")

@@ -31,7 +31,7 @@ _TRAIN = "train"
 @CORPORA.register("folders")
 @dataclass(frozen=True)
 class Folders(CorpusReader):
-    """Classes: recordings in one folder for each class, or SPLIT/CLASS.
+    """Recordings and their classes: a folder for each class, alone or in a folder for each split.
 
     Recordings may lie deeper than the folder of their class. If FOLDER has a folder train that
     holds folders, its folders are splits; otherwise they are classes, and splits are drawn.

@@ -38,7 +38,7 @@ _PIECE, _STEP = 1000, 500
 @CORPORA.register("speech_commands")
 @dataclass(frozen=True)
 class SpeechCommands(CorpusReader):
-    """Classes: Google's Speech Commands, twelve keywords as in SUPERB, or all words.
+    """Google's Speech Commands: twelve keywords as in SUPERB, or all words.
 
     Silence is cut out of the recordings of noise: pieces of a second, every half second, from the
     first 80 % of each for training, the next 10 % for validation and the rest for the test.

@@ -38,7 +38,7 @@ Value = Callable[[Row], str]
 @CORPORA.register("table")
 @dataclass(frozen=True)
 class TableOfClasses(CorpusReader):
-    """Classes: recordings in FOLDER that a table lists, CSV or TSV, or a table for each split.
+    """Recordings and their classes, as a table lists them, CSV or TSV, or a table for each split.
 
     A column is a name in the table's first line, or its number with --no-header, or path:N for the
     Nth part of the recording's path: path:1 is its first folder, path:-2 its last.
