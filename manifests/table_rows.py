@@ -21,7 +21,7 @@ from speechprune.registry import unknown_name
 #: What parts columns; auto goes by the file's ending.
 Separator = Literal["auto", "comma", "tab", "blank"]
 
-_PART = re.compile(r"path:(-?[1-9]\d*)")
+_PART = re.compile(r"path:(-?[1-9]\d{0,2})")
 _BY_ENDING: dict[str, Separator] = {".csv": "comma", ".tsv": "tab", ".txt": "blank"}
 
 
@@ -62,13 +62,14 @@ class Table:
         whole = self._field(path_column if part else name)
         if part is None:
             return whole
-        place = int(part[1])
+        number = int(part[1])
+        index = number - 1 if number > 0 else number
 
         def part_of_path(row: Row) -> str:
             parts = whole(row).strip("/").split("/")
-            if not -len(parts) <= place - (place > 0) < len(parts):
+            if not -len(parts) <= index < len(parts):
                 raise BadRow(f"has a path of {len(parts)} part(s), not that of {name}")
-            return parts[place - (place > 0)]
+            return parts[index]
 
         return part_of_path
 

@@ -101,6 +101,7 @@ def test_what_is_written_is_read_again(tmp_path: Path, seed: int) -> None:
         ("train.lbl", "halt\t", "hall\t", "line 2: unknown class 'hall' of slot 'action'; did you"),
         ("train.lbl", "halt\t", "q\t", "unknown class 'q' .* training knows go, halt"),
         ("dict.lbl.txt", "action\tgo\t3", "action go 3", "line 1: expected `slot<TAB>class<TAB>co"),
+        ("dict.lbl.txt", "go\t3", "go\t" + 5000 * "3", "line 1: expected `slot<TAB>class<TAB>co"),
         ("dict.lbl.txt", "action\tgo\t3\n", "", "slot 'action' has only the class 'halt'; there"),
         ("dict.lbl.txt", "action\thalt", "action\tgo", "line 2: 'go' of 'action' is there twice"),
         ("dict.lbl.txt", "action\thalt", "action\thalt ", "'halt ' cannot be a class of slot"),

@@ -183,3 +183,18 @@ def test_a_clip_of_classes_is_one_line() -> None:
     assert labelled_clip("a.wav", ["go", "left"]) == Clip("a.wav", "go\tleft")
     with pytest.raises(UserError, match="cannot be a class"):
         labelled_clip("a.wav", ["go\tleft"])
+    with pytest.raises(UserError, match="cannot be a speaker"):
+        labelled_clip("a.wav", ["go", "left"], "ann\nbob")
+
+
+def test_a_refused_preparation_continues(tmp_path: Path) -> None:
+    root = write_classes(tmp_path / "in", {"a": 20, "b": 20}, rate=8000)
+    (root / "a" / "s1_1.wav").write_bytes(b"no audio")
+    words = [root, "--out", tmp_path / "out", "--workers", 1]
+    assert "what was converted stays in" in run(*words).output
+    converted = {p: p.stat().st_ino for p in sorted((tmp_path / ".out.partial").rglob("*.flac"))}
+    assert len(converted) == 39 and not (tmp_path / "out").exists()
+    assert run(*words, "--max-bad", 0.05).exit_code == 0
+    kept = {p.stat().st_ino for p in (tmp_path / "out").rglob("*.flac")}
+    assert kept == set(converted.values())
+    assert not check_folder(tmp_path / "out").errors
