@@ -169,10 +169,7 @@ class Setting:
 
     def of_seed(self, name: str) -> str:
         """The folder of a round below `out`: that of the default seed, or one beside it."""
-        if self.seed == DEFAULT_SEED:
-            return name
-        first, slash, rest = name.partition("/")
-        return f"{first}-seed{self.seed}{slash}{rest}"
+        return folder_of_seed(name, self.seed)
 
     @property
     def updates_per_round(self) -> int:
@@ -207,6 +204,14 @@ class Setting:
         if not flags["no_prune_proj"]:
             raise UserError("recipes prune the encoder: leave out model.no_prune_proj=false")
         return flags
+
+
+def folder_of_seed(name: str, seed: int) -> str:
+    """A folder ``name`` of the default seed, or what it is called for another one."""
+    if seed == DEFAULT_SEED:
+        return name
+    first, slash, rest = name.partition("/")
+    return f"{first}-seed{seed}{slash}{rest}"
 
 
 def path_value(path: Path) -> str:

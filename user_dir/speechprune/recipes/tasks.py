@@ -5,6 +5,7 @@ Source: the second use of S3-Router (Fu et al., NeurIPS 2022, arXiv 2211.01522).
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +14,11 @@ from speechprune.bank.task import check_name
 from speechprune.errors import UserError
 from speechprune.masking.densities import check_sparsity
 from speechprune.recipes.adapting import Method, all_weights, connections, head_alone
-from speechprune.recipes.setting import DEFAULT_SEED, Setting
+from speechprune.recipes.setting import DEFAULT_SEED, folder_of_seed, path_value
 from speechprune.training.run import TrainingRun
+
+#: Seeds of tasks are below this.
+_SEEDS = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class TaskSetting:
         attention: whether attention projections have masks, beside feed-forward weights.
         learning_rates: by the names of methods; those of the config if they are not here.
         overrides: hydra's, for every training.
-        seed: of the data order, the head and the scores.
+        seed: of the data order, the heads and the scores, together with the names of tasks.
     """
 
     out: Path
@@ -67,17 +71,25 @@ class TaskSetting:
 
     def runs(self, task: str) -> dict[str, TrainingRun]:
         """The trainings of a task, by the names of methods."""
-        setting = Setting(
-            out=self.out,
-            data=self.tasks[task],
-            model=self.model,
-            config=self.config,
-            sparsity=self.sparsity,
-            updates=self.updates,
-            overrides=self.overrides,
-            seed=self.seed,
+        shared = (
+            f"task.data={path_value(self.tasks[task])}",
+            f"model.w2v_path={path_value(self.model)}",
+            f"common.seed={self.seed_of(task)}",
+            *self.overrides,
         )
-        return {
-            method.name: setting.run(f"{task}/{method.name}", *method.overrides)
-            for method in self.methods()
-        }
+        found = {}
+        for method in self.methods():
+            name = folder_of_seed(f"{task}/{method.name}", self.seed)
+            overrides = (*shared, *method.overrides)
+            found[method.name] = TrainingRun(
+                name, self.out / name, self.config, overrides, self.updates
+            )
+        return found
+
+    def seed_of(self, task: str) -> int:
+        """The seed of a task's trainings.
+
+        Each has its own: heads of as many symbols would begin alike, and masks that learned beside
+        them would be more alike than languages make them.
+        """
+        return (self.seed + zlib.crc32(task.encode())) % _SEEDS
