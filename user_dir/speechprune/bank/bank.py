@@ -225,8 +225,8 @@ def create_bank(
         settings: of that model, as JSON can hold them.
 
     Raises:
-        UserError: a tensor is not finite, empty or of another type; the file cannot be written, or something is
-            there already.
+        UserError: a tensor is not finite, empty or of another type; the file cannot be written, or
+            something is there already.
     """
     with _alone_at(Path(path)) as path:
         if path.exists():
@@ -237,9 +237,12 @@ def create_bank(
     return Bank(path)
 
 
-def add_task(path: Union[str, Path], task: Task) -> Bank:
+def add_task(path: Union[str, Path], task: Task, onto: str | None = None) -> Bank:
     """Add a task to the bank at ``path``, which is written anew; another process that changes it is
     waited for.
+
+    Args:
+        onto: the digest of the shared tensors that the task was made for, if it was for some.
 
     Raises:
         UserError: the name is taken, the task is not of tensors that there are, or has some as
@@ -247,6 +250,8 @@ def add_task(path: Union[str, Path], task: Task) -> Bank:
     """
     with _changing(Path(path)) as bank:
         refuse_taken(bank, task.name)
+        if onto not in (None, bank.digest):
+            raise UserError(f"{path} has become another bank meanwhile; add the task again")
         own = {key: tuple(array.shape) for key, array in task.own.items()}
         try:
             check_fit(task.masks.shapes, own, bank.base.shapes)
