@@ -28,7 +28,8 @@ CORE = (
 )
 
 PROGRAM = """
-import importlib, sys
+import importlib, sys, tempfile
+from pathlib import Path
 
 class Without:
     "A finder that does not find some packages, as if they were not installed."
@@ -55,6 +56,13 @@ for name in POLICIES.names():
     assert len(model.mask_controller.mask_set()) == len(model.sites)
     model.mask_controller.fold()
     assert (output(model) == masked).all()
+
+from banks import random_masks, task, write_bank
+
+with tempfile.TemporaryDirectory() as folder:
+    bank = write_bank(Path(folder, "bank.safetensors"), task("es", random_masks(0.3, 1)))
+    bank.check_base()
+    assert bank.masks("es") == random_masks(0.3, 1)
 
 found = sorted(blocked & {name.split(".")[0] for name in sys.modules})
 assert not found, found

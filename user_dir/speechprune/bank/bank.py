@@ -8,32 +8,37 @@ with its checksum when it is.
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Union
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from speechprune.bank.stored import StoredTensors
+from speechprune.bank.header import (
+    BASE,
+    check_fit,
+    masks_at,
+    metadata_of,
+    own_at,
+    read_header,
+)
+from speechprune.bank.stored import StoredTensors, is_number
 from speechprune.bank.streams import decode_masks, encode_masks
-from speechprune.bank.task import Task
-from speechprune.checksums import checksum, verified, with_checksum
+from speechprune.bank.task import Task, check_name
+from speechprune.checksums import checksum
 from speechprune.errors import UserError
 from speechprune.files import replacing_file
 from speechprune.locks import locked_file
-from speechprune.masking.bits import Shape
+from speechprune.masking.bits import Shape, popcount
 from speechprune.masking.mask_set import MaskSet
-from speechprune.masking.overlap import overlap
 from speechprune.registry import unknown_name
 
-FORMAT = "speechprune.bank"
-VERSION = 1
 #: Seconds to wait for another process that changes a bank.
 PATIENCE = 60.0
-_BASE, _TASKS = "base/", "tasks/"
 
 
 class Sizes(NamedTuple):
@@ -60,12 +65,13 @@ class Bank:
         if not self.path.is_file():
             raise UserError(f"{path}: no such bank; make one with `speechprune bank create`")
         self._tensors = StoredTensors(self.path)
-        header = _read_header(self.path, self._tensors.metadata)
+        header = read_header(self.path, self._tensors)
         self.settings: Mapping[str, Any] = header["base"]["settings"]
         self.digest: str = header["base"]["sha256"]
-        self.base = _Below(_BASE, self._tensors)
+        self.base = _Below(BASE, self._tensors)
         self._tasks: dict[str, Any] = header["tasks"]
         self._masks: dict[str, MaskSet] = {}
+        self._sound: set[str] = set()
 
     @property
     def names(self) -> list[str]:
@@ -82,14 +88,18 @@ class Bank:
         return str(self._entry(name)["precision"])
 
     def own(self, name: str) -> Mapping[str, np.ndarray]:
-        """A task's own arrays by key; read-only, and read when they are used."""
-        self._entry(name)
-        return _Below(f"{_TASKS}{name}/own/", self._tensors)
+        """A task's own arrays by key; read-only, and read when they are used.
+
+        Raises:
+            UserError: there is no such task, or it is damaged.
+        """
+        self._verify(name)
+        return self._own(name)
 
     def sizes(self, name: str) -> Sizes:
         """What a task takes."""
-        own = sum(array.nbytes for array in self.own(name).values())
-        return Sizes(self._tensors[_masks_at(name)].nbytes, own)
+        own = self._own(name)
+        return Sizes(self._tensors.nbytes(masks_at(name)), sum(map(own.nbytes, own)))
 
     def beside(self, name: str) -> str | None:
         """The task by whose masks those of ``name`` are told; None if they are told as they are."""
@@ -103,8 +113,10 @@ class Bank:
             UserError: there is no such task, or it is damaged.
         """
         entry, beside = self._entry(name), self.beside(name)
+        self._verify(name)
+        coded = self._tensors[masks_at(name)].tobytes()
+        self._tensors.forget_pages_of(masks_at(name))
         try:
-            coded = self._verified(name)
             reference = None if beside is None else self._reference(beside)
             return MaskSet.from_packed(
                 decode_masks(
@@ -121,15 +133,19 @@ class Bank:
     def task(self, name: str) -> Task:
         """All of a task; raises UserError as `masks`."""
         masks = self.masks(name)
-        return Task(name, masks, dict(self.own(name)), self.about(name), self.precision(name))
+        return Task(name, masks, dict(self._own(name)), self.about(name), self.precision(name))
 
     def check_base(self) -> None:
-        """Raise UserError if the shared tensors differ from their checksum; reads all of them."""
-        if checksum({}, self.base) != self.digest:
-            raise UserError(
-                f"{self.path} is damaged: its shared weights differ from their checksum"
-            )
-        self.forget_pages()
+        """Raise UserError if the shared tensors differ from their checksum, or are not finite;
+        reads all of them."""
+        try:
+            if checksum({}, self.base) != self.digest:
+                raise UserError("they differ from their checksum")
+            _check_numbers(self.base)
+        except UserError as error:
+            raise UserError(f"{self.path} is damaged in its shared weights: {error}") from error
+        finally:
+            self.forget_pages()
 
     def forget_pages(self) -> None:
         """Let go of what was read of the file."""
@@ -145,23 +161,29 @@ class Bank:
         entry: dict[str, Any] = self._tasks[name]
         return entry
 
+    def _own(self, name: str) -> _Below:
+        self._entry(name)
+        return _Below(own_at(name), self._tensors)
+
     def _reference(self, name: str) -> MaskSet:
         """Masks that others are told by; kept, since there are few such and they are asked for
         often."""
         if name not in self._masks:
-            if self.beside(name) is not None:
-                raise UserError(f"its masks are told by those of {name!r}, which others tell too")
             self._masks[name] = self.masks(name)
         return self._masks[name]
 
-    def _verified(self, name: str) -> bytes:
-        """The coded masks of a task, whose tensors are as they were written."""
-        coded = self._tensors[_masks_at(name)].tobytes()
-        self._tensors.forget_pages_of(_masks_at(name))
-        arrays = {"masks": np.frombuffer(coded, dtype=np.uint8), **self.own(name)}
-        if checksum({}, arrays) != self._tasks[name]["sha256"]:
-            raise UserError("its tensors differ from their checksum")
-        return coded
+    def _verify(self, name: str) -> None:
+        """Raise UserError unless a task is what was added; looked at once."""
+        entry, own = self._entry(name), self._own(name)
+        if name in self._sound:
+            return
+        try:
+            if checksum({}, {"masks": self._tensors[masks_at(name)], **own}) != entry["sha256"]:
+                raise UserError("its tensors differ from their checksum")
+            _check_numbers(own)
+        except UserError as error:
+            raise UserError(f"{self.path}: the task {name!r} is damaged: {error}") from error
+        self._sound.add(name)
 
 
 class _Below(Mapping[str, np.ndarray]):
@@ -185,6 +207,15 @@ class _Below(Mapping[str, np.ndarray]):
         """The shape of an array, of which nothing is read."""
         return self._tensors.shape(self._start + name)
 
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """The shapes of all, of which nothing is read."""
+        return {name: self.shape(name) for name in self}
+
+    def nbytes(self, name: str) -> int:
+        """The bytes of an array, of which nothing is read."""
+        return self._tensors.nbytes(self._start + name)
+
     def forget_pages_of(self, name: str) -> None:
         """Let go of what was read of an array."""
         self._tensors.forget_pages_of(self._start + name)
@@ -196,34 +227,43 @@ def create_bank(
     """Write a bank without tasks.
 
     Args:
-        base: float32 or float16, contiguous.
+        base: float32 or float16, and counters, by the names of a pretrained model.
+        settings: of that model, as JSON can hold them.
 
     Raises:
-        UserError: it cannot be written, or something is there already.
+        UserError: a tensor is not finite, empty or of another type; the file cannot be written, or
+            something is there already.
     """
-    path = Path(path)
-    with locked_file(path, PATIENCE):
+    with _alone_at(Path(path)) as path:
         if path.exists():
             raise UserError(f"{path} is there already; add to it, or name another file")
+        _check_numbers(base)
         described = {"settings": dict(settings), "sha256": checksum({}, base)}
         _write(path, described, base, {}, {})
     return Bank(path)
 
 
-def add_task(path: Union[str, Path], task: Task) -> Bank:
+def add_task(path: Union[str, Path], task: Task, onto: str | None = None) -> Bank:
     """Add a task to the bank at ``path``, which is written anew; another process that changes it is
     waited for.
 
+    Args:
+        onto: the digest of the shared tensors that the task was made for, if it was for some.
+
     Raises:
-        UserError: the name is taken, the masks are not of tensors that there are, or the file
-            cannot be read or written.
+        UserError: the name is taken, the task is not of tensors that there are, or has some as
+            `create_bank` refuses; or the file cannot be read or written.
     """
     with _changing(Path(path)) as bank:
-        if task.name in bank.names:
-            raise UserError(
-                f"{path} holds a task {task.name!r} already; remove it, or choose another name"
-            )
-        bank.refuse_misfit(task)
+        refuse_taken(bank, task.name)
+        if onto not in (None, bank.digest):
+            raise UserError(f"{path} has become another bank meanwhile; add the task again")
+        own = {key: tuple(array.shape) for key, array in task.own.items()}
+        try:
+            check_fit(task.masks.shapes, own, bank.base.shapes)
+            _check_numbers(task.own)
+        except UserError as error:
+            raise UserError(f"{task.name} does not fit {path}: {error}") from error
         bank.change([*bank.names, task.name], {task.name: task})
     return Bank(path)
 
@@ -239,19 +279,17 @@ def remove_task(path: Union[str, Path], name: str) -> Bank:
     return Bank(path)
 
 
+def refuse_taken(bank: Bank, name: str) -> None:
+    """Raise UserError if ``name`` cannot be that of a further task."""
+    check_name(name)
+    if name in bank.names:
+        raise UserError(
+            f"{bank.path} holds a task {name!r} already; remove it, or choose another name"
+        )
+
+
 class _Changing(Bank):
     """A bank that may be written anew."""
-
-    def refuse_misfit(self, task: Task) -> None:
-        """Raise UserError if a mask is of no tensor of its shape."""
-        shapes = {name: self.base.shape(name) for name in self.base}
-        shapes.update({name: tuple(array.shape) for name, array in task.own.items()})
-        for site, shape in task.masks.shapes.items():
-            if site in self.base and shapes[site] != shape:
-                raise UserError(
-                    f"the mask of {site} has the shape {list(shape)}, but the tensor in "
-                    f"{self.path} {list(shapes[site])}"
-                )
 
     def change(self, names: list[str], new: Mapping[str, Task]) -> None:
         """Write the tasks ``names``, those of ``new`` as they are there."""
@@ -259,18 +297,18 @@ class _Changing(Bank):
         arrays: dict[str, np.ndarray] = {}
         for name in names:
             if name in new:
-                entries[name], of_task = self._encoded(new[name], entries)
+                entries[name], masks = self._encoded(new[name], entries)
+                own = new[name].own
             else:
-                entries[name] = self._tasks[name]
-                of_task = {"masks": self._tensors[_masks_at(name)], **_under_own(self.own(name))}
-            arrays.update({f"{_TASKS}{name}/{key}": array for key, array in of_task.items()})
+                entries[name], masks = self._tasks[name], self._tensors[masks_at(name)]
+                own = self._own(name)
+            arrays[masks_at(name)] = masks
+            arrays.update({f"{own_at(name)}{key}": array for key, array in own.items()})
         described = {"settings": self.settings, "sha256": self.digest}
         _write(self.path, described, self.base, entries, arrays)
 
-    def _encoded(
-        self, task: Task, before: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """A task's entry and arrays.
+    def _encoded(self, task: Task, before: Mapping[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
+        """A task's entry and its coded masks.
 
         Args:
             before: entries of the tasks by whose masks its own may be told.
@@ -279,7 +317,6 @@ class _Changing(Bank):
         reference = None if nearest is None else self.masks(nearest)
         data, streams = encode_masks(task.masks, reference)
         masks = np.frombuffer(data, dtype=np.uint8)
-        own = {key: np.ascontiguousarray(array) for key, array in sorted(task.own.items())}
         entry = {
             "masks": {
                 "streams": streams,
@@ -289,20 +326,29 @@ class _Changing(Bank):
             },
             "precision": task.precision,
             "about": dict(task.about),
-            "sha256": checksum({}, {"masks": masks, **own}),
+            "sha256": checksum({}, {"masks": masks, **task.own}),
         }
-        return entry, {"masks": masks, **_under_own(own)}
+        return entry, masks
 
     def _nearest(self, masks: MaskSet, before: Mapping[str, Any]) -> str | None:
-        """The task whose masks are most like ``masks``, of those that are told as they are."""
-        likeness = {
-            name: overlap(masks, self.masks(name)).iou
+        """The task from whose masks ``masks`` differ in the fewest entries, of those that are told
+        as they are; the first of equals."""
+        differing = {
+            name: _differing(masks, self.masks(name))
             for name, entry in before.items()
             if name in self._tasks
             and entry["masks"]["beside"] is None
             and _fits(entry["masks"]["shapes"], masks)
         }
-        return max(likeness, key=likeness.__getitem__, default=None)
+        return min(differing, key=differing.__getitem__, default=None)
+
+
+@contextmanager
+def _alone_at(path: Path) -> Iterator[Path]:
+    """A file, by the name that it has without links, that nobody else changes meanwhile."""
+    target = Path(os.path.realpath(path))
+    with locked_file(target, PATIENCE):
+        yield target
 
 
 @contextmanager
@@ -310,20 +356,29 @@ def _changing(path: Path) -> Iterator[_Changing]:
     """A bank that nobody else changes meanwhile."""
     if not path.is_file():
         Bank(path)  # says what is wrong, and leaves no lock behind
-    with locked_file(path, PATIENCE):
-        yield _Changing(path)
+    with _alone_at(path) as target:
+        yield _Changing(target)
 
 
 def _fits(shapes: Mapping[str, Any], masks: MaskSet) -> bool:
     return {site: tuple(shape) for site, shape in shapes.items()} == masks.shapes
 
 
-def _masks_at(name: str) -> str:
-    return f"{_TASKS}{name}/masks"
+def _differing(first: MaskSet, second: MaskSet) -> int:
+    """In how many entries masks of the same sites differ."""
+    return sum(popcount(first.packed(s).bits ^ second.packed(s).bits) for s in first)
 
 
-def _under_own(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {f"own/{key}": array for key, array in arrays.items()}
+def _check_numbers(arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise UserError unless arrays are what a bank can keep: finite weights, and counters."""
+    for name in arrays:
+        array = arrays[name]
+        if not is_number(array.dtype, array.shape):
+            raise UserError(f"{name} is {array.dtype}, but weights are float32 or float16")
+        if not array.size:
+            raise UserError(f"{name} is empty")
+        if not np.isfinite(array).all():
+            raise UserError(f"{name} is not finite (it holds NaN or infinity)")
 
 
 def _write(
@@ -333,26 +388,14 @@ def _write(
     entries: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
 ) -> None:
-    header = {"format": FORMAT, "version": VERSION, "base": described, "tasks": dict(entries)}
-    # safetensors writes metadata in hash order: a single key keeps the bytes the same.
-    metadata = {FORMAT: json.dumps(with_checksum(header), ensure_ascii=False)}
-    tensors = {**{f"{_BASE}{name}": array for name, array in base.items()}, **arrays}
+    tensors = {**{f"{BASE}{name}": array for name, array in base.items()}, **arrays}
+    metadata = metadata_of({"base": described, "tasks": dict(entries)})
     with replacing_file(path) as file:
-        save_file(tensors, file.name, metadata)
-
-
-def _read_header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What a bank says of itself; UserError if it is none, or damaged."""
-    if FORMAT not in metadata:
-        raise UserError(f"{path}: a safetensors file, but not a bank")
-    try:
-        header = dict(json.loads(metadata[FORMAT]))
-        version = header["version"]
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: damaged bank: its header cannot be read") from error
-    if version != VERSION:
-        raise UserError(f"{path}: bank of version {version}; this program reads {VERSION}")
-    try:
-        return verified(header)
-    except UserError as error:
-        raise UserError(f"{path}: damaged bank: {error}") from error
+        try:
+            # The library takes each array for one contiguous piece of memory.
+            plain = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+            save_file(plain, file.name, metadata)
+        except SafetensorError as error:
+            raise UserError(
+                f"{path} cannot be written: no space left on the disk, or the file grew too large"
+            ) from error

@@ -84,14 +84,19 @@ def _decode_gaps(data: bytes, entries: int) -> np.ndarray:
     head, rest = data[:_HEAD], data[_HEAD:]
     shift = head[0] if head else 0
     count, size = (int.from_bytes(head[at : at + 8], "little") for at in (1, 9))
-    if len(head) < _HEAD or shift > 32 or count > entries or size > len(rest):
+    # No gap's low bits reach beyond all entries, so that no sum below can overflow.
+    if len(head) < _HEAD or (shift and not entries >> shift) or shift > 32 or count > entries:
         raise UserError("a coded mask has gaps that its entries have no room for")
+    if size > len(rest):
+        raise UserError("a coded mask is cut short")
     high = _decompressed(rest[:size], count + (entries >> shift) // _MORE, exactly=False)
     low = _low_parts(rest[size:], count, shift)
     ends = np.flatnonzero(high != _MORE)
     if len(ends) != count or (len(high) and high[-1] == _MORE):
         raise UserError("a coded mask has another number of gaps than it says")
     places = np.cumsum(high, dtype=np.int64)[ends]
+    if count and places[-1] > entries >> shift:
+        raise UserError("a coded mask has gaps that its entries have no room for")
     places <<= shift
     places += np.arange(count)
     if low is not None:

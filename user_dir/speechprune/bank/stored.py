@@ -7,7 +7,7 @@ import mmap
 from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -15,7 +15,16 @@ from safetensors import SafetensorError, safe_open
 from speechprune.errors import UserError
 from speechprune.masking.bits import Shape
 
-_TYPES = {"F32": np.float32, "F16": np.float16, "U8": np.uint8}
+_WEIGHTS: Mapping[str, type] = {"F32": np.float32, "F16": np.float16}
+#: Batch norm counts its batches.
+_COUNTERS: Mapping[str, type] = {"I64": np.int64, "I32": np.int32}
+_TYPES: Mapping[str, type] = {**_WEIGHTS, **_COUNTERS, "U8": np.uint8}
+
+
+def is_number(dtype: Any, shape: Shape) -> bool:
+    """Whether arrays of this numpy type and shape are weights, or a counter."""
+    is_counter = dtype in _COUNTERS.values() and not shape
+    return dtype in _WEIGHTS.values() or is_counter
 
 
 class _Place(NamedTuple):
@@ -25,7 +34,8 @@ class _Place(NamedTuple):
 
 
 class StoredTensors(Mapping[str, np.ndarray]):
-    """Read-only arrays by name, float32, float16 or uint8, on pages that the kernel may drop.
+    """Read-only arrays by name, float32, float16, uint8 or counters, on pages that the kernel may
+    drop.
 
     They stay what they are, even if another file takes the place of this one.
 
@@ -41,16 +51,20 @@ class StoredTensors(Mapping[str, np.ndarray]):
                 size = int.from_bytes(file.read(8), "little")
                 described = json.loads(file.read(size))
                 self._memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-        except (SafetensorError, OSError, TypeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+        except (SafetensorError, OSError, TypeError, ValueError, RecursionError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise UserError(f"{path}: not a bank, or damaged ({reason})") from error
         described.pop("__metadata__", None)
-        self._places: dict[str, _Place] = {}
-        for name, about in described.items():
-            if about["dtype"] not in _TYPES:
-                raise UserError(f"{path}: not a bank: {name} is {about['dtype']}")
-            start = 8 + size + about["data_offsets"][0]
-            self._places[name] = _Place(_TYPES[about["dtype"]], tuple(about["shape"]), start)
+        self._places = {
+            name: self._place(path, name, about, 8 + size) for name, about in described.items()
+        }
+
+    @staticmethod
+    def _place(path: Path, name: str, about: Mapping[str, Any], first: int) -> _Place:
+        if about["dtype"] not in _TYPES:
+            raise UserError(f"{path}: not a bank: {name} is {about['dtype']}")
+        shape = tuple(about["shape"])
+        return _Place(_TYPES[about["dtype"]], shape, first + about["data_offsets"][0])
 
     def __getitem__(self, name: str) -> np.ndarray:
         dtype, shape, start = self._places[name]
@@ -67,14 +81,29 @@ class StoredTensors(Mapping[str, np.ndarray]):
         """The shape of a tensor, of which nothing is read."""
         return self._places[name].shape
 
+    def nbytes(self, name: str) -> int:
+        """The bytes of a tensor, of which nothing is read."""
+        dtype, shape, _ = self._places[name]
+        return prod(shape) * np.dtype(dtype).itemsize
+
+    def is_number(self, name: str) -> bool:
+        """Whether a tensor is of the types of weights, or a counter."""
+        dtype, shape, _ = self._places[name]
+        return is_number(dtype, shape)
+
+    def is_bytes(self, name: str) -> bool:
+        """Whether a tensor is a row of bytes."""
+        dtype, shape, _ = self._places[name]
+        return dtype is np.uint8 and len(shape) == 1
+
     def forget_pages(self) -> None:
         """Let go of what was read: it is read again when it is used again."""
         self._memory.madvise(mmap.MADV_DONTNEED)
 
     def forget_pages_of(self, name: str) -> None:
         """The same, of one tensor and of no page that it shares with others."""
-        dtype, shape, start = self._places[name]
-        end = start + prod(shape) * np.dtype(dtype).itemsize
+        start = self._places[name].start
+        end = start + self.nbytes(name)
         first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
         length = end // mmap.PAGESIZE * mmap.PAGESIZE - first
         if length > 0:

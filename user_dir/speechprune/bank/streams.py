@@ -69,8 +69,7 @@ def decode_masks(
         bits = decode(data[start : start + length], 8 * sum(sizes))
         start += length
         if differs:
-            if beside is None:
-                raise UserError("its masks are told by another task's, which it does not name")
+            assert beside is not None
             bits = bits ^ _joined(beside, names)
         for name, part in zip(names, np.split(bits, np.cumsum(sizes)[:-1])):
             found[name] = PackedMask(part, shapes[name])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,42 @@ from speechprune.errors import UserError
 from speechprune.masking.mask_set import MaskSet
 
 #: What frozen weights may have been rounded to when a task was trained.
-PRECISIONS = ("float32", "float16")
+PRECISIONS = ("float32", "float16", "bfloat16")
 #: In the place of a task's name: whichever of them suits best.
 AUTO = "auto"
 _NAME = re.compile(r"[^\W_][\w.+-]{0,63}")
+
+
+@dataclass(frozen=True)
+class ErrorRate:
+    """How good a task is.
+
+    Attributes:
+        percent: errors of a hundred.
+        name: what is counted: WER, UER, CER.
+        split: of what; None if that is not known.
+    """
+
+    percent: float
+    name: str
+    split: str | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, described: Any) -> ErrorRate:
+        """What `describe` gave; raises UserError for anything else."""
+        found = described if isinstance(described, dict) else {}
+        percent, name, split = (found.get(key) for key in ("percent", "name", "split"))
+        if (
+            not isinstance(percent, (int, float))
+            or not isinstance(name, str)
+            or not isinstance(split, (str, type(None)))
+        ):
+            raise UserError("its error rate cannot be read")
+        return cls(float(percent), name, split)
 
 
 @dataclass(frozen=True)
@@ -31,7 +63,7 @@ class Task:
             trained beside masks; float32 or float16.
         about: what else there is to know, as JSON can hold it: settings, what the outputs stand
             for, where it came from.
-        precision: of the shared weights in its training, one of PRECISIONS.
+        precision: what the shared weights were rounded to in its training, one of PRECISIONS.
 
     Raises UserError for a name that cannot be one, and another precision.
     """

@@ -6,7 +6,7 @@ symbols in another order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,8 +38,17 @@ def saved_dictionary(state: Mapping[str, Any]) -> Dictionary | None:
     if dictionary is not None:
         return dictionary
     counted = (state.get(PROVENANCE) or {}).get("target_dictionary")
-    if counted is None:
-        return None
+    return None if counted is None else dictionary_of(counted)
+
+
+def counted_symbols(dictionary: Dictionary) -> list[list[Any]]:
+    """[symbol, count] of every symbol that is not one of fairseq's own."""
+    own = dictionary.nspecial
+    return [[s, int(n)] for s, n in zip(dictionary.symbols[own:], dictionary.count[own:])]
+
+
+def dictionary_of(counted: Iterable[Sequence[Any]]) -> Dictionary:
+    """The dictionary of which `counted_symbols` were taken."""
     dictionary = Dictionary()
     for symbol, count in counted:
         dictionary.add_symbol(symbol, n=count)

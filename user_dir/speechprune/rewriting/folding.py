@@ -16,6 +16,7 @@ from torch import Tensor
 
 from speechprune.backbones import find_backbone
 from speechprune.checkpoint.file import PathLike, read
+from speechprune.checkpoint.outputs import counted_symbols
 from speechprune.errors import UserError
 from speechprune.files import write_atomically
 from speechprune.models.loading import LoadedModel, load_finetuned
@@ -24,7 +25,7 @@ from speechprune.models.sites import encoder_of_model
 from speechprune.rewriting.rewriting import Rewriting
 
 #: fairseq finetunes from a checkpoint only if it tells of an optimizer.
-_HISTORY = {
+HISTORY = {
     "criterion_name": "CtcCriterion",
     "optimizer_name": "FairseqAdam",
     "lr_scheduler_state": {},
@@ -71,7 +72,7 @@ def fold(path: PathLike, out: PathLike, *, layout: str = "wav2vec2") -> str:
         "density": loaded.density,
         # Of what the zeros alone do not tell for sure: entries kept, and all, by masked tensor.
         "kept": {name: [int(mask.sum()), mask.numel()] for name, mask in masks.items()},
-        "target_dictionary": _counted_symbols(loaded.dictionary),
+        "target_dictionary": counted_symbols(loaded.dictionary),
     }
     cfg = _fairseqs_config(loaded.cfg, plain, out.parent)
     state = {
@@ -79,7 +80,7 @@ def fold(path: PathLike, out: PathLike, *, layout: str = "wav2vec2") -> str:
         "cfg": cfg,
         "model": {**plain.adapt(cfg["model"]), **folded_weights(loaded)},
         "criterion": None,
-        "optimizer_history": [_HISTORY],
+        "optimizer_history": [HISTORY],
         "task_state": {},
         "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
     }
@@ -127,16 +128,10 @@ def _fairseqs_config(cfg: DictConfig, model: PlainModel, folder: Path) -> dict[s
     return plain
 
 
-def _counted_symbols(dictionary: Dictionary) -> list[list[Any]]:
-    """[symbol, count] of every symbol that is not one of fairseq's own."""
-    own = dictionary.nspecial
-    return [[s, int(n)] for s, n in zip(dictionary.symbols[own:], dictionary.count[own:])]
-
-
 def _write_alphabet(dictionary: Dictionary, path: Path) -> bool:
     """Write `dict.LABELS.txt` and tell whether it is new; the same one may be there already."""
     if not path.exists():
-        lines = [f"{symbol} {count}\n" for symbol, count in _counted_symbols(dictionary)]
+        lines = [f"{symbol} {count}\n" for symbol, count in counted_symbols(dictionary)]
         write_atomically(path, "".join(lines).encode())
         return True
     if Dictionary.load(str(path)).symbols != dictionary.symbols:

@@ -14,25 +14,13 @@ from speechprune.checkpoint.slimming import refuse_uncut
 from speechprune.errors import UserError
 from speechprune.masking.bits import pack_bits
 from speechprune.masking.mask_set import MaskSet
-from speechprune.models.declaration import DEFAULTS
 from speechprune.models.loading import LoadedModel, load_finetuned
 from speechprune.models.mask_flags import SITE_FLAGS, MaskFlags, flags_of, masked_roles
 from speechprune.models.names import FIXED_MASK, ROUTER
 from speechprune.models.sites import advice_of_slim, maskable_sites, prunable
+from speechprune.rewriting.fixed_masks import seed_of, with_fixed_masks
 from speechprune.rewriting.rewriting import Rewriting
 from speechprune.state_names import is_of_masks, key_of, mask_key, sibling
-
-#: What plain configurations lack: in training it comes from other groups.
-_CONTEXT = {
-    "finetune_from_model": None,
-    "save_dir": "checkpoints",
-    "restore_file": "checkpoint_last.pt",
-    "max_update": 0,
-    "use_bmuf": False,
-    "store_ema": False,
-    "pipeline_model_parallel": False,
-    "zero_sharding": "none",
-}
 
 
 def apply_masks(path: PathLike, masks: MaskSet, out: PathLike) -> None:
@@ -53,7 +41,7 @@ def apply_masks(path: PathLike, masks: MaskSet, out: PathLike) -> None:
     flags = _fitting_flags(loaded, masks)
     changes = {
         "args": None,
-        "cfg": _with_flags(loaded.cfg, flags),
+        "cfg": _with_flags(loaded.cfg, flags, masks.density),
         "model": _with_masks(rewriting.state["model"], masks),
         "last_optimizer_state": None,
     }
@@ -61,13 +49,11 @@ def apply_masks(path: PathLike, masks: MaskSet, out: PathLike) -> None:
     rewriting.write({**rewriting.state, **changes}, noted)
 
 
-def _with_flags(cfg: DictConfig, flags: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with the ``flags`` of a model with masks."""
+def _with_flags(cfg: DictConfig, flags: Mapping[str, Any], density: float) -> dict[str, Any]:
+    """A configuration with the ``flags`` of a model with masks, which are fixed."""
     container: Any = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     changed: dict[str, Any] = dict(container)
-    seed = (changed.get("common") or {}).get("seed", 1)
-    added = {**DEFAULTS, **_CONTEXT, "seed": seed}
-    changed["model"] = {**added, **changed["model"], **flags}
+    changed["model"] = with_fixed_masks(changed["model"], seed_of(changed), density, flags)
     return changed
 
 
@@ -110,13 +96,4 @@ def _fitting_flags(loaded: LoadedModel, masks: MaskSet) -> dict[str, Any]:
         "_name": FIXED_MASK if biases or of_directions else ROUTER,
         "trainable_proj": is_plain or loaded.cfg.model.trainable_proj,
         "prune_biases": biases,
-        "mask_file": None,
-        "prune_rate": masks.density,
-        "layerwise_prune_rate": [],
-        "fc_attn_prune_rate": [],
-        "linear_st_op": "linear_st",
-        "fix_mask": True,
-        "fix_mask_before": None,
-        "load_mask_only": False,
-        "load_mask_before": None,
     }
