@@ -24,6 +24,8 @@ ENCODER = FINETUNED + PRETRAINED
 #: The sites of the output layer, which finetuning adds.
 HEAD_SITES = ("proj.weight", "proj.bias")
 HEAD = f"{FINETUNED}proj."
+#: Of a head that reads all hidden states of its encoder: a weight for each, L + 1 entries.
+STATE_WEIGHTS = f"{HEAD}layer_weights"
 #: The embedding of masked spans, of every pretrained encoder: as many entries as channels.
 MASK_EMBEDDING = "mask_emb"
 

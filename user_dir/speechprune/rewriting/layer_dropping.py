@@ -16,7 +16,7 @@ from speechprune.masking.masked_site import density_of, fixed_densities
 from speechprune.models.layer_flags import LayerFlags
 from speechprune.models.loading import load_finetuned
 from speechprune.models.mask_flags import freezes_scores
-from speechprune.models.masked_ctc import DENSITY_TOLERANCE
+from speechprune.models.masked import DENSITY_TOLERANCE
 from speechprune.rewriting.rewriting import AVERAGES, Rewriting
 
 #: Settings that count layers from below.
