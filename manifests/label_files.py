@@ -11,17 +11,19 @@ from speechprune.manifests.lines import read_lines
 from speechprune.manifests.rows import split_names
 
 LETTERS = "ltr"
+#: Classes of whole utterances, a column for each slot; see `classes`.
+CLASSES = "lbl"
 WORDS = "wrd"
 SPEAKERS = "spk"
 
 #: Labels also where their dictionary is not beside them.
-_ALWAYS_LABELS = frozenset({LETTERS, "phn"})
+_ALWAYS_LABELS = frozenset({LETTERS, "phn", CLASSES})
 
 
 def label_endings(folder: Path) -> list[str]:
     """The endings of the label files of a manifest folder, at least one; letters come first.
 
-    Those are .ltr, .phn and all that have a dictionary; or .wrd, where there is nothing else.
+    Those are .ltr, .phn, .lbl and all that have a dictionary; or .wrd, where there is nothing else.
     Raises UserError if the folder holds no split.
     """
     names = split_names(folder)

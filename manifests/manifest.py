@@ -147,13 +147,18 @@ def _symbols(utterances: Iterable[Utterance], units: bool, counts: Counter[str])
 
 
 def _check(utterance: Utterance) -> None:
-    path = PurePosixPath(utterance.path)
-    if path.is_absolute() or ".." in path.parts or {"\t", "\n", "\r"} & set(utterance.path):
-        raise UserError(f"utterance path {utterance.path!r} is not a plain relative path")
-    if utterance.frames <= 0:
-        raise UserError(f"utterance {utterance.path} has no samples")
+    check_audio(utterance.path, utterance.frames)
     plain = " ".join(utterance.text.replace("|", " ").split())
     if not plain or utterance.text != plain:
         raise UserError(
             f"utterance {utterance.path}: text {utterance.text!r} is not words parted by spaces"
         )
+
+
+def check_audio(path: str, frames: int) -> None:
+    """Raise UserError for a path that no manifest can hold, or a recording without samples."""
+    parts = PurePosixPath(path)
+    if parts.is_absolute() or ".." in parts.parts or {"\t", "\n", "\r"} & set(path):
+        raise UserError(f"utterance path {path!r} is not a plain relative path")
+    if frames <= 0:
+        raise UserError(f"utterance {path} has no samples")
