@@ -5,7 +5,7 @@ What its outputs stand for, and how they come about, is the other half of a mode
 """
 
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, Mapping, Optional
+from typing import Any, Callable, ClassVar, Dict, Iterator, Mapping, Optional
 
 import numpy as np
 import torch
@@ -16,15 +16,21 @@ from torch import nn
 
 from speechprune.backbones import Backbone, find_backbone
 from speechprune.checkpoint import read
-from speechprune.checkpoint.layers import DROPPED, lost_layers, refuse_other_layers
+from speechprune.checkpoint.layers import (
+    DROPPED,
+    lost_layers,
+    refuse_other_layers,
+    without_layers,
+)
 from speechprune.checkpoint.slimming import note_kept_layers, refuse_other_units
 from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan
 from speechprune.models.declaration import LAYER_FLAGS, Declared
+from speechprune.models.label_head import LabelHead
 from speechprune.models.layer_flags import plan_of
 from speechprune.models.removed_units import refuse_removed_units
 from speechprune.models.restart import starting_checkpoint
-from speechprune.models.sites import encoder_of_model
+from speechprune.models.sites import encoder_of_model, output_layer_of
 from speechprune.state_names import layer_of
 
 
@@ -43,6 +49,9 @@ class Finetuned(Declared, BaseFairseqModel):
     """
 
     reads = LAYER_FLAGS | {"eval_only"}
+    #: Called with the settings of a model and a task: a model with the pretrained encoder and new
+    #: outputs, those of the task.
+    with_outputs: ClassVar[Callable[..., Any]]
     dictionary: Optional[Dictionary] = None
     layer_plan: Optional[LayerPlan] = None
     awaits_own_checkpoint = False
@@ -58,17 +67,12 @@ class Finetuned(Declared, BaseFairseqModel):
         from_pretrained = cfg.w2v_args is None
         if from_pretrained:
             cls.check_settings(cfg)
-        model = cls.with_outputs(cfg, task)
+        model: Finetuned = cls.with_outputs(cfg, task)
         model.awaits_own_checkpoint = not from_pretrained
         if from_pretrained:
             model.drop_layers()
         model.prepare(from_pretrained)
         return model
-
-    @classmethod
-    def with_outputs(cls, cfg: Any, task: Any) -> "Finetuned":
-        """A model with the pretrained encoder and new outputs, those of a task."""
-        raise NotImplementedError(f"{cls.__name__} has no outputs")
 
     def prepare(self, from_pretrained: bool) -> None:
         """What is to be done before training or loading.
@@ -109,6 +113,9 @@ class Finetuned(Declared, BaseFairseqModel):
         lost = lost_layers(read(self.cfg.w2v_path, mmap=True), self.layer_plan)
         if self.layer_plan is not None:
             self.family.drop_layers(self.backbone, self.layer_plan.dropped)
+            head = output_layer_of(self)
+            if isinstance(head, LabelHead):
+                head.drop_layers(self.layer_plan.dropped)
         if lost is not None:
             with open_dict(self.cfg.w2v_args):
                 self.cfg.w2v_args.model.encoder_layers = self.depth
@@ -177,11 +184,7 @@ class Finetuned(Declared, BaseFairseqModel):
                 f"the checkpoint has {found} layers, but the model has {self.depth}{left}; name "
                 "the layers to leave out by model.drop_layers, or choose another model.w2v_path"
             )
-        renamed = {
-            self.family.key_without_layers(key, self.layer_plan.dropped): value
-            for key, value in tensors.items()
-        }
-        return {key: value for key, value in renamed.items() if key is not None}
+        return without_layers(tensors, self.layer_plan.dropped, self.family)
 
     def fold(self) -> None:
         """Make the state dict one of a plain model, whose weights alone say what it does."""

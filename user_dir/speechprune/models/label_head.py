@@ -5,6 +5,8 @@ from typing import Collection, Optional, Sequence
 import torch
 from torch import Tensor, nn
 
+from speechprune.checkpoint.layers import without_states
+
 #: Width between the two linear layers, in s3prl and SUPERB.
 WIDTH = 256
 
@@ -46,8 +48,7 @@ class LabelHead(nn.Module):
 
     def drop_layers(self, dropped: Collection[int]) -> None:
         """Leave out the states after the 0-based layers ``dropped``."""
-        left = without_states(self.layer_weights.detach(), dropped)
-        self.layer_weights = nn.Parameter(left)
+        self.layer_weights = nn.Parameter(without_states(self.layer_weights.detach(), dropped))
 
 
 def mean_of_frames(features: Tensor, padding: Optional[Tensor]) -> Tensor:
@@ -62,10 +63,3 @@ def mean_of_frames(features: Tensor, padding: Optional[Tensor]) -> Tensor:
     own = (~padding).unsqueeze(-1)
     total = features.masked_fill(~own, 0.0).sum(dim=1, dtype=torch.float32)
     return (total / own.sum(dim=1).clamp(min=1)).to(features.dtype)
-
-
-def without_states(layer_weights: Tensor, dropped: Collection[int]) -> Tensor:
-    """The entries of (L + 1,) weights but for those of the states after the layers ``dropped``."""
-    gone = set(dropped)
-    kept = [state for state in range(len(layer_weights)) if state - 1 not in gone]
-    return layer_weights[kept].clone()

@@ -1,19 +1,16 @@
 """Classes as outputs: one distribution for each utterance and slot."""
 
-from typing import Any, ClassVar, Dict, List, Mapping, Tuple
+from typing import Any, Dict, List, Mapping
 
 import torch
 from fairseq.models import BaseFairseqModel
 from torch import Tensor, nn
 
 from speechprune.errors import UserError
-from speechprune.manifests.classes import Slot
+from speechprune.manifests.slots import Slots
 from speechprune.models.declaration import Declared
 from speechprune.models.encoder import building_from, family_of
 from speechprune.models.label_encoder import LabelEncoder
-from speechprune.models.label_head import LabelHead, without_states
-from speechprune.models.sites import output_layer_of
-from speechprune.state_names import STATE_WEIGHTS
 
 
 class Labels(Declared, BaseFairseqModel):
@@ -23,7 +20,7 @@ class Labels(Declared, BaseFairseqModel):
         slots: with their classes, in the order of the outputs.
     """
 
-    slots: Tuple[Slot, ...]
+    slots: Slots
 
     def __init__(self, cfg: Any, w2v_encoder: nn.Module) -> None:
         super().__init__()
@@ -35,9 +32,8 @@ class Labels(Declared, BaseFairseqModel):
         super().check_settings(cfg)
         if not cfg.no_prune_proj:
             raise UserError(
-                f"model.no_prune_proj=false puts a mask on the weight of a CTC head, but the head "
-                f"of {cfg._name if '_name' in cfg else cls.__name__} has several layers and stays "
-                "whole; leave it out"
+                "model.no_prune_proj=false puts a mask on the one weight of a CTC head; the head "
+                "of labels has several layers, which stay whole: leave it out"
             )
 
     @classmethod
