@@ -25,7 +25,7 @@ class Clip(NamedTuple):
 
     Attributes:
         source: its recording, a path relative to the corpus's root with `/`.
-        transcript: as the corpus has it.
+        transcript: as the corpus has it; or classes, see `labelled_corpus`.
         speaker: "" where that is not known.
         segment: None for the whole recording.
         problem: why it cannot be used, where that is known already; else "".
@@ -90,6 +90,7 @@ class Corpus:
         options: what was asked of the reader, for the provenance.
         unread: (table, row, what follows "which") of rows that are malformed, so that nobody knows
             whether they would be in a split; they are listed, but did not fail.
+        shared_speakers: whether it means to test on the speakers that it trains on.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Corpus:
     version: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     unread: Sequence[tuple[str, str, str]] = ()
+    shared_speakers: bool = False
 
     def __post_init__(self) -> None:
         if not any(self.splits.values()):

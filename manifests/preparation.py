@@ -17,12 +17,13 @@ from typing import Any, Iterator, Mapping, Sequence
 from speechprune.errors import UserError
 from speechprune.manifests.conversion import Conversion, Outcome
 from speechprune.manifests.corpus import Corpus, refuse_unfit
-from speechprune.manifests.dictionary import ranked, symbols_digest
+from speechprune.manifests.dictionary import ranked
 from speechprune.manifests.folders import continuing
-from speechprune.manifests.manifest import AUDIO, Split, Utterance, read_split, write_manifest
+from speechprune.manifests.forms import AnySplit, Form, form_of
+from speechprune.manifests.manifest import AUDIO, Split, Utterance
 from speechprune.manifests.processes import chunked, spread
 from speechprune.manifests.progress import Progress, unwatched
-from speechprune.manifests.provenance import finished
+from speechprune.manifests.provenance import SHARED_SPEAKERS, finished
 
 #: Clips that a worker handles at a time.
 _CHUNK = 32
@@ -42,7 +43,7 @@ class Preparation:
         remarks: (split, clip, kind, what is odd) of clips that are used all the same, in order.
     """
 
-    splits: tuple[Split, ...]
+    splits: tuple[AnySplit, ...]
     excluded: tuple[tuple[str, str, str], ...]
     converted: int
     dropped: Mapping[str, int]
@@ -76,7 +77,8 @@ def prepare(
 
     Raises:
         UserError: too many clips are unusable, no clip of a split is left, the disk is full,
-            `dictionary` lacks a symbol, or as `folders.continuing`.
+            `dictionary` lacks a symbol or class, no clip of a class is left, or as
+            `folders.continuing`.
     """
     folder, root = Path(os.path.realpath(folder)), Path(os.path.abspath(corpus.root))
     for path in (folder, root):
@@ -85,18 +87,19 @@ def prepare(
         raise UserError("--resume keeps what is there and --overwrite replaces it; choose one")
     _keep_sources(corpus, root, folder)
     described = _described(corpus)
-    spelt_by = {"dictionary": symbols_digest(dictionary)}
+    form = form_of(corpus.labels)
+    spelt_by = {"dictionary": form.digest(dictionary)}
     if resume and (there := finished(folder, {**described, **spelt_by})) is not None:
-        return _as_prepared(folder, there)
+        return _as_prepared(folder, there, form)
     # The audio does not depend on the dictionary: with another one, it continues.
     with continuing(folder, {**described, "root": str(root)}, overwrite) as partial:
         job = Conversion(root, partial / AUDIO, corpus.labels)
-        result = _prepare(corpus, job, folder, workers, max_bad, progress)
+        splits, result = _prepare(corpus, job, folder, workers, max_bad, progress)
         provenance = {**described, **spelt_by, **_described_result(result)}
-        write_manifest(
-            partial, result.splits, provenance, units=corpus.labels.units, dictionary=dictionary
-        )
-    return result
+        if corpus.shared_speakers:
+            speakers = {u.speaker for split in splits for u in split.utterances}
+            provenance[SHARED_SPEAKERS] = sorted(speakers - {""})
+        return replace(result, splits=form.write(partial, splits, provenance, dictionary))
 
 
 def _described(corpus: Corpus) -> dict[str, Any]:
@@ -118,14 +121,17 @@ def _prepare(
     workers: int | None,
     max_bad: float,
     progress: Progress,
-) -> Preparation:
-    """Convert the audio and make the labels of what will be in `folder`."""
+) -> tuple[list[Split], Preparation]:
+    """Convert the audio and make the labels of what will be in `folder`.
+
+    Returns its splits, and what was prepared, still without them: they are not written yet.
+    """
     total = sum(map(len, corpus.splits.values()))
     dropped: Counter[str] = Counter()
     found = iter(progress(_outcomes(job, corpus, workers, dropped), total))
-    result = _collect(corpus, found, job.root, folder / AUDIO, dropped)
-    _refuse_too_many(result, total, max_bad)
-    return replace(result, excluded=(*result.excluded, *corpus.unread))
+    splits, result = _collect(corpus, found, job.root, folder / AUDIO, dropped)
+    _refuse_too_many(result, splits, total, max_bad)
+    return splits, replace(result, excluded=(*result.excluded, *corpus.unread))
 
 
 def _described_result(result: Preparation) -> dict[str, Any]:
@@ -148,10 +154,10 @@ def _keep_sources(corpus: Corpus, root: Path, folder: Path) -> None:
         raise UserError(f"audio of the corpus lies in {folder}; choose another folder for --out")
 
 
-def _as_prepared(folder: Path, provenance: Mapping[str, Any]) -> Preparation:
+def _as_prepared(folder: Path, provenance: Mapping[str, Any], form: Form) -> Preparation:
     """What was prepared in a finished folder."""
     return Preparation(
-        tuple(read_split(folder, name) for name in provenance["splits"]),
+        tuple(form.read(folder, name) for name in provenance["splits"]),
         tuple((row["split"], row["clip"], row["reason"]) for row in provenance["excluded"]),
         provenance["converted"],
         dict(ranked(provenance["dropped_characters"])),
@@ -183,7 +189,8 @@ def _outcomes(
 
 def _collect(
     corpus: Corpus, outcomes: Iterator[Outcome], root: Path, audio: Path, dropped: Counter[str]
-) -> Preparation:
+) -> tuple[list[Split], Preparation]:
+    """What `_prepare` returns, of the outcomes of all clips."""
     splits, excluded, remarks, converted = [], [], [], 0
     for name, clips in corpus.splits.items():
         utterances, new = [], bytearray()  # compact: there may be millions
@@ -204,7 +211,7 @@ def _collect(
         {what: count for what, count in ordered if (len(what) > 1) == is_tag}
         for is_tag in (False, True)
     )
-    return Preparation(tuple(splits), tuple(excluded), converted, characters, tags, tuple(remarks))
+    return splits, Preparation((), tuple(excluded), converted, characters, tags, tuple(remarks))
 
 
 def _split(
@@ -221,13 +228,15 @@ def _split(
     return Split(name, root, tuple(utterances))
 
 
-def _refuse_too_many(result: Preparation, total: int, max_bad: float) -> None:
+def _refuse_too_many(
+    result: Preparation, splits: Sequence[Split], total: int, max_bad: float
+) -> None:
     if len(result.excluded) > max_bad * total:
         split, clip, reason = result.excluded[0]
         raise UserError(
             f"{len(result.excluded)} of {total} clips cannot be used, more than --max-bad "
             f"{max_bad:g}; the first is {clip} in {split}, which {reason}"
         )
-    for split in result.splits:
+    for split in splits:
         if not split.utterances:
             raise UserError(f"no clip of split {split.name} can be used")

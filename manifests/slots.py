@@ -6,6 +6,7 @@ of a slot in the order of a model's outputs, which is by code point in folders o
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -68,8 +69,11 @@ def slots_of(names: Sequence[str], labels: Iterable[Sequence[str]]) -> Slots:
         labels: of each utterance, a class for each slot.
 
     Raises:
-        UserError: a slot has no two classes, or as `Slot`.
+        UserError: two slots have one name, a slot has no two classes, or as `Slot`.
     """
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise UserError(f"two slots are called {repeated[0]!r}; choose another name")
     found: list[set[str]] = [set() for _ in names]
     for each in set(map(tuple, labels)):
         for classes, label in zip(found, each):
@@ -113,6 +117,17 @@ def read_class_counts(path: Path) -> dict[str, dict[str, int]]:
     if not found:
         raise UserError(f"{path} lists no class; prepare the corpus again")
     return found
+
+
+def classes_digest(path: Path | None) -> str | None:
+    """SHA-256 of the classes of a dictionary in their order, in hexadecimal; None of none.
+
+    Raises UserError as `read_slots_file`.
+    """
+    if path is None:
+        return None
+    lines = (f"{slot.name}\t{name}" for slot in read_slots_file(path) for name in slot.classes)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def write_class_counts(path: Path, counts: ClassCounts) -> None:
