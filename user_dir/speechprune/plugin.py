@@ -1,4 +1,4 @@
-"""The one door into fairseq: models, criterions, tasks, data2vec, safe checkpoint classes and `seams`.
+"""The one door into fairseq: models, criterions, tasks, data2vec, safe classes and `seams`.
 
 fairseq imports `models` and `tasks` of a user folder by itself but never criterions, and neither
 when the package was imported before: so importing this module registers everything.
@@ -65,9 +65,8 @@ def _register() -> None:
         BACKBONES.build(name).make_known()
     _enter()
     register_all()
-    for folder in ("criterions", "tasks"):
-        for file in sorted((Path(__file__).parent / folder).glob("[!_]*.py")):
-            importlib.import_module(f"speechprune.{folder}.{file.stem}")
+    for file in sorted((Path(__file__).parent / "criterions").glob("[!_]*.py")):
+        importlib.import_module(f"speechprune.criterions.{file.stem}")
 
 
 _register()

@@ -10,6 +10,8 @@ from speechprune.errors import UserError
 from speechprune.manifests.slots import Slot, Slots
 from speechprune.state_names import OUTPUT_BIAS
 
+#: What fairseq's registry calls the task of such models.
+AUDIO_LABELS = "audio_labels"
 #: Where a checkpoint's `task_state` has them.
 _SLOTS = "slots"
 
@@ -19,8 +21,8 @@ def described_slots(slots: Slots) -> dict[str, Any]:
     return {_SLOTS: [[slot.name, list(slot.classes)] for slot in slots]}
 
 
-def saved_slots(state: Mapping[str, Any]) -> Slots | None:
-    """The slots in a checkpoint; None if it holds none, as those of other tasks.
+def saved_slots(state: Mapping[str, Any], path: PathLike = "the checkpoint") -> Slots | None:
+    """The slots in the checkpoint at ``path``; None if it holds none, as those of other tasks.
 
     Raises:
         UserError: they are damaged, or more or fewer classes than the model has outputs.
@@ -29,13 +31,16 @@ def saved_slots(state: Mapping[str, Any]) -> Slots | None:
     if found is None:
         return None
     if not _are_slots(found):
-        raise UserError("the checkpoint's slots are damaged; copy the file again")
-    slots = tuple(Slot(name, tuple(classes)) for name, classes in found)
+        raise UserError(f"{path} is damaged: its slots are not lists of classes by name")
+    try:
+        slots = tuple(Slot(name, tuple(classes)) for name, classes in found)
+    except UserError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
     bias = state.get("model", {}).get(OUTPUT_BIAS)
     classes = sum(len(slot.classes) for slot in slots)
     if bias is not None and bias.numel() != classes:
         raise UserError(
-            f"the checkpoint is damaged: its slots have {classes} classes, but its head "
+            f"{path} is damaged: its slots have {classes} classes, but its head "
             f"{bias.numel()} outputs"
         )
     return slots
@@ -65,8 +70,8 @@ def refuse_other_slots(path: PathLike, found: Slots, own: Slots, source: PathLik
     if found == own:
         return
     raise UserError(
-        f"{_difference(path, found, own, source)}; give a data folder with the dict.lbl.txt that it "
-        "was trained with, or begin from a pretrained model for new outputs"
+        f"{_difference(path, found, own, source)}; give a data folder with the dict.lbl.txt that "
+        "it was trained with, or begin from a pretrained model for new outputs"
     )
 
 

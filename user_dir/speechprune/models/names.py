@@ -33,6 +33,11 @@ LABELS_PARP = "wav2vec_labels_parp"
 LABELLING = (LABELS, LABELS_ROUTER, LABELS_PARP)
 
 
+def is_labelling(name: str) -> bool:
+    """Whether a model's name is that of one for labels of whole utterances."""
+    return name in LABELLING
+
+
 def is_ctc(name: str) -> bool:
     """Whether a model's name is that of a CTC model, ours, fairseq's or one of a user's."""
     return "ctc" in name

@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 from speechprune.errors import UserError
 from speechprune.models.declaration import LAYER_FLAGS, PRUNING_FLAGS
 from speechprune.models.mask_flags import SITE_FLAGS
-from speechprune.models.pruning_flags import policy_of
 from speechprune.models.policy_pruning import PolicyPruning
+from speechprune.models.pruning_flags import policy_of
 
 
 class Parp(PolicyPruning):

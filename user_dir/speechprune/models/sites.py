@@ -1,4 +1,4 @@
-"""Where a finetuned model, fairseq's or ours, keeps its encoder, its head, and what masks fit on."""
+"""Where a finetuned model keeps its encoder, its head, and what masks fit on."""
 
 from typing import Any, Iterable, List
 

@@ -246,12 +246,12 @@ def _evaluate(run: FinishedRun, subset: str) -> RunEvaluation:
     from speechprune.decoding.inference import evaluate, read_references
     from speechprune.manifests.audio import SAMPLE_RATE
     from speechprune.manifests.check import check_split
-    from speechprune.models.loading import load_finetuned
+    from speechprune.models.loading import load_recogniser
 
     folder = Path(run.task["data"])
     rate = run.task.get("sample_rate") or SAMPLE_RATE
     check_split(folder, subset, labels=None, sample_rate=rate)
-    loaded = load_finetuned(run.checkpoint, folder)
+    loaded = load_recogniser(run.checkpoint, folder)
     found = evaluate(loaded, read_references(loaded, folder, subset))
     return RunEvaluation(
         wer=found.words.rate,

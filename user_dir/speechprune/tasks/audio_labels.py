@@ -8,14 +8,13 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II, MISSING
 
-from speechprune.checkpoint.slots import described_slots, saved_slots
+from speechprune.checkpoint.slots import AUDIO_LABELS, described_slots, saved_slots
 from speechprune.errors import UserError
 from speechprune.manifests.audio import SAMPLE_RATE
 from speechprune.manifests.classes import read_labelled_split
 from speechprune.manifests.slots import Slots, read_slots
 from speechprune.registry import unknown_name
 from speechprune.tasks.labelled_audio import LabelledAudio, label_numbers
-from speechprune.tasks.names import AUDIO_LABELS
 
 
 @dataclass
@@ -48,7 +47,7 @@ class AudioLabelsTask(FairseqTask):
 
     cfg: AudioLabelsConfig
 
-    def __init__(self, cfg: AudioLabelsConfig) -> None:
+    def __init__(self, cfg: AudioLabelsConfig, **options: Any) -> None:
         super().__init__(cfg)
         self._slots: Optional[Slots] = None
 

@@ -29,6 +29,9 @@ class LabelledAudio(FileAudioDataset):
         seed: of crops and draws.
     """
 
+    #: Samples of each recording, as far as they are heard, int64 (N,).
+    sizes: np.ndarray
+
     def __init__(
         self,
         manifest: Path,
