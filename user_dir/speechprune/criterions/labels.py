@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from speechprune.criterions.config import LabelsConfig
 from speechprune.criterions.names import LABELS
 from speechprune.criterions.penalties import penalised, reduce_penalty
+from speechprune.errors import UserError
+from speechprune.models.names import LABELS_ROUTER
 
 #: How keys begin under which a batch's right answers are logged: of all slots, and of one.
 _CORRECT, _CORRECT_IN = "correct", "correct_"
@@ -29,6 +31,14 @@ class LabelsCriterion(FairseqCriterion):
         super().__init__(task)
         self.penalty_weight = cfg.penalty_weight
         self.slots = [slot.name for slot in task.slots]
+
+    def prepare(self, model: Any) -> None:
+        """Called before training; raises UserError for a model that tells no classes."""
+        if not hasattr(model, "logits_by_slot"):
+            raise UserError(
+                f"criterion._name={LABELS} needs a model for labels of utterances, such as "
+                f"model._name={LABELS_ROUTER}"
+            )
 
     def forward(
         self, model: Any, sample: Dict[str, Any], reduce: bool = True

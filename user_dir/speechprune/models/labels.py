@@ -1,6 +1,6 @@
 """Classes as outputs: one distribution for each utterance and slot."""
 
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, List, Mapping, Optional
 
 import torch
 from fairseq.models import BaseFairseqModel
@@ -39,8 +39,13 @@ class Labels(Declared, BaseFairseqModel):
     @classmethod
     def with_outputs(cls, cfg: Any, task: Any) -> "Labels":
         """A model with the pretrained encoder and a new head for the slots of a task."""
+        slots: Optional[Slots] = getattr(task, "slots", None)
+        if slots is None:
+            raise UserError(
+                "a model for labels of utterances needs task._name=audio_labels; take "
+                "--config-name labels/base"
+            )
         family, _ = family_of(cfg)
-        slots = task.slots
         with building_from(cfg.w2v_path):
             encoder = LabelEncoder(cfg, family, sum(len(slot.classes) for slot in slots))
         model = cls(cfg, encoder)

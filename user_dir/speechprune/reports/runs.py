@@ -151,11 +151,17 @@ def _facts(folder: Path, which: str) -> dict[str, Any]:
 
 def _facts_of_checkpoints(folder: Path, which: str) -> dict[str, Any]:
     from speechprune.checkpoint.file import PROVENANCE, read
+    from speechprune.checkpoint.slots import saved_slots
 
     path, last = checkpoint_path(folder, which), checkpoint_path(folder, "last")
     state = read(path, mmap=True)
     if not is_finetuned(state["model"]):
         raise UnfinishedRun(f"{path.relative_to(folder)} is not a finetuned CTC model")
+    if saved_slots(state, path) is not None:
+        raise UnfinishedRun(
+            f"{path.relative_to(folder)} is a model for labels, which has no error rates; "
+            "`speechprune evaluate` prints its accuracy"
+        )
     if (state.get(PROVENANCE) or {}).get("folded_from"):
         raise UserError(f"{path} is folded; give the run that its masks come from")
     try:
