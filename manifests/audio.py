@@ -32,6 +32,10 @@ SAMPLE_RATE = 16000
 SHORTEST = 400
 #: How the names of files end that are still being written, or were when their process was killed.
 UNFINISHED = ".partial"
+#: How the names of recordings end that can be read.
+AUDIO_ENDINGS = frozenset(
+    {".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aiff", ".aif", ".au"}
+)
 
 _READY_FORMATS = ("WAV", "WAVEX", "FLAC")
 _LARGEST_SAMPLE = 1.0 - 2.0**-15  # what 16 bits hold

@@ -144,7 +144,8 @@ def write_labelled_manifest(
     if dictionary is None:
         write_class_counts(folder / CLASS_DICTIONARY, counts)
     else:
-        copy_class_dictionary(dictionary, folder / CLASS_DICTIONARY, counts)
+        needed = {slot: [c for c, times in each.items() if times] for slot, each in counts.items()}
+        copy_class_dictionary(dictionary, folder / CLASS_DICTIONARY, needed)
     sizes = {split.name: described_size([u.frames for u in split.utterances]) for split in splits}
     write_provenance(folder, {**provenance, "splits": sizes})
 
@@ -174,6 +175,11 @@ def _write_split(folder: Path, split: LabelledSplit) -> None:
         write_lines(folder / f"{split.name}.{SPEAKERS}", (u.speaker for u in utterances))
 
 
+def is_for_training(split: str) -> bool:
+    """Whether a split is to be trained on, as its name says."""
+    return split.startswith(_TRAIN)
+
+
 def unseen(
     splits: Mapping[str, Iterable[Sequence[str]]], slots: Slots
 ) -> Iterator[tuple[str, str]]:
@@ -187,7 +193,7 @@ def unseen(
     seen: list[set[str]] = [set() for _ in slots]
     held_out: list[set[str]] = [set() for _ in slots]
     for name, labels in splits.items():
-        found = seen if name.startswith(_TRAIN) else held_out
+        found = seen if is_for_training(name) else held_out
         for each in set(map(tuple, labels)):
             for classes, label in zip(found, each):
                 classes.add(label)

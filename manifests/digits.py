@@ -78,8 +78,7 @@ def make_digits(
     }
     if resume and finished(folder, provenance) is not None:
         return
-    if folder.exists() and archive.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"{archive} lies in {folder}; choose another folder for --out")
+    keep_recordings(archive, folder)
     recordings, rate = read_recordings(archive)
     takes = _takes(recordings)
     with replacing(folder, overwrite) as partial:
@@ -94,6 +93,12 @@ def make_digits(
         speakers = sorted({utterance.speaker for utterance in strings})
         provenance[SHARED_SPEAKERS] = speakers
         write_manifest(partial, splits, provenance, dictionary=dictionary)
+
+
+def keep_recordings(archive: Path, folder: Path) -> None:
+    """Raise UserError if the recordings lie in a folder that is to be replaced."""
+    if folder.exists() and archive.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{archive} lies in {folder}; choose another folder for --out")
 
 
 # Samples by split, speaker and digit.

@@ -11,25 +11,8 @@ from speechprune.errors import UserError
 from speechprune.manifests.corpus import Clip
 from speechprune.manifests.partition import assign
 
-#: What stays in one split; None is speaker where speakers are known.
+#: What stays in one split.
 By = Literal["speaker", "utterance"]
-
-
-def parse_shares(text: str) -> dict[str, float]:
-    """Shares by split, such as those of "train=0.8,test=0.2".
-
-    Raises UserError unless they are above 0 and sum to 1.
-    """
-    shares: dict[str, float] = {}
-    for part in text.split(","):
-        name, _, share = part.strip().partition("=")
-        try:
-            shares[name] = float(share)
-        except ValueError:
-            raise UserError(f"--shares {text}: {part!r} is not SPLIT=SHARE such as test=0.1") from None
-    if not all(share > 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
-        raise UserError(f"--shares {text}: give shares above 0 that sum to 1")
-    return shares
 
 
 def draw_splits(

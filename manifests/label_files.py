@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from speechprune.errors import UserError
-from speechprune.manifests.dictionary import copy_dictionary, dictionary_name
-from speechprune.manifests.lines import read_lines
+from speechprune.manifests.dictionary import dictionary_name
 from speechprune.manifests.rows import split_names
 
 LETTERS = "ltr"
@@ -55,17 +54,3 @@ def named_ending(dictionary: Path, endings: Sequence[str]) -> str:
     """Which of some labels a dictionary is for: those that its name says, else the first."""
     named = [ending for ending in endings if dictionary.name == dictionary_name(ending)]
     return named[0] if named else endings[0]
-
-
-def replace_dictionary(folder: Path, dictionary: Path) -> None:
-    """Put a dictionary in the place of that of a manifest folder.
-
-    Which one, if the folder has several, its name says: `dict.phn.txt` is that of .phn.
-
-    Raises UserError if it is missing, malformed, or lacks a symbol of the labels.
-    """
-    ending = named_ending(dictionary, label_endings(folder))
-    files = (folder / f"{name}.{ending}" for name in split_names(folder))
-    lines = (line for file in files if file.exists() for line in read_lines(file))
-    needed = {symbol for line in lines for symbol in line.split()}
-    copy_dictionary(dictionary, folder / dictionary_name(ending), needed)

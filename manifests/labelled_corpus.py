@@ -34,9 +34,14 @@ class ClassLabels:
 def labelled_clip(
     source: str, labels: Sequence[str], speaker: str = "", segment: Segment | None = None
 ) -> Clip:
-    """A clip with a class in each slot. Raises UserError for one that a line cannot hold."""
+    """A clip with a class in each slot.
+
+    Raises UserError for a class, or a speaker, that a line cannot hold.
+    """
     for label in labels:
         check_name(label, "a class")
+    if speaker:
+        check_name(speaker, "a speaker")
     return Clip(source, _SEPARATOR.join(labels), speaker, segment)
 
 

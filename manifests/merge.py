@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
@@ -11,18 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from speechprune.errors import UserError
-from speechprune.manifests.dictionary import (
-    by_code_point,
-    dictionary_name,
-    read_dictionary,
-    write_dictionary,
-)
 from speechprune.manifests.folders import keep_sources, replacing
+from speechprune.manifests.joint_dictionaries import join_dictionaries
 from speechprune.manifests.label_files import (
+    CLASSES,
     SPEAKERS,
     WORDS,
-    label_endings,
-    replace_dictionary,
 )
 from speechprune.manifests.languages import Spans, joined, read_spans
 from speechprune.manifests.operations import Sizes
@@ -33,12 +26,10 @@ from speechprune.manifests.provenance import (
     shared_speakers,
     write_provenance,
 )
+from speechprune.manifests.replaced_dictionary import replace_dictionary
 from speechprune.manifests.rows import audio_key, split_names
-from speechprune.manifests.spelling import WORD_END, unspell
+from speechprune.manifests.spelling import unspell
 from speechprune.manifests.verbatim import Lines, read_all_labels, write_verbatim
-
-#: Count by symbol, in order, and the symbols marked for fairseq to overwrite.
-_Dictionary = tuple[Mapping[str, int], set[str]]
 
 
 @dataclass(frozen=True)
@@ -118,7 +109,8 @@ def merge(
 
     Lines are in the order of the sources; speakers become `language/speaker`, or
     `language/corpus/speaker` where folders of one language say that their corpora differ; the
-    labels are those that all sources have, their dictionary has the symbols of all, counts summed.
+    labels are those that all sources have, their dictionary has the symbols, or classes, of all,
+    counts summed.
 
     Args:
         sources: manifest folders.
@@ -127,17 +119,15 @@ def merge(
         dictionary: a file to take in place of a joint dictionary.
 
     Raises:
-        UserError: letters would be mixed with units, labels are numbers, a recording is there
-            twice, languages are unclear, a source is malformed or would be lost, or as
-            `replace_dictionary` and `folders.replacing`.
+        UserError: a recording is there twice, languages are unclear, a source is malformed or would
+            be lost, or as `join_dictionaries`, `replace_dictionary` and `folders.replacing`.
     """
     for source in sources:
         split_names(source)  # refuses what is not a manifest folder
     keep_sources(out, sources)
     corpora = _with_languages(sources, languages)
-    dictionaries = _joint_dictionaries(corpora)
-    endings = list(dictionaries)
-    letters = WORD_END in dictionaries[endings[0]][0]
+    dictionaries = join_dictionaries([corpus.folder for corpus in corpora])
+    endings, letters = dictionaries.endings, dictionaries.are_letters
     recordings = _Recordings()
     sizes: dict[str, Mapping[str, Any]] = {}
     tags: dict[str, Spans] = {}
@@ -149,8 +139,7 @@ def merge(
             pooled = _pool(name, endings, [lines for lines, _ in blocks], letters=letters)
             sizes[name] = write_verbatim(partial, pooled)
             tags[name] = joined(span for _, spans in blocks for span in spans)
-        for ending, (counts, overwritten) in dictionaries.items():
-            write_dictionary(partial / dictionary_name(ending), counts, overwritten)
+        dictionaries.write(partial)
         if dictionary is not None:
             replace_dictionary(partial, dictionary)
         described: dict[str, Any] = {"operation": "merge", "languages": tags, "splits": sizes}
@@ -203,49 +192,6 @@ def _holders(corpora: Sequence[_Source]) -> dict[str, list[_Source]]:
     return dict(sorted(holders.items()))
 
 
-def _joint_dictionaries(corpora: Sequence[_Source]) -> dict[str, _Dictionary]:
-    """The dictionary of each kind of labels that all corpora have, by its ending."""
-    first, *others = [label_endings(corpus.folder) for corpus in corpora]
-    shared = [ending for ending in first if all(ending in found for found in others)]
-    if not shared:
-        there = "; ".join(f"{c.folder} has .{label_endings(c.folder)[0]}" for c in corpora)
-        raise UserError(f"the folders have no labels in common: {there}")
-    found = {ending: _joint_dictionary(corpora, dictionary_name(ending)) for ending in shared}
-    # A cluster's number, or a phone's, means something else in another folder.
-    named = {e: each for e, each in found.items() if not _are_numbers(each)}
-    if not named:
-        raise UserError(
-            f"the labels in {corpora[0].folder}/{dictionary_name(shared[0])} are numbers, which "
-            "may stand for something else in another folder; merge labels that are names"
-        )
-    return named
-
-
-def _are_numbers(dictionary: _Dictionary) -> bool:
-    symbols = dictionary[0]
-    return bool(symbols) and all(map(str.isdecimal, symbols))
-
-
-def _joint_dictionary(corpora: Sequence[_Source], name: str) -> _Dictionary:
-    """As all corpora have it, if they have the same; else their symbols, counts summed."""
-    counts: Counter[str] = Counter()
-    overwritten: set[str] = set()
-    kinds: dict[bool, Path] = {}
-    orders = set()
-    for corpus in corpora:
-        known, flagged = read_dictionary(corpus.folder / name)
-        orders.add(tuple(known))
-        counts.update(known)
-        overwritten |= flagged
-        kinds.setdefault(WORD_END in known, corpus.folder)
-    if len(kinds) == 2:
-        raise UserError(
-            f"the labels of {kinds[True]} are letters (its {name} has {WORD_END!r}), those "
-            f"of {kinds[False]} are units; merge corpora of one kind"
-        )
-    return (counts if len(orders) == 1 else by_code_point(counts)), overwritten
-
-
 def _pool(name: str, endings: Sequence[str], blocks: Sequence[Lines], *, letters: bool) -> Lines:
     """One block after the other, below the folder that holds the audio of all."""
     roots = [os.path.abspath(block.root) for block in blocks]
@@ -261,7 +207,8 @@ def _pool(name: str, endings: Sequence[str], blocks: Sequence[Lines], *, letters
         for ending in endings
         if all(ending in block.columns for block in blocks)
     }
-    for ending in (WORDS, SPEAKERS):
+    # Classes spell no words.
+    for ending in (SPEAKERS,) if endings[0] == CLASSES else (WORDS, SPEAKERS):
         if ending not in columns and any(ending in block.columns for block in blocks):
             columns[ending] = [
                 line for block in blocks for line in _column(block, ending, endings[0], letters)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from speechprune.errors import UserError
 from speechprune.manifests.dictionary import dictionary_name
 from speechprune.manifests.folders import keep_sources, replacing
-from speechprune.manifests.label_files import label_endings, replace_dictionary
+from speechprune.manifests.label_files import label_endings
 from speechprune.manifests.languages import Spans, read_spans, select
 from speechprune.manifests.lines import read_lines, write_lines
 from speechprune.manifests.provenance import (
@@ -20,7 +19,8 @@ from speechprune.manifests.provenance import (
     shared_speakers,
     write_provenance,
 )
-from speechprune.manifests.rows import split_names
+from speechprune.manifests.replaced_dictionary import replace_dictionary
+from speechprune.manifests.rows import check_split_name, split_names
 from speechprune.manifests.verbatim import Lines, read_all_labels, write_verbatim
 from speechprune.registry import unknown_name
 
@@ -107,8 +107,7 @@ def _check_names(source: Path, split: str, names: Sequence[str]) -> None:
     if split not in present:
         raise UserError(f"{source}: {unknown_name('split', split, present)}")
     for index, name in enumerate(names):
-        if re.fullmatch(r"[\w-][\w.-]*", name) is None:
-            raise UserError(f"{name!r} cannot be the name of a split; use letters and digits")
+        check_split_name(name)
         if name in present and name != split:
             raise UserError(f"{source} has a split {name!r} already; choose another name")
         if name in names[:index]:

@@ -40,7 +40,7 @@ def split_split(
         UserError: the shares do not sum to 1, the speakers are unknown or too few, or as
             `operations.rearrange`.
     """
-    _check_shares(shares)
+    check_shares("--into", shares)
 
     def choose(lines: Lines) -> list[list[int]]:
         groups = [[i] for i in range(len(lines))] if by == "utterance" else _speakers(lines, source)
@@ -69,11 +69,32 @@ def split_split(
     )
 
 
-def _check_shares(shares: Mapping[str, float]) -> None:
+def parse_shares(flag: str, text: str) -> dict[str, float]:
+    """Shares by name, such as those of "train=0.9,valid=0.1".
+
+    Raises UserError, which names the option `flag`, for anything else.
+    """
+    shares: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, share = part.strip().partition("=")
+        try:
+            value = float(share)
+        except ValueError:
+            raise UserError(
+                f"{flag} {text}: {part!r} is not NAME=SHARE, such as valid=0.1"
+            ) from None
+        if name in shares:
+            raise UserError(f"{flag} {text}: two parts are called {name!r}")
+        shares[name] = value
+    return shares
+
+
+def check_shares(flag: str, shares: Mapping[str, float]) -> None:
+    """Raise UserError, which names the option `flag`, unless shares are above 0 and sum to 1."""
     fit = all(share > 0 for share in shares.values())
     if len(shares) < 2 or not fit or abs(sum(shares.values()) - 1) > 1e-6:
         given = ",".join(f"{name}={share:g}" for name, share in shares.items())
-        raise UserError(f"--into {given}: give two or more shares above 0 that sum to 1")
+        raise UserError(f"{flag} {given}: give two or more shares above 0 that sum to 1")
 
 
 def assign(sizes: Sequence[int], shares: Sequence[float], seed: int) -> list[int]:

@@ -10,9 +10,11 @@ from typing import Any
 
 from speechprune.errors import UserError
 from speechprune.manifests.audio import SAMPLE_RATE
+from speechprune.manifests.class_check import ClassCheck
 from speechprune.manifests.dictionary import SPECIAL_SYMBOLS, dictionary_name, read_dictionary
 from speechprune.manifests.headers import header_problems
 from speechprune.manifests.label_files import (
+    CLASSES,
     LETTERS,
     SPEAKERS,
     WORDS,
@@ -94,7 +96,8 @@ class Report:
         """A table of the splits, then the problems, one a line."""
         endings = list(dict.fromkeys(e for row in self.splits.values() for e in row.labels))
         # Letters alone, as most folders have them, need not be told.
-        titles = ["symbols"] if endings == [LETTERS] else [f"symbols in .{e}" for e in endings]
+        named = [f"{'classes' if e == CLASSES else 'symbols'} in .{e}" for e in endings]
+        titles = ["symbols"] if endings == [LETTERS] else named
         rows = [["split", "utterances", "hours", "longest s", *titles, "errors"]]
         for name, row in self.splits.items():
             sizes = [f"{row.utterances:,}", f"{row.hours:.2f}", f"{row.longest:.2f}"]
@@ -135,6 +138,7 @@ def check_folder(
     check = _Check(folder, dictionaries, sample_rate, max_tokens)
     sizes = {name: check.split(name) for name in names}
     check.compare_speakers()
+    check.compare_classes()
     splits = {}
     for name, (frames, found) in sizes.items():
         seconds, longest = sum(frames) / sample_rate, max(frames, default=0) / sample_rate
@@ -170,7 +174,14 @@ class _Check:
         self._recordings: dict[str, str] = {}
         self._speakers: dict[str, set[str]] = {}
         self._dictionaries = dictionaries
-        self._known = {ending: self._dictionary(path) for ending, path in dictionaries.items()}
+        self._known = {
+            ending: self._dictionary(path)
+            for ending, path in dictionaries.items()
+            if ending != CLASSES
+        }
+        self._classes = None
+        if CLASSES in dictionaries:
+            self._classes = ClassCheck(folder, dictionaries[CLASSES], self.add, self.warn)
         self._shared = self._shared_speakers()
 
     def split(self, name: str) -> tuple[list[int], dict[str, int]]:
@@ -179,14 +190,14 @@ class _Check:
         try:
             root, lines = read_raw_rows(self.folder / f"{name}.tsv")
         except UserError as error:
-            self._add(name, "manifest", str(error))
+            self.add(name, "manifest", str(error))
             return [], dict.fromkeys(self._endings(name), 0)
         rows = []
         for number, line in enumerate(lines, start=2):
             row = parse_row(line)
             if row is None:
                 where = f"{self.folder / name}.tsv line {number}"
-                self._add(name, "row", f"{where}: expected `path<TAB>samples`, got {line!r}")
+                self.add(name, "row", f"{where}: expected `path<TAB>samples`, got {line!r}")
             else:
                 rows.append(row)
         self._paths(name, root, rows)
@@ -194,7 +205,12 @@ class _Check:
         endings = self._endings(name)
         columns = {e: self._column(name, e, len(lines), required=True) for e in endings}
         words = columns.get(WORDS) or self._column(name, WORDS, len(lines))
-        symbols = {ending: self._labels(name, ending, columns[ending], words) for ending in endings}
+        symbols = {
+            ending: self._classes.split(name, columns[ending])
+            if self._classes and ending == CLASSES
+            else self._labels(name, ending, columns[ending], words)
+            for ending in endings
+        }
         self._headers(name, root, rows)
         return [frames for _, frames in rows], symbols
 
@@ -210,11 +226,22 @@ class _Check:
             if name.startswith(_HELD_OUT):
                 for speaker in sorted(self._speakers[name] & train.keys() - self._shared):
                     where = f"in {train[speaker]} and in {name}"
-                    self._add(name, "shared speaker", f"{speaker!r} speaks {where}")
+                    self.add(name, "shared speaker", f"{speaker!r} speaks {where}")
 
-    def _add(self, split: str, kind: str, message: str) -> None:
+    def compare_classes(self) -> None:
+        """Once all splits are checked: what is tested is trained on."""
+        if self._classes:
+            self._classes.compare()
+
+    def add(self, split: str, kind: str, message: str) -> None:
+        """Note a problem of a split, "" for the whole folder."""
         self.counts[kind] += 1
         self.by_split[split] += 1
+        self._example(kind, message)
+
+    def warn(self, kind: str, message: str) -> None:
+        """Note what may be right."""
+        self.warnings[kind] += 1
         self._example(kind, message)
 
     def _example(self, kind: str, message: str) -> None:
@@ -231,14 +258,14 @@ class _Check:
         try:
             return read_dictionary(path)[0]
         except UserError as error:
-            self._add("", "dictionary", str(error))
+            self.add("", "dictionary", str(error))
             return None
 
     def _shared_speakers(self) -> set[str]:
         try:
             return set(shared_speakers(read_provenance(self.folder)))
         except UserError as error:
-            self._add("", "provenance", str(error))
+            self.add("", "provenance", str(error))
             return set()
 
     def _paths(self, name: str, root: str, rows: Sequence[Row]) -> None:
@@ -248,14 +275,14 @@ class _Check:
             before = self._recordings.setdefault(key, name)
             # Sets to train on may contain one another, as Libri-light's do.
             if before != name and not (before.startswith(_TRAIN) and name.startswith(_TRAIN)):
-                self._add(name, "shared recording", f"{key} is in {before} and in {name}")
+                self.add(name, "shared recording", f"{key} is in {before} and in {name}")
             if self.max_tokens is not None and frames > self.max_tokens:
                 message = f"{key} has {frames} samples, more than --max-tokens {self.max_tokens}"
-                self._add(name, "too long", message)
+                self.add(name, "too long", message)
         repeated = Counter(audio_key(root, path) for path, _ in rows)
         for key, times in repeated.items():
             if times > 1:
-                self._add(name, "repeated path", f"{key} is {times} times in {name}.tsv")
+                self.add(name, "repeated path", f"{key} is {times} times in {name}.tsv")
 
     def _column(self, name: str, ending: str, count: int, *, required: bool = False) -> list[str]:
         """The lines of a file that should have `count`; none if it has another number or is not
@@ -266,11 +293,11 @@ class _Check:
         try:
             lines = read_lines(path)
         except UserError as error:
-            self._add(name, "manifest", str(error))
+            self.add(name, "manifest", str(error))
             return []
         if len(lines) != count:
             message = f"{path} has {len(lines)} lines for {count} recordings in {name}.tsv"
-            self._add(name, "line count", message)
+            self.add(name, "line count", message)
             return []
         return lines
 
@@ -282,7 +309,7 @@ class _Check:
         for number, label in enumerate(labels, start=1):
             found = label.split()
             if set(found) <= {WORD_END}:
-                self._add(name, "empty label", f"{path} line {number}")
+                self.add(name, "empty label", f"{path} line {number}")
             for symbol in set(found) - symbols.keys():
                 first[symbol] = number
             symbols.update(found)
@@ -293,7 +320,7 @@ class _Check:
                 where = f"{path} line {first[symbol]}"
                 lacking = f"{symbol!r} is not in {self._dictionaries[ending].name}"
                 message = f"{lacking}: {symbols[symbol]} times, first in"
-                self._add(name, "unknown symbol", f"{message} {where}")
+                self.add(name, "unknown symbol", f"{message} {where}")
         return len(symbols)
 
     def _compare_words(self, name: str, labels: Sequence[str], words: Sequence[str]) -> None:
@@ -301,16 +328,15 @@ class _Check:
             read = "".join(label.split()).replace(WORD_END, " ").split()
             if read != text.split():
                 message = f"{text!r}, but the letters say {' '.join(read)!r}"
-                self._add(name, "words", f"{self.folder / name}.wrd line {number}: {message}")
+                self.add(name, "words", f"{self.folder / name}.wrd line {number}: {message}")
 
     def _headers(self, name: str, root: str, rows: Sequence[Row]) -> None:
         if not Path(root).is_dir():
             message = f"{self.folder / name}.tsv line 1: no folder {root!r}"
-            self._add(name, "audio folder", message)
+            self.add(name, "audio folder", message)
             return
         for problem in header_problems(Path(root), rows, self.sample_rate, name, samples=True):
             if problem.warning:
-                self.warnings[problem.kind] += 1
-                self._example(problem.kind, problem.message)
+                self.warn(problem.kind, problem.message)
             else:
-                self._add(name, problem.kind, problem.message)
+                self.add(name, problem.kind, problem.message)

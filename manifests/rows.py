@@ -6,6 +6,7 @@ The first line is the folder of the audio; each row is `path below it<TAB>sample
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,12 @@ def split_names(folder: Path) -> list[str]:
     if not names:
         raise UserError(f"{folder} holds no SPLIT.tsv; name a manifest folder")
     return names
+
+
+def check_split_name(name: str) -> None:
+    """Raise UserError for what cannot be the name of a split's files."""
+    if re.fullmatch(r"[\w-][\w.-]*", name) is None:
+        raise UserError(f"{name!r} cannot be the name of a split; use letters and digits")
 
 
 def read_raw_rows(path: Path) -> tuple[str, list[str]]:

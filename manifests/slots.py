@@ -37,7 +37,7 @@ class Slot:
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        check_name(self.name, "slot")
+        check_name(self.name, "the name of a slot")
         for each in self.classes:
             check_name(each, f"a class of slot {self.name!r}")
         repeated = [each for each, count in Counter(self.classes).items() if count > 1]
@@ -106,7 +106,9 @@ def read_class_counts(path: Path) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
     for number, line in enumerate(read_lines(path), start=1):
         slot, *rest = line.split("\t")
-        if len(rest) != 2 or not all((slot.strip(), rest[0].strip(), rest[1].isdecimal())):
+        # No count has more digits; of thousands, Python makes no number.
+        fit = len(rest) == 2 and rest[1].isdecimal() and len(rest[1]) <= 18
+        if not fit or not slot.strip() or not rest[0].strip():
             raise UserError(
                 f"{path} line {number}: expected `slot<TAB>class<TAB>count`, got {line!r}"
             )
@@ -151,11 +153,11 @@ def count_classes(slots: Slots, labels: Iterable[Sequence[str]]) -> dict[str, di
     return counts
 
 
-def copy_class_dictionary(path: Path, copy: Path, needed: ClassCounts) -> None:
+def copy_class_dictionary(path: Path, copy: Path, needed: Mapping[str, Iterable[str]]) -> None:
     """Copy a dictionary of classes to where they will be labels.
 
     Args:
-        needed: what the labels have; classes that occur 0 times may be missing.
+        needed: the classes that the labels have, by slot.
 
     Raises:
         UserError: it is missing or malformed, has other slots, or lacks a class.
@@ -168,7 +170,7 @@ def copy_class_dictionary(path: Path, copy: Path, needed: ClassCounts) -> None:
             "dictionary of the same slots"
         )
     for slot in slots:
-        missing = sorted({c for c, times in needed[slot.name].items() if times} - {*slot.classes})
+        missing = sorted(set(needed[slot.name]) - set(slot.classes))
         if missing:
             told = ", ".join(map(repr, missing[:_TOLD]))
             rest = f" and {len(missing) - _TOLD} more" if len(missing) > _TOLD else ""

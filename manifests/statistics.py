@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Union
@@ -14,8 +14,9 @@ from speechprune.errors import UserError
 from speechprune.figures import INK, SHADES, new_figure, save_figure
 from speechprune.manifests.audio import SAMPLE_RATE
 from speechprune.manifests.dictionary import dictionary_name, ranked, read_dictionary
-from speechprune.manifests.label_files import LETTERS, SPEAKERS, WORDS, chosen_endings
+from speechprune.manifests.label_files import CLASSES, LETTERS, SPEAKERS, WORDS, chosen_endings
 from speechprune.manifests.rows import split_names
+from speechprune.manifests.slots import read_class_counts
 from speechprune.manifests.spelling import WORD_END, unspell
 from speechprune.manifests.verbatim import Lines, read_verbatim
 from speechprune.tables import table
@@ -33,7 +34,8 @@ class Statistics:
 
     Attributes:
         seconds: length of each recording at 16 kHz, float64 (utterances,).
-        symbols: count of each in the labels, most frequent first, ties by symbol.
+        symbols: count of each in the labels, most frequent first, ties by symbol; a class of whole
+            utterances is `slot: class`.
         words: in all texts together; None where labels are units and there is no .wrd.
         speakers: distinct; None where they are not known.
     """
@@ -44,14 +46,22 @@ class Statistics:
     speakers: int | None
 
     @classmethod
-    def of(cls, lines: Lines, ending: str = LETTERS, *, letters: bool = False) -> Statistics:
+    def of(
+        cls,
+        lines: Lines,
+        ending: str = LETTERS,
+        *,
+        letters: bool = False,
+        symbols_of: Callable[[str], Sequence[str]] = str.split,
+    ) -> Statistics:
         """Count, with the labels of the file with some ending.
 
         Args:
             letters: the labels are letters, although no word of theirs may end with `WORD_END`.
+            symbols_of: the symbols of one line.
         """
         labels = lines.columns[ending]
-        symbols = Counter(symbol for label in labels for symbol in label.split())
+        symbols = Counter(symbol for label in labels for symbol in symbols_of(label))
         texts = lines.columns.get(WORDS)
         if texts is None and (letters or WORD_END in symbols):
             texts = [unspell(label, letters=True) for label in labels]
@@ -103,6 +113,16 @@ def read_statistics(folder: Path, labels: str | None = None) -> dict[str, dict[s
 def _of_kind(folder: Path, names: Sequence[str], ending: str) -> dict[str, Statistics]:
     """Statistics of splits with the labels of one kind."""
     dictionary = folder / dictionary_name(ending)
+    if ending == CLASSES:
+        slots = list(read_class_counts(dictionary))
+
+        def classes_of(line: str) -> list[str]:
+            return [f"{slot}: {label}" for slot, label in zip(slots, line.split("\t"))]
+
+        return {
+            name: Statistics.of(read_verbatim(folder, name, ending), ending, symbols_of=classes_of)
+            for name in names
+        }
     letters = dictionary.exists() and WORD_END in read_dictionary(dictionary)[0]
     return {
         name: Statistics.of(read_verbatim(folder, name, ending), ending, letters=letters)
@@ -110,33 +130,41 @@ def _of_kind(folder: Path, names: Sequence[str], ending: str) -> dict[str, Stati
     }
 
 
-def describe_in_words(splits: Mapping[str, Statistics]) -> str:
-    """A table of the splits, and one of the most frequent symbols."""
+def describe_in_words(splits: Mapping[str, Statistics], *, classes: bool = False) -> str:
+    """A table of the splits, and one of the most frequent symbols.
+
+    Args:
+        classes: the symbols are classes of whole utterances, and there are no words.
+    """
+    titles = ["classes", "speakers"] if classes else ["symbols", "symbols/s", "words", "speakers"]
     rows = [
-        ["split", "utterances", "hours", "shortest s", "median s", "mean s", "longest s"]
-        + ["symbols", "symbols/s", "words", "speakers"]
+        ["split", "utterances", "hours", "shortest s", "median s", "mean s", "longest s", *titles]
     ]
     for name, statistics in splits.items():
         found = statistics.describe()
         lengths = [f"{found[key]:.2f}" for key in ("shortest", "median", "mean", "longest")]
-        rows.append(
-            [name, f"{found['utterances']:,}", f"{found['hours']:.2f}", *lengths]
-            + [str(found["distinct_symbols"]), f"{found['symbols_per_second']:.2f}"]
-            + ["" if found[k] is None else f"{found[k]:,}" for k in ("words", "speakers")]
-        )
-    return f"{table(rows)}\n\n{_symbol_table(splits)}"
+        counts = {
+            "classes": str(found["distinct_symbols"]),
+            "symbols": str(found["distinct_symbols"]),
+            "symbols/s": f"{found['symbols_per_second']:.2f}",
+            **{k: "" if found[k] is None else f"{found[k]:,}" for k in ("words", "speakers")},
+        }
+        sizes = [f"{found['utterances']:,}", f"{found['hours']:.2f}"]
+        rows.append([name, *sizes, *lengths, *(counts[title] for title in titles)])
+    return f"{table(rows)}\n\n{_symbol_table(splits, 'class' if classes else 'symbol')}"
 
 
-def _symbol_table(splits: Mapping[str, Statistics]) -> str:
+def _symbol_table(splits: Mapping[str, Statistics], title: str) -> str:
     total: Counter[str] = Counter()
     for statistics in splits.values():
         total.update(statistics.symbols)
-    rows = [["symbol", *splits, "all"]]
+    rows = [[title, *splits, "all"]]
     for symbol, count in ranked(total)[:_MOST_FREQUENT]:
         counts = [f"{statistics.symbols.get(symbol, 0):,}" for statistics in splits.values()]
         rows.append([symbol, *counts, f"{count:,}"])
     left = len(total) - _MOST_FREQUENT
-    return table(rows) + (f"\nand {left:,} rarer symbols, which --json lists" if left > 0 else "")
+    rarer = "rarer classes" if title == "class" else "rarer symbols"
+    return table(rows) + (f"\nand {left:,} {rarer}, which --json lists" if left > 0 else "")
 
 
 def length_histogram(lengths: Mapping[str, Sequence[float]], path: Union[str, Path]) -> None:

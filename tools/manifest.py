@@ -8,7 +8,6 @@ from typing import Any, Callable, Mapping, Optional
 
 import click
 
-from speechprune.errors import UserError
 from speechprune.manifests.audio import SAMPLE_RATE
 from speechprune.manifests.operations import Sizes
 from speechprune.tables import table
@@ -98,9 +97,10 @@ def check(
 def stats(folder: Path, labels: Optional[str], as_json: bool, figure: Optional[Path]) -> None:
     """Count what the splits of DIR hold.
 
-    That is utterances, hours, symbols, words and speakers, once for each kind of labels.
+    That is utterances, hours, symbols or classes, words and speakers, once for each kind of labels.
     """
     from speechprune.figures import check_figure_path
+    from speechprune.manifests.label_files import CLASSES
     from speechprune.manifests.statistics import (
         describe_in_words,
         length_histogram,
@@ -122,7 +122,10 @@ def stats(folder: Path, labels: Optional[str], as_json: bool, figure: Optional[P
         click.echo(_dumps({"folder": str(folder), "splits": first, "labels": described}))
     else:
         title = "labels in .{}\n" if len(kinds) > 1 else ""
-        texts = [title.format(e) + describe_in_words(splits) for e, splits in kinds.items()]
+        texts = [
+            title.format(ending) + describe_in_words(splits, classes=ending == CLASSES)
+            for ending, splits in kinds.items()
+        ]
         click.echo("\n\n".join(texts))
 
 
@@ -235,9 +238,9 @@ def cut(
 
     OUT also has the other splits, and DIR's dictionary; the audio stays where it is.
     """
-    from speechprune.manifests.partition import split_split
+    from speechprune.manifests.partition import parse_shares, split_split
 
-    shares = _shares(into)
+    shares = parse_shares("--into", into)
     sizes = split_split(
         folder,
         out,
@@ -249,22 +252,6 @@ def cut(
         overwrite=overwrite,
     )
     _show(sizes)
-
-
-def _shares(text: str) -> dict[str, float]:
-    shares: dict[str, float] = {}
-    for part in text.split(","):
-        name, _, share = part.strip().partition("=")
-        try:
-            value = float(share)
-        except ValueError:
-            raise UserError(
-                f"--into {text}: {part!r} is not NAME=SHARE, such as valid=0.1"
-            ) from None
-        if name in shares:
-            raise UserError(f"--into {text}: two parts are called {name!r}")
-        shares[name] = value
-    return shares
 
 
 def _show(sizes: Sizes) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
+from speechprune.manifests.classes import LabelledSplit
 from speechprune.manifests.corpora import CORPORA, CorpusMaker, CorpusReader
 from speechprune.manifests.corpora.base import WORKERS_HELP
-from speechprune.manifests.manifest import Split
+from speechprune.manifests.forms import AnySplit
 from speechprune.manifests.preparation import Preparation, prepare
 from speechprune.tools._options import AT_A_TIME, Number, add_options, dictionary_option
 
@@ -40,10 +41,11 @@ class _Corpora(click.Group):
 def command() -> None:
     """Prepare a corpus: SPLIT.tsv, .ltr, .wrd, .spk, dict.ltr.txt, provenance.json in one folder.
 
-    Audio that is 16 kHz mono WAV or FLAC is used in place; the rest becomes FLAC in the folder. If
-    it is interrupted or refused, what was converted stays in the hidden folder .NAME.partial beside
-    --out NAME, and the same command continues from it; corpora whose audio is made, in seconds,
-    start again.
+    Where utterances have classes, SPLIT.lbl and dict.lbl.txt take the place of texts. Audio that is
+    16 kHz mono WAV or FLAC is used in place; the rest becomes FLAC in the folder. If it is
+    interrupted or refused, what was converted stays in the hidden folder .NAME.partial beside --out
+    NAME, and the same command continues from it; corpora whose audio is made, in seconds, start
+    again.
     """
 
 
@@ -57,7 +59,7 @@ def _command(corpus: str) -> click.Command:
 def _out(function: Callable[..., None]) -> Callable[..., None]:
     """Where to write, and what may be there already."""
     for option in (
-        dictionary_option("one made of the symbols that occur, sorted"),
+        dictionary_option("one made of the symbols or classes that occur, sorted"),
         click.option("--overwrite", is_flag=True, help="Replace a prepared corpus."),
         click.option("--resume", is_flag=True, help="Accept a folder that is finished already."),
         click.option("--out", required=True, type=_PATH, help="New folder to write."),
@@ -126,11 +128,14 @@ def _bar(utterances: Iterable[Any], total: int) -> Iterator[Any]:
     yield from tqdm(utterances, total=total, unit="utterance", disable=None)
 
 
-def _show_splits(splits: Sequence[Split]) -> None:
+def _show_splits(splits: Sequence[AnySplit]) -> None:
     width = max(len(split.name) for split in splits)
     for split in splits:
         count, hours = len(split.utterances), split.seconds / 3600
         click.echo(f"{split.name:{width}}  {count:9,} utterances  {hours:9.2f} h")
+    if isinstance(splits[0], LabelledSplit):
+        for slot in splits[0].slots:
+            click.echo(f"slot {slot.name}: {len(slot.classes):,} classes")
 
 
 def _show(prepared: Preparation, out: Path) -> None:

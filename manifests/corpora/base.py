@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Optional, Sequence, Union
 
 from speechprune.manifests.corpus import Corpus
-from speechprune.manifests.manifest import Split
+from speechprune.manifests.forms import AnySplit
 from speechprune.manifests.progress import Progress, unwatched
 from speechprune.registry import Registry, option
 
@@ -40,7 +40,7 @@ class CorpusMaker(ABC):
         overwrite: bool = False,
         resume: bool = False,
         progress: Progress = unwatched,
-    ) -> Sequence[Split]:
+    ) -> Sequence[AnySplit]:
         """Write the manifest folder `folder`, whole or not at all; returns its splits.
 
         Args:
@@ -70,6 +70,24 @@ WORKERS_HELP = "Processes to use, all cores by default; the result is the same."
 def labels_option() -> Any:
     """The option `labels`, a `labels.LabelKind`."""
     return option("Labels to make of the transcripts; phones are those of espeak-ng.", "characters")
+
+
+def shares_option() -> Any:
+    """The option `shares`, a `str`, of a reader that draws splits."""
+    return option(
+        "Splits to draw, and their shares, where the corpus has none.",
+        "train=0.8,valid=0.1,test=0.1",
+        metavar="SPLIT=SHARE,...",
+    )
+
+
+def by_option() -> Any:
+    """The option `by`, an `Optional[drawn_splits.By]`, of a reader that draws splits."""
+    return option(
+        "What stays in one split where splits are drawn: a speaker, by default where speakers are "
+        "known, or an utterance, with all classes in each split.",
+        None,
+    )
 
 
 def workers_option() -> Any:

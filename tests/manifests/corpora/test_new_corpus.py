@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,7 +59,7 @@ def test_it_is_prepared_from_end_to_end(tmp_path: Path) -> None:
 
 
 def test_it_is_listed_with_its_options() -> None:
-    assert "lj-speech     LJ Speech (LJSpeech-1.1): English" in prepare("--help").output
+    assert re.search(r"lj-speech +LJ Speech \(LJSpeech-1.1\): English", prepare("--help").output)
     told = prepare("lj-speech", "--help").output
     assert "--split TEXT" in told and "Name of the split.  [default: train]" in told
 
