@@ -44,7 +44,7 @@ from speechprune.layers.plan import LayerPlan, LayerPlans
 from speechprune.layers.similarity import MEASURES as REGISTERED
 from speechprune.manifests.digits import DigitStrings, make_digits
 from speechprune.manifests.manifest import read_split
-from speechprune.models.loading import load_finetuned
+from speechprune.models.loading import load_recogniser
 from speechprune.recipes.nano import ASSET
 from speechprune.recipes.setting import path_value
 from speechprune.rewriting.averaging import average
@@ -291,7 +291,7 @@ class Comparison:
 
     def _rates(self, checkpoint: Path, kept: Path) -> Mapping[str, float]:
         def rates() -> dict[str, float]:
-            found = evaluate(load_finetuned(checkpoint), read_split(self.data, "test"))
+            found = evaluate(load_recogniser(checkpoint), read_split(self.data, "test"))
             rates = {"wer": found.words.rate, "cer": found.characters.rate}
             told = ", ".join(f"{name.upper()} {100 * rate:.1f} %" for name, rate in rates.items())
             click.echo(f"{kept.relative_to(self.out)}: {told}")
@@ -301,7 +301,7 @@ class Comparison:
 
 
 def _depth(checkpoint: Path) -> int:
-    model: Any = load_finetuned(checkpoint).model
+    model: Any = load_recogniser(checkpoint).model
     return len(model.w2v_encoder.w2v_model.encoder.layers)
 
 

@@ -41,7 +41,7 @@ from speechprune.layers.search import MOST_SUBSETS, beam, exhaustive, greedy
 from speechprune.layers.similarity import MEASURES
 from speechprune.layers.similarity.statistics import UtteranceMeans
 from speechprune.manifests.manifest import Split, read_split
-from speechprune.models.loading import LoadedModel, load_finetuned
+from speechprune.models.loading import LoadedRecogniser, load_recogniser
 
 BATCHES, BATCH_SIZE = 10, 32
 #: Most that similarities may differ by.
@@ -181,7 +181,7 @@ class Case:
     """A model, utterances, and plans for it that drop equally many layers."""
 
     title: str
-    loaded: LoadedModel
+    loaded: LoadedRecogniser
     split: Split
     plans: Sequence[LayerPlan]
 
@@ -241,7 +241,7 @@ def _cells(found: Mapping[str, Timed]) -> dict[str, Row]:
 
 def given_case(model: Path, data: Path, subset: str) -> Case:
     """A finetuned model, with the plans that its own similarities lead to."""
-    loaded = load_finetuned(model, data)
+    loaded = load_recogniser(model, data)
     split = read_split(data, subset, loaded.cfg.task.labels)
     found = similarity(model, data, subset, {"": MEASURES.build("svcca", mode="T")})[""]
     size = f"{found.layers} layers, {len(split.utterances)} utterances of {split.seconds:.0f} s"

@@ -26,7 +26,7 @@ from speechprune.dropping.verification import Verifier
 from speechprune.layers.plan import LayerPlan
 from speechprune.layers.similarity import MEASURES, gather
 from speechprune.manifests.manifest import Split
-from speechprune.models.loading import LoadedModel
+from speechprune.models.loading import LoadedRecogniser
 from speechprune.models.sites import encoder_of_model
 
 #: Most that devices may differ by: in similarity, and in the error rate of a plan.
@@ -42,7 +42,7 @@ class Work:
     values: np.ndarray
 
 
-def do(loaded: LoadedModel, split: Split, device: str) -> Iterator[Work]:
+def do(loaded: LoadedRecogniser, split: Split, device: str) -> Iterator[Work]:
     """Both kinds of work, on a device that is warm."""
     encoder = encoder_of_model(loaded.model)
     sampling_rate = loaded.cfg.task.get("sample_rate") or 16000

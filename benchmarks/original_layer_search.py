@@ -30,7 +30,7 @@ from speechprune.decoding import MAX_TOKENS, inference
 from speechprune.decoding.inference import Evaluation, batches, evaluate, transcribe
 from speechprune.manifests.audio import SAMPLE_RATE
 from speechprune.manifests.manifest import Split, Utterance
-from speechprune.models.loading import LoadedModel
+from speechprune.models.loading import LoadedRecogniser
 
 THRESHOLD = 0.99
 EPSILON = 1e-10
@@ -161,7 +161,7 @@ class PlanByPlan:
         texts: transcripts by the layers dropped, by place in the split.
     """
 
-    def __init__(self, loaded: LoadedModel, split: Split, metric: str) -> None:
+    def __init__(self, loaded: LoadedRecogniser, split: Split, metric: str) -> None:
         self.loaded, self.split, self.metric = loaded, split, metric
         self.encoder: Any = loaded.model.w2v_encoder.w2v_model
         self.texts: dict[Layers, dict[int, str]] = {}
@@ -209,7 +209,7 @@ class PlanByPlan:
 class PassCounter:
     """Counts utterances through the front end and through layers, whoever sends them."""
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedRecogniser) -> None:
         encoder: Any = loaded.model.w2v_encoder.w2v_model
         self.front_end = self.layers = 0
         encoder.feature_extractor.register_forward_hook(self._count_audio)
@@ -255,7 +255,7 @@ def similarities(layers: int) -> NDArray:
     return np.exp(-np.abs(done[:, None] - done)) + noise + noise.T
 
 
-def recogniser(**settings: Any) -> LoadedModel:
+def recogniser(**settings: Any) -> LoadedRecogniser:
     """wav2vec 2.0 base, but for ``settings``, with a CTC head for 28 letters; random weights."""
     dictionary = Dictionary()
     for letter in LETTERS:
@@ -273,10 +273,10 @@ def recogniser(**settings: Any) -> LoadedModel:
     built_task = tasks.setup_task(cfg.task, from_checkpoint=True)
     built_task.load_state_dict({"target_dictionary": dictionary})
     built = built_task.build_model(cfg.model, from_checkpoint=True).eval().requires_grad_(False)
-    return LoadedModel(Path("random"), built, built_task, dictionary, cfg, {})
+    return LoadedRecogniser(Path("random"), built, built_task, dictionary, cfg, {})
 
 
-def noises(folder: Path, loaded: LoadedModel, count: int, seconds: float) -> Split:
+def noises(folder: Path, loaded: LoadedRecogniser, count: int, seconds: float) -> Split:
     """Recordings of noise; what ``loaded`` transcribes them to are the references.
 
     So layers that change little cost few errors, as they do in a trained model.

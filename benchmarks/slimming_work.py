@@ -26,7 +26,7 @@ from speechprune.dropping.search import VerificationSettings, verify_plans
 from speechprune.files import make_folder
 from speechprune.layers.plan import LayerPlan, LayerPlans
 from speechprune.manifests.manifest import read_split
-from speechprune.models.loading import LoadedModel, load_encoder, load_finetuned
+from speechprune.models.loading import LoadedRecogniser, load_encoder, load_recogniser
 from speechprune.models.sites import encoder_of_model, prunable
 from speechprune.recipes.steps import Making
 from speechprune.rewriting.baseline_masks import Ranking
@@ -148,7 +148,7 @@ def measure(source: Path, out: Path, *, data: Path) -> None:
     dense products for `SECONDS` of audio, whose number masks leave alone; ``bytes`` is what all
     tensors of the model take in a file, masks baked in.
     """
-    loaded = load_finetuned(source)
+    loaded = load_recogniser(source)
     found = evaluate(loaded, read_split(data, "test"))
     masked = _bake(loaded)
     encoder = encoder_of_model(loaded.model)
@@ -166,7 +166,7 @@ def measure(source: Path, out: Path, *, data: Path) -> None:
     write_json(out, measured)
 
 
-def _bake(loaded: LoadedModel) -> int:
+def _bake(loaded: LoadedRecogniser) -> int:
     """Bake the masks of a model in, if it has some; gives how many entries they remove."""
     controller = getattr(loaded.model, "mask_controller", None)
     if controller is None:
@@ -185,7 +185,7 @@ def measure_speed(models: Mapping[str, Path], out: Path, *, data: Path, repeats:
         models: checkpoints by what they are called.
         repeats: times each, after once to warm up; the median of each model counts.
     """
-    loaded = {name: load_finetuned(path) for name, path in models.items()}
+    loaded = {name: load_recogniser(path) for name, path in models.items()}
     for each in loaded.values():
         _bake(each)
     speech = _speech(data)
@@ -209,7 +209,7 @@ def _speech(data: Path) -> np.ndarray:
 
 
 @torch.inference_mode()
-def _seconds(loaded: LoadedModel, speech: np.ndarray) -> float:
+def _seconds(loaded: LoadedRecogniser, speech: np.ndarray) -> float:
     batch = padded(loaded, [speech])
     start = perf_counter()
     loaded.model.get_logits(loaded.model(**batch))

@@ -41,6 +41,7 @@ LEVELS = (
     ("backbones",),
     ("manifests",),
     ("checkpoint",),
+    ("tasks",),
     ("models",),
     ("rewriting", "decoding"),
     ("criterions",),

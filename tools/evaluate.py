@@ -1,4 +1,4 @@
-"""`speechprune evaluate`: error rates, density and speed of a finetuned model."""
+"""`speechprune evaluate`: error rates or accuracy, density and speed of a finetuned model."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from speechprune.decoding import MAX_TOKENS
+from speechprune.tools import _labels
 from speechprune.tools._options import whole_number
 
 if TYPE_CHECKING:
@@ -33,6 +34,13 @@ if TYPE_CHECKING:
     type=whole_number(1),
     help="Most utterances in a batch; 1 keeps a base model free of padding.",
 )
+@click.option(
+    "--figure",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Figure of which classes are taken for which to draw, of a model for labels: .png, .pdf "
+    "or .svg.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def command(
     checkpoint: Path,
@@ -40,24 +48,48 @@ def command(
     subset: str,
     max_tokens: int,
     batch_size: int | None,
+    figure: Path | None,
     as_json: bool,
 ) -> None:
     """Print the word and character error rates of CHECKPOINT over every utterance of a subset.
 
     If its dictionary has no `|`, its labels are units, such as phones, and there is one rate, the
     unit error rate (UER), which --json gives as wer and cer.
+
+    Of a model for labels of whole utterances, print the accuracy of each slot and of all slots
+    together, each with a 95 % confidence interval, and the recall of each class.
     """
     from speechprune.decoding.inference import evaluate, read_references
+    from speechprune.decoding.labelling import evaluate_labels, read_labels
+    from speechprune.errors import UserError
+    from speechprune.figures import check_figure_path
     from speechprune.manifests.audio import SAMPLE_RATE
     from speechprune.manifests.check import check_split
-    from speechprune.models.loading import load_finetuned
+    from speechprune.models.loading import LoadedLabeller, load_finetuned
 
+    if figure is not None:
+        check_figure_path(figure)
     loaded = load_finetuned(checkpoint, data)
     task = loaded.cfg.task
     check_split(data, subset, labels=None, sample_rate=task.get("sample_rate") or SAMPLE_RATE)
+    source = {"checkpoint": str(checkpoint), "data": str(data), "subset": subset}
+    if isinstance(loaded, LoadedLabeller):
+        labelled = read_labels(loaded, data, subset)
+        told = evaluate_labels(loaded, labelled, max_tokens=max_tokens, batch_size=batch_size)
+        if figure is not None:
+            _labels.draw(told, figure)
+        if as_json:
+            click.echo(json.dumps({**source, **_labels.report(told)}, indent=2))
+        else:
+            click.echo(_labels.table(told))
+        return
+    if figure is not None:
+        raise UserError(
+            f"--figure draws which classes are taken for which, but {checkpoint} writes texts; "
+            "leave it out"
+        )
     split = read_references(loaded, data, subset)
     evaluation = evaluate(loaded, split, max_tokens=max_tokens, batch_size=batch_size)
-    source = {"checkpoint": str(checkpoint), "data": str(data), "subset": subset}
     if as_json:
         click.echo(json.dumps({**source, **report(evaluation)}, indent=2))
     else:

@@ -1,4 +1,4 @@
-"""`speechprune transcribe`: the text of audio files."""
+"""`speechprune transcribe`: the text of audio files, or their classes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ def command(
 ) -> None:
     """Print the text of each of FILES, after the file's name and a tab.
 
+    A model for labels of whole utterances prints the class of each slot, parted by tabs.
+
     FILES may have any sample rate, number of channels and format that libsndfile reads.
     Nothing is printed if one of them cannot be read. Of a truncated one the text of what is there
     is printed, an error says how much is missing, and the exit status is 1.
     """
-    from speechprune.decoding.inference import transcribe_files
+    from speechprune.decoding.files import transcribe_files
     from speechprune.models.loading import load_finetuned
 
     found = list(zip(files, transcribe_files(load_finetuned(checkpoint), files)))

@@ -267,11 +267,11 @@ def test_loaded_models_are_sparse_as_saved(ours: Run) -> None:
 
 
 def test_saved_settings_are_the_given_ones_and_plain(lab: Lab, ours: Run) -> None:
-    from speechprune.models.config import CtcConfig
+    from speechprune.models.config import FinetunedConfig
 
     cfg = ours.checkpoint()["cfg"]
     model = cfg["model"]
-    assert set(model) == set(CtcConfig.__dataclass_fields__) | {"_name"}
+    assert set(model) == set(FinetunedConfig.__dataclass_fields__) | {"_name"}
     assert {type(v) for v in leaves(cfg)} <= {str, int, float, bool, type(None)}
     cfg = lab.cfg
     for key, given in cfg.model.items():

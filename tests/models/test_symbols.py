@@ -21,7 +21,7 @@ from speechprune.models.loading import load_finetuned
 from speechprune.models.mask_reading import read_mask_set
 from speechprune.rewriting.masks import apply_masks
 from speechprune.training.finetuning import Finetuning
-from speechprune.training.preflight import check_checkpoints, check_symbols
+from speechprune.training.preflight import check_checkpoints, check_outputs
 
 HEAD = {"no_prune_proj": False}
 ROUTER = {"_name": "wav2vec_ctc_st", "prune_rate": 0.6, **HEAD}
@@ -210,7 +210,7 @@ def test_no_run_goes_on_in_another_order(lab: Lab, tmp_path: Path) -> None:
             lab.compose(*flags(MODELS["weights"], data), f"checkpoint.save_dir={tmp_path}")
         )
     evaluated = lab.compose(*flags(MODELS["weights"], data), "model.eval_only=true")
-    check_symbols(evaluated, last, state, goes_on=True)
+    check_outputs(evaluated, last, state, goes_on=True)
 
 
 def test_layers_auto_and_slim_auto_refuse_at_once(lab: Lab) -> None:

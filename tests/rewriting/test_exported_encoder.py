@@ -141,7 +141,7 @@ def texts(value: Any) -> list[str]:
 
 def test_what_is_no_finetuned_model_is_refused(finetuned: Finetuned, tmp_path: Path) -> None:
     out = tmp_path / "encoder.pt"
-    assert "not a finetuned CTC model" in refusal(export_encoder, finetuned.pretrained, out)
+    assert "not a finetuned model" in refusal(export_encoder, finetuned.pretrained, out)
     assert "does not exist" in refusal(export_encoder, tmp_path / "missing.pt", out)
     path = tmp_path / "finetuned.pt"
     path.write_bytes(finetuned("st").read_bytes())

@@ -20,8 +20,9 @@ from corpora import cut
 from nano import write_corpus, write_finetuned, write_wav2vec2
 
 from speechprune.decoding import inference
+from speechprune.decoding.files import transcribe_files
 from speechprune.decoding.greedy import decode
-from speechprune.decoding.inference import read_audio, transcribe, transcribe_files
+from speechprune.decoding.inference import read_audio, transcribe
 from speechprune.errors import UserError
 from speechprune.models.loading import load_finetuned
 from speechprune.tools.transcribe import command

@@ -204,7 +204,7 @@ def test_divergence_is_told_in_one_line(lab: Lab) -> None:
 def test_a_pretrained_model_is_nothing_to_finetune_from(lab: Lab) -> None:
     words = arguments(lab, "bad", f"checkpoint.finetune_from_model={lab.wav2vec2}")
     message = error_line(run_forked(lab.folder / "bad", words))
-    assert "is not a finetuned CTC model; give a pretrained one as model.w2v_path" in message
+    assert "is not a finetuned model; give a pretrained one as model.w2v_path" in message
 
 
 def test_a_checkpoint_of_another_model_is_named(lab: Lab) -> None:

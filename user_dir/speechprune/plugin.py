@@ -1,4 +1,4 @@
-"""The one door into fairseq: models, criterions, data2vec, safe checkpoint classes and `seams`.
+"""The one door into fairseq: models, criterions, tasks, data2vec, safe classes and `seams`.
 
 fairseq imports `models` and `tasks` of a user folder by itself but never criterions, and neither
 when the package was imported before: so importing this module registers everything.
@@ -26,6 +26,7 @@ from fairseq.trainer import Trainer
 
 from speechprune.backbones import BACKBONES
 from speechprune.backbones.data2vec import data2vec_audio
+from speechprune.models.classes import comparing_classes
 from speechprune.models.registration import register_all
 from speechprune.models.symbols import following_symbols
 from speechprune.replacing import replace
@@ -45,6 +46,7 @@ def _enter() -> None:
     replace(Trainer, "__init__", training_loop.preparing)
     replace(Trainer, "load_checkpoint", checkpoints.naming_unfit)
     replace(Trainer, "load_checkpoint", following_symbols)
+    replace(Trainer, "load_checkpoint", comparing_classes)
     replace(Trainer, "clip_grad_norm", training_loop.observing)
     optimizer = fp16_optimizer.FP16Optimizer
     replace(optimizer, "__init__", half_precision.naming_copies)

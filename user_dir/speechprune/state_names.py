@@ -24,6 +24,10 @@ ENCODER = FINETUNED + PRETRAINED
 #: The sites of the output layer, which finetuning adds.
 HEAD_SITES = ("proj.weight", "proj.bias")
 HEAD = f"{FINETUNED}proj."
+#: Of a head that reads all hidden states of its encoder: a weight for each, L + 1 entries.
+STATE_WEIGHTS = f"{HEAD}layer_weights"
+#: Of a head with several layers: an entry for each of its outputs.
+OUTPUT_BIAS = f"{HEAD}output.bias"
 #: The embedding of masked spans, of every pretrained encoder: as many entries as channels.
 MASK_EMBEDDING = "mask_emb"
 

@@ -24,7 +24,7 @@ from speechprune.errors import UserError
 from speechprune.files import check_folder
 from speechprune.made_with import claim
 from speechprune.manifests.check import check_split
-from speechprune.models.loading import load_finetuned
+from speechprune.models.loading import load_recogniser
 from speechprune.models.sites import encoder_of_model
 from speechprune.reports.runs import manifest_digest
 from speechprune.rewriting.slimming import CutReport
@@ -152,7 +152,7 @@ class Pipeline(Workflow):
 
     def _stage(self, path: Path) -> Stage:
         data = self.finetuning.data
-        loaded = load_finetuned(path, data)
+        loaded = load_recogniser(path, data)
         cost = encoder_cost(encoder_of_model(loaded.model))
         found: Mapping[str, Evaluation] = {
             split: evaluate(loaded, read_references(loaded, data, split)) for split in self._splits

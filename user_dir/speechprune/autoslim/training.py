@@ -23,7 +23,7 @@ from speechprune.rewriting.slimming import CutReport, apply
 from speechprune.state_names import is_finetuned
 from speechprune.training.finetuning import Finetuning
 from speechprune.training.overrides import key_of, quoted, refuse_own
-from speechprune.training.preflight import check_symbols
+from speechprune.training.preflight import check_outputs
 from speechprune.training.rehearsal import rehearse
 from speechprune.training.run import TrainingRun
 
@@ -203,7 +203,7 @@ class Slimming:
         check_whole_layers(model, len(find_backbone(encoder).layers(encoder)))
         target_of(model, find_backbone(encoder).units(encoder), encoder)
         state = read(self.checkpoint, mmap=True)
-        check_symbols(self._cfg, self.checkpoint, state, goes_on=False)
+        check_outputs(self._cfg, self.checkpoint, state, goes_on=False)
 
     def prepare(self) -> None:
         """Write the encoder of a finetuned checkpoint, unless it is there.

@@ -1,4 +1,4 @@
-"""Files of finetuned CTC models: what they say, in today's form."""
+"""Files of finetuned models: what they say, in today's form."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from omegaconf import DictConfig, open_dict
 from speechprune.checkpoint.file import PathLike, read
 from speechprune.checkpoint.outputs import saved_dictionary
 from speechprune.checkpoint.pretrained import pretrained_settings
+from speechprune.checkpoint.slots import AUDIO_LABELS
 from speechprune.checkpoint.upgrading import upgraded
 from speechprune.errors import UserError
 from speechprune.manifests.audio import SAMPLE_RATE
@@ -26,12 +27,13 @@ def read_finetuned(path: PathLike) -> dict[str, Any]:
     """The state of a finetuned checkpoint, its configuration in today's form.
 
     Raises:
-        UserError: the file cannot be read, or is no CTC model with its pretrained one's settings.
+        UserError: the file cannot be read, or is no finetuned model with its pretrained one's
+            settings.
     """
     path = Path(path)
     state = read(path, mmap=True)
     if not is_finetuned(state["model"]):
-        raise UserError(f"{path} is not a finetuned CTC model; finetune a pretrained one first")
+        raise UserError(f"{path} is not a finetuned model; finetune a pretrained one first")
     pretrained = getattr(state.get("args"), "w2v_args", None)
     if pretrained is None:
         state = upgraded(state, path)
@@ -51,6 +53,8 @@ def _modernise(cfg: DictConfig, path: Path) -> None:
     with open_dict(cfg):
         if cfg.get("task") is None:
             cfg.task = {}
+        if cfg.task.get("_name") == AUDIO_LABELS:
+            return
         # The task of 2020 served pretraining and finetuning.
         cfg.task._name = "audio_finetuning"
         cfg.task.labels = cfg.task.get("labels") or "ltr"

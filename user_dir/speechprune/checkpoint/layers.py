@@ -6,11 +6,14 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from speechprune.backbones import Backbone, backbone_called
 from speechprune.checkpoint.file import PROVENANCE, PathLike, read
 from speechprune.checkpoint.settings import encoder_name, mapping
 from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan
+from speechprune.state_names import STATE_WEIGHTS
 
 #: Where the settings of a saved model's encoder tell what it lost in training.
 DROPPED = "dropped_layers"
@@ -59,6 +62,33 @@ def lost_layers(state: Mapping[str, Any], now: LayerPlan | None = None) -> Layer
     if before is None or now is None:
         return now or before
     return before.then(now)
+
+
+def without_layers(
+    tensors: Mapping[str, Any], dropped: Collection[int], family: Backbone
+) -> dict[str, Any]:
+    """A state dict, or anything by the names of tensors, less the 0-based layers ``dropped``.
+
+    So are state dicts within it, of teachers; and a head that reads all hidden states has no weight
+    any more for those after the dropped layers.
+    """
+    renamed = {}
+    for key, value in tensors.items():
+        new = family.key_without_layers(key, dropped)
+        if new is None:
+            continue
+        if isinstance(value, dict):
+            value = without_layers(value, dropped, family)
+        elif new == STATE_WEIGHTS:
+            value = without_states(value, dropped)
+        renamed[new] = value
+    return renamed
+
+
+def without_states(weights: Tensor, dropped: Collection[int]) -> Tensor:
+    """The weights of hidden states, (L + 1,), less those of the states after dropped layers."""
+    gone = set(dropped)
+    return weights[[state for state in range(len(weights)) if state - 1 not in gone]].clone()
 
 
 def refuse_other_layers(path: PathLike, state: Mapping[str, Any], own: LayerPlan | None) -> None:

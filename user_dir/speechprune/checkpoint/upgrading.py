@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from speechprune.checkpoint.evaluated import refuse_code
 from speechprune.checkpoint.file import PathLike, read
+from speechprune.checkpoint.slots import AUDIO_LABELS
 from speechprune.errors import UserError
 
 #: What fairseq wants to know of the training behind every checkpoint. Files that were stripped for
@@ -25,7 +26,7 @@ _NO_TRAINING: Mapping[str, Any] = {
 }
 _OF_DECODING = ("generation", "eval_wer_config")
 #: All tasks that a speech encoder may come from; a file may not choose another.
-_TASKS = ("audio_pretraining", "audio_finetuning", "hubert_pretraining")
+_TASKS = ("audio_pretraining", "audio_finetuning", "hubert_pretraining", AUDIO_LABELS)
 _START = {"epoch": 1, "iterations_in_epoch": 0}
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import List, Optional
 
 from fairseq.criterions.ctc import CtcCriterionConfig
+from fairseq.dataclass import FairseqDataclass
 
 
 @dataclass
@@ -46,6 +47,11 @@ class DistillationSettings:
     cosine_weight: float = field(
         default=1.0, metadata={"help": "factor of the mean cosine similarity in the distillation"}
     )
+
+
+@dataclass
+class LabelsConfig(PenaltySettings, FairseqDataclass):
+    """The settings of `labels`."""
 
 
 @dataclass

@@ -5,6 +5,9 @@ CTC, MASKED_CTC, DISTILL_CTC = "ctc", "masked_ctc", "distill_ctc"
 #: Distillation alone, which needs no labels.
 DISTILL = "distill"
 
+#: A cross-entropy for each slot of an utterance's labels.
+LABELS = "labels"
+
 #: Those that count errors in validation as `speechprune evaluate` does.
 COUNTING_ERRORS = (CTC, MASKED_CTC, DISTILL_CTC)
 #: Those with a teacher.
@@ -19,5 +22,6 @@ METRICS = {
     CTC: _OF_CTC + _OF_PENALTY,
     MASKED_CTC: _OF_CTC + _OF_PENALTY,
     DISTILL_CTC: _OF_CTC + _OF_PENALTY + _OF_DISTILLATION,
+    LABELS: ("loss", "accuracy", *_OF_PENALTY),
     DISTILL: ("loss", *_OF_PENALTY, *_OF_DISTILLATION),
 }

@@ -1,4 +1,4 @@
-"""Greedy CTC transcription of files, and error rates of a corpus.
+"""Greedy CTC transcription, and error rates of a corpus.
 
 Every utterance is decoded and counted: fairseq's own batching drops the shortest ones.
 
@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,9 +30,9 @@ from speechprune.decoding.scoring import ErrorCounts, count_text_errors
 from speechprune.errors import UserError
 from speechprune.manifests.audio import SAMPLE_RATE, resample
 from speechprune.manifests.manifest import Split, read_split
-from speechprune.manifests.recording import BadAudio, decode_recording, open_recording
+from speechprune.manifests.recording import BadAudio, decode_recording
 from speechprune.masking.masked_site import masked_weight
-from speechprune.models.loading import LoadedModel
+from speechprune.models.loading import LoadedModel, LoadedRecogniser
 from speechprune.models.sites import encoder_of_model
 
 logger = logging.getLogger(__name__)
@@ -69,7 +68,7 @@ class Evaluation:
 
 
 def evaluate(
-    loaded: LoadedModel,
+    loaded: LoadedRecogniser,
     split: Split,
     *,
     max_tokens: int = MAX_TOKENS,
@@ -116,7 +115,7 @@ def evaluate(
     )
 
 
-def read_references(loaded: LoadedModel, folder: Path, name: str) -> Split:
+def read_references(loaded: LoadedRecogniser, folder: Path, name: str) -> Split:
     """A split with the texts that a model's transcripts are compared with.
 
     The model's dictionary tells whether labels are letters.
@@ -128,7 +127,7 @@ def read_references(loaded: LoadedModel, folder: Path, name: str) -> Split:
     return read_split(folder, name, labels, letters=spells_words(loaded.dictionary))
 
 
-def check_references(loaded: LoadedModel, split: Split) -> None:
+def check_references(loaded: LoadedRecogniser, split: Split) -> None:
     """Warn of symbols in the references that the model cannot write.
 
     Raises:
@@ -158,38 +157,7 @@ def check_references(loaded: LoadedModel, split: Split) -> None:
         )
 
 
-class Transcript(NamedTuple):
-    """What was heard in a file, and what is missing of the file, going on from its name, or ""."""
-
-    text: str
-    missing: str
-
-
-def transcribe_files(loaded: LoadedModel, paths: Sequence[Path]) -> list[Transcript]:
-    """The text of each file, whatever its sample rate and number of channels.
-
-    Warns of files whose samples are of a scale, or of channels, that no model can hear.
-
-    Raises:
-        UserError: a file is missing or is not readable audio; checked before any is transcribed.
-    """
-    for path in paths:
-        with _named(path):
-            open_recording(path).close()
-    loaded.model.to(best_device())
-    rate = sample_rate(loaded)
-    transcripts = []
-    for path in tqdm(paths, unit="file", desc="transcribing", leave=False, disable=None):
-        with _named(path):
-            decoded = decode_recording(path)
-        for oddity in decoded.oddities:
-            logger.warning(f"{path} {oddity.message}")
-        (text,) = transcribe(loaded, [resample(decoded.samples, decoded.rate, rate)])
-        transcripts.append(Transcript(text, decoded.missing))
-    return transcripts
-
-
-def transcribe(loaded: LoadedModel, audio: Sequence[np.ndarray]) -> list[str]:
+def transcribe(loaded: LoadedRecogniser, audio: Sequence[np.ndarray]) -> list[str]:
     """Greedy CTC transcripts of one batch.
 
     Args:
@@ -245,7 +213,7 @@ def read_audio(path: Path, rate: int) -> np.ndarray:
         UserError: the file is missing, is not readable audio, or is truncated so that fairseq
             could not read it, or so much that `prepare` would leave it out.
     """
-    with _named(path):
+    with naming(path):
         decoded = decode_recording(path)
         decoded.check()
         if decoded.damaged:
@@ -278,7 +246,7 @@ def count_parameters(model: nn.Module) -> int:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Bad audio is told with the path of its file."""
     try:
         yield

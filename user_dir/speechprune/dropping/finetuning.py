@@ -20,7 +20,7 @@ from speechprune.rewriting.layer_dropping import drop_layers
 from speechprune.state_names import is_mask, mask_key
 from speechprune.training.finetuning import Finetuning
 from speechprune.training.overrides import key_of, quoted, value_of
-from speechprune.training.preflight import check_symbols
+from speechprune.training.preflight import check_outputs
 from speechprune.training.rehearsal import rehearse
 from speechprune.training.run import TrainingRun
 
@@ -140,7 +140,7 @@ def rehearse_finetuning(checkpoint: Path, finetuning: Finetuning, layers: int) -
         ]
     )
     declared(cfg.model._name).check_depth(cfg.model, layers)
-    check_symbols(cfg, checkpoint, read(checkpoint, mmap=True), goes_on=False)
+    check_outputs(cfg, checkpoint, read(checkpoint, mmap=True), goes_on=False)
 
 
 def refuse_unread(checkpoint: Path, overrides: Sequence[str]) -> None:

@@ -33,7 +33,7 @@ from speechprune.layers.matrix import SimilarityMatrix
 from speechprune.layers.plan import LayerPlan, LayerPlans, check_drop
 from speechprune.made_with import claim
 from speechprune.manifests.check import check_split, read_recordings
-from speechprune.models.loading import load_finetuned
+from speechprune.models.loading import load_recogniser
 from speechprune.reports.runs import manifest_digest
 from speechprune.training.configs import find_config
 from speechprune.training.finetuning import Finetuning
@@ -234,7 +234,7 @@ class Pipeline(Workflow):
         data = self.finetuning.data
         found: dict[str, dict[str, Evaluation]] = {split: {} for split in self._splits}
         for stage, path in stages.items():
-            loaded = load_finetuned(path, data)
+            loaded = load_recogniser(path, data)
             for split in self._splits:
                 found[split][stage] = evaluate(loaded, read_references(loaded, data, split))
         return found

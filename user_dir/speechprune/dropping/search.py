@@ -17,7 +17,7 @@ from speechprune.dropping.verification import Measured, Verifier, refuse_test
 from speechprune.layers.plan import LayerPlan, LayerPlans
 from speechprune.layers.race import Race
 from speechprune.manifests.check import check_split
-from speechprune.models.loading import load_finetuned
+from speechprune.models.loading import load_recogniser
 from speechprune.tables import table
 
 
@@ -48,7 +48,7 @@ class VerificationSettings:
     def verifier(self, checkpoint: PathLike, remember: bool = False) -> Verifier:
         """For a finetuned checkpoint; raises UserError for data or a model that cannot be used."""
         refuse_test(self.subset, self.allow_test)
-        loaded = load_finetuned(checkpoint, self.data)
+        loaded = load_recogniser(checkpoint, self.data)
         rate = sample_rate(loaded)
         check_split(self.data, self.subset, labels=None, sample_rate=rate)
         split = read_references(loaded, self.data, self.subset)

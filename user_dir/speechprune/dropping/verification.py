@@ -36,7 +36,7 @@ from speechprune.layers.plan import LayerPlan
 from speechprune.layers.prefixes import passes, walk
 from speechprune.layers.race import Race
 from speechprune.manifests.manifest import Split
-from speechprune.models.loading import LoadedModel
+from speechprune.models.loading import LoadedRecogniser
 from speechprune.models.sites import encoder_of_model, output_layer_of
 
 METRICS = ("cer", "wer")
@@ -116,7 +116,7 @@ class Verifier:
 
     def __init__(
         self,
-        loaded: LoadedModel,
+        loaded: LoadedRecogniser,
         split: Split,
         *,
         max_tokens: int = MAX_TOKENS,

@@ -17,10 +17,10 @@ class WeightCtcConfig(LayerFlags, MaskFlags, PruningFlags, SlimFlags, Wav2Vec2Ct
 
 
 @dataclass
-class CtcConfig(RunContext, WeightCtcConfig):
+class FinetunedConfig(RunContext, WeightCtcConfig):
     """`wav2vec_ctc`'s keys, ours, and how the run begins."""
 
 
 @dataclass
-class PrunedCtcConfig(PruningContext, CtcConfig):
+class PrunedConfig(PruningContext, FinetunedConfig):
     """The same, and what pruning has to know of the run."""

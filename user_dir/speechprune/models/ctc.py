@@ -1,180 +1,26 @@
-"""What every CTC model of ours shares: layers can be left out, and runs can be repeated."""
+"""Symbols as outputs: one distribution for each frame, of which CTC makes a text."""
 
-from contextlib import contextmanager
-from typing import Any, Dict, Iterator, Mapping, Optional
+from typing import Any
 
-import numpy as np
-import torch
 from fairseq.data.dictionary import Dictionary
 from fairseq.models.wav2vec.wav2vec2_asr import Wav2VecCtc
-from omegaconf import open_dict
-from torch import nn
 
-from speechprune.backbones import Backbone, find_backbone
-from speechprune.checkpoint import read
-from speechprune.checkpoint.layers import DROPPED, lost_layers, refuse_other_layers
-from speechprune.checkpoint.slimming import note_kept_layers, refuse_other_units
-from speechprune.errors import UserError
-from speechprune.layers.plan import LayerPlan
-from speechprune.models.declaration import LAYER_FLAGS, Declared
 from speechprune.models.encoder import build_encoder, dictionary_of
-from speechprune.models.layer_flags import plan_of
-from speechprune.models.removed_units import refuse_removed_units
-from speechprune.models.restart import starting_checkpoint
-from speechprune.models.sites import encoder_of_model
-from speechprune.state_names import layer_of
 
 
-class Ctc(Declared, Wav2VecCtc):
-    """fairseq's `wav2vec_ctc` less the layers that ``model.drop_layers`` or a plan names.
-
-    The encoder may be of any family that has a backbone.
+class Ctc(Wav2VecCtc):
+    """The outputs of fairseq's `wav2vec_ctc`, by its own code.
 
     Attributes:
         dictionary: of the outputs.
-        layer_plan: the layers that were left out when this model was built from a pretrained one;
-            None if all stayed, or if a checkpoint of ours is to follow, which has its own depth.
-        awaits_own_checkpoint: whether this model is what the settings in a checkpoint say, and is
-            to be used with that one's weights; else it begins or goes on with a run.
     """
 
-    reads = LAYER_FLAGS | {"eval_only"}
     dictionary: Dictionary
-    layer_plan: Optional[LayerPlan] = None
-    awaits_own_checkpoint = False
 
     @classmethod
-    def build_model(cls, cfg: Any, task: Any) -> "Ctc":
-        """Load the pretrained weights, drop layers, then prepare what the model is for.
-
-        Raises:
-            UserError: settings or files that cannot work.
-        """
-        # fairseq fills in cfg.w2v_args while it builds.
-        from_pretrained = cfg.w2v_args is None
-        if from_pretrained:
-            cls.check_settings(cfg)
+    def with_outputs(cls, cfg: Any, task: Any) -> "Ctc":
+        """A model with the pretrained encoder and a new head for the dictionary of a task."""
         dictionary = dictionary_of(task)
         model = cls(cfg, build_encoder(cfg, len(dictionary)))
         model.dictionary = dictionary
-        model.awaits_own_checkpoint = not from_pretrained
-        if from_pretrained:
-            model.drop_layers()
-        model.prepare(from_pretrained)
         return model
-
-    def prepare(self, from_pretrained: bool) -> None:
-        """What is to be done before training or loading.
-
-        Args:
-            from_pretrained: whether this model begins a run; else a checkpoint of ours follows.
-        """
-
-    def __init__(self, cfg: Any, w2v_encoder: nn.Module) -> None:
-        super().__init__(cfg, w2v_encoder)
-        self._update: Optional[int] = None
-        self._micro_batch = 0
-        if not self.keeps_removed_units:
-            self.register_load_state_dict_pre_hook(refuse_removed_units)
-
-    @property
-    def backbone(self) -> nn.Module:
-        """The self-supervised encoder, without the CTC head."""
-        return encoder_of_model(self)
-
-    @property
-    def family(self) -> Backbone:
-        """What is known of the encoder's model family."""
-        return find_backbone(self.backbone)
-
-    @property
-    def depth(self) -> int:
-        """The number of layers."""
-        return len(self.family.layers(self.backbone))
-
-    def drop_layers(self) -> None:
-        """Leave out what the settings name, and say so in what is saved of them.
-
-        A checkpoint is built from the settings of its encoder, ``w2v_args``, the one thing of these
-        that fairseq saves as the model leaves it.
-        """
-        self.layer_plan = plan_of(self.cfg, self.depth)
-        lost = lost_layers(read(self.cfg.w2v_path, mmap=True), self.layer_plan)
-        if self.layer_plan is not None:
-            self.family.drop_layers(self.backbone, self.layer_plan.dropped)
-        if lost is not None:
-            with open_dict(self.cfg.w2v_args):
-                self.cfg.w2v_args.model.encoder_layers = self.depth
-                if self.layer_plan is not None:
-                    note_kept_layers(self.cfg.w2v_args.model, self.layer_plan.kept)
-                self.cfg.w2v_args[DROPPED] = {"layers": lost.layers, "dropped": list(lost.dropped)}
-        start = starting_checkpoint(self.cfg)
-        if start is not None:
-            state = read(start, mmap=True)
-            refuse_other_layers(start, state, lost)
-            refuse_other_units(start, state, self.family.slim_plan(self.backbone))
-
-    def set_num_updates(self, num_updates: int) -> None:
-        super().set_num_updates(num_updates)
-        if num_updates != self._update:
-            self._update = num_updates
-            self._micro_batch = 0
-            self.begin_update()
-
-    def begin_update(self) -> None:
-        """Called once for each update, before its first micro-batch."""
-
-    def forward(self, **kwargs: Any) -> Dict[str, Any]:
-        if not self.training:
-            return super().forward(**kwargs)
-        with self._seeded_numpy():
-            return super().forward(**kwargs)
-
-    @contextmanager
-    def _seeded_numpy(self) -> Iterator[None]:
-        """Span masking and layerdrop draw from numpy: seed it per update, rank and micro-batch, so
-        that a resumed run goes on as if it had never stopped."""
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        rank = torch.distributed.get_rank() if distributed else 0
-        key = [self.cfg.seed, self._update or 0, rank, self._micro_batch]
-        self._micro_batch += 1
-        state = np.random.get_state()
-        np.random.seed(np.random.SeedSequence(key).generate_state(4))
-        try:
-            yield
-        finally:
-            np.random.set_state(state)
-
-    def load_state_dict(self, state_dict: Dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Load a state dict of this depth, or of that of the pretrained model.
-
-        Raises:
-            UserError: it is of another depth.
-        """
-        result = super().load_state_dict(self.without_layers(state_dict), *args, **kwargs)
-        self._update = None
-        return result
-
-    def without_layers(self, tensors: Mapping[str, Any]) -> Dict[str, Any]:
-        """A state dict, or masks by name, less the layers that this model left out.
-
-        Raises:
-            UserError: it is of neither depth.
-        """
-        found = max((n for n in map(layer_of, tensors) if n is not None), default=-1) + 1
-        if found == self.depth or not found:
-            return dict(tensors)
-        if self.layer_plan is None or found != self.layer_plan.layers:
-            left = "" if self.layer_plan is None else f", {self.layer_plan.layers} before dropping"
-            raise UserError(
-                f"the checkpoint has {found} layers, but the model has {self.depth}{left}; name "
-                "the layers to leave out by model.drop_layers, or choose another model.w2v_path"
-            )
-        renamed = {
-            self.family.key_without_layers(key, self.layer_plan.dropped): value
-            for key, value in tensors.items()
-        }
-        return {key: value for key, value in renamed.items() if key is not None}
-
-    def fold(self) -> None:
-        """Make the state dict one of a plain `wav2vec_ctc`."""

@@ -1,7 +1,7 @@
-"""The speech encoder of a CTC model with its output layer, whichever family it is of."""
+"""The speech encoder of a finetuned model with its output layer, whichever family it is of."""
 
 from contextlib import contextmanager, nullcontext
-from typing import Any, Dict, Iterator, Mapping, Optional
+from typing import Any, Dict, Iterator, Mapping, Optional, Tuple
 
 import torch
 from fairseq.data.dictionary import Dictionary
@@ -37,6 +37,19 @@ def build_encoder(cfg: Any, output_size: int) -> Wav2VecEncoder:
     Raises:
         UserError: as `check_pretrained`, or the pretrained file lacks weights.
     """
+    family, settings = family_of(cfg)
+    with building_from(cfg.w2v_path):
+        if family.fits_fairseqs_ctc and settings.get(SLIM_PLAN) is None:
+            return FairseqsEncoder(cfg, family, output_size)
+        return SpeechEncoder(cfg, family, output_size)
+
+
+def family_of(cfg: Any) -> Tuple[Backbone, Mapping[str, Any]]:
+    """The family of the encoder that a model's settings name, and the encoder's own settings.
+
+    Raises:
+        UserError: as `check_pretrained`, if a pretrained file is to be read.
+    """
     if cfg.w2v_args is None:
         check_pretrained(cfg.w2v_path, cfg.normalize)
         settings = pretrained_settings(cfg.w2v_path)[1]
@@ -44,10 +57,7 @@ def build_encoder(cfg: Any, output_size: int) -> Wav2VecEncoder:
         settings = encoder_of({"w2v_args": cfg.w2v_args})
     family = backbone_called(str(settings.get("_name") or settings.get("arch")))
     family.make_known()
-    with building_from(cfg.w2v_path):
-        if family.fits_fairseqs_ctc and settings.get(SLIM_PLAN) is None:
-            return FairseqsEncoder(cfg, family, output_size)
-        return SpeechEncoder(cfg, family, output_size)
+    return family, settings
 
 
 def dictionary_of(task: Any) -> Dictionary:
@@ -109,8 +119,18 @@ class SpeechEncoder(Wav2VecEncoder):
         self.final_dropout = nn.Dropout(cfg.final_dropout)
         self.freeze_finetune_updates = cfg.freeze_finetune_updates
         self.num_updates = 0
-        self.proj = Linear(pretrained.model.encoder_embed_dim, output_size)
+        self.proj = self.new_head(pretrained.model.encoder_embed_dim, output_size)
         self.register_load_state_dict_pre_hook(_without_pretraining)
+
+    def new_head(self, channels: int, output_size: int) -> nn.Module:
+        """An output layer with random weights, for an encoder with so many channels."""
+        layer: nn.Module = Linear(channels, output_size)
+        return layer
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the output layer trains alone in this update."""
+        return bool(self.freeze_finetune_updates > self.num_updates)
 
     def _read(self, cfg: Any) -> Mapping[str, Tensor]:
         """Fill in ``cfg.w2v_args``, with the settings of finetuning; gives the weights."""
@@ -130,8 +150,7 @@ class SpeechEncoder(Wav2VecEncoder):
     def forward(
         self, source: Tensor, padding_mask: Optional[Tensor], **kwargs: Any
     ) -> Dict[str, Any]:
-        finetunes = self.freeze_finetune_updates <= self.num_updates
-        with nullcontext() if finetunes else torch.no_grad():
+        with torch.no_grad() if self.is_frozen else nullcontext():
             features, padding = self.family.features(
                 self.w2v_model, source, padding_mask, mask=self.apply_mask and self.training
             )

@@ -21,11 +21,13 @@ from speechprune.backbones import backbone_called, find_backbone
 from speechprune.checkpoint.file import PROVENANCE, PathLike, read
 from speechprune.checkpoint.finetuned import find_dictionary, read_finetuned
 from speechprune.checkpoint.pretrained import model_name
+from speechprune.checkpoint.slots import AUDIO_LABELS, described_slots, saved_slots
 from speechprune.checkpoint.upgrading import read_upgraded
 from speechprune.errors import UserError
+from speechprune.manifests.slots import Slots
 from speechprune.models.encoder import building_from, load_weights
 from speechprune.models.mask_flags import as_s3router_reads
-from speechprune.models.names import HUBERT_WEIGHTS, ROUTER, WEIGHTS, is_ctc
+from speechprune.models.names import HUBERT_WEIGHTS, ROUTER, WEIGHTS, is_ctc, is_labelling
 from speechprune.models.registration import register_all
 from speechprune.models.sites import encoder_of_model
 from speechprune.models.uninitialised import Uninitialised
@@ -35,13 +37,12 @@ from speechprune.state_names import is_finetuned, is_of_s3router
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A finetuned CTC model, ready for inference.
+    """A finetuned model, ready for inference.
 
     Attributes:
         path: the checkpoint.
         model: in evaluation mode, on the CPU.
-        task: fairseq's audio_finetuning task.
-        dictionary: of the outputs.
+        task: fairseq's, with the dictionary or the slots of the outputs.
         cfg: the checkpoint's configuration, as built.
         provenance: what was noted by whoever made the checkpoint of another one; empty for those
             that training saved.
@@ -50,7 +51,6 @@ class LoadedModel:
     path: Path
     model: Any
     task: FairseqTask
-    dictionary: Dictionary
     cfg: DictConfig
     provenance: Mapping[str, Any]
 
@@ -78,31 +78,90 @@ class LoadedModel:
         return 0 if slimming is None else int(slimming.removed_parameters())
 
 
-def load_finetuned(path: PathLike, data: PathLike | None = None) -> LoadedModel:
-    """Build any finetuned CTC checkpoint: fairseq's own, one of ours, or a folded one.
+@dataclass(frozen=True)
+class LoadedRecogniser(LoadedModel):
+    """A CTC model.
+
+    Attributes:
+        dictionary: of the outputs.
+    """
+
+    dictionary: Dictionary
+
+
+@dataclass(frozen=True)
+class LoadedLabeller(LoadedModel):
+    """A model for labels of whole utterances.
+
+    Attributes:
+        slots: with their classes, in the order of the outputs.
+    """
+
+    slots: Slots
+
+
+def load_finetuned(
+    path: PathLike, data: PathLike | None = None
+) -> LoadedRecogniser | LoadedLabeller:
+    """Build any finetuned checkpoint: fairseq's own, one of ours, or a folded one.
 
     Neither the pretrained file nor the data folder of training has to exist.
 
     Args:
-        data: a folder to take `dict.LABELS.txt` from, if the checkpoint lacks its dictionary.
+        data: a folder to take `dict.LABELS.txt` from, if the checkpoint of a CTC model lacks its
+            dictionary.
 
     Raises:
-        UserError: the file cannot be read or is not a finetuned CTC model, or it has no dictionary.
+        UserError: the file cannot be read or is not a finetuned model, or what its outputs stand
+            for is nowhere.
     """
     path = Path(path)
     state = read_known(path)
+    if is_labelling(state["cfg"].model._name):
+        slots = saved_slots(state, path)
+        if slots is None:
+            raise UserError(f"{path} is damaged: it lacks the classes that its outputs stand for")
+        return LoadedLabeller(*_built(path, state, described_slots(slots)), slots)
+    dictionary = find_dictionary(state, state["cfg"], path, data)
+    return LoadedRecogniser(*_built(path, state, {"target_dictionary": dictionary}), dictionary)
+
+
+def load_recogniser(path: PathLike, data: PathLike | None = None) -> LoadedRecogniser:
+    """As `load_finetuned`, of a CTC model.
+
+    Raises:
+        UserError: as that, or the model is one for labels.
+    """
+    loaded = load_finetuned(path, data)
+    if isinstance(loaded, LoadedRecogniser):
+        return loaded
+    names = ", ".join(slot.name for slot in loaded.slots)
+    raise UserError(
+        f"{path} tells the class of an utterance ({names}) and writes no text; this needs a CTC "
+        "model"
+    )
+
+
+def _built(
+    path: Path, state: Mapping[str, Any], outputs: Mapping[str, Any]
+) -> tuple[Path, Any, FairseqTask, DictConfig, Mapping[str, Any]]:
+    """The parts of a `LoadedModel`.
+
+    Args:
+        state: as `read_known` gives it.
+        outputs: what they stand for, as the task's state.
+    """
     cfg = state["cfg"]
-    dictionary = find_dictionary(state, cfg, path, data)
     with building_from(path):
         task = tasks.setup_task(cfg.task, from_checkpoint=True)
-        task.load_state_dict({"target_dictionary": dictionary})
+        task.load_state_dict(dict(outputs))
         with Uninitialised():
             model = task.build_model(cfg.model, from_checkpoint=True)
         model.load_state_dict(state["model"], strict=True, model_cfg=cfg.model)
     # PyTorch multiplies in another order, with other rounding, by weights that require gradient:
     # without, masked and folded models agree to the last bit.
     model.eval().requires_grad_(False)
-    return LoadedModel(path, model, task, dictionary, cfg, state.get(PROVENANCE) or {})
+    return path, model, task, cfg, state.get(PROVENANCE) or {}
 
 
 def read_known(path: PathLike) -> dict[str, Any]:
@@ -111,10 +170,13 @@ def read_known(path: PathLike) -> dict[str, Any]:
     state = read_finetuned(path)
     model = state["cfg"].model
     name = model.get("_name")
-    if name not in MODEL_REGISTRY or not is_ctc(name):
+    if name not in MODEL_REGISTRY or not (is_ctc(name) or is_labelling(name)):
         raise UserError(
-            f"{path} holds a model {name!r}, which is not a CTC model that speechprune knows"
+            f"{path} holds a model {name!r}, which is neither a CTC model that speechprune knows "
+            "nor one for labels"
         )
+    if is_labelling(name) != (state["cfg"].task._name == AUDIO_LABELS):
+        raise UserError(f"{path} is damaged: its task {state['cfg'].task._name} is not {name}'s")
     if name == HUBERT_WEIGHTS:
         # fairseq's own cannot be built without the dictionaries of pretraining; the other can.
         with open_dict(state["cfg"]):

@@ -25,6 +25,18 @@ GATES = "l0"
 #: Any mask policy, with weights trained or frozen.
 POLICY = "wav2vec_ctc_policy"
 
+#: Whole utterances get labels: by all weights, or the output layer alone; S3-Router; PARP.
+LABELS = "wav2vec_labels"
+LABELS_ROUTER = "wav2vec_labels_st"
+LABELS_PARP = "wav2vec_labels_parp"
+#: All of them.
+LABELLING = (LABELS, LABELS_ROUTER, LABELS_PARP)
+
+
+def is_labelling(name: str) -> bool:
+    """Whether a model's name is that of one for labels of whole utterances."""
+    return name in LABELLING
+
 
 def is_ctc(name: str) -> bool:
     """Whether a model's name is that of a CTC model, ours, fairseq's or one of a user's."""

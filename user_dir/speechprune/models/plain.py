@@ -1,4 +1,4 @@
-"""What fairseq itself calls a folded model, and what it asks to find in its checkpoint."""
+"""What a folded model is called, and what is asked to be found in its checkpoint."""
 
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Mapping
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from speechprune.backbones import Backbone
 from speechprune.errors import UserError
-from speechprune.models.names import HUBERT_WEIGHTS, WEIGHTS
+from speechprune.models.config import FinetunedConfig
+from speechprune.models.names import HUBERT_WEIGHTS, LABELS, WEIGHTS, is_labelling
 from speechprune.registry import unknown_name
 from speechprune.state_names import ENCODER
 
@@ -22,23 +23,32 @@ _HUBERT = "hubert"
 
 @dataclass(frozen=True)
 class PlainModel:
-    """A CTC model of fairseq's, without anything of ours.
+    """A finetuned model without masks; a CTC model of fairseq's has nothing of ours at all.
 
     Attributes:
         name: in fairseq's registry.
         keys: of its settings.
+        is_fairseqs: whether unmodified fairseq can open it.
         adapt: changes its settings to those with which it can be built from its checkpoint alone,
             and gives the tensors that it has besides those of finetuning.
     """
 
     name: str
     keys: Mapping[str, Any]
-    adapt: Callable[[Dict[str, Any]], Dict[str, Tensor]]
+    adapt: Callable[[Dict[str, Any]], Dict[str, Tensor]] = lambda settings: {}
+    is_fairseqs: bool = True
 
     def settings(self, model: Mapping[str, Any], data: str) -> Dict[str, Any]:
         """Those of ``model`` that it knows."""
         kept = {key: value for key, value in model.items() if key in self.keys}
         return {**kept, "_name": self.name, "data": data}
+
+
+def without_masks(name: str) -> PlainModel:
+    """What the model called ``name`` becomes without masks, of whatever family its encoder is."""
+    if is_labelling(name):
+        return PlainModel(LABELS, FinetunedConfig.__dataclass_fields__, is_fairseqs=False)
+    return PlainModel(WEIGHTS, Wav2Vec2CtcConfig.__dataclass_fields__)
 
 
 def plain_model(family: Backbone, layout: str = _KNOWN_EVERYWHERE) -> PlainModel:
@@ -55,7 +65,7 @@ def plain_model(family: Backbone, layout: str = _KNOWN_EVERYWHERE) -> PlainModel
     """
     keys = Wav2Vec2CtcConfig.__dataclass_fields__
     if family.fits_fairseqs_ctc:
-        return PlainModel(WEIGHTS, keys, lambda settings: {})
+        return PlainModel(WEIGHTS, keys)
     layouts = {
         _KNOWN_EVERYWHERE: PlainModel(WEIGHTS, keys, lambda settings: _converted(settings, family)),
     }

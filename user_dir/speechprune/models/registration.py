@@ -1,12 +1,16 @@
-"""Registering our models with fairseq: importing the files of this folder does it."""
+"""Registering our models and tasks with fairseq: importing their files does it."""
 
 import functools
 import importlib
 from pathlib import Path
 
+#: The files that hold a model or a task each, by folder of the package.
+_FILES = {"tasks": "audio_*.py", "models": "wav2vec*.py"}
+
 
 @functools.cache
 def register_all() -> None:
-    """Register all of our models."""
-    for file in sorted(Path(__file__).parent.glob("wav2vec*.py")):
-        importlib.import_module(f"speechprune.models.{file.stem}")
+    """Register all of our models, and the tasks that they need."""
+    for folder, pattern in _FILES.items():
+        for file in sorted((Path(__file__).parent.parent / folder).glob(pattern)):
+            importlib.import_module(f"speechprune.{folder}.{file.stem}")

@@ -1,4 +1,4 @@
-"""Where a CTC model, fairseq's or ours, keeps its encoder, its head, and what masks fit on."""
+"""Where a finetuned model keeps its encoder, its head, and what masks fit on."""
 
 from typing import Any, Iterable, List
 
@@ -16,14 +16,17 @@ def encoder_of_model(model: Any) -> nn.Module:
 
 
 def output_layer_of(model: Any) -> nn.Module:
-    """The output layer, from channels to symbols."""
+    """The output layer, from channels to symbols or classes."""
     layer: nn.Module = model.w2v_encoder.proj
     return layer
 
 
-def head_site(model: Any) -> Site:
-    """The weight of the output layer, as a site."""
-    return Site(HEAD_SITES[0], "head", None, output_layer_of(model), "weight")
+def head_sites(model: Any) -> List[Site]:
+    """The weight of the output layer, as a site; none if that is made of several layers."""
+    layer = output_layer_of(model)
+    if not hasattr(layer, "weight"):
+        return []
+    return [Site(HEAD_SITES[0], "head", None, layer, "weight")]
 
 
 def advice_of_slim(model: Any) -> str:
@@ -38,7 +41,7 @@ def maskable_sites(model: Any) -> List[Site]:
     """Every tensor that could have a mask, the head last."""
     encoder = encoder_of_model(model)
     sites = find_backbone(encoder).sites(encoder, LAYER_ROLES + OTHER_ROLES)
-    return [*sites, head_site(model)]
+    return [*sites, *head_sites(model)]
 
 
 def prunable(sites: Iterable[Site], *, biases: bool) -> List[Site]:

@@ -8,16 +8,17 @@ from speechprune.errors import UserError
 from speechprune.masking.controller import MaskController
 from speechprune.masking.policies import POLICIES
 from speechprune.masking.schedule import ConstantSchedule
-from speechprune.models.config import PrunedCtcConfig
+from speechprune.models.config import PrunedConfig
+from speechprune.models.ctc import Ctc
 from speechprune.models.declaration import LAYER_FLAGS
 from speechprune.models.mask_flags import SITE_FLAGS
 from speechprune.models.names import FIXED_MASK
-from speechprune.models.pruned_ctc import PrunedCtc
+from speechprune.models.pruned import Pruned
 from speechprune.models.restart import is_first_launch
 
 
-@register_model(FIXED_MASK, dataclass=PrunedCtcConfig)
-class Wav2VecCtcMasked(PrunedCtc):
+@register_model(FIXED_MASK, dataclass=PrunedConfig)
+class Wav2VecCtcMasked(Pruned, Ctc):
     """The masks are those of ``model.mask_file`` from the first update to the last."""
 
     reads = LAYER_FLAGS | {*SITE_FLAGS, "mask_file", "prune_biases", "eval_only"}

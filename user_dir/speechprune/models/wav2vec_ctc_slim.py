@@ -8,9 +8,10 @@ from fairseq.models import register_model
 from speechprune.backbones.cost import encoder_cost
 from speechprune.checkpoint.slimming import refuse_uncut
 from speechprune.errors import UserError
-from speechprune.models.config import PrunedCtcConfig
+from speechprune.models.config import PrunedConfig
 from speechprune.models.ctc import Ctc
 from speechprune.models.declaration import LAYER_FLAGS, SLIM_FLAGS
+from speechprune.models.finetuned import Finetuned
 from speechprune.models.names import GATES, SLIM
 from speechprune.models.pruning_flags import check_modes
 from speechprune.models.restart import is_first_launch
@@ -33,8 +34,8 @@ from speechprune.slimming.plan import KeptUnits
 _PREFIX = f"{SLIM_CONTROLLER}."
 
 
-@register_model(SLIM, dataclass=PrunedCtcConfig)
-class Wav2VecCtcSlim(Ctc):
+@register_model(SLIM, dataclass=PrunedConfig)
+class Wav2VecCtcSlim(Finetuned, Ctc):
     """Removes heads and channels for good, more and more of them; all weights train.
 
     What is removed is zero, or has a gate that is closed, until `speechprune slim apply` cuts it
@@ -49,6 +50,7 @@ class Wav2VecCtcSlim(Ctc):
 
     @classmethod
     def check_settings(cls, cfg: Any) -> None:
+        super().check_settings(cfg)
         check_modes(cfg)
         check_slim(cfg)
 

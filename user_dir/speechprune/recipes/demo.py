@@ -12,7 +12,7 @@ from speechprune.checkpoint import read
 from speechprune.decoding.inference import evaluate, read_references
 from speechprune.files import write_atomically
 from speechprune.manifests.synthetic import SyntheticSpeech, make_synthetic
-from speechprune.models.loading import load_finetuned
+from speechprune.models.loading import load_recogniser
 from speechprune.recipes.adapting import Method, all_weights, connections, head_alone
 from speechprune.training.overrides import quoted
 from speechprune.training.rounds import finish_all
@@ -97,7 +97,7 @@ def adapt_and_measure(
 
 def _measure(method: Method, data: Path, run: TrainingRun) -> Result:
     checkpoint = run.folder / "checkpoints" / "checkpoint_best.pt"
-    loaded = load_finetuned(checkpoint, data)
+    loaded = load_recogniser(checkpoint, data)
     report = evaluate(loaded, read_references(loaded, data, "test"))
     return Result(
         name=method.name,

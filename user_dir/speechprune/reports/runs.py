@@ -151,11 +151,17 @@ def _facts(folder: Path, which: str) -> dict[str, Any]:
 
 def _facts_of_checkpoints(folder: Path, which: str) -> dict[str, Any]:
     from speechprune.checkpoint.file import PROVENANCE, read
+    from speechprune.checkpoint.slots import saved_slots
 
     path, last = checkpoint_path(folder, which), checkpoint_path(folder, "last")
     state = read(path, mmap=True)
     if not is_finetuned(state["model"]):
         raise UnfinishedRun(f"{path.relative_to(folder)} is not a finetuned CTC model")
+    if saved_slots(state, path) is not None:
+        raise UnfinishedRun(
+            f"{path.relative_to(folder)} is a model for labels, which has no error rates; "
+            "`speechprune evaluate` prints its accuracy"
+        )
     if (state.get(PROVENANCE) or {}).get("folded_from"):
         raise UserError(f"{path} is folded; give the run that its masks come from")
     try:
@@ -246,12 +252,12 @@ def _evaluate(run: FinishedRun, subset: str) -> RunEvaluation:
     from speechprune.decoding.inference import evaluate, read_references
     from speechprune.manifests.audio import SAMPLE_RATE
     from speechprune.manifests.check import check_split
-    from speechprune.models.loading import load_finetuned
+    from speechprune.models.loading import load_recogniser
 
     folder = Path(run.task["data"])
     rate = run.task.get("sample_rate") or SAMPLE_RATE
     check_split(folder, subset, labels=None, sample_rate=rate)
-    loaded = load_finetuned(run.checkpoint, folder)
+    loaded = load_recogniser(run.checkpoint, folder)
     found = evaluate(loaded, read_references(loaded, folder, subset))
     return RunEvaluation(
         wer=found.words.rate,

@@ -20,6 +20,7 @@ from speechprune.checkpoint.saved import (
     once_per_update,
     saved_checkpoints,
 )
+from speechprune.checkpoint.slots import saved_slots
 from speechprune.errors import UserError
 from speechprune.files import refuse_to_replace
 from speechprune.locks import locked
@@ -114,7 +115,15 @@ def _average(folder: Path, out: Path, num: int, by: str) -> Average:
 
 def _refuse_other_outputs(paths: Sequence[Path]) -> None:
     """Raise UserError unless the rows of all heads stand for the symbols of the first, in order."""
-    dictionaries = [saved_dictionary(read(path, mmap=True)) for path in paths]
+    states = [read(path, mmap=True) for path in paths]
+    for path, state in zip(paths, states):
+        first_slots, slots = saved_slots(states[0], paths[0]), saved_slots(state, path)
+        if first_slots is not None and slots is not None and first_slots != slots:
+            raise UserError(
+                f"{paths[0]} and {path} have other classes, or the same in another order: their "
+                "heads have no mean; move away those of one run"
+            )
+    dictionaries = [saved_dictionary(state) for state in states]
     for path, dictionary in zip(paths, dictionaries):
         first = dictionaries[0]
         if first is not None and dictionary is not None and dictionary.symbols != first.symbols:

@@ -37,7 +37,7 @@ def export_encoder(path: PathLike, out: PathLike) -> None:
     Masks are baked in; the tensors have the types of the source.
 
     Raises:
-        UserError: the source cannot be read or is not a finetuned CTC model, or has removed heads
+        UserError: the source cannot be read or is not a finetuned model, or has removed heads
             and channels that are not cut out, or ``out`` is the source or cannot be written.
     """
     rewriting = Rewriting(path, out)

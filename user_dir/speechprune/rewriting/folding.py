@@ -19,17 +19,24 @@ from speechprune.checkpoint.file import PathLike, read
 from speechprune.checkpoint.outputs import counted_symbols
 from speechprune.errors import UserError
 from speechprune.files import write_atomically
-from speechprune.models.loading import LoadedModel, load_finetuned
-from speechprune.models.plain import PlainModel, plain_model
+from speechprune.models.declaration import declared
+from speechprune.models.loading import LoadedLabeller, LoadedModel, load_finetuned
+from speechprune.models.plain import PlainModel, plain_model, without_masks
 from speechprune.models.sites import encoder_of_model
 from speechprune.rewriting.rewriting import Rewriting
 
 #: fairseq finetunes from a checkpoint only if it tells of an optimizer.
-HISTORY = {
+HISTORY: Mapping[str, Any] = {
     "criterion_name": "CtcCriterion",
     "optimizer_name": "FairseqAdam",
     "lr_scheduler_state": {},
     "num_updates": 0,
+}
+#: What a folded checkpoint has in the place of the state of a run.
+_AT_REST: Mapping[str, Any] = {
+    "args": None,
+    "criterion": None,
+    "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
 }
 
 
@@ -37,7 +44,8 @@ def fold(path: PathLike, out: PathLike, *, layout: str = "wav2vec2") -> str:
     """Bake the masks of a finetuned checkpoint in: unmodified fairseq loads what is at ``out``.
 
     ``out`` is a plain `wav2vec_ctc` without optimizer state, whose tensors have the types of the
-    source. The alphabet goes to `dict.LABELS.txt` beside it, the folder that its task names.
+    source. A model for labels becomes a plain one for labels, which only speechprune knows. The
+    alphabet goes to `dict.LABELS.txt` beside it, the folder that its task names.
 
     Args:
         layout: of a HuBERT encoder. wav2vec2 is the same network in a file that every version of
@@ -61,28 +69,23 @@ def fold(path: PathLike, out: PathLike, *, layout: str = "wav2vec2") -> str:
             "fairseq cannot open such layers; the commands of speechprune and its training take it "
             "as it is, and `slim apply` bakes masks in"
         )
+    if isinstance(loaded, LoadedLabeller):
+        return _fold_labeller(rewriting, loaded)
     plain = plain_model(family, layout)
     if not hasattr(loaded.model, "fold") and family.fits_fairseqs_ctc:
         raise UserError(f"{path} holds no masks to fold: it is a plain {plain.name}")
     out = Path(out).absolute()
-    controller = getattr(loaded.model, "mask_controller", None)
-    masks = controller.mask_set() if controller else {}
     noted = {
-        "folded_from": rewriting.digest,
-        "density": loaded.density,
-        # Of what the zeros alone do not tell for sure: entries kept, and all, by masked tensor.
-        "kept": {name: [int(mask.sum()), mask.numel()] for name, mask in masks.items()},
+        **_noted_of_masks(rewriting, loaded),
         "target_dictionary": counted_symbols(loaded.dictionary),
     }
     cfg = _fairseqs_config(loaded.cfg, plain, out.parent)
     state = {
-        "args": None,
+        **_AT_REST,
         "cfg": cfg,
         "model": {**plain.adapt(cfg["model"]), **folded_weights(loaded)},
-        "criterion": None,
         "optimizer_history": [HISTORY],
         "task_state": {},
-        "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
     }
     alphabet = out.parent / f"dict.{loaded.cfg.task.labels}.txt"
     is_new = _write_alphabet(loaded.dictionary, alphabet)
@@ -93,6 +96,35 @@ def fold(path: PathLike, out: PathLike, *, layout: str = "wav2vec2") -> str:
             alphabet.unlink()
         raise
     return plain.name
+
+
+def _fold_labeller(rewriting: Rewriting, loaded: LoadedLabeller) -> str:
+    """As `fold`, of a model for labels, which only speechprune can open; the classes stay in it."""
+    plain = without_masks(loaded.cfg.model._name)
+    if not declared(loaded.cfg.model._name).has_masks:
+        raise UserError(f"{loaded.path} holds no masks to fold: it is a plain {plain.name}")
+    container: Any = OmegaConf.to_container(loaded.cfg, resolve=True, enum_to_str=True)
+    noted = _noted_of_masks(rewriting, loaded)
+    state = {
+        **_AT_REST,
+        "cfg": plain_config(container, plain),
+        "model": folded_weights(loaded),
+        "optimizer_history": rewriting.state.get("optimizer_history"),
+        "task_state": rewriting.state["task_state"],
+    }
+    rewriting.write(state, noted)
+    return plain.name
+
+
+def _noted_of_masks(rewriting: Rewriting, loaded: LoadedModel) -> dict[str, Any]:
+    controller = getattr(loaded.model, "mask_controller", None)
+    masks = controller.mask_set() if controller else {}
+    return {
+        "folded_from": rewriting.digest,
+        "density": loaded.density,
+        # Of what the zeros alone do not tell for sure: entries kept, and all, by masked tensor.
+        "kept": {name: [int(mask.sum()), mask.numel()] for name, mask in masks.items()},
+    }
 
 
 def folded_weights(loaded: LoadedModel) -> dict[str, Tensor]:
@@ -108,9 +140,11 @@ def folded_weights(loaded: LoadedModel) -> dict[str, Tensor]:
 
 
 def plain_config(cfg: Mapping[str, Any], model: PlainModel) -> dict[str, Any]:
-    """A configuration, of plain containers, without what only models of ours read."""
+    """A configuration, of plain containers, without what the plain model does not read."""
     plain = {name: section for name, section in cfg.items() if name != "job_logging_cfg"}
     plain["model"] = model.settings(plain["model"], str(plain["model"].get("data", ".")))
+    if not model.is_fairseqs:
+        return plain
     criterion = plain.get("criterion") or {}
     known = CtcCriterionConfig.__dataclass_fields__
     plain["criterion"] = {k: v for k, v in criterion.items() if k in known} | {"_name": "ctc"}

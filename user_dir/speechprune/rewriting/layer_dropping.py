@@ -7,7 +7,13 @@ from typing import Any
 
 from speechprune.backbones import Backbone
 from speechprune.checkpoint.file import PathLike
-from speechprune.checkpoint.layers import DROPPED, count_layers, family_of, lost_layers
+from speechprune.checkpoint.layers import (
+    DROPPED,
+    count_layers,
+    family_of,
+    lost_layers,
+    without_layers,
+)
 from speechprune.checkpoint.settings import encoder_of, mapping, models_in, plain
 from speechprune.checkpoint.slimming import note_kept_layers, refuse_uncut
 from speechprune.errors import UserError
@@ -16,7 +22,7 @@ from speechprune.masking.masked_site import density_of, fixed_densities
 from speechprune.models.layer_flags import LayerFlags
 from speechprune.models.loading import load_finetuned
 from speechprune.models.mask_flags import freezes_scores
-from speechprune.models.masked_ctc import DENSITY_TOLERANCE
+from speechprune.models.masked import DENSITY_TOLERANCE
 from speechprune.rewriting.rewriting import AVERAGES, Rewriting
 
 #: Settings that count layers from below.
@@ -62,7 +68,7 @@ def drop_layers(
     }
     changes = {
         **_smaller_settings(state, kept, _rates_of_fixed_masks(path, state, kept)),
-        "model": _renamed(state["model"], gone, family),
+        "model": without_layers(state["model"], gone, family),
         "last_optimizer_state": None,
     }
     if state.get("extra_state"):
@@ -92,20 +98,10 @@ def _checked(dropped: Collection[int], layers: int, path: PathLike) -> list[int]
 # --- tensors -------------------------------------------------------------------------------------
 
 
-def _renamed(tensors: Mapping[str, Any], gone: list[int], family: Backbone) -> dict[str, Any]:
-    """A state dict without the layers that are gone; so are those nested in it, of teachers."""
-    renamed = {}
-    for key, value in tensors.items():
-        new = family.key_without_layers(key, gone)
-        if new is not None:
-            renamed[new] = _renamed(value, gone, family) if isinstance(value, dict) else value
-    return renamed
-
-
 def _without_layers_in_averages(
     extra: Mapping[str, Any], gone: list[int], family: Backbone
 ) -> dict[str, Any]:
-    averages = {key: _renamed(extra[key], gone, family) for key in AVERAGES if extra.get(key)}
+    averages = {key: without_layers(extra[key], gone, family) for key in AVERAGES if extra.get(key)}
     return {**extra, **averages}
 
 
@@ -207,6 +203,6 @@ def _noted_of_the_rest(
     """Provenance, with the density of a folded model, whose masks cannot be seen any more."""
     if not noted.get("kept"):
         return dict(noted)
-    kept = _renamed(noted["kept"], gone, family)
+    kept = without_layers(noted["kept"], gone, family)
     density = sum(n for n, _ in kept.values()) / sum(entries for _, entries in kept.values())
     return {**noted, "kept": kept, "density": density}

@@ -14,9 +14,9 @@ from speechprune.checkpoint.slimming import refuse_uncut
 from speechprune.errors import UserError
 from speechprune.masking.bits import pack_bits
 from speechprune.masking.mask_set import MaskSet
-from speechprune.models.loading import LoadedModel, load_finetuned
+from speechprune.models.loading import LoadedLabeller, LoadedModel, LoadedRecogniser, load_finetuned
 from speechprune.models.mask_flags import SITE_FLAGS, MaskFlags, flags_of, masked_roles
-from speechprune.models.names import FIXED_MASK, ROUTER
+from speechprune.models.names import FIXED_MASK, LABELS_ROUTER, ROUTER
 from speechprune.models.sites import advice_of_slim, maskable_sites, prunable
 from speechprune.rewriting.fixed_masks import seed_of, with_fixed_masks
 from speechprune.rewriting.rewriting import Rewriting
@@ -37,7 +37,8 @@ def apply_masks(path: PathLike, masks: MaskSet, out: PathLike) -> None:
     rewriting = Rewriting(path, out)
     refuse_uncut(path, rewriting.state["model"], "which would grow again under masks")
     loaded = load_finetuned(path)
-    masks = masks_by_symbol(masks, loaded.dictionary)
+    if isinstance(loaded, LoadedRecogniser):
+        masks = masks_by_symbol(masks, loaded.dictionary)
     flags = _fitting_flags(loaded, masks)
     changes = {
         "args": None,
@@ -93,7 +94,22 @@ def _fitting_flags(loaded: LoadedModel, masks: MaskSet) -> dict[str, Any]:
         raise UserError("these masks keep nothing: a model without any connection is of no use")
     return {
         **chosen,
-        "_name": FIXED_MASK if biases or of_directions else ROUTER,
+        "_name": _name_of_masked(loaded, of_pruning=biases or of_directions),
         "trainable_proj": is_plain or loaded.cfg.model.trainable_proj,
         "prune_biases": biases,
     }
+
+
+def _name_of_masked(loaded: LoadedModel, *, of_pruning: bool) -> str:
+    """The model that has fixed masks, of what only pruning masks too or of weights alone.
+
+    Raises UserError if there is none.
+    """
+    if not isinstance(loaded, LoadedLabeller):
+        return FIXED_MASK if of_pruning else ROUTER
+    if of_pruning:
+        raise UserError(
+            f"{loaded.path} cannot take masks of biases, or of what comes before weight norm: no "
+            "model for labels keeps such masks; make masks of weights alone"
+        )
+    return LABELS_ROUTER

@@ -17,7 +17,7 @@ from speechprune.checkpoint.file import PathLike
 from speechprune.checkpoint.finetuned import listening
 from speechprune.decoding.inference import best_device
 from speechprune.errors import UserError
-from speechprune.models.loading import LoadedModel, load_finetuned
+from speechprune.models.loading import LoadedRecogniser, load_recogniser
 from speechprune.models.sites import encoder_of_model
 from speechprune.rewriting.calibration import Calibration, Draw, Part
 from speechprune.rewriting.layer_repair import LayerErrors, repair
@@ -181,16 +181,16 @@ def _check_data(
         )
 
 
-def _load(path: PathLike, draw: Draw | None) -> LoadedModel:
+def _load(path: PathLike, draw: Draw | None) -> LoadedRecogniser:
     """A finetuned model without its masks."""
-    loaded = load_finetuned(path, None if draw is None else draw.data)
+    loaded = load_recogniser(path, None if draw is None else draw.data)
     if hasattr(loaded.model, "fold"):
         loaded.model.fold()
     return loaded
 
 
 def _calibration(
-    path: PathLike, draw: Draw, criterion: str, loaded: LoadedModel | None
+    path: PathLike, draw: Draw, criterion: str, loaded: LoadedRecogniser | None
 ) -> Calibration:
     """The recordings, with labels if a model is ``loaded`` to take gradients of."""
     normalize, rate = listening(path)
@@ -204,7 +204,7 @@ def _calibration(
 
 
 def _scores_of_loss(
-    loaded: LoadedModel, criterion: Criterion, calibration: Calibration | None
+    loaded: LoadedRecogniser, criterion: Criterion, calibration: Calibration | None
 ) -> list[LayerScores]:
     assert calibration is not None
     calibration.check_labels(loaded.dictionary.symbols, str(loaded.path))

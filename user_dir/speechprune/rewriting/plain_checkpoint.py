@@ -12,7 +12,6 @@ from functools import cached_property
 from typing import Any
 
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
@@ -24,14 +23,10 @@ from speechprune.checkpoint.upgrading import read_upgraded
 from speechprune.models.declaration import declared
 from speechprune.models.encoder import building_from, load_weights
 from speechprune.models.loading import load_finetuned, read_known
-from speechprune.models.names import WEIGHTS
-from speechprune.models.plain import PlainModel
+from speechprune.models.plain import without_masks
 from speechprune.models.uninitialised import Uninitialised
 from speechprune.rewriting.folding import folded_weights, plain_config
 from speechprune.state_names import ENCODER, HEAD, is_finetuned, key_of
-
-#: What a model becomes without its masks, of whatever family its encoder is.
-_PLAIN = PlainModel(WEIGHTS, Wav2Vec2CtcConfig.__dataclass_fields__, lambda settings: {})
 
 
 @dataclass(frozen=True)
@@ -103,7 +98,8 @@ def read_plain_finetuned(path: PathLike) -> PlainCheckpoint:
     controller = getattr(loaded.model, "mask_controller", None)
     masks = dict(controller.mask_set()) if controller else {}
     own = {k: v for k, v in folded_weights(loaded).items() if k.startswith((ENCODER, HEAD))}
-    return PlainCheckpoint(path, ENCODER, own, plain_config(_contained(loaded.cfg), _PLAIN), masks)
+    settings = plain_config(_contained(loaded.cfg), without_masks(loaded.cfg.model._name))
+    return PlainCheckpoint(path, ENCODER, own, settings, masks)
 
 
 def _contained(cfg: Any) -> dict[str, Any]:

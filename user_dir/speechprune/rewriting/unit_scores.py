@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from speechprune.backbones import Backbone, find_backbone
 from speechprune.errors import UserError
-from speechprune.models.loading import LoadedModel
+from speechprune.models.loading import LoadedRecogniser
 from speechprune.models.sites import encoder_of_model, output_layer_of
 from speechprune.rewriting.calibration import Part
 from speechprune.slimming.choice import LayerScores
@@ -28,7 +28,7 @@ def scores_at_rest(units: Sequence[LayerUnits], criterion: Criterion) -> list[La
 
 
 def scores_of_batches(
-    loaded: LoadedModel, criterion: Criterion, batches: Iterable[Sequence[Part]]
+    loaded: LoadedRecogniser, criterion: Criterion, batches: Iterable[Sequence[Part]]
 ) -> list[LayerScores]:
     """The scores of each layer from the CTC loss on labelled batches, which change no weight.
 
@@ -62,7 +62,7 @@ def scores_of_batches(
     return found
 
 
-def _ctc_loss(loaded: LoadedModel, family: Backbone, part: Part) -> Tensor:
+def _ctc_loss(loaded: LoadedRecogniser, family: Backbone, part: Part) -> Tensor:
     """The sum of the losses of some utterances."""
     model, dictionary = loaded.model, loaded.dictionary
     encoder = encoder_of_model(model)

@@ -22,18 +22,22 @@ from speechprune.checkpoint.layers import depth, lost_layers, refuse_other_layer
 from speechprune.checkpoint.outputs import saved_dictionary
 from speechprune.checkpoint.pretrained import check_pretrained, width
 from speechprune.checkpoint.slimming import refuse_other_units, refuse_uncut, slim_plan_in
+from speechprune.checkpoint.slots import AUDIO_LABELS
 from speechprune.criterions.names import DISTILLING, METRICS
 from speechprune.errors import UserError
 from speechprune.manifests.check import SplitSummary, check_split
 from speechprune.manifests.dictionary import dictionary_name
+from speechprune.manifests.slots import read_slots
+from speechprune.models.classes import compare_outputs
 from speechprune.models.declaration import declared
 from speechprune.models.layer_flags import drops_layers, plan_of
-from speechprune.models.names import is_ctc
+from speechprune.models.names import is_ctc, is_labelling
 from speechprune.models.restart import LAST, RESETS
 from speechprune.models.symbols import rows_to_take
 from speechprune.registry import unknown_name
 from speechprune.seams.half_precision import NO_AMP
 from speechprune.state_names import has_masks, is_finetuned
+from speechprune.training.label_data import check_labels, check_parts, metrics_of_slots
 from speechprune.training.ranges import check_ranges
 
 logger = logging.getLogger(__name__)
@@ -49,21 +53,30 @@ def check_data(cfg: DictConfig) -> list[SplitSummary]:
         UserError: as `check_split`.
     """
     task, dataset = cfg.task, cfg.dataset
-    if task._name != "audio_finetuning" or _value(task, "multi_corpus_keys"):
+    is_for_labels = task._name == AUDIO_LABELS
+    if not is_for_labels and (
+        task._name != "audio_finetuning" or _value(task, "multi_corpus_keys")
+    ):
         return []
     if dataset.required_batch_size_multiple != 1:
         logger.warning(
             "fairseq drops the shortest utterances, of validation too; set "
             "dataset.required_batch_size_multiple=1 to keep them"
         )
-    summaries = [_check_split(cfg, dataset.train_subset, dataset.max_tokens, closed=True)]
-    if not dataset.disable_validation:
-        for name in dataset.valid_subset.split(","):
-            summaries.append(_check_split(cfg, name, dataset.max_tokens_valid, closed=False))
+    summaries = check_labels(cfg) if is_for_labels else _check_texts(cfg)
     try:
         raise_if_valid_subsets_unintentionally_ignored(cfg)
     except ValueError as error:
         raise UserError(str(error)) from error
+    return summaries
+
+
+def _check_texts(cfg: DictConfig) -> list[SplitSummary]:
+    dataset = cfg.dataset
+    summaries = [_check_split(cfg, dataset.train_subset, dataset.max_tokens, closed=True)]
+    if not dataset.disable_validation:
+        for name in dataset.valid_subset.split(","):
+            summaries.append(_check_split(cfg, name, dataset.max_tokens_valid, closed=False))
     return summaries
 
 
@@ -77,10 +90,11 @@ def check_settings(cfg: DictConfig) -> None:
     """
     check_ranges(cfg)
     refuse_code(OmegaConf.to_container(cfg), "the settings")
+    check_parts(cfg)
     _check_post_process(cfg.criterion)
     _check_teacher(cfg.criterion)
     metric = cfg.checkpoint.best_checkpoint_metric
-    measured = METRICS.get(cfg.criterion._name, (metric,))
+    measured = (*METRICS.get(cfg.criterion._name, (metric,)), *metrics_of_slots(cfg))
     for is_wrong, message in (
         (cfg.common.amp, NO_AMP),
         (
@@ -209,7 +223,7 @@ def check_checkpoints(cfg: DictConfig) -> None:
         if settings.restore_file == LAST or not any(settings[key] for key in RESETS):
             _check_same_model(model, start, state)
         _refuse_to_fill(model, start, state)
-        check_symbols(cfg, start, state, goes_on=not settings.reset_optimizer)
+        check_outputs(cfg, start, state, goes_on=not settings.reset_optimizer)
     elif settings.finetune_from_model:
         state = _check_layers(model, Path(settings.finetune_from_model))
         _refuse_to_fill(model, Path(settings.finetune_from_model), state)
@@ -218,20 +232,24 @@ def check_checkpoints(cfg: DictConfig) -> None:
                 f"{settings.finetune_from_model} has masks, which {model._name} does not know; "
                 "bake them in with `speechprune masks fold`, or train another model"
             )
-        if is_ctc(model._name) and not is_finetuned(state["model"]):
+        is_known = is_ctc(model._name) or is_labelling(model._name)
+        if is_known and not is_finetuned(state["model"]):
             raise UserError(
-                f"{settings.finetune_from_model} is not a finetuned CTC model; give a "
-                "pretrained one as model.w2v_path"
+                f"{settings.finetune_from_model} is not a finetuned model; give a pretrained one "
+                "as model.w2v_path"
             )
-        check_symbols(cfg, Path(settings.finetune_from_model), state, goes_on=False)
+        check_outputs(cfg, Path(settings.finetune_from_model), state, goes_on=False)
 
 
-def check_symbols(cfg: DictConfig, path: Path, state: Mapping[str, Any], *, goes_on: bool) -> None:
-    """Refuse a checkpoint to begin from, or to go on from, whose outputs are of other symbols.
+def check_outputs(cfg: DictConfig, path: Path, state: Mapping[str, Any], *, goes_on: bool) -> None:
+    """Refuse a checkpoint to begin from, or to go on from, whose outputs stand for something else.
 
     Raises:
-        UserError: as `speechprune.models.symbols.rows_to_take`.
+        UserError: as `speechprune.models.classes.compare_outputs`, or as
+            `speechprune.models.symbols.rows_to_take`.
     """
+    slots = read_slots(Path(cfg.task.data)) if is_labelling(cfg.model._name) else None
+    compare_outputs(path, state, cfg, slots, goes_on=goes_on)
     if saved_dictionary(state) is None or cfg.task._name != "audio_finetuning":
         return
     task = cfg.task

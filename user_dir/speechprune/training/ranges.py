@@ -146,6 +146,7 @@ RANGES: dict[str, Range] = {
     "optimizer.adam_eps": AMOUNT,
     "optimizer.momentum": PART,
     "optimizer.weight_decay": AMOUNT,
+    "task.crop_seconds": POSITIVE,
     "task.max_sample_size": COUNT,
     "task.min_sample_size": AMOUNT,
     "task.num_batch_buckets": AMOUNT,

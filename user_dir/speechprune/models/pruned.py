@@ -7,16 +7,16 @@ from speechprune.errors import UserError
 from speechprune.masking.mask_set import MaskSet
 from speechprune.masking.masked_site import original_weight
 from speechprune.masking.sites import Site, before_weight_norm
-from speechprune.models.config import PrunedCtcConfig
+from speechprune.models.config import PrunedConfig
 from speechprune.models.mask_flags import flags_of
 from speechprune.models.mask_reading import read_mask_set
-from speechprune.models.masked_ctc import MaskedCtc
+from speechprune.models.masked import Masked
 from speechprune.models.pruning_flags import check_modes
 from speechprune.models.sites import advice_of_slim, maskable_sites, prunable
 from speechprune.state_names import is_mask, is_regrown, is_scores
 
 
-class PrunedCtc(MaskedCtc):
+class Pruned(Masked):
     """A network that is validated and saved sparse, under masks that it may have been given.
 
     Attributes:
@@ -28,7 +28,8 @@ class PrunedCtc(MaskedCtc):
     takes_pruned_weights = False
 
     @classmethod
-    def check_settings(cls, cfg: PrunedCtcConfig) -> None:
+    def check_settings(cls, cfg: PrunedConfig) -> None:
+        super().check_settings(cfg)
         check_modes(cfg)
 
     @classmethod
@@ -62,7 +63,9 @@ class PrunedCtc(MaskedCtc):
         self.takes_pruned_weights = bool(self.cfg.finetune_from_model)
         if not self.cfg.mask_file:
             return
-        whole = masks_by_symbol(read_mask_set(self.cfg.mask_file), self.dictionary)
+        whole = read_mask_set(self.cfg.mask_file)
+        if self.dictionary is not None:
+            whole = masks_by_symbol(whole, self.dictionary)
         # Masks that were learned after weight norm remove entries of its direction here.
         names = {site.name: before_weight_norm(site).name for site in maskable_sites(self)}
         left = whole if self.layer_plan is None else self.without_layers(whole)
@@ -96,7 +99,7 @@ class PrunedCtc(MaskedCtc):
         return f"; these masks want {' '.join(changes)}" if changes else ""
 
     def load_state_dict(self, state_dict: Dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Load any CTC state dict; what another run left is the pruned network, and given masks
+        """Load any state dict; what another run left is the pruned network, and given masks
         are put on it.
 
         Raises:

@@ -1,4 +1,4 @@
-"""What every CTC model with masks shares: masks follow fairseq's loop, flags free what is frozen,
+"""What every model with masks shares: masks follow fairseq's loop, flags free what is frozen,
 and checkpoints of several kinds load."""
 
 import logging
@@ -13,11 +13,11 @@ from speechprune.errors import UserError
 from speechprune.masking.controller import MaskController
 from speechprune.masking.masked_site import fixed_densities
 from speechprune.masking.sites import Site
-from speechprune.models.config import CtcConfig
-from speechprune.models.ctc import Ctc
+from speechprune.models.config import FinetunedConfig
+from speechprune.models.finetuned import Finetuned
 from speechprune.models.mask_flags import masked_roles, trains_head
 from speechprune.models.older_masks import masked_after_norm
-from speechprune.models.sites import head_site, output_layer_of
+from speechprune.models.sites import head_sites, output_layer_of
 from speechprune.state_names import (
     is_of_masks,
     key_of,
@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 DENSITY_TOLERANCE = 0.01
 
 
-class MaskedCtc(Ctc):
-    """`Ctc` with a :class:`MaskController` as ``mask_controller``.
+class Masked(Finetuned):
+    """`Finetuned` with a :class:`MaskController` as ``mask_controller``.
 
     `set_num_updates`, `train` and `eval` reach the controller through fairseq and PyTorch.
     """
@@ -43,17 +43,17 @@ class MaskedCtc(Ctc):
     needs_folding = True
     mask_controller: MaskController
 
-    def __init__(self, cfg: CtcConfig, w2v_encoder: nn.Module) -> None:
+    def __init__(self, cfg: FinetunedConfig, w2v_encoder: nn.Module) -> None:
         super().__init__(cfg, w2v_encoder)
         #: Whether the checkpoint that comes next is to give its masks alone. A run that goes on,
         #: and a model built from its own checkpoint, take all of it.
         self.takes_masks_only = False
 
     def mask_sites(self) -> List[Site]:
-        """The tensors that the flags put a mask on, the CTC head last."""
+        """The tensors that the flags put a mask on, the head last."""
         roles = masked_roles(self.cfg)
         sites = self.family.sites(self.backbone, roles)
-        return [*sites, head_site(self)] if "head" in roles else sites
+        return [*sites, *head_sites(self)] if "head" in roles else sites
 
     def free_parameters(self) -> None:
         """Of a model that is frozen and has its masks on, unfreeze what the flags name, and the
@@ -109,7 +109,7 @@ class MaskedCtc(Ctc):
         head_is_random = self.cfg.load_mask_only or not self.cfg.finetune_from_model
         if head_is_random and not trains_head(self.cfg):
             logger.warning(
-                "model.trainable_proj=false freezes a randomly initialised CTC head: it will never "
+                "model.trainable_proj=false freezes a randomly initialised head: it will never "
                 "learn; most runs want model.trainable_proj=true"
             )
 
@@ -124,7 +124,7 @@ class MaskedCtc(Ctc):
         return super().state_dict(*args, **kwargs)
 
     def load_state_dict(self, state_dict: Dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Load ours, S3-Router's or a plain `wav2vec_ctc` state dict.
+        """Load ours, S3-Router's or a plain state dict.
 
         Raises:
             UserError: a run begins with load_mask_only, and the checkpoint holds no mask that fits;
@@ -197,7 +197,7 @@ class MaskedCtc(Ctc):
         return {key: value for key, value in state.items() if key not in foreign}
 
     def fold(self) -> None:
-        """Bake the masks in: the state dict is then one of a plain `wav2vec_ctc`."""
+        """Bake the masks in: the state dict is then one of a plain model."""
         self.mask_controller.fold()
 
 
