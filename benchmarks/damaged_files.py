@@ -33,6 +33,7 @@ from speechprune.layers.plan import LayerPlan, LayerPlans
 from speechprune.manifests.provenance import write_provenance
 from speechprune.masking.mask_set import MaskSet
 from speechprune.models.mask_reading import read_checkpoint_masks
+from speechprune.rewriting.banking import add, create
 from speechprune.tools.main import commands
 
 #: What can become of a command, best first; the last five are faults of ours.
@@ -87,6 +88,14 @@ KINDS: Mapping[str, Kind] = {
         ("masks.safetensors",),
         ("masks stats {file}", "masks apply {in}/finetuned.pt {file} {out}"),
     ),
+    "bank": Kind(
+        ("bank.safetensors",),
+        (
+            "bank list {file}",
+            "bank extract {file} es {out}",
+            "bank remove {file} es",
+        ),
+    ),
     "matrix": Kind(("matrix.safetensors",), ("layers search {file} --drop 1",)),
     "plans": Kind(("plans.json",), ("layers drop {in}/finetuned.pt {file} {out}",)),
     "run": Kind(
@@ -128,6 +137,7 @@ def write_examples(folder: Path, pretrained: Path, finetuned: Path, data: Path) 
     """Make a folder of whole files of all kinds.
 
     Args:
+        pretrained: the model that ``finetuned`` was trained on.
         finetuned: a model with masks, whose letters are those of ``data``.
         data: a manifest folder with the splits train and valid, and its audio inside.
     """
@@ -140,6 +150,8 @@ def write_examples(folder: Path, pretrained: Path, finetuned: Path, data: Path) 
     shutil.copy(finetuned, folder / "finetuned.pt")
     masks, layers = MaskSet(read_checkpoint_masks(finetuned), {}), depth(finetuned)
     masks.save(folder / "masks.safetensors")
+    create(pretrained, folder / "bank.safetensors")
+    add(folder / "bank.safetensors", "es", finetuned)
     alike = np.exp(-np.abs(np.subtract.outer(*2 * [np.arange(layers + 1.0)])))
     SimilarityMatrix(alike, "svcca").save(folder / "matrix.safetensors")
     LayerPlans((LayerPlan(layers, (0,)),), layers).save(folder / "plans.json")
