@@ -56,6 +56,7 @@ TASKS = (
     task("fr", {FC1: near(ES[FC1], 0.01), FC2: near(ES[FC2], 0.1)}),  # few groups change
     task("it", {FC1: mask(FC1, 0.3), LATER: mask(LATER, 0.7)}),  # other sites
     task("half", {FC1: mask(FC1, 0.9)}, "float16"),
+    task("brain", {FC1: mask(FC1, 0.9)}, "bfloat16"),
     task(
         "own",
         {FC1: mask(FC1, 0.9)},
@@ -69,7 +70,8 @@ def expected(wanted: Task) -> dict[str, np.ndarray]:
     """By the definition."""
     found = {}
     for name, values in BASE.items():
-        value = values.astype(wanted.precision).astype(np.float32)
+        precision = getattr(torch, wanted.precision)
+        value = torch.from_numpy(values).to(precision).float().numpy()
         if name in wanted.masks:
             value = value * wanted.masks[name].numpy()
         found[name] = wanted.own.get(ENCODER + name, value)

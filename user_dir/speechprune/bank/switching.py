@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from speechprune.bank.arrays import rounded
 from speechprune.bank.bank import Bank
 from speechprune.bank.task import PRECISIONS
 from speechprune.errors import UserError
@@ -120,7 +121,10 @@ class Switch:
 
     def _rounded(self, values: np.ndarray) -> np.ndarray:
         """Shared values as they were in the training of the present task."""
-        return values.astype(self._precision) if values.dtype != self._precision else values
+        if values.dtype == self._precision:
+            return values
+        found: np.ndarray = rounded(values, getattr(torch, self._precision), torch.float32).numpy()
+        return found
 
     def _masks_of(self, name: str) -> MaskSet:
         """The masks of a task; those that were used last stay decoded, as far as there is room."""

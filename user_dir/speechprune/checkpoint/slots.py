@@ -13,12 +13,12 @@ from speechprune.state_names import OUTPUT_BIAS
 #: What fairseq's registry calls the task of such models.
 AUDIO_LABELS = "audio_labels"
 #: Where a checkpoint's `task_state` has them.
-_SLOTS = "slots"
+SLOTS = "slots"
 
 
 def described_slots(slots: Slots) -> dict[str, Any]:
     """Slots as a checkpoint's ``task_state``, of plain containers."""
-    return {_SLOTS: [[slot.name, list(slot.classes)] for slot in slots]}
+    return {SLOTS: [[slot.name, list(slot.classes)] for slot in slots]}
 
 
 def saved_slots(state: Mapping[str, Any], path: PathLike = "the checkpoint") -> Slots | None:
@@ -27,7 +27,7 @@ def saved_slots(state: Mapping[str, Any], path: PathLike = "the checkpoint") -> 
     Raises:
         UserError: they are damaged, or more or fewer classes than the model has outputs.
     """
-    found = (state.get("task_state") or {}).get(_SLOTS)
+    found = (state.get("task_state") or {}).get(SLOTS)
     if found is None:
         return None
     if not _are_slots(found):

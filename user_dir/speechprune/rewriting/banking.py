@@ -6,16 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from speechprune.backbones import backbone_called
+from speechprune.bank.arrays import array_of
 from speechprune.bank.bank import Bank, add_task, create_bank, refuse_taken
 from speechprune.bank.task import ErrorRate
 from speechprune.checkpoint.file import PathLike, read, write
-from speechprune.decoding.inference import evaluate, read_references
+from speechprune.decoding.inference import evaluate, read_references, sample_rate
+from speechprune.decoding.labelling import evaluate_labels, read_labels
 from speechprune.errors import UserError
 from speechprune.files import refuse_to_replace
-from speechprune.manifests.audio import SAMPLE_RATE
 from speechprune.manifests.check import check_split
-from speechprune.models.loading import load_finetuned
-from speechprune.rewriting.bank_arrays import array_of
+from speechprune.models.loading import LoadedLabeller, load_finetuned
 from speechprune.rewriting.checkpoint_of_task import state_of
 from speechprune.rewriting.plain_checkpoint import read_plain
 from speechprune.rewriting.task_of_checkpoint import rate_of, task_of, without_paths
@@ -79,10 +79,13 @@ def add(
 
 
 def _measured(checkpoint: PathLike, folder: Path, split: str) -> float:
-    """The error rate of a checkpoint over a split, in percent."""
+    """The error rate of a checkpoint over a split, in percent: of words or units, or of utterances
+    of which a class is wrong."""
     loaded = load_finetuned(checkpoint, folder)
-    rate = loaded.cfg.task.get("sample_rate") or SAMPLE_RATE
-    check_split(folder, split, labels=None, sample_rate=rate)
+    check_split(folder, split, labels=None, sample_rate=sample_rate(loaded))
+    if isinstance(loaded, LoadedLabeller):
+        labelled = evaluate_labels(loaded, read_labels(loaded, folder, split))
+        return 100 * (1 - labelled.all_slots.rate)
     return 100 * evaluate(loaded, read_references(loaded, folder, split)).words.rate
 
 

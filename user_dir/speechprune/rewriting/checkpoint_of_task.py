@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from speechprune import __version__
+from speechprune.bank.arrays import rounded, tensor_of
 from speechprune.bank.bank import Bank
 from speechprune.checkpoint.contents import validated
 from speechprune.checkpoint.file import PROVENANCE
 from speechprune.checkpoint.layers import DROPPED
 from speechprune.checkpoint.outputs import dictionary_of
+from speechprune.checkpoint.slots import SLOTS
 from speechprune.errors import UserError
 from speechprune.masking.bits import pack_bits
 from speechprune.masking.mask_set import MaskSet
-from speechprune.rewriting.bank_arrays import rounded, tensor_of
 from speechprune.rewriting.folding import HISTORY
 from speechprune.state_names import ENCODER, key_of, mask_key, regrown_key, sibling
 
@@ -49,7 +50,7 @@ def state_of(bank: Bank, name: str) -> dict[str, Any]:
             "model": found,
             "criterion": None,
             "optimizer_history": [{**HISTORY, "num_updates": about["updates"]}],
-            "task_state": {"target_dictionary": dictionary_of(about["target_dictionary"])},
+            "task_state": _outputs(about),
             "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
             PROVENANCE: {
                 **about["provenance"],
@@ -80,6 +81,13 @@ def _tensors(
             tensor = torch.where(masks[name], tensor, 0.0)
         found[ENCODER + name] = tensor
     return found
+
+
+def _outputs(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What the outputs stand for, as training saves it."""
+    if SLOTS in about:
+        return {SLOTS: about[SLOTS]}
+    return {"target_dictionary": dictionary_of(about["target_dictionary"])}
 
 
 def _settings(bank: Bank, about: Mapping[str, Any]) -> dict[str, Any]:

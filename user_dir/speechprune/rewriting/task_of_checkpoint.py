@@ -15,6 +15,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from speechprune.bank.arrays import array_of, rounded
 from speechprune.bank.bank import Bank
 from speechprune.bank.task import PRECISIONS, ErrorRate, Task
 from speechprune.checkpoint.file import PROVENANCE, PathLike, digest
@@ -24,6 +25,7 @@ from speechprune.checkpoint.outputs import counted_symbols
 from speechprune.checkpoint.saved import read_saved
 from speechprune.checkpoint.settings import plain, updates_of
 from speechprune.checkpoint.slimming import is_uncut, slim_plan_in
+from speechprune.checkpoint.slots import described_slots, saved_slots
 from speechprune.checksums import checksum
 from speechprune.decoding.greedy import spells_words
 from speechprune.errors import UserError
@@ -32,8 +34,7 @@ from speechprune.models.declaration import declared
 from speechprune.models.frozen_weights import trains_masked_weights
 from speechprune.models.loading import read_known
 from speechprune.models.mask_reading import read_checkpoint_masks
-from speechprune.models.names import FIXED_MASK, ROUTER
-from speechprune.rewriting.bank_arrays import array_of, rounded
+from speechprune.models.names import FIXED_MASK, ROUTER, is_labelling
 from speechprune.rewriting.fixed_masks import seed_of, with_fixed_masks
 from speechprune.slimming.plan import SLIM_PLAN
 from speechprune.state_names import (
@@ -49,8 +50,10 @@ from speechprune.state_names import (
 _SAVED = (torch.float32, torch.float16)
 #: Hexadecimal digits of a digest that messages show.
 _SHOWN = 12
-#: The kind of outputs that spell words; others are units.
-_LETTERS = "letters"
+#: Kinds of outputs: letters of words, units such as phones, and classes of whole utterances.
+_LETTERS, _UNITS, _LABELS = "letters", "units", "labels"
+#: How their error rates are called; that of labels counts utterances with a wrong class.
+_RATES: Mapping[str, str] = {_LETTERS: "WER", _UNITS: "UER", _LABELS: "error"}
 #: Settings that are paths, which mean nothing elsewhere, and what takes their place.
 _PATHS: Mapping[str, Any] = {
     "data": ".",
@@ -65,7 +68,7 @@ _PATHS: Mapping[str, Any] = {
 
 def rate_of(kind: str) -> str:
     """How the error rate of a kind of outputs is called."""
-    return "WER" if kind == _LETTERS else "UER"
+    return _RATES[kind]
 
 
 def task_of(bank: Bank, name: str, path: PathLike) -> Task:
@@ -258,16 +261,25 @@ def _shown(tensor: Tensor) -> str:
 
 def _about(state: Mapping[str, Any], path: PathLike) -> dict[str, Any]:
     """What a checkpoint's outputs stand for, and where it came from."""
-    dictionary = find_dictionary(state, state["cfg"], Path(path), None)
-    counted = counted_symbols(dictionary)
     return {
-        "kind": _LETTERS if spells_words(dictionary) else "units",
-        "labels": len(counted),
-        "target_dictionary": counted,
+        **_outputs(state, Path(path)),
         "updates": updates_of(state) or 0,
         "provenance": state.get(PROVENANCE) or {},
         "source": digest(path),
     }
+
+
+def _outputs(state: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    if is_labelling(state["cfg"].model._name):
+        slots = saved_slots(state, path)
+        if slots is None:
+            raise UserError(f"{path} is damaged: it lacks the classes that its outputs stand for")
+        count = sum(len(slot.classes) for slot in slots)
+        return {"kind": _LABELS, "labels": count, **described_slots(slots)}
+    dictionary = find_dictionary(state, state["cfg"], path, None)
+    counted = counted_symbols(dictionary)
+    kind = _LETTERS if spells_words(dictionary) else _UNITS
+    return {"kind": kind, "labels": len(counted), "target_dictionary": counted}
 
 
 def _validated(path: PathLike, state: Mapping[str, Any], kind: str) -> ErrorRate | None:
@@ -276,6 +288,10 @@ def _validated(path: PathLike, state: Mapping[str, Any], kind: str) -> ErrorRate
     if saved is None or saved.valid is None:
         return None
     measured, _, split = saved.metric.partition(",")[0].partition(" of ")
+    if kind == _LABELS:
+        return (
+            ErrorRate(100 - saved.valid, rate_of(kind), split) if measured == "accuracy" else None
+        )
     # Fairseq's units are the symbols, which are letters of words here.
     names = {"wer": rate_of(kind), "uer": "CER" if kind == _LETTERS else rate_of(kind)}
     return ErrorRate(saved.valid, names[measured], split) if measured in names else None
