@@ -12,12 +12,12 @@ from speechprune import __version__
 from speechprune.bank.bank import Bank
 from speechprune.checkpoint.contents import validated
 from speechprune.checkpoint.file import PROVENANCE
-from speechprune.checkpoint.layers import DROPPED
-from speechprune.checkpoint.outputs import dictionary_of
 from speechprune.errors import UserError
 from speechprune.masking.bits import pack_bits
 from speechprune.masking.mask_set import MaskSet
 from speechprune.rewriting.bank_arrays import rounded, tensor_of
+from speechprune.rewriting.bank_outputs import task_state_of
+from speechprune.rewriting.bank_settings import configuration_of
 from speechprune.rewriting.folding import HISTORY
 from speechprune.state_names import ENCODER, key_of, mask_key, regrown_key, sibling
 
@@ -45,11 +45,11 @@ def state_of(bank: Bank, name: str) -> dict[str, Any]:
         found.update({sibling(key_of(s), mask_key): pack_bits(masks[s]) for s in masks})
         state = {
             "args": None,
-            "cfg": _settings(bank, about),
+            "cfg": configuration_of(bank, about),
             "model": found,
             "criterion": None,
             "optimizer_history": [{**HISTORY, "num_updates": about["updates"]}],
-            "task_state": {"target_dictionary": dictionary_of(about["target_dictionary"])},
+            "task_state": task_state_of(about),
             "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
             PROVENANCE: {
                 **about["provenance"],
@@ -80,15 +80,3 @@ def _tensors(
             tensor = torch.where(masks[name], tensor, 0.0)
         found[ENCODER + name] = tensor
     return found
-
-
-def _settings(bank: Bank, about: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with those of pretraining, as a finetuned checkpoint has them."""
-    settings, changed = about["settings"], about["pretraining"]
-    pretraining: dict[str, Any] = {"criterion": None, "lr_scheduler": None}
-    for section in ("task", "model"):
-        pretraining[section] = {**bank.settings[section], **changed[section]}
-    if DROPPED in changed:
-        pretraining[DROPPED] = changed[DROPPED]
-    model = {**settings["model"], "w2v_args": pretraining}
-    return {**settings, "model": model}
