@@ -55,7 +55,8 @@ class Bank:
         path: of the file.
         settings: of the shared model's pretraining, as JSON can hold them: `task` and `model`.
         digest: SHA-256 of the shared tensors with their names, in hexadecimal.
-        base: shared arrays by name, float32 or float16; read-only, and read when they are used.
+        base: shared arrays by name, float32, float16 or counters; read-only, and read when they
+            are used.
 
     Raises UserError if the file is missing, damaged, or no bank.
     """
