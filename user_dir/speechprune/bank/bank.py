@@ -217,6 +217,10 @@ class _Below(Mapping[str, np.ndarray]):
         """The bytes of an array, of which nothing is read."""
         return self._tensors.nbytes(self._start + name)
 
+    def read_into(self, name: str, start: int, values: np.ndarray) -> None:
+        """As `StoredTensors.read_into`."""
+        self._tensors.read_into(self._start + name, start, values)
+
     def forget_pages_of(self, name: str) -> None:
         """Let go of what was read of an array."""
         self._tensors.forget_pages_of(self._start + name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
+import weakref
 from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
@@ -45,6 +47,8 @@ class StoredTensors(Mapping[str, np.ndarray]):
     def __init__(self, path: Path) -> None:
         try:
             with open(path, "rb") as file:
+                self._file = os.dup(file.fileno())
+                weakref.finalize(self, os.close, self._file)
                 # The library knows what may be wrong with such a file.
                 with safe_open(f"/dev/fd/{file.fileno()}", framework="numpy") as checked:
                     self.metadata: Mapping[str, str] = checked.metadata() or {}
@@ -95,6 +99,22 @@ class StoredTensors(Mapping[str, np.ndarray]):
         """Whether a tensor is a row of bytes."""
         dtype, shape, _ = self._places[name]
         return dtype is np.uint8 and len(shape) == 1
+
+    def read_into(self, name: str, start: int, values: np.ndarray) -> None:
+        """Fill an array with a tensor's entries from the entry ``start`` on: faster than copying
+        from pages that have to be mapped first.
+
+        Args:
+            values: one-dimensional, contiguous, of the tensor's type.
+        """
+        dtype, shape, first = self._places[name]
+        rest = values.data.cast("B")
+        at = first + start * np.dtype(dtype).itemsize
+        while rest:
+            taken = os.preadv(self._file, [rest], at)
+            if not taken:
+                raise UserError(f"{name} is cut short: the bank's file was changed while in use")
+            rest, at = rest[taken:], at + taken
 
     def forget_pages(self) -> None:
         """Let go of what was read: it is read again when it is used again."""

@@ -146,43 +146,47 @@ class Switch:
         def change(site: str) -> None:
             entries = self._tensors[site].numel()
             old, new = _bits_of(before, site, entries), _bits_of(masks, site, entries)
-            if not np.array_equal(old, new):
-                self._patch(site, old, new)
+            changed = np.not_equal(old, new)
+            count = int(np.count_nonzero(changed))
+            if count and self._keep_removed:
+                self._patch_beside(site, old, new)
+            elif count > _MANY * len(new) or entries % 8:
+                self._mask_blocks(site, new)
+            elif count:
+                self._mask_groups(site, np.flatnonzero(changed), new)
 
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             list(pool.map(change, sites))
 
-    def _patch(self, site: str, old: np.ndarray, new: np.ndarray) -> None:
-        """Take a tensor from one mask to another; packed bits."""
+    def _patch_beside(self, site: str, old: np.ndarray, new: np.ndarray) -> None:
+        """Take a tensor from one mask to another, by what is kept beside the model."""
         weight = self._tensors[site].view(-1)
-        if self._keep_removed:
-            if site in self._removed:
-                weight.masked_scatter_(_zeros_of(old, weight), self._removed.pop(site))
-            removed = _zeros_of(new, weight)
-            self._removed[site] = weight.masked_select(removed)
-            weight.masked_fill_(removed, 0.0)
-        else:
-            self._patch_from_file(site, weight.numpy(), old, new)
+        if site in self._removed:
+            weight.masked_scatter_(_zeros_of(old, weight), self._removed.pop(site))
+        removed = _zeros_of(new, weight)
+        self._removed[site] = weight.masked_select(removed)
+        weight.masked_fill_(removed, 0.0)
 
-    def _patch_from_file(
-        self, site: str, weight: np.ndarray, old: np.ndarray, new: np.ndarray
-    ) -> None:
-        base: np.ndarray = self._bank.base[site].reshape(-1)
-        changed = np.flatnonzero(old != new)
-        if len(changed) > _MANY * len(new) or weight.size % 8:
-            self._mask_blocks(weight, base, new)
-        else:
-            groups: np.ndarray = self._rounded(base.reshape(-1, 8).take(changed, axis=0))
-            weight.reshape(-1, 8)[changed] = groups * _FACTORS.take(new[changed], axis=0)
+    def _mask_groups(self, site: str, groups: np.ndarray, bits: np.ndarray) -> None:
+        """Put a mask on some groups of eight of a tensor's entries."""
+        weight: np.ndarray = self._tensors[site].view(-1, 8).numpy()
+        base: np.ndarray = self._bank.base[site].reshape(-1, 8).take(groups, axis=0)
+        weight[groups] = self._rounded(base) * _FACTORS.take(bits[groups], axis=0)
         self._bank.base.forget_pages_of(site)
 
-    def _mask_blocks(self, weight: np.ndarray, base: np.ndarray, bits: np.ndarray) -> None:
+    def _mask_blocks(self, site: str, bits: np.ndarray) -> None:
+        """Put a mask on all of a tensor."""
+        weight: np.ndarray = self._tensors[site].view(-1).numpy()
+        shared = self._bank.base[site].dtype
+        is_plain = shared == weight.dtype == self._precision
         for start in range(0, weight.size, _BLOCK):
             block = weight[start : start + _BLOCK]
+            values = block if is_plain else np.empty(block.size, dtype=shared)
+            self._bank.base.read_into(site, start, values)
             factors = np.unpackbits(
                 bits[start // 8 : (start + _BLOCK) // 8], count=block.size, bitorder="little"
             )
-            np.multiply(self._rounded(base[start : start + _BLOCK]), factors, out=block)
+            np.multiply(self._rounded(values), factors, out=block)
 
 
 def _bits_of(masks: MaskSet | None, site: str, entries: int) -> np.ndarray:
