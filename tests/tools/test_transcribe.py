@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from corpora import cut
 from nano import write_corpus, write_finetuned, write_wav2vec2
 
-from speechprune.decoding import inference
+from speechprune.decoding import files as audio_files
 from speechprune.decoding.files import transcribe_files
 from speechprune.decoding.greedy import decode
 from speechprune.decoding.inference import read_audio, transcribe
@@ -61,7 +61,7 @@ def test_transcribing_is_seen_to_go_on(
 ) -> None:
     loaded, files = load_finetuned(checkpoint), sorted((data / "audio").glob("train-*.wav"))
     silent = transcribe_files(loaded, files)
-    bars = watch(inference, monkeypatch)
+    bars = watch(audio_files, monkeypatch)
     assert transcribe_files(loaded, files) == silent
     assert [(bar.desc, bar.n, bar.total) for bar in bars] == [("transcribing", 2, 2)]
 

@@ -24,7 +24,7 @@ PARTS = {
     "lr_scheduler": ["tri_stage", "polynomial_decay"],
     "model": ["wav2vec_ctc"],
     "optimizer": ["adam", "nag"],
-    "task": ["audio_finetuning"],
+    "task": ["audio_finetuning", "audio_labels"],
 }
 
 
