@@ -130,13 +130,20 @@ def write_hubert(
 
 
 def write_finetuned(
-    path: Path, pretrained: Path, data: Path, *, model: dict[str, Any] | None = None, seed: int = 0
+    path: Path,
+    pretrained: Path,
+    data: Path,
+    *,
+    model: dict[str, Any] | None = None,
+    task: dict[str, Any] | None = None,
+    seed: int = 0,
 ) -> Path:
     """An untrained CTC model on ``pretrained``, in the file that fairseq saves while training.
 
     Args:
-        data: a folder of :func:`write_corpus`.
+        data: a folder of :func:`write_corpus`, or one that suits the task.
         model: settings of the model; ``_name`` is `wav2vec_ctc` unless it says otherwise.
+        task: settings of the task, if it is another one than `audio_finetuning`.
     """
     from fairseq import tasks
     from omegaconf import OmegaConf
@@ -157,7 +164,7 @@ def write_finetuned(
             "distributed_training": {"ddp_backend": "legacy_ddp"},
             "optimization": {"sentence_avg": True},
             "criterion": {"_name": "ctc", "zero_infinity": True},
-            "task": {"_name": "audio_finetuning", "labels": "ltr", **shared},
+            "task": {**(task or {"_name": "audio_finetuning", "labels": "ltr"}), **shared},
             "model": {
                 "_name": "wav2vec_ctc",
                 "w2v_path": str(pretrained),
@@ -168,12 +175,12 @@ def write_finetuned(
     )
     with torch.random.fork_rng(devices=[]), redirect_stdout(io.StringIO()):
         torch.manual_seed(seed)
-        task = tasks.setup_task(cfg.task)
-        cfg.task = task.cfg
-        built = task.build_model(cfg.model)
+        setup = tasks.setup_task(cfg.task)
+        cfg.task = setup.cfg
+        built = setup.build_model(cfg.model)
         cfg.model = built.cfg
     state = _state(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True), built.state_dict())
-    torch.save({**state, "task_state": task.state_dict()}, path)
+    torch.save({**state, "task_state": setup.state_dict()}, path)
     return path
 
 

@@ -114,11 +114,9 @@ def _by_the_surest(
 ) -> tuple[dict[str, Any], str]:
     """The same, of all tasks of a bank together."""
     from speechprune.decoding.bank import evaluate_surest
-    from speechprune.decoding.inference import sample_rate
     from speechprune.manifests.check import check_split
 
-    rate = sample_rate(bank.use(bank.recognisers()[0]))
-    check_split(data, subset, labels=None, sample_rate=rate)
+    check_split(data, subset, labels=None, sample_rate=bank.rate())
     evaluation, chosen = evaluate_surest(bank, data, subset, **limits)
     counts = ", ".join(f"{name} {count}" for name, count in chosen.items() if count)
     described = {**report(evaluation), "chosen": chosen}

@@ -14,9 +14,9 @@ from checkpoints import logits, refusal, rewrite
 from fairseq.data.dictionary import Dictionary
 from kinds import PARP
 from mask_files import MASKED
+from model_banks import CONTEXT, FROZEN, TAKEN, Lab
 from nano import (
     rewrite_as_of_2020,
-    write_corpus,
     write_data2vec,
     write_finetuned,
     write_hubert,
@@ -46,45 +46,6 @@ from speechprune.rewriting.slimming import apply
 from speechprune.state_names import ENCODER, is_mask, is_regrown, is_scores, key_of
 
 HEAD = "w2v_encoder.proj."
-#: Settings that come from other groups in training.
-CONTEXT = {
-    **{"max_update": 100, "use_bmuf": False, "store_ema": False, "zero_sharding": "none"},
-    "pipeline_model_parallel": False,
-}
-FROZEN = {
-    **{"_name": "wav2vec_ctc_policy", "train_weights": False, "prune_biases": False},
-    **{"sparsity": 0.4, "start_sparsity": 0.4, "prune_every": 1, "trainable_proj": True},
-    **CONTEXT,
-}
-#: Settings of models that a bank takes.
-TAKEN: dict[str, dict[str, Any]] = {
-    "weights": {**MASKED, "fix_attn": False},
-    "feed-forward": MASKED,
-    "rows": {**MASKED, "linear_st_op": "linear_st_outstr"},
-    "columns": {**MASKED, "linear_st_op": "linear_st_instr"},
-    "heads": {**MASKED, "fix_attn": False, "linear_st_op": "linear_st_head"},
-    "head": {**MASKED, "no_prune_proj": False},
-    "rates": {**MASKED, "fix_attn": False, "fc_attn_prune_rate": [0.3, 0.6]},
-    "extractor": {**MASKED, "no_prune_extractor": False},
-    "policy": {**FROZEN, "policy": "s3router"},
-    "random": {**FROZEN, "policy": "random"},
-    "biases": {**FROZEN, "policy": "random", "prune_biases": True},
-}
-
-
-class Lab:
-    """A pretrained model, the bank made of it, and checkpoints on it."""
-
-    def __init__(self, folder: Path, write: Callable[[Path], Path] = write_wav2vec2) -> None:
-        self.folder = folder
-        self.data = write_corpus(folder / "data", train=1, valid=1)
-        self.pretrained = write(folder / "pretrained.pt")
-        self.bank = folder / "bank.safetensors"
-        create(self.pretrained, self.bank)
-
-    def finetuned(self, name: str, model: dict[str, Any], seed: int = 0) -> Path:
-        path = self.folder / f"{name}.pt"
-        return write_finetuned(path, self.pretrained, self.data, model=model, seed=seed)
 
 
 @pytest.fixture

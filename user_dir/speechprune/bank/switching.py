@@ -21,7 +21,7 @@ from speechprune.bank.bank import Bank
 from speechprune.bank.task import PRECISIONS
 from speechprune.errors import UserError
 from speechprune.masking.mask_set import MaskSet
-from speechprune.state_names import ENCODER
+from speechprune.state_names import encoder_tensors
 
 #: Entries that are masked at a time: few enough for a core's own cache.
 _BLOCK = 1 << 16
@@ -82,10 +82,11 @@ class Switch:
         if name == self.current:
             return
         masks, precision = self._masks_of(name), self._bank.precision(name)
+        # What only pretraining needs may be a task's own too, and no encoder's.
         own = {
-            key[len(ENCODER) :]: array
-            for key, array in self._bank.own(name).items()
-            if key.startswith(ENCODER)
+            tensor: array
+            for tensor, array in encoder_tensors(self._bank.own(name)).items()
+            if tensor in self._tensors
         }
         if self._is_halfway or precision != self._precision:
             self._begin(precision)

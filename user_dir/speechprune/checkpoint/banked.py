@@ -70,7 +70,8 @@ def outline_of(bank: Bank, name: str) -> dict[str, Any]:
     where, shared = f"{bank.path}: the task {name!r}", bank.base
     with _telling(where):
         tensors = {ENCODER + key: tensor_of(shared[key]) for key in shared}
-        state = _described(bank, name, tensors)
+        noted = {PROVENANCE: {**bank.about(name)["provenance"]}}
+        state = {**_described(bank, name, tensors), **noted}
     return validated(state, where)
 
 

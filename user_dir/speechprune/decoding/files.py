@@ -11,11 +11,11 @@ import numpy as np
 from tqdm import tqdm
 
 from speechprune.decoding.bank import BankModel
-from speechprune.decoding.inference import best_device, naming, sample_rate, transcribe
-from speechprune.decoding.labelling import classify
+from speechprune.decoding.inference import best_device, naming, sample_rate
+from speechprune.decoding.texts import texts_of
 from speechprune.manifests.audio import resample
 from speechprune.manifests.recording import decode_recording, open_recording
-from speechprune.models.loading import LoadedLabeller, LoadedModel, LoadedRecogniser
+from speechprune.models.loading import LoadedModel
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def transcribe_files(loaded: LoadedModel, paths: Sequence[Path]) -> list[Transcr
     """
     loaded.model.to(best_device())
     return [
-        Transcript(_told(loaded, samples), missing)
+        Transcript(texts_of(loaded, [samples])[0], missing)
         for samples, missing in _recordings(paths, sample_rate(loaded))
     ]
 
@@ -57,9 +57,8 @@ def hear_files(bank: BankModel, paths: Sequence[Path]) -> list[Transcript]:
     Raises:
         UserError: as that, or the bank has no task that writes texts.
     """
-    rate = sample_rate(bank.use(bank.recognisers()[0]))
     found = []
-    for samples, missing in _recordings(paths, rate):
+    for samples, missing in _recordings(paths, bank.rate()):
         (heard,) = bank.hear([samples])
         found.append(Transcript(heard.text, missing, heard.task))
     return found
@@ -76,13 +75,3 @@ def _recordings(paths: Sequence[Path], rate: int) -> Iterator[tuple[np.ndarray, 
         for oddity in decoded.oddities:
             logger.warning(f"{path} {oddity.message}")
         yield resample(decoded.samples, decoded.rate, rate), decoded.missing
-
-
-def _told(loaded: LoadedModel, samples: np.ndarray) -> str:
-    """What a model makes of a recording, float32 (samples,)."""
-    if isinstance(loaded, LoadedLabeller):
-        (classes,) = classify(loaded, [samples])
-        return "\t".join(classes or ())
-    assert isinstance(loaded, LoadedRecogniser)
-    (text,) = transcribe(loaded, [samples])
-    return text

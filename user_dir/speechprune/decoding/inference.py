@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -36,6 +36,9 @@ from speechprune.manifests.recording import BadAudio, decode_recording
 from speechprune.masking.masked_site import masked_weight
 from speechprune.models.loading import LoadedModel, LoadedRecogniser
 from speechprune.models.sites import encoder_of_model
+
+if TYPE_CHECKING:
+    from fairseq.data.dictionary import Dictionary
 
 logger = logging.getLogger(__name__)
 
@@ -179,11 +182,21 @@ def check_references(loaded: LoadedRecogniser, split: Split) -> None:
     Raises:
         UserError: there are no references, or the model knows none of their symbols.
     """
+    check_symbols([loaded.dictionary], split, loaded.path)
+
+
+def check_symbols(dictionaries: Sequence[Dictionary], split: Split, path: Path) -> None:
+    """As `check_references`, of models of which each utterance finds one that suits.
+
+    Args:
+        dictionaries: of their outputs; either all have letters of words, or none has.
+        path: of the file that the models are in.
+    """
     if not any(utterance.text for utterance in split.utterances):
         raise UserError(f"no utterance of {split.name} has a text to compare transcripts with")
-    known = set(loaded.dictionary.symbols)
-    letters = spells_words(loaded.dictionary)
-    own = loaded.dictionary.symbols[loaded.dictionary.nspecial :]
+    known = {symbol for dictionary in dictionaries for symbol in dictionary.symbols}
+    letters = spells_words(dictionaries[0])
+    own = {symbol for each in dictionaries for symbol in each.symbols[each.nspecial :]}
     if letters and any(len(symbol) > 1 for symbol in own):
         return  # words are written without the seams between such symbols
     used: Counter[str] = Counter()
@@ -193,13 +206,13 @@ def check_references(loaded: LoadedRecogniser, split: Split) -> None:
     example = sorted(unknown, key=lambda symbol: (-unknown[symbol], symbol))[:1]
     if len(unknown) == len(used):
         raise UserError(
-            f"{split.name} is in another alphabet than {loaded.path}: no symbol of it, such as "
+            f"{split.name} is in another alphabet than {path}: no symbol of it, such as "
             f"{example[0]!r}, is known"
         )
     if unknown:
         logger.warning(
             f"{sum(unknown.values())} of {sum(used.values())} symbols in the texts of "
-            f"{split.name}, such as {example[0]!r}, are unknown to {loaded.path}: each is an error"
+            f"{split.name}, such as {example[0]!r}, are unknown to {path}: each is an error"
         )
 
 

@@ -25,6 +25,7 @@ from speechprune.checkpoint.slots import AUDIO_LABELS, described_slots, saved_sl
 from speechprune.checkpoint.upgrading import read_upgraded
 from speechprune.errors import UserError
 from speechprune.manifests.slots import Slots
+from speechprune.masking.bits import Tally
 from speechprune.models.encoder import building_from, load_weights
 from speechprune.models.mask_flags import as_s3router_reads
 from speechprune.models.names import HUBERT_WEIGHTS, ROUTER, WEIGHTS, is_ctc, is_labelling
@@ -34,14 +35,17 @@ from speechprune.models.uninitialised import Uninitialised
 from speechprune.slimming.controller import SLIM_CONTROLLER
 from speechprune.state_names import is_finetuned, is_of_s3router
 
+#: What a model has in place of a mask controller, if others put the masks on: their tally.
+MASK_TALLY = "mask_tally"
+
 
 @dataclass(frozen=True)
 class LoadedModel:
     """A finetuned model, ready for inference.
 
     Attributes:
-        path: the checkpoint.
-        model: in evaluation mode, on the CPU.
+        path: the checkpoint, or the bank.
+        model: in evaluation mode, on the CPU, or where that of the bank is.
         task: fairseq's, with the dictionary or the slots of the outputs.
         cfg: the checkpoint's configuration, as built.
         provenance: what was noted by whoever made the checkpoint of another one; empty for those
@@ -61,6 +65,9 @@ class LoadedModel:
         masks = getattr(self.model, "mask_controller", None)
         if masks is not None:
             return float(masks.stats()["density"])
+        tally: Tally | None = getattr(self.model, MASK_TALLY, None)
+        if tally is not None:
+            return tally.density
         if getattr(self.model, SLIM_CONTROLLER, None) is not None:
             encoder = encoder_of_model(self.model)
             units = find_backbone(encoder).units(encoder)
@@ -71,8 +78,10 @@ class LoadedModel:
     def removed(self) -> int:
         """Parameters that masks remove, or slimming will cut out."""
         masks = getattr(self.model, "mask_controller", None)
+        tally: Tally | None = getattr(self.model, MASK_TALLY, None)
         if masks is not None:
             tally = masks.mask_set().tally
+        if tally is not None:
             return int(tally.total - tally.kept)
         slimming = getattr(self.model, SLIM_CONTROLLER, None)
         return 0 if slimming is None else int(slimming.removed_parameters())
