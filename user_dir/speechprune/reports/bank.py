@@ -13,7 +13,8 @@ from speechprune.errors import UserError
 from speechprune.state_names import encoder_tensors
 from speechprune.tables import table
 
-_FORMULA = "1 - bank / (tasks x model + heads)"
+#: How the saving comes about.
+FORMULA = "1 - bank / (tasks x model + heads)"
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,16 @@ class BankReport:
         """The share that the bank saves of separate models; None without tasks."""
         return 1 - self.file_bytes / self.separate_bytes if self.tasks else None
 
+    @property
+    def share(self) -> float | None:
+        """What a task takes of what the shared model takes, in the mean; None without tasks."""
+        return self._of_tasks / len(self.tasks) / self.base_bytes if self.tasks else None
+
+    def saving_at(self, tasks: int) -> float:
+        """The share that a bank of so many tasks would save, if each took as much as these do in
+        the mean: 1 - (1 + T x) / T of T tasks that each take the share x of the model."""
+        return 1 - (1 + tasks * (self.share or 0.0)) / tasks
+
     def describe(self) -> dict[str, Any]:
         """As JSON can hold it."""
         return {
@@ -108,7 +119,7 @@ class BankReport:
             "file_bytes": self.file_bytes,
             "separate_bytes": self.separate_bytes,
             "saving": self.saving,
-            "formula": _FORMULA,
+            "formula": FORMULA,
         }
 
     def describe_in_words(self) -> str:
@@ -122,7 +133,7 @@ class BankReport:
             totals += [
                 ("bank", f"{self.file_bytes:,} bytes"),
                 ("separate models", f"{self.separate_bytes:,} bytes"),
-                ("saving", f"{100 * self.saving:.1f} %, {_FORMULA}"),
+                ("saving", f"{100 * self.saving:.1f} %, {FORMULA}"),
             ]
         lines = "\n".join(f"{name:<15}  {text}" for name, text in totals)
         return f"{table([_HEADER, *map(_row, self.tasks)])}\n\n{lines}" if self.tasks else lines

@@ -51,9 +51,9 @@ _SAVED = (torch.float32, torch.float16)
 #: Hexadecimal digits of a digest that messages show.
 _SHOWN = 12
 #: Kinds of outputs: letters of words, units such as phones, and classes of whole utterances.
-_LETTERS, _UNITS, _LABELS = "letters", "units", "labels"
+LETTERS, UNITS, LABELS = "letters", "units", "labels"
 #: How their error rates are called; that of labels counts utterances with a wrong class.
-_RATES: Mapping[str, str] = {_LETTERS: "WER", _UNITS: "UER", _LABELS: "error"}
+_RATES: Mapping[str, str] = {LETTERS: "WER", UNITS: "UER", LABELS: "error"}
 #: Settings that are paths, which mean nothing elsewhere, and what takes their place.
 _PATHS: Mapping[str, Any] = {
     "data": ".",
@@ -275,10 +275,10 @@ def _outputs(state: Mapping[str, Any], path: Path) -> dict[str, Any]:
         if slots is None:
             raise UserError(f"{path} is damaged: it lacks the classes that its outputs stand for")
         count = sum(len(slot.classes) for slot in slots)
-        return {"kind": _LABELS, "labels": count, **described_slots(slots)}
+        return {"kind": LABELS, "labels": count, **described_slots(slots)}
     dictionary = find_dictionary(state, state["cfg"], path, None)
     counted = counted_symbols(dictionary)
-    kind = _LETTERS if spells_words(dictionary) else _UNITS
+    kind = LETTERS if spells_words(dictionary) else UNITS
     return {"kind": kind, "labels": len(counted), "target_dictionary": counted}
 
 
@@ -288,12 +288,12 @@ def _validated(path: PathLike, state: Mapping[str, Any], kind: str) -> ErrorRate
     if saved is None or saved.valid is None:
         return None
     measured, _, split = saved.metric.partition(",")[0].partition(" of ")
-    if kind == _LABELS:
+    if kind == LABELS:
         return (
             ErrorRate(100 - saved.valid, rate_of(kind), split) if measured == "accuracy" else None
         )
     # Fairseq's units are the symbols, which are letters of words here.
-    names = {"wer": rate_of(kind), "uer": "CER" if kind == _LETTERS else rate_of(kind)}
+    names = {"wer": rate_of(kind), "uer": "CER" if kind == LETTERS else rate_of(kind)}
     return ErrorRate(saved.valid, names[measured], split) if measured in names else None
 
 

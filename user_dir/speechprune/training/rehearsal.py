@@ -26,13 +26,14 @@ except ImportError:  # hydra 1.0
     )
 
 
-def rehearse(arguments: Sequence[str]) -> DictConfig:
+def rehearse(arguments: Sequence[str], *, data: bool = True) -> DictConfig:
     """Compose the settings of a training run, and check them as `train` would.
 
     Files that are named, other than those of the data, need not exist yet.
 
     Args:
         arguments: of `speechprune train`, without sweeps.
+        data: check the data too, which takes time, since all recordings are looked at.
 
     Returns:
         The settings.
@@ -42,7 +43,8 @@ def rehearse(arguments: Sequence[str]) -> DictConfig:
     """
     cfg = completed(_composed(arguments), Path.cwd())
     check_settings(cfg)
-    check_data(cfg)
+    if data:
+        check_data(cfg)
     return cfg
 
 
