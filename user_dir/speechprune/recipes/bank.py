@@ -75,6 +75,8 @@ class BankTraining(Workflow):
         self.test = test
         self.jobs = jobs
         self._tasks: dict[str, _Checked] = {}
+        #: Kinds of outputs with the methods whose settings were checked.
+        self._rehearsed: set[tuple[str, str]] = set()
 
     @property
     def bank(self) -> Path:
@@ -119,15 +121,18 @@ class BankTraining(Workflow):
             )
 
     def _checked(self, task: str) -> _Checked:
-        runs, rate = self.setting.runs(task), SAMPLE_RATE
+        runs, data = self.setting.runs(task), self.setting.tasks[task]
+        rate = SAMPLE_RATE
         for method, run in runs.items():
+            # All methods hear the same data, and tasks of a kind have the same settings.
+            if method != MASKS and (data.kind, method) in self._rehearsed:
+                continue
             words = ["--config-name", run.config, f"optimization.max_update={run.updates}"]
-            # All methods hear the same data.
             cfg = rehearse([*words, *run.overrides], data=method == MASKS)
             check_base(cfg)
             _refuse_no_best(cfg)
+            self._rehearsed.add((data.kind, method))
             rate = cfg.task.sample_rate
-        data = self.setting.tasks[task]
         labels = None if data.kind == LABELS else data.labels
         check_split(data.folder, self.test, labels, sample_rate=rate, closed=False)
         if labels is None:

@@ -128,21 +128,18 @@ class Report:
 
     def in_words(self) -> str:
         """In Markdown."""
-        count = len(self.tasks)
-        return (
-            "\n\n".join(
-                [
-                    f"# {count} tasks on one model" if count > 1 else "# 1 task on one model",
-    X
-                    markdown_table(self._rows()),
-                    f"![Errors in % on {self.test}]({FIGURE})",
-                    "## Bytes",
-                    markdown_table(self._sizes()),
-                    *self._savings(),
-                ]
-            )
-            + "\n"
-        )
+        tasks = _count(len(self.tasks), "task")
+        parts = [
+            f"# {tasks} on one model",
+            f"Errors in % on {self.test}; those of characters, where there are words, are in "
+            "brackets. Checkpoints are the best in validation.",
+            markdown_table(self._rows()),
+            f"![Errors in % on {self.test}]({FIGURE})",
+            "## Bytes",
+            markdown_table(self._sizes()),
+            *self._savings(),
+        ]
+        return "\n\n".join(parts) + "\n"
 
     def _rows(self) -> list[list[str]]:
         titles = [_TITLES[method] for method in self.methods]
@@ -167,13 +164,12 @@ class Report:
 
     def _sizes(self) -> list[list[str]]:
         bank, count = self.bank, len(self.tasks)
-        tasks = f"{count} tasks" if count > 1 else "1 task"
         return [
             ["", "bytes"],
             ["shared model", f"{bank.base_bytes:,}"],
-            [tasks, f"{bank.file_bytes - bank.base_bytes:,}"],
+            [_count(count, "task"), f"{bank.task_bytes:,}"],
             [f"bank, `{self.path}`", f"{bank.file_bytes:,}"],
-            [f"{count} separate models" if count > 1 else "a model", f"{bank.separate_bytes:,}"],
+            [_count(count, "separate model"), f"{bank.separate_bytes:,}"],
         ]
 
     def _savings(self) -> list[str]:
@@ -199,3 +195,7 @@ class Report:
             for method in self.methods
         }
         grouped_bars(groups, series, path, f"Errors in % on {self.test}")
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -91,6 +91,11 @@ class BankReport:
         return cls(base, bank.path.stat().st_size, tasks)
 
     @property
+    def task_bytes(self) -> int:
+        """What all tasks take, with what the file says of them."""
+        return self.file_bytes - self.base_bytes
+
+    @property
     def separate_bytes(self) -> int:
         """What a model for each task takes: all weights, and its head."""
         return sum(self.base_bytes + task.head_bytes for task in self.tasks)
@@ -103,7 +108,7 @@ class BankReport:
     @property
     def share(self) -> float | None:
         """What a task takes of what the shared model takes, in the mean; None without tasks."""
-        return self._of_tasks / len(self.tasks) / self.base_bytes if self.tasks else None
+        return self.task_bytes / len(self.tasks) / self.base_bytes if self.tasks else None
 
     def saving_at(self, tasks: int) -> float:
         """The share that a bank of so many tasks would save, if each took as much as these do in
@@ -115,7 +120,7 @@ class BankReport:
         return {
             "tasks": [asdict(task) for task in self.tasks],
             "base_bytes": self.base_bytes,
-            "task_bytes": self.file_bytes - self.base_bytes,
+            "task_bytes": self.task_bytes,
             "file_bytes": self.file_bytes,
             "separate_bytes": self.separate_bytes,
             "saving": self.saving,
@@ -127,7 +132,7 @@ class BankReport:
         count = len(self.tasks)
         totals = [
             ("shared model", f"{self.base_bytes:,} bytes"),
-            (f"{count} tasks" if count != 1 else "1 task", f"{self._of_tasks:,} bytes"),
+            (f"{count} tasks" if count != 1 else "1 task", f"{self.task_bytes:,} bytes"),
         ]
         if self.saving is not None:
             totals += [
@@ -137,10 +142,6 @@ class BankReport:
             ]
         lines = "\n".join(f"{name:<15}  {text}" for name, text in totals)
         return f"{table([_HEADER, *map(_row, self.tasks)])}\n\n{lines}" if self.tasks else lines
-
-    @property
-    def _of_tasks(self) -> int:
-        return self.file_bytes - self.base_bytes
 
 
 _HEADER = (

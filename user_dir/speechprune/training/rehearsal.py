@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from inspect import signature
 from pathlib import Path
@@ -62,7 +63,9 @@ def _composed(arguments: Sequence[str]) -> DictConfig:
     versions = "version_base" in signature(initialize_config_dir).parameters
     version = {"version_base": "1.1"} if versions else {}
     try:
-        with initialize_config_dir(options["--config-dir"], **version):
+        with warnings.catch_warnings(), initialize_config_dir(options["--config-dir"], **version):
+            # What newer hydras think of fairseq's configs.
+            warnings.filterwarnings("ignore", r"[\s\S]*hydra\.cc/docs", UserWarning)
             return compose(config_name=name, overrides=overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(first_lines(error)) from error
