@@ -64,6 +64,17 @@ def dictionary_option(default: str) -> Callable[[Callable[..., Any]], Callable[.
     )
 
 
+#: The value of --task for the task that is surest; as `speechprune.bank.task.AUTO`, which would
+#: import more than an option takes.
+AUTO = "auto"
+
+task_option = click.option(
+    "--task",
+    metavar="NAME",
+    help=f"Task of a bank to use, or {AUTO} for the one that is surest of each recording.",
+)
+
+
 def finetunes(*, train: str, valid: str, updates: str) -> Callable[[Callable[..., Any]], Any]:
     """Decorator: adds what a workflow needs that finetunes, averages and evaluates in a folder.
 

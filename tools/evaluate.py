@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,18 +11,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from speechprune.decoding import MAX_TOKENS
+from speechprune.errors import UserError
 from speechprune.tools import _labels
-from speechprune.tools._options import whole_number
+from speechprune.tools._options import AUTO, task_option, whole_number
 
 if TYPE_CHECKING:
+    from speechprune.decoding.bank import BankModel
     from speechprune.decoding.inference import Evaluation
     from speechprune.decoding.scoring import ErrorCounts
+    from speechprune.models.loading import LoadedModel
 
 
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder of manifests.")
 @click.option("--subset", required=True, help="Name of the manifest, such as test-clean.")
+@task_option
 @click.option(
     "--max-tokens",
     default=MAX_TOKENS,
@@ -46,6 +51,7 @@ def command(
     checkpoint: Path,
     data: Path,
     subset: str,
+    task: str | None,
     max_tokens: int,
     batch_size: int | None,
     figure: Path | None,
@@ -58,42 +64,73 @@ def command(
 
     Of a model for labels of whole utterances, print the accuracy of each slot and of all slots
     together, each with a 95 % confidence interval, and the recall of each class.
+
+    CHECKPOINT may be a bank, of which --task names a task. With auto, each utterance is transcribed
+    by the task that is surest, and what is printed ends with how many utterances chose which task.
     """
-    from speechprune.decoding.inference import evaluate, read_references
-    from speechprune.decoding.labelling import evaluate_labels, read_labels
-    from speechprune.errors import UserError
+    from speechprune.decoding.bank import BankModel, is_bank, load_task
     from speechprune.figures import check_figure_path
-    from speechprune.manifests.audio import SAMPLE_RATE
-    from speechprune.manifests.check import check_split
-    from speechprune.models.loading import LoadedLabeller, load_finetuned
 
     if figure is not None:
         check_figure_path(figure)
-    loaded = load_finetuned(checkpoint, data)
-    task = loaded.cfg.task
-    check_split(data, subset, labels=None, sample_rate=task.get("sample_rate") or SAMPLE_RATE)
-    source = {"checkpoint": str(checkpoint), "data": str(data), "subset": subset}
+    limits = {"max_tokens": max_tokens, "batch_size": batch_size}
+    if task == AUTO and is_bank(checkpoint):
+        _refuse_figure(figure, checkpoint)
+        found = _by_the_surest(BankModel(checkpoint), data, subset, limits)
+    else:
+        found = _by_one(load_task(checkpoint, task, data), data, subset, figure, limits)
+    described, text = found
+    if as_json:
+        source = {"checkpoint": str(checkpoint), "data": str(data), "subset": subset}
+        named = {} if task is None else {"task": task}
+        click.echo(json.dumps({**source, **named, **described}, indent=2))
+    else:
+        click.echo(text)
+
+
+def _by_one(
+    loaded: LoadedModel, data: Path, subset: str, figure: Path | None, limits: Mapping[str, Any]
+) -> tuple[dict[str, Any], str]:
+    """What a model is worth, to be read by programs and by people."""
+    from speechprune.decoding.inference import evaluate, read_references, sample_rate
+    from speechprune.decoding.labelling import evaluate_labels, read_labels
+    from speechprune.manifests.check import check_split
+    from speechprune.models.loading import LoadedLabeller, LoadedRecogniser
+
+    check_split(data, subset, labels=None, sample_rate=sample_rate(loaded))
     if isinstance(loaded, LoadedLabeller):
-        labelled = read_labels(loaded, data, subset)
-        told = evaluate_labels(loaded, labelled, max_tokens=max_tokens, batch_size=batch_size)
+        told = evaluate_labels(loaded, read_labels(loaded, data, subset), **limits)
         if figure is not None:
             _labels.draw(told, figure)
-        if as_json:
-            click.echo(json.dumps({**source, **_labels.report(told)}, indent=2))
-        else:
-            click.echo(_labels.table(told))
-        return
+        return _labels.report(told), _labels.table(told)
+    _refuse_figure(figure, loaded.path)
+    assert isinstance(loaded, LoadedRecogniser)
+    evaluation = evaluate(loaded, read_references(loaded, data, subset), **limits)
+    return report(evaluation), table(evaluation)
+
+
+def _by_the_surest(
+    bank: BankModel, data: Path, subset: str, limits: Mapping[str, Any]
+) -> tuple[dict[str, Any], str]:
+    """The same, of all tasks of a bank together."""
+    from speechprune.decoding.bank import evaluate_surest
+    from speechprune.decoding.inference import sample_rate
+    from speechprune.manifests.check import check_split
+
+    rate = sample_rate(bank.use(bank.recognisers()[0]))
+    check_split(data, subset, labels=None, sample_rate=rate)
+    evaluation, chosen = evaluate_surest(bank, data, subset, **limits)
+    counts = ", ".join(f"{name} {count}" for name, count in chosen.items() if count)
+    described = {**report(evaluation), "chosen": chosen}
+    return described, f"{table(evaluation)}\nchosen      {counts}"
+
+
+def _refuse_figure(figure: Path | None, checkpoint: Path) -> None:
     if figure is not None:
         raise UserError(
             f"--figure draws which classes are taken for which, but {checkpoint} writes texts; "
             "leave it out"
         )
-    split = read_references(loaded, data, subset)
-    evaluation = evaluate(loaded, split, max_tokens=max_tokens, batch_size=batch_size)
-    if as_json:
-        click.echo(json.dumps({**source, **report(evaluation)}, indent=2))
-    else:
-        click.echo(table(evaluation))
 
 
 def report(evaluation: Evaluation) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class Switch:
 
     Attributes:
         current: the task whose weights the encoder has; None if it has the shared ones alone.
+        masks: those of that task; None if there is none.
 
     Raises UserError if a shared tensor is missing, or has another shape.
     """
@@ -65,7 +66,7 @@ class Switch:
         self._keep_removed = keep_removed
         self._removed: dict[str, Tensor] = {}
         self.current: str | None = None
-        self._masks: MaskSet | None = None
+        self.masks: MaskSet | None = None
         self._owned: set[str] = set()
         self._precision: str = PRECISIONS[0]
         self._is_halfway: bool = False
@@ -94,14 +95,14 @@ class Switch:
         self._change_masks(masks)
         for tensor, array in own.items():
             self._fill(tensor, array)
-        self._masks, self._owned, self.current = masks, set(own), name
+        self.masks, self._owned, self.current = masks, set(own), name
         self._is_halfway = False
 
     def _begin(self, precision: str) -> None:
         """Give all tensors the shared values."""
         self._is_halfway = True
         self._precision = precision
-        self.current, self._masks = None, None
+        self.current, self.masks = None, None
         self._owned.clear()
         self._removed.clear()
         for name in self._tensors:
@@ -139,7 +140,7 @@ class Switch:
         return self._decoded[name]
 
     def _change_masks(self, masks: MaskSet) -> None:
-        before = self._masks
+        before = self.masks
         sites = [site for site in self._tensors if site in masks or (before and site in before)]
 
         def change(site: str) -> None:

@@ -15,6 +15,8 @@ from speechprune.masking.mask_set import MaskSet
 
 #: What frozen weights may have been rounded to when a task was trained.
 PRECISIONS = ("float32", "float16", "bfloat16")
+#: Kinds of outputs: letters of words, units such as phones, and classes of whole utterances.
+LETTERS, UNITS, LABELS = "letters", "units", "labels"
 #: In the place of a task's name: whichever of them suits best.
 AUTO = "auto"
 _NAME = re.compile(r"[^\W_][\w.+-]{0,63}")

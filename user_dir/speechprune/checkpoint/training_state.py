@@ -12,6 +12,13 @@ from speechprune.checkpoint.kinds import NUMBER, is_one_of
 from speechprune.errors import UserError
 from speechprune.state_names import HEAD
 
+#: fairseq finetunes from a checkpoint only if it tells of an optimizer.
+HISTORY: Mapping[str, Any] = {
+    "criterion_name": "CtcCriterion",
+    "optimizer_name": "FairseqAdam",
+    "lr_scheduler_state": {},
+    "num_updates": 0,
+}
 #: Where a checkpoint of ours keeps what fairseq has no place for.
 PROVENANCE = "speechprune"
 

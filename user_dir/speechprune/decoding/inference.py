@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -29,13 +30,16 @@ from speechprune.decoding.greedy import decode, spells_words
 from speechprune.decoding.scoring import ErrorCounts, count_text_errors
 from speechprune.errors import UserError
 from speechprune.manifests.audio import SAMPLE_RATE, resample
-from speechprune.manifests.manifest import Split, read_split
+from speechprune.manifests.classes import LabelledUtterance
+from speechprune.manifests.manifest import Split, Utterance, read_split
 from speechprune.manifests.recording import BadAudio, decode_recording
 from speechprune.masking.masked_site import masked_weight
 from speechprune.models.loading import LoadedModel, LoadedRecogniser
 from speechprune.models.sites import encoder_of_model
 
 logger = logging.getLogger(__name__)
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -86,33 +90,75 @@ def evaluate(
     """
     check_references(loaded, split)
     device = best_device()
-    model = loaded.model.to(device)
-    rate = sample_rate(loaded)
-    utterances = split.utterances
-    texts: dict[int, str] = {}
-    seconds = 0.0
-    with tqdm(total=len(utterances), desc="decoding", leave=False, disable=None) as bar:
-        for batch in batches([u.frames for u in utterances], max_tokens, batch_size):
-            audio = [read_audio(split.root / utterances[i].path, rate) for i in batch]
-            start = perf_counter()
-            texts.update(zip(batch, transcribe(loaded, audio)))
-            seconds += perf_counter() - start
-            bar.update(len(batch))
+    loaded.model.to(device)
+    texts, seconds = in_batches(
+        split.root,
+        split.utterances,
+        sample_rate(loaded),
+        lambda audio: transcribe(loaded, audio),
+        max_tokens=max_tokens,
+        batch_size=batch_size,
+    )
+    return evaluation_of(loaded, split, texts, seconds)
+
+
+def evaluation_of(
+    loaded: LoadedRecogniser, split: Split, texts: Sequence[str], seconds: float
+) -> Evaluation:
+    """What transcripts of a split are worth.
+
+    Args:
+        loaded: the model that wrote them.
+        texts: of its utterances, in order.
+        seconds: that they took.
+    """
     letters = spells_words(loaded.dictionary)
     words, characters = ErrorCounts(), ErrorCounts()
-    for index, utterance in enumerate(utterances):
-        found = count_text_errors(utterance.text, texts[index], letters=letters)
+    for utterance, text in zip(split.utterances, texts):
+        found = count_text_errors(utterance.text, text, letters=letters)
         words, characters = words + found[0], characters + found[1]
     return Evaluation(
         words,
         characters,
         units=not letters,
-        parameters=count_parameters(model),
+        parameters=count_parameters(loaded.model),
         density=loaded.density,
-        audio_seconds=sum(u.frames for u in utterances) / rate,
+        audio_seconds=sum(u.frames for u in split.utterances) / sample_rate(loaded),
         seconds=seconds,
-        device=device.type,
+        device=best_device().type,
     )
+
+
+def in_batches(
+    root: Path,
+    utterances: Sequence[Utterance | LabelledUtterance],
+    rate: int,
+    hear: Callable[[list[np.ndarray]], Sequence[Found]],
+    *,
+    max_tokens: int,
+    batch_size: int | None,
+) -> tuple[list[Found], float]:
+    """What is made of every utterance, in order, and the seconds that it took without reading.
+
+    Args:
+        root: the folder of the recordings.
+        rate: that they are heard at, in Hz.
+        hear: gives something for each of some recordings, float32 (samples,).
+        max_tokens, batch_size: as for `batches`.
+
+    Raises:
+        UserError: audio is missing or unreadable.
+    """
+    found: dict[int, Found] = {}
+    seconds = 0.0
+    with tqdm(total=len(utterances), desc="decoding", leave=False, disable=None) as bar:
+        for batch in batches([u.frames for u in utterances], max_tokens, batch_size):
+            audio = [read_audio(root / utterances[i].path, rate) for i in batch]
+            start = perf_counter()
+            found.update(zip(batch, hear(audio)))
+            seconds += perf_counter() - start
+            bar.update(len(batch))
+    return [found[index] for index in range(len(utterances))], seconds
 
 
 def read_references(loaded: LoadedRecogniser, folder: Path, name: str) -> Split:

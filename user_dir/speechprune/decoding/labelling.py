@@ -10,21 +10,18 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from speechprune.decoding import MAX_TOKENS
 from speechprune.decoding.accuracy import Accuracy, SlotAccuracy
 from speechprune.decoding.inference import (
     audible,
-    batches,
     best_device,
     count_parameters,
+    in_batches,
     padded,
-    read_audio,
     sample_rate,
 )
 from speechprune.errors import UserError
@@ -115,17 +112,16 @@ def evaluate_labels(
     """
     device = best_device()
     model = loaded.model.to(device)
-    rate, utterances = sample_rate(loaded), split.utterances
-    told: dict[int, tuple[str, ...] | None] = {}
-    seconds = 0.0
-    with tqdm(total=len(utterances), desc="labelling", leave=False, disable=None) as bar:
-        for batch in batches([u.frames for u in utterances], max_tokens, batch_size):
-            audio = [read_audio(split.root / utterances[i].path, rate) for i in batch]
-            start = perf_counter()
-            told.update(zip(batch, classify(loaded, audio)))
-            seconds += perf_counter() - start
-            bar.update(len(batch))
-    pairs = [(u.labels, told[index]) for index, u in enumerate(utterances)]
+    utterances, rate = split.utterances, sample_rate(loaded)
+    told, seconds = in_batches(
+        split.root,
+        utterances,
+        rate,
+        lambda audio: classify(loaded, audio),
+        max_tokens=max_tokens,
+        batch_size=batch_size,
+    )
+    pairs = [(u.labels, found) for u, found in zip(utterances, told)]
     unheard = sum(found is None for _, found in pairs)
     if unheard:
         logger.warning(

@@ -107,19 +107,32 @@ class SpeechEncoder(Wav2VecEncoder):
     """
 
     def __init__(self, cfg: Any, family: Backbone, output_size: int) -> None:
+        weights = None if cfg.w2v_args is not None else self._read(cfg)
+        encoder = family.build(cfg.w2v_args.task, cfg.w2v_args.model)
+        if weights is not None and not cfg.no_pretrained_weights:
+            load_weights(encoder, weights, cfg.w2v_path)
+        self._assemble(cfg, family, encoder, output_size)
+
+    @classmethod
+    def around(
+        cls, cfg: Any, family: Backbone, encoder: nn.Module, output_size: int
+    ) -> "SpeechEncoder":
+        """A new output layer on an encoder that is there, and that others may use too."""
+        new = cls.__new__(cls)
+        new._assemble(cfg, family, encoder, output_size)
+        return new
+
+    def _assemble(self, cfg: Any, family: Backbone, encoder: nn.Module, output_size: int) -> None:
         # fairseq's own would build the model through its task of pretraining.
         FairseqEncoder.__init__(self, None)
         self.family = family
         self.apply_mask = cfg.apply_mask
-        weights = None if cfg.w2v_args is not None else self._read(cfg)
-        pretrained = cfg.w2v_args
-        self.w2v_model = family.build(pretrained.task, pretrained.model)
-        if weights is not None and not cfg.no_pretrained_weights:
-            load_weights(self.w2v_model, weights, cfg.w2v_path)
+        self.w2v_model = encoder
         self.final_dropout = nn.Dropout(cfg.final_dropout)
         self.freeze_finetune_updates = cfg.freeze_finetune_updates
         self.num_updates = 0
-        self.proj = self.new_head(pretrained.model.encoder_embed_dim, output_size)
+        channels = family.parameters(encoder, "mask_emb")[0].numel()
+        self.proj = self.new_head(channels, output_size)
         self.register_load_state_dict_pre_hook(_without_pretraining)
 
     def new_head(self, channels: int, output_size: int) -> nn.Module:

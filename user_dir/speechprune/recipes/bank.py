@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from speechprune.bank.bank import Bank, add_task, remove_task
-from speechprune.bank.task import ErrorRate
+from speechprune.bank.task import LABELS, ErrorRate
 from speechprune.checkpoint import digest
 from speechprune.checksums import read_json
 from speechprune.errors import UserError
@@ -34,7 +34,7 @@ from speechprune.reports.runs import (
     manifest_digest,
 )
 from speechprune.rewriting.banking import create
-from speechprune.rewriting.task_of_checkpoint import LABELS, rate_of, task_of
+from speechprune.rewriting.task_of_checkpoint import rate_of, task_of
 from speechprune.training.preflight import check_base
 from speechprune.training.rehearsal import rehearse
 from speechprune.training.rounds import Tell, finish_all

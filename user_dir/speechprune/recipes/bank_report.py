@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from speechprune.bank.task import LABELS, LETTERS
 from speechprune.checksums import write_json
 from speechprune.figures import grouped_bars
 from speechprune.files import write_atomically
@@ -15,7 +16,7 @@ from speechprune.recipes.adapting import ALL_WEIGHTS, HEAD_ALONE, MASKS
 from speechprune.reports.bank import FORMULA, BankReport
 from speechprune.reports.runs import RunEvaluation
 from speechprune.reports.stages import markdown_table
-from speechprune.rewriting.task_of_checkpoint import LABELS, LETTERS, rate_of
+from speechprune.rewriting.task_of_checkpoint import rate_of
 from speechprune.training.workflow import JSON
 
 MARKDOWN = "report.md"

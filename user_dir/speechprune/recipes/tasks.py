@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from speechprune.bank.task import check_name
+from speechprune.bank.task import LABELS, LETTERS, UNITS, check_name
 from speechprune.errors import UserError
 from speechprune.manifests.dictionary import dictionary_name, read_dictionary
 from speechprune.manifests.label_files import CLASSES, chosen_endings
@@ -33,7 +33,6 @@ from speechprune.recipes.adapting import (
 )
 from speechprune.recipes.setting import DEFAULT_SEED, path_value
 from speechprune.registry import unknown_name
-from speechprune.rewriting.task_of_checkpoint import LABELS, LETTERS, UNITS
 from speechprune.training.configs import find_config
 from speechprune.training.overrides import key_of, refuse_own
 from speechprune.training.run import TrainingRun

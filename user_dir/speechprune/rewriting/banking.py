@@ -9,6 +9,7 @@ from speechprune.backbones import backbone_called
 from speechprune.bank.arrays import array_of
 from speechprune.bank.bank import Bank, add_task, create_bank, refuse_taken
 from speechprune.bank.task import ErrorRate
+from speechprune.checkpoint.banked import state_of
 from speechprune.checkpoint.file import PathLike, read, write
 from speechprune.decoding.inference import evaluate, read_references, sample_rate
 from speechprune.decoding.labelling import evaluate_labels, read_labels
@@ -16,7 +17,6 @@ from speechprune.errors import UserError
 from speechprune.files import refuse_to_replace
 from speechprune.manifests.check import check_split
 from speechprune.models.loading import LoadedLabeller, load_finetuned
-from speechprune.rewriting.checkpoint_of_task import state_of
 from speechprune.rewriting.plain_checkpoint import read_plain
 from speechprune.rewriting.task_of_checkpoint import rate_of, task_of, without_paths
 from speechprune.state_names import is_finetuned

@@ -17,6 +17,7 @@ from torch import Tensor
 from speechprune.backbones import find_backbone
 from speechprune.checkpoint.file import PathLike, read
 from speechprune.checkpoint.outputs import counted_symbols
+from speechprune.checkpoint.training_state import HISTORY
 from speechprune.errors import UserError
 from speechprune.files import write_atomically
 from speechprune.models.declaration import declared
@@ -25,13 +26,6 @@ from speechprune.models.plain import PlainModel, plain_model, without_masks
 from speechprune.models.sites import encoder_of_model
 from speechprune.rewriting.rewriting import Rewriting
 
-#: fairseq finetunes from a checkpoint only if it tells of an optimizer.
-HISTORY: Mapping[str, Any] = {
-    "criterion_name": "CtcCriterion",
-    "optimizer_name": "FairseqAdam",
-    "lr_scheduler_state": {},
-    "num_updates": 0,
-}
 #: What a folded checkpoint has in the place of the state of a run.
 _AT_REST: Mapping[str, Any] = {
     "args": None,

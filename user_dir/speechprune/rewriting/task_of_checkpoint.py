@@ -17,7 +17,7 @@ from torch import Tensor
 
 from speechprune.bank.arrays import array_of, rounded
 from speechprune.bank.bank import Bank
-from speechprune.bank.task import PRECISIONS, ErrorRate, Task
+from speechprune.bank.task import LABELS, LETTERS, PRECISIONS, UNITS, ErrorRate, Task
 from speechprune.checkpoint.file import PROVENANCE, PathLike, digest
 from speechprune.checkpoint.finetuned import find_dictionary
 from speechprune.checkpoint.layers import DROPPED, count_layers, family_of
@@ -50,8 +50,6 @@ from speechprune.state_names import (
 _SAVED = (torch.float32, torch.float16)
 #: Hexadecimal digits of a digest that messages show.
 _SHOWN = 12
-#: Kinds of outputs: letters of words, units such as phones, and classes of whole utterances.
-LETTERS, UNITS, LABELS = "letters", "units", "labels"
 #: How their error rates are called; that of labels counts utterances with a wrong class.
 _RATES: Mapping[str, str] = {LETTERS: "WER", UNITS: "UER", LABELS: "error"}
 #: Settings that are paths, which mean nothing elsewhere, and what takes their place.

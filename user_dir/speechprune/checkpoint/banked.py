@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,11 +16,12 @@ from speechprune.checkpoint.contents import validated
 from speechprune.checkpoint.file import PROVENANCE
 from speechprune.checkpoint.layers import DROPPED
 from speechprune.checkpoint.outputs import dictionary_of
+from speechprune.checkpoint.pretrained import pretrained_state
 from speechprune.checkpoint.slots import SLOTS
+from speechprune.checkpoint.training_state import HISTORY
 from speechprune.errors import UserError
 from speechprune.masking.bits import pack_bits
 from speechprune.masking.mask_set import MaskSet
-from speechprune.rewriting.folding import HISTORY
 from speechprune.state_names import ENCODER, key_of, mask_key, regrown_key, sibling
 
 #: What tensors were saved as.
@@ -35,22 +37,16 @@ def state_of(bank: Bank, name: str) -> dict[str, Any]:
     Raises:
         UserError: there is no such task, or the bank is damaged.
     """
-    masks, own, about = bank.masks(name), bank.own(name), bank.about(name)
+    masks = bank.masks(name)
     bank.check_base()
-    where = f"{bank.path}: the task {name!r}"
-    try:
-        precision = getattr(torch, bank.precision(name))
-        saved = _SAVED[about["saved"]]
-        found = _tensors(bank, masks, (precision, saved), about)
-        found.update({key: tensor_of(own[key]) for key in own})
+    where, about = f"{bank.path}: the task {name!r}", bank.about(name)
+    with _telling(where):
+        types = getattr(torch, bank.precision(name)), _SAVED[about["saved"]]
+        found = _tensors(bank, masks, types, about)
         found.update({sibling(key_of(s), mask_key): pack_bits(masks[s]) for s in masks})
         state = {
-            "args": None,
-            "cfg": _settings(bank, about),
-            "model": found,
+            **_described(bank, name, found),
             "criterion": None,
-            "optimizer_history": [{**HISTORY, "num_updates": about["updates"]}],
-            "task_state": _outputs(about),
             "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
             PROVENANCE: {
                 **about["provenance"],
@@ -60,12 +56,60 @@ def state_of(bank: Bank, name: str) -> dict[str, Any]:
                 "added_from": about["source"],
             },
         }
-    # Whoever writes a file may have it say anything.
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{where} is damaged: what it says of itself cannot be read") from error
     return validated(state, where)
+
+
+def outline_of(bank: Bank, name: str) -> dict[str, Any]:
+    """As `state_of`, but with the shared weights as they are, and without masks: what is needed to
+    build the model of a task, in which nothing is copied and the shared weights are not read.
+
+    Raises:
+        UserError: there is no such task, or it is damaged.
+    """
+    where, shared = f"{bank.path}: the task {name!r}", bank.base
+    with _telling(where):
+        tensors = {ENCODER + key: tensor_of(shared[key]) for key in shared}
+        state = _described(bank, name, tensors)
+    return validated(state, where)
+
+
+def base_state_of(bank: Bank) -> dict[str, Any]:
+    """The shared model as a pretrained checkpoint; its tensors lie in the bank's file.
+
+    Raises:
+        UserError: the bank is damaged.
+    """
+    bank.check_base()
+    tensors = {name: tensor_of(bank.base[name]) for name in bank.base}
+    state = pretrained_state(tensors, bank.settings["task"], bank.settings["model"], 0)
+    return validated(state, bank.path)
+
+
+@contextmanager
+def _telling(where: str) -> Iterator[None]:
+    """Whoever writes a file may have it say anything."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{where} is damaged: what it says of itself cannot be read") from error
+
+
+def _described(bank: Bank, name: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The state of a task without what it notes of its making.
+
+    Args:
+        tensors: besides its own.
+    """
+    own, about = bank.own(name), bank.about(name)
+    return {
+        "args": None,
+        "cfg": _settings(bank, about),
+        "model": {**tensors, **{key: tensor_of(own[key]) for key in own}},
+        "optimizer_history": [{**HISTORY, "num_updates": about["updates"]}],
+        "task_state": _outputs(about),
+    }
 
 
 def _tensors(
