@@ -224,10 +224,11 @@ def _by_name(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_further_task_or_method_is_all_that_is_trained(folder: Path, trained: list[str]) -> None:
-    def add(tasks: dict[str, str], methods: str) -> list[str]:
+    def add(tasks: dict[str, str], methods: str, *more: object) -> list[str]:
         """The trainings that a command begins."""
         before = len(trained)
-        found = report_of(recipe(folder, "growing", tasks, "--methods", methods, "--json"))
+        words = ("--methods", methods, "--json", *more)
+        found = report_of(recipe(folder, "growing", tasks, *words))
         assert [task["name"] for task in found["tasks"]] == list(tasks)
         assert list(found["means"]) == list(dict.fromkeys(["masks", *methods.split(",")]))
         return trained[before:]
@@ -238,7 +239,7 @@ def test_a_further_task_or_method_is_all_that_is_trained(folder: Path, trained: 
     path = folder / "growing/tasks.bank"
     first = Bank(path)
     assert first.names == ["it", "parity"]
-    assert add(both, "head") == ["parity/head", "it/head"]
+    assert sorted(add(both, "head", "--jobs", 2)) == ["it/head", "parity/head"]
     # What was trained anew takes the place of the old.
     shutil.rmtree(folder / "growing/it/masks")
     assert add(both, "masks") == ["it/masks"]
