@@ -83,7 +83,7 @@ def make(folder: Path, kind: Masks, model: nn.Module, count: int) -> Bank:
     """A bank with as many tasks; each has a head for 32 symbols."""
     path = folder / f"{kind.name.replace(' ', '-')}-{count}.bank"
     base = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    bank = create_bank(path, base, {})
+    bank = create_bank(path, base, {"task": {}, "model": {}})
     head = {"head": np.zeros((32, 768), dtype=np.float32)}
     for number, masks in enumerate(kind.of_tasks(model, count)):
         bank = add_task(path, Task(f"task{number}", masks, head))

@@ -21,6 +21,8 @@ from speechprune.masking.mask_set import MaskSet
 SHAPES = {"encoder.layers.0.fc1.weight": (60, 50), "encoder.layers.1.fc1.weight": (50, 61)}
 HEAD_SITE, HEAD_KEY, HEAD_SHAPE = "proj.weight", "w2v_encoder.proj.weight", (7, 50)
 
+SETTINGS: dict[str, Any] = {"task": {}, "model": {"_name": "toy"}}
+
 
 def base(seed: int = 0) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(seed)
@@ -56,7 +58,7 @@ def task(name: str, masks: MaskSet | None = None, seed: int = 0, **about: Any) -
 
 
 def write_bank(path: Path, *tasks: Task) -> Bank:
-    create_bank(path, base(), {"task": {}, "model": {"_name": "toy"}})
+    create_bank(path, base(), SETTINGS)
     for each in tasks:
         add_task(path, each)
     return Bank(path)

@@ -230,3 +230,20 @@ def test_every_key_of_a_recipe_is_known_to_fairseq_or_to_masks() -> None:
         model = OmegaConf.load(CONFIG / f"{recipe}.yaml").model
         assert set(model) <= known, recipe
         assert set(S3_ROUTER_DEFAULTS) <= set(model), recipe
+
+
+@pytest.mark.parametrize("config", ["labels/base", "demo/nano_labels"])
+def test_configs_for_labels_are_whole(config: str) -> None:
+    """The settings of models are those of all configs, and those of the task and criterion ours."""
+    from speechprune.criterions.config import LabelsConfig
+    from speechprune.tasks.audio_labels import AudioLabelsConfig
+
+    own, other = (OmegaConf.load(CONFIG / f"{name}.yaml") for name in (config, "demo/nano"))
+    assert set(own.model) == set(other.model)
+    interpolated = {"sample_rate", "seed", "train_subset", "_name"}
+    assert set(own.task) - {"_name"} == set(AudioLabelsConfig.__dataclass_fields__) - interpolated
+    assert set(own.criterion) == set(LabelsConfig.__dataclass_fields__)
+    overrides = ["task.data=/data", "model.w2v_path=small.pt"]
+    cfg = compose(config, overrides)
+    assert value(cfg, "checkpoint.maximize_best_checkpoint_metric") is True
+    assert value(cfg, "model.trainable_proj") is True and value(cfg, "model.data") == "/data"

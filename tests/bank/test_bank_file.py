@@ -18,6 +18,7 @@ from banks import (
     HEAD_KEY,
     HEAD_SHAPE,
     HEAD_SITE,
+    SETTINGS,
     SHAPES,
     base,
     equal,
@@ -66,7 +67,7 @@ def test_what_was_put_in_comes_back(path: Path) -> None:
 def test_arrays_of_any_layout_are_kept(path: Path) -> None:
     transposed = {**base(), "encoder.layers.0.fc1.weight": np.ones((50, 60), np.float32).T}
     transposed["encoder.layers.0.fc1.weight"][0, 1] = 2
-    create_bank(path, transposed, {})
+    create_bank(path, transposed, SETTINGS)
     Bank(path).check_base()
     assert Bank(path).base["encoder.layers.0.fc1.weight"][0, 1] == 2
 
@@ -201,16 +202,16 @@ def test_tasks_of_another_model_are_refused(
 
 def test_a_base_that_is_not_finite_is_refused(path: Path) -> None:
     bad = {**base(), "encoder.layer_norm.bias": np.array([np.nan], np.float16)}
-    assert "not finite" in refusal(create_bank, path, bad, {})
+    assert "not finite" in refusal(create_bank, path, bad, SETTINGS)
     assert not list(path.parent.iterdir())
 
 
 def test_nothing_is_replaced_by_a_new_bank(path: Path, tmp_path: Path) -> None:
     write_bank(path, task("es"))
     before = path.read_bytes()
-    assert "is there already" in refusal(create_bank, path, base(), {})
+    assert "is there already" in refusal(create_bank, path, base(), SETTINGS)
     assert path.read_bytes() == before
-    refusal(create_bank, tmp_path / "no" / "folder" / "bank", base(), {})
+    refusal(create_bank, tmp_path / "no" / "folder" / "bank", base(), SETTINGS)
     assert "no such bank" in refusal(add_task, tmp_path / "none", task("fr"))
     assert list(path.parent.iterdir()) == [path]
 

@@ -160,6 +160,8 @@ LIES: dict[str, Callable[[dict[str, Any]], object]] = {
     "auto": lambda h: h["tasks"].update(auto=h["tasks"].pop("it")),
     "tasks": lambda h: h.update(tasks=[]),
     "base": lambda h: h.update(base={}),
+    "no settings": lambda h: h["base"]["settings"].pop("model"),
+    "settings": lambda h: h["base"]["settings"].update(task=[]),
     "deep": lambda h: entry(h).update(about=_nested(300)),
 }
 

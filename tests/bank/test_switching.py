@@ -26,6 +26,7 @@ SHAPES = {
 NORM = "encoder.layer_norm.weight"
 RNG = np.random.default_rng(5)
 BASE = {name: RNG.standard_normal(shape, dtype=np.float32) for name, shape in SHAPES.items()}
+SETTINGS: dict[str, object] = {"task": {}, "model": {}}
 FC1, FC2, LATER, _ = SHAPES
 
 
@@ -81,7 +82,7 @@ def expected(wanted: Task) -> dict[str, np.ndarray]:
 @pytest.fixture
 def bank(tmp_path: Path) -> Bank:
     path = tmp_path / "tasks.bank"
-    found = create_bank(path, BASE, {})
+    found = create_bank(path, BASE, SETTINGS)
     for each in TASKS:
         found = add_task(path, each)
     return found
@@ -119,7 +120,7 @@ def test_half_precision_models_switch_too(bank: Bank, keep_removed: bool) -> Non
 
 def test_a_base_in_half_precision_fills_a_model_in_single(tmp_path: Path) -> None:
     path = tmp_path / "half.bank"
-    create_bank(path, {name: value.astype(np.float16) for name, value in BASE.items()}, {})
+    create_bank(path, {name: value.astype(np.float16) for name, value in BASE.items()}, SETTINGS)
     bank = add_task(path, TASKS[0])
     tensors = empty()
     Switch(bank, tensors).use("es")
@@ -158,7 +159,7 @@ def test_the_file_may_be_replaced_while_it_is_in_use(bank: Bank) -> None:
     switch = Switch(bank, tensors)
     switch.use("es")
     bank.path.unlink()
-    create_bank(bank.path, {name: value + 1 for name, value in BASE.items()}, {})
+    create_bank(bank.path, {name: value + 1 for name, value in BASE.items()}, SETTINGS)
     for wanted in TASKS:
         switch.use(wanted.name)
         assert_is(tensors, expected(wanted))

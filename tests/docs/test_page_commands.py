@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 import pytest
+from labelled import write_tones
 from loop import compose
 from nano import write_corpus
 from omegaconf import OmegaConf
@@ -36,6 +37,7 @@ class Bench:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.corpus = write_corpus(folder / "corpus", train=12, valid=4)
+        self.labelled = write_tones(folder / "labelled")
         # The files of the examples exist only where they are used.
         monkeypatch.setattr(click.Path, "convert", lambda self, value, param, ctx: Path(value))
         # Benchmarks are started in the root of a checkout.
@@ -88,6 +90,9 @@ class Bench:
             return
         given = {key_of(word): value_of(word) for word in arguments if "=" in word}
         assert {"task.data", "model.w2v_path"} <= set(given), arguments
+        if any("labels" in word for word in arguments if "=" not in word):
+            rehearse([*arguments, f"task.data={self.labelled}"])
+            return
         self._make_splits(given["dataset.train_subset"], given["dataset.valid_subset"])
         rehearse([*arguments, f"task.data={self.corpus}"])
 

@@ -22,7 +22,9 @@ from speechprune.manifests.corpora import CORPORA
 from speechprune.masking.policies import POLICIES
 from speechprune.tools.main import commands
 
-OUR_MODELS = [name for name in MODEL_DATACLASS_REGISTRY if re.fullmatch(r"wav2vec_ctc_\w+", name)]
+OUR_MODELS = [
+    name for name in MODEL_DATACLASS_REGISTRY if re.fullmatch(r"wav2vec_(ctc|labels)_\w+", name)
+]
 #: Phrases that make a reader stop: "X is no Y".
 RIDDLES = re.compile(r"\b(?:is|are) no [a-z]+\b|gone on with|\blet(?:ting)? loose\b|\btold\b", re.I)
 CODE = [code for page in PAGES for code in inline_code(page)]

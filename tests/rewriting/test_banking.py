@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any, Callable
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from banks import say
 from checkpoints import logits, refusal, rewrite
+from fairseq.data.dictionary import Dictionary
 from kinds import PARP
 from mask_files import MASKED
 from nano import (
@@ -25,9 +27,11 @@ from safetensors.numpy import load_file, save_file
 from slim_files import with_idle_units
 from torch import Tensor
 
+from benchmarks.mutations import mutations
 from speechprune.bank.bank import Bank
 from speechprune.bank.stored import StoredTensors
 from speechprune.checksums import checksum
+from speechprune.errors import UserError
 from speechprune.masking.mask_set import MaskSet
 from speechprune.models.loading import load_finetuned
 from speechprune.models.mask_flags import MaskFlags, masked_roles
@@ -391,6 +395,18 @@ def test_a_dictionary_is_needed(lab: Lab) -> None:
     source = lab.finetuned("source", MASKED)
     rewrite(source, lambda s: (s.update(task_state={}), s["cfg"]["task"].update(data="/gone")))
     assert "holds no dictionary" in untouched(lab.bank, "es", source)
+    dictionary = Dictionary(extra_special_symbols=["<lang>"])
+    for symbol in "|ABCDE":
+        dictionary.add_symbol(symbol)
+    weights = {f"{HEAD}weight": torch.zeros(11, 32), f"{HEAD}bias": torch.zeros(11)}
+    rewrite(
+        source,
+        lambda s: (
+            s["model"].update(weights),
+            s["task_state"].update(target_dictionary=dictionary),
+        ),
+    )
+    assert "other special symbols" in untouched(lab.bank, "es", source)
 
 
 def test_names_are_looked_at_first(lab: Lab) -> None:
@@ -462,3 +478,61 @@ def test_damage_of_the_base_is_not_taken_for_another_base(lab: Lab) -> None:
     assert "damaged in its shared weights" in refusal(
         extract, lab.bank, "es", lab.folder / "out.pt"
     )
+
+
+def test_whatever_a_bank_says_is_used_or_refused_in_one_line(lab: Lab) -> None:
+    """With checksums that fit."""
+    add(lab.bank, "es", lab.finetuned("source", MASKED))
+    whole, out, marker = lab.bank.read_bytes(), lab.folder / "out.pt", lab.folder / "executed"
+    found: dict[str, Any] = {}
+    say(lab.bank, lambda header: found.update(copy.deepcopy(header)))
+    parts = {"about": found["tasks"]["es"]["about"], "settings": found["base"]["settings"]}
+    refused = 0
+    for mutation in mutations(parts, 80, 0, marker):
+        told = f"{'.'.join(map(str, mutation.place))}: {mutation.change}"
+        lab.bank.write_bytes(whole)
+
+        def change(header: dict[str, Any], parts: dict[str, Any] = mutation.value) -> None:
+            header["tasks"]["es"]["about"] = parts.get("about")
+            header["base"]["settings"] = parts.get("settings")
+
+        try:
+            say(lab.bank, change)
+        except (TypeError, AttributeError):
+            continue  # nothing that JSON can say
+        try:
+            extract(lab.bank, "es", out)
+            load_finetuned(out)
+        except UserError as error:
+            assert "\n" not in str(error), told
+            refused += 1
+        except Exception as error:
+            raise AssertionError(told) from error
+        assert not marker.exists(), told
+    assert refused > 15
+
+
+def test_damaged_checkpoints_are_added_or_refused_in_one_line(lab: Lab) -> None:
+    whole = state(lab.finetuned("source", MASKED))
+    damaged, marker = lab.folder / "damaged.pt", lab.folder / "executed"
+    before, refused = lab.bank.read_bytes(), 0
+    for index, mutation in enumerate(mutations(whole, 80, 1, marker)):
+        torch.save(mutation.value, damaged)
+        told = f"{'.'.join(map(str, mutation.place))}: {mutation.change}"
+        try:
+            add(lab.bank, f"task{index}", damaged)
+            extract(lab.bank, f"task{index}", lab.folder / "out.pt")
+        except UserError as error:
+            assert "\n" not in str(error), told
+            refused += 1
+        except Exception as error:
+            raise AssertionError(told) from error
+        assert not marker.exists(), told
+        lab.bank.write_bytes(before)
+    assert refused > 30
+
+
+def test_a_provenance_that_is_no_text_is_refused(lab: Lab) -> None:
+    source = lab.finetuned("source", MASKED)
+    rewrite(source, lambda s: s.update(speechprune={"made": torch.ones(2)}))
+    assert "its settings or its provenance" in untouched(lab.bank, "es", source)

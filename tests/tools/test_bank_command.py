@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from banks import task, write_bank
 from click.testing import CliRunner, Result
 from loop import Lab
 from states import masks as masks_in
@@ -62,18 +63,18 @@ def test_list_counts_every_byte(trained: Trained) -> None:
     found = json.loads(succeed("list", trained.bank, "--json"))
     spanish, italian = found["tasks"]
     bank = Bank(trained.bank)
-    for task, path in ((spanish, trained.spanish), (italian, trained.italian)):
+    for listed, path in ((spanish, trained.spanish), (italian, trained.italian)):
         masks = read_mask_set(path)
-        assert task["density"] == masks.density == pytest.approx(0.7, abs=1e-3)
+        assert listed["density"] == masks.density == pytest.approx(0.7, abs=1e-3)
         bound = sum(entropy(m.double().mean().item(), m.numel()) for m in masks.values())
-        assert task["entropy_bytes"] == round(bound)
-        assert (task["kind"], task["labels"]) == ("letters", 6)
+        assert listed["entropy_bytes"] == round(bound)
+        assert (listed["kind"], listed["labels"]) == ("letters", 6)
         head = torch.load(path, weights_only=True)["model"]
-        assert task["head_bytes"] == 4 * sum(
+        assert listed["head_bytes"] == 4 * sum(
             t.numel() for k, t in head.items() if k.startswith("w2v_encoder.proj.")
         )
         # The embedding of masked spans trains too, but only in place of the shared one.
-        assert task["own_bytes"] in (task["head_bytes"], task["head_bytes"] + 4 * 32)
+        assert listed["own_bytes"] in (listed["head_bytes"], listed["head_bytes"] + 4 * 32)
     assert (spanish["told_by"], italian["told_by"]) == (None, "es")
     assert italian["mask_bytes"] < spanish["mask_bytes"]
     base = sum(array.nbytes for array in bank.base.values())
@@ -147,6 +148,20 @@ def test_an_extracted_checkpoint_is_finetuned_further_under_its_masks(trained: T
     succeed("remove", trained.bank, "further")
 
 
+def test_training_in_half_precision_shares_the_rounded_weights(trained: Trained) -> None:
+    run = trained.lab.train("bf16", "common.bf16=true").succeeded()
+    succeed("add", trained.bank, "bf16", run.path())
+    bank = Bank(trained.bank)
+    assert bank.precision("bf16") == "bfloat16"
+    own = {key for key in bank.own("bf16") if not key.startswith("w2v_encoder.proj.")}
+    assert own <= {"w2v_encoder.w2v_model.mask_emb"}
+    out = trained.lab.folder / "bf16.pt"
+    succeed("extract", trained.bank, "bf16", out)
+    mine, theirs = (torch.load(path, weights_only=True)["model"] for path in (out, run.path()))
+    assert all(torch.equal(mine[k], t) for k, t in theirs.items() if not k.endswith("scores"))
+    succeed("remove", trained.bank, "bf16")
+
+
 def test_extracted_checkpoints_are_read_by_other_commands(trained: Trained) -> None:
     out = trained.lab.folder / "read.pt"
     succeed("extract", trained.bank, "it", out)
@@ -183,3 +198,22 @@ def test_bad_input_ends_in_one_line(trained: Trained, tmp_path: Path) -> None:
     read_mask_set(trained.spanish).save(tmp_path / "masks.safetensors")
     assert "but not a bank" in fail("list", tmp_path / "masks.safetensors")
     assert bank.read_bytes() == before and not (tmp_path / "out.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"kind": 3},
+        {"labels": "many"},
+        {"labels": [1]},
+        {"error_rate": []},
+        {"error_rate": {"percent": "1", "name": "WER"}},
+        {"error_rate": {"percent": 1, "name": None}},
+        {"error_rate": {"percent": 1, "name": "WER", "split": 5}},
+    ],
+    ids=str,
+)
+def test_what_a_bank_says_of_a_task_may_be_anything(tmp_path: Path, about: dict[str, Any]) -> None:
+    path = tmp_path / "bank.safetensors"
+    write_bank(path, task("es"), task("fr", seed=1, **about))
+    assert "the task 'fr' is damaged" in fail("list", path)

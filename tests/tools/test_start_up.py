@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from banks import task, write_bank
 from click.testing import CliRunner
 from manifest_folders import write_folder
 from nano import write_corpus, write_finetuned, write_wav2vec2
@@ -58,12 +59,14 @@ def imported(folder: Path, program: str, *words: str) -> tuple[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A matrix, mask files, manifest folders, Kaldi data and a run that was compared before."""
+    """A matrix, mask files, a bank, manifest folders, Kaldi data and a run that was compared
+    before."""
     folder = tmp_path_factory.mktemp("start up")
     np.save(folder / "matrix.npy", np.eye(5))
     for seed, name in enumerate(("one", "two")):
         kept = torch.rand(8, 6, generator=torch.Generator().manual_seed(seed)) < 0.5
         MaskSet({"encoder.layers.0.fc1.weight": kept}).save(folder / f"{name}.safetensors")
+    write_bank(folder / "bank.safetensors", task("es"), task("fr", seed=1))
     write_folder(folder / "data")
     write_folder(folder / "other")
     audio = sorted((folder / "data" / "audio" / "train").glob("*.flac"))
@@ -105,6 +108,8 @@ def finished_run(folder: Path, data: Path) -> None:
         ("manifest merge pooled data other --language en --language es", "train"),
         ("prepare kaldi kaldi --out prepared --language en", "utterances"),
         ("compare run --subset valid", "dense control"),
+        ("bank list bank.safetensors", "saving"),
+        ("bank remove bank.safetensors es", "1 task left"),
     ],
 )
 def test_nothing_slow_is_imported(folder: Path, line: str, printed: str) -> None:

@@ -53,9 +53,10 @@ class Bank:
 
     Attributes:
         path: of the file.
-        settings: of the shared model, as JSON can hold them.
+        settings: of the shared model's pretraining, as JSON can hold them: `task` and `model`.
         digest: SHA-256 of the shared tensors with their names, in hexadecimal.
-        base: shared arrays by name, float32 or float16; read-only, and read when they are used.
+        base: shared arrays by name, float32, float16 or counters; read-only, and read when they
+            are used.
 
     Raises UserError if the file is missing, damaged, or no bank.
     """
@@ -228,7 +229,7 @@ def create_bank(
 
     Args:
         base: float32 or float16, and counters, by the names of a pretrained model.
-        settings: of that model, as JSON can hold them.
+        settings: of that model's pretraining, as JSON can hold them: `task` and `model`.
 
     Raises:
         UserError: a tensor is not finite, empty or of another type; the file cannot be written, or

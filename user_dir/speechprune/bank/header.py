@@ -22,6 +22,9 @@ FORMAT = "speechprune.bank"
 VERSION = 1
 #: How the names of shared tensors and of those of tasks begin.
 BASE, TASKS = "base/", "tasks/"
+#: The settings of the shared model: of its pretraining's task, and its own.
+SECTIONS = ("task", "model")
+#: Deeper than any JSON of a bank is.
 _DEEP = 100
 
 
@@ -104,8 +107,9 @@ def _require(is_so: object, otherwise: str) -> None:
 
 def _check(header: Mapping[str, Any], tensors: StoredTensors) -> None:
     base, tasks = header["base"], header["tasks"]
-    is_bank = isinstance(base["settings"], dict) and isinstance(base["sha256"], str)
-    _require(is_bank and isinstance(tasks, dict), "its header is not that of a bank")
+    sections = [base["settings"][section] for section in SECTIONS]
+    are_objects = all(isinstance(each, dict) for each in (*sections, tasks))
+    _require(are_objects and isinstance(base["sha256"], str), "its header is not that of a bank")
     _check_depth(header)
     shared = _shapes(tensors, BASE)
     _require(shared, "it has no shared tensors")

@@ -12,6 +12,7 @@ from torch import Tensor
 from speechprune import __version__
 from speechprune.bank.arrays import rounded, tensor_of
 from speechprune.bank.bank import Bank
+from speechprune.bank.header import SECTIONS
 from speechprune.checkpoint.contents import validated
 from speechprune.checkpoint.file import PROVENANCE
 from speechprune.checkpoint.layers import DROPPED
@@ -105,7 +106,7 @@ def _described(bank: Bank, name: str, tensors: Mapping[str, Tensor]) -> dict[str
     own, about = bank.own(name), bank.about(name)
     return {
         "args": None,
-        "cfg": _settings(bank, about),
+        "cfg": _configuration(bank, about),
         "model": {**tensors, **{key: tensor_of(own[key]) for key in own}},
         "optimizer_history": [{**HISTORY, "num_updates": about["updates"]}],
         "task_state": _outputs(about),
@@ -134,11 +135,11 @@ def _outputs(about: Mapping[str, Any]) -> dict[str, Any]:
     return {"target_dictionary": dictionary_of(about["target_dictionary"])}
 
 
-def _settings(bank: Bank, about: Mapping[str, Any]) -> dict[str, Any]:
+def _configuration(bank: Bank, about: Mapping[str, Any]) -> dict[str, Any]:
     """The settings with those of pretraining, as a finetuned checkpoint has them."""
     settings, changed = about["settings"], about["pretraining"]
     pretraining: dict[str, Any] = {"criterion": None, "lr_scheduler": None}
-    for section in ("task", "model"):
+    for section in SECTIONS:
         pretraining[section] = {**bank.settings[section], **changed[section]}
     if DROPPED in changed:
         pretraining[DROPPED] = changed[DROPPED]

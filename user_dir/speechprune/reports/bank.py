@@ -54,8 +54,7 @@ class TaskReport:
             kind = _fact(task.about, "kind", str) or "unknown"
         except UserError as error:
             raise UserError(f"{bank.path}: the task {name!r} is damaged: {error}") from error
-        trained = {key for key in encoder_tensors(dict.fromkeys(task.own)) if key in bank.base}
-        of_base = sum(bank.base.nbytes(key) for key in trained)
+        trained = [a for key, a in encoder_tensors(task.own).items() if key in bank.base]
         return cls(
             name,
             kind,
@@ -64,7 +63,7 @@ class TaskReport:
             sizes.masks,
             round(task.entropy_bytes),
             sizes.own,
-            sizes.own - of_base,
+            sizes.own - sum(array.nbytes for array in trained),
             error_rate,
             bank.beside(name),
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from speechprune.backbones import backbone_called
 from speechprune.bank.arrays import array_of
 from speechprune.bank.bank import Bank, add_task, create_bank, refuse_taken
+from speechprune.bank.header import SECTIONS
 from speechprune.bank.task import ErrorRate
 from speechprune.checkpoint.banked import state_of
 from speechprune.checkpoint.file import PathLike, read, write
@@ -17,11 +18,11 @@ from speechprune.errors import UserError
 from speechprune.files import refuse_to_replace
 from speechprune.manifests.check import check_split
 from speechprune.models.loading import LoadedLabeller, load_finetuned
+from speechprune.rewriting.bank_outputs import rate_of
+from speechprune.rewriting.bank_settings import without_paths
 from speechprune.rewriting.plain_checkpoint import read_plain
-from speechprune.rewriting.task_of_checkpoint import rate_of, task_of, without_paths
+from speechprune.rewriting.task_of_checkpoint import task_of
 from speechprune.state_names import is_finetuned
-
-_SECTIONS = ("task", "model")
 
 
 def create(base: PathLike, path: PathLike) -> Bank:
@@ -41,7 +42,7 @@ def create(base: PathLike, path: PathLike) -> Bank:
         )
     found = read_plain(base)
     names = found.encoder.state_dict()
-    pretraining = {section: without_paths(found.pretraining[section]) for section in _SECTIONS}
+    pretraining = {section: without_paths(found.pretraining[section]) for section in SECTIONS}
     model = pretraining["model"]
     # Files of 2020 name their model as namespaces do.
     model["_name"] = backbone_called(str(model.get("_name") or model.get("arch"))).fairseq_name
