@@ -11,7 +11,7 @@ import click
 
 from speechprune.recipes import RECIPES, Recipe, Setting, cook
 from speechprune.recipes.setting import DEFAULT_SEED, ROUND_UPDATES
-from speechprune.tools._options import SEED, Number, whole_number
+from speechprune.tools._options import AT_A_TIME, SEED, Number, whole_number
 
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
@@ -145,6 +145,119 @@ def _cook(
     else:
         for path in written:
             click.echo(f"summary: {path}")
+
+
+@command.command("bank")
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    required=True,
+    metavar="NAME=DATA",
+    help="Name of a task and its folder of manifests, NAME=DATA:ENDING where that has several "
+    "labels; give one for each task.",
+)
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    required=True,
+    help="Pretrained checkpoint that all tasks share.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder that all runs, tasks.bank and the report are written to.",
+)
+@click.option(
+    "--config-name",
+    "config",
+    default="finetuning/base_1h",
+    show_default=True,
+    help="Config of the tasks that are transcribed.",
+)
+@click.option(
+    "--labels-config-name",
+    "labels_config",
+    default="labels/base",
+    show_default=True,
+    help="Config of the tasks with labels of whole utterances.",
+)
+@click.option(
+    "--methods",
+    default="masks,head,weights",
+    show_default=True,
+    help="Ways to adapt the model that are compared; masks are always learned.",
+)
+@click.option(
+    "--updates",
+    type=whole_number(1),
+    help="Number of updates of each training; by default as in the config.",
+)
+@click.option(
+    "--sparsity",
+    type=Number(0.0, 1.0, max_open=True),
+    default=0.1,
+    show_default=True,
+    help="Share of the masked weights to remove.",
+)
+@click.option(
+    "--mask-attention",
+    "attention",
+    is_flag=True,
+    help="Mask attention projections beside feed-forward weights.",
+)
+@click.option(
+    "--masks-learning-rate", type=Number(), help="Learning rate of masks; by default the config's."
+)
+@click.option(
+    "--head-learning-rate",
+    type=Number(),
+    help="Learning rate of a head alone; by default the config's.",
+)
+@click.option(
+    "--weights-learning-rate",
+    type=Number(),
+    help="Learning rate of weights; by default the config's.",
+)
+@click.option("--train", default="train", show_default=True, help="Split to train on.")
+@click.option("--valid", default="valid", show_default=True, help="Split to choose checkpoints on.")
+@click.option("--test", default="test", show_default=True, help="Split for the error rates.")
+@click.option(
+    "--seed",
+    type=SEED,
+    default=DEFAULT_SEED,
+    show_default=True,
+    help="Seed of training; each task has its own, made of this one and its name.",
+)
+@click.option(
+    "--jobs", type=AT_A_TIME, default=1, show_default=True, help="Number of tasks at a time."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of text.")
+@click.argument("overrides", nargs=-1)
+def bank(tasks: tuple[str, ...], test: str, jobs: int, as_json: bool, **options: Any) -> None:
+    """Masks of many languages and tasks on one model, in one bank, against heads and weights.
+
+    Each task learns masks and a head over the shared weights; a head alone; and weights of its own.
+    The best checkpoints in validation are evaluated on the test split, the masks go into
+    OUT/tasks.bank, and OUT gets one report: report.md, .json and .png.
+
+    The same command with a further --task adds that one alone. OVERRIDES are those of hydra, for
+    every training.
+    """
+    from speechprune.recipes.bank import BankTraining
+    from speechprune.recipes.tasks import METHODS, TaskSetting, methods_of, tasks_of
+
+    rates = {method: options.pop(f"{method}_learning_rate") for method in METHODS}
+    setting = TaskSetting(
+        tasks=tasks_of(tasks),
+        names=methods_of(options.pop("methods").split(",")),
+        splits=(options.pop("train"), options.pop("valid")),
+        learning_rates={method: rate for method, rate in rates.items() if rate is not None},
+        **options,
+    )
+    out = BankTraining(setting, test, jobs).run(lambda line: click.echo(line, err=True))
+    click.echo((out / ("report.json" if as_json else "report.md")).read_text(encoding="utf-8"))
 
 
 for _each in RECIPES.values():

@@ -13,7 +13,8 @@ from speechprune.errors import UserError
 from speechprune.state_names import encoder_tensors
 from speechprune.tables import table
 
-_FORMULA = "1 - bank / (tasks x model + heads)"
+#: How the saving comes about.
+FORMULA = "1 - bank / (tasks x model + heads)"
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,11 @@ class BankReport:
         return cls(base, bank.path.stat().st_size, tasks)
 
     @property
+    def task_bytes(self) -> int:
+        """What all tasks take, with what the file says of them."""
+        return self.file_bytes - self.base_bytes
+
+    @property
     def separate_bytes(self) -> int:
         """What a model for each task takes: all weights, and its head."""
         return sum(self.base_bytes + task.head_bytes for task in self.tasks)
@@ -98,16 +104,26 @@ class BankReport:
         """The share that the bank saves of separate models; None without tasks."""
         return 1 - self.file_bytes / self.separate_bytes if self.tasks else None
 
+    @property
+    def share(self) -> float | None:
+        """What a task takes of what the shared model takes, in the mean; None without tasks."""
+        return self.task_bytes / len(self.tasks) / self.base_bytes if self.tasks else None
+
+    def saving_at(self, tasks: int) -> float:
+        """The share that a bank of so many tasks would save, if each took as much as these do in
+        the mean: 1 - (1 + T x) / T of T tasks that each take the share x of the model."""
+        return 1 - (1 + tasks * (self.share or 0.0)) / tasks
+
     def describe(self) -> dict[str, Any]:
         """As JSON can hold it."""
         return {
             "tasks": [asdict(task) for task in self.tasks],
             "base_bytes": self.base_bytes,
-            "task_bytes": self.file_bytes - self.base_bytes,
+            "task_bytes": self.task_bytes,
             "file_bytes": self.file_bytes,
             "separate_bytes": self.separate_bytes,
             "saving": self.saving,
-            "formula": _FORMULA,
+            "formula": FORMULA,
         }
 
     def describe_in_words(self) -> str:
@@ -115,20 +131,16 @@ class BankReport:
         count = len(self.tasks)
         totals = [
             ("shared model", f"{self.base_bytes:,} bytes"),
-            (f"{count} tasks" if count != 1 else "1 task", f"{self._of_tasks:,} bytes"),
+            (f"{count} tasks" if count != 1 else "1 task", f"{self.task_bytes:,} bytes"),
         ]
         if self.saving is not None:
             totals += [
                 ("bank", f"{self.file_bytes:,} bytes"),
                 ("separate models", f"{self.separate_bytes:,} bytes"),
-                ("saving", f"{100 * self.saving:.1f} %, {_FORMULA}"),
+                ("saving", f"{100 * self.saving:.1f} %, {FORMULA}"),
             ]
         lines = "\n".join(f"{name:<15}  {text}" for name, text in totals)
         return f"{table([_HEADER, *map(_row, self.tasks)])}\n\n{lines}" if self.tasks else lines
-
-    @property
-    def _of_tasks(self) -> int:
-        return self.file_bytes - self.base_bytes
 
 
 _HEADER = (

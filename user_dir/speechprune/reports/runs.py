@@ -59,7 +59,8 @@ class RunEvaluation:
     """What evaluating a checkpoint gave.
 
     Attributes:
-        wer, cer: errors per word and per character of the subset.
+        wer, cer: errors per word and per character of the subset; both of units, if the model
+            writes those; both the share of utterances with a wrong class, if it tells classes.
         density: share kept of the maskable weights.
         parameters: tensor entries that inference reads, masked ones included.
         removed: those among them that are masked, or that slimming will cut out.
@@ -221,10 +222,7 @@ def subset_digest(run: FinishedRun, subset: str) -> str:
 
 
 def evaluate_run(run: FinishedRun, subset: str, manifest: str) -> tuple[RunEvaluation, str | None]:
-    """The evaluation of a run, with what is to be warned of.
-
-    It is kept in the run's folder, as ``evaluation-SUBSET.json``, and counts as long as checkpoint,
-    manifest and program are the same ones; that recordings have not changed is taken on trust.
+    """The evaluation of a run, with what is to be warned of; see `evaluate_checkpoint`.
 
     Args:
         manifest: the digest of what the run is evaluated on.
@@ -232,32 +230,57 @@ def evaluate_run(run: FinishedRun, subset: str, manifest: str) -> tuple[RunEvalu
     Raises:
         UserError: recordings are missing or damaged, or the checkpoint does not load.
     """
-    path = run.folder / f"evaluation-{subset.replace('/', '-')}.json"
-    key = {"checkpoint": digest(run.checkpoint), "data": manifest, "version": __version__}
+    data, rate = Path(run.task["data"]), run.task.get("sample_rate")
+    return evaluate_checkpoint(run.folder, run.which, data, subset, manifest, rate)
+
+
+def evaluate_checkpoint(
+    folder: Path, which: str, data: Path, subset: str, manifest: str, rate: int | None = None
+) -> tuple[RunEvaluation, str | None]:
+    """The evaluation of a run's "last" or "best" checkpoint, with what is to be warned of.
+
+    It is kept in the run's folder, as ``evaluation-SUBSET.json``, and counts as long as checkpoint,
+    manifest and program are the same ones; that recordings have not changed is taken on trust.
+
+    Args:
+        folder: the run's.
+        data: folder of manifests.
+        manifest: the digest of what the checkpoint is evaluated on.
+        rate: of the recordings, in Hz; `SAMPLE_RATE` if None.
+
+    Raises:
+        UserError: recordings are missing or damaged, or the checkpoint does not load.
+    """
+    path = folder / f"evaluation-{subset.replace('/', '-')}.json"
+    checkpoint = checkpoint_path(folder, which)
+    key = {"checkpoint": digest(checkpoint), "data": manifest, "version": __version__}
     kept = read_entries(path)
-    found = kept.get(run.which)
+    found = kept.get(which)
     if isinstance(found, dict) and {name: found.get(name) for name in key} == key:
         values = {name: value for name, value in found.items() if name not in key}
         if are_values(values):
             return RunEvaluation(**values), None
-    measured = _evaluate(run, subset)
+    measured = _evaluate(checkpoint, data, subset, rate)
     try:
-        write_entries(path, {**kept, run.which: {**key, **asdict(measured)}})
+        write_entries(path, {**kept, which: {**key, **asdict(measured)}})
     except UserError as error:  # the result is worth more than its copy
         return measured, f"{error}; it will be evaluated again"
     return measured, None
 
 
-def _evaluate(run: FinishedRun, subset: str) -> RunEvaluation:
+def _evaluate(checkpoint: Path, folder: Path, subset: str, rate: int | None) -> RunEvaluation:
     from speechprune.decoding.inference import evaluate, read_references
+    from speechprune.decoding.labelling import evaluate_labels, read_labels
     from speechprune.manifests.audio import SAMPLE_RATE
     from speechprune.manifests.check import check_split
-    from speechprune.models.loading import load_recogniser
+    from speechprune.models.loading import LoadedLabeller, load_finetuned
 
-    folder = Path(run.task["data"])
-    rate = run.task.get("sample_rate") or SAMPLE_RATE
-    check_split(folder, subset, labels=None, sample_rate=rate)
-    loaded = load_recogniser(run.checkpoint, folder)
+    check_split(folder, subset, labels=None, sample_rate=rate or SAMPLE_RATE)
+    loaded = load_finetuned(checkpoint, folder)
+    if isinstance(loaded, LoadedLabeller):
+        labelled = evaluate_labels(loaded, read_labels(loaded, folder, subset))
+        wrong = 1 - labelled.all_slots.rate
+        return RunEvaluation(wrong, wrong, labelled.density, labelled.parameters, loaded.removed)
     found = evaluate(loaded, read_references(loaded, folder, subset))
     return RunEvaluation(
         wer=found.words.rate,

@@ -212,9 +212,7 @@ def check_checkpoints(cfg: DictConfig) -> None:
             on is one of another model. Other changes to the network are warned of.
     """
     model, settings = cfg.model, cfg.checkpoint
-    if _value(model, "w2v_path") and not _value(model, "w2v_args"):
-        check_pretrained(model.w2v_path, cfg.task.normalize)
-        _check_channel_spans(model)
+    check_base(cfg)
     last = Path(settings.save_dir, LAST)
     _refuse_two_starts(settings)
     start = last if settings.restore_file == LAST else Path(settings.restore_file)
@@ -239,6 +237,18 @@ def check_checkpoints(cfg: DictConfig) -> None:
                 "as model.w2v_path"
             )
         check_outputs(cfg, Path(settings.finetune_from_model), state, goes_on=False)
+
+
+def check_base(cfg: DictConfig) -> None:
+    """Check the pretrained model that a run begins from, if it names one.
+
+    Raises:
+        UserError: as `check_pretrained`, or spans of its channels cannot be masked as the settings
+            ask for.
+    """
+    if _value(cfg.model, "w2v_path") and not _value(cfg.model, "w2v_args"):
+        check_pretrained(cfg.model.w2v_path, cfg.task.normalize)
+        _check_channel_spans(cfg.model)
 
 
 def check_outputs(cfg: DictConfig, path: Path, state: Mapping[str, Any], *, goes_on: bool) -> None:

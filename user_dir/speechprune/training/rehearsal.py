@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from inspect import signature
 from pathlib import Path
@@ -26,13 +27,14 @@ except ImportError:  # hydra 1.0
     )
 
 
-def rehearse(arguments: Sequence[str]) -> DictConfig:
+def rehearse(arguments: Sequence[str], *, data: bool = True) -> DictConfig:
     """Compose the settings of a training run, and check them as `train` would.
 
     Files that are named, other than those of the data, need not exist yet.
 
     Args:
         arguments: of `speechprune train`, without sweeps.
+        data: check the data too, which takes time, since all recordings are looked at.
 
     Returns:
         The settings.
@@ -42,7 +44,8 @@ def rehearse(arguments: Sequence[str]) -> DictConfig:
     """
     cfg = completed(_composed(arguments), Path.cwd())
     check_settings(cfg)
-    check_data(cfg)
+    if data:
+        check_data(cfg)
     return cfg
 
 
@@ -60,7 +63,9 @@ def _composed(arguments: Sequence[str]) -> DictConfig:
     versions = "version_base" in signature(initialize_config_dir).parameters
     version = {"version_base": "1.1"} if versions else {}
     try:
-        with initialize_config_dir(options["--config-dir"], **version):
+        with warnings.catch_warnings(), initialize_config_dir(options["--config-dir"], **version):
+            # What newer hydras think of fairseq's configs.
+            warnings.filterwarnings("ignore", r"[\s\S]*hydra\.cc/docs", UserWarning)
             return compose(config_name=name, overrides=overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(first_lines(error)) from error

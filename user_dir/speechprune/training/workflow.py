@@ -33,11 +33,15 @@ class Workflow(ABC):
         self.check()
         with locked(self.out):
             self.claim()
-            if (self.out / JSON).exists():
+            if self.is_done():
                 self._refuse_lost_result()
             else:
                 self.work(tell)
         return self.out
+
+    def is_done(self) -> bool:
+        """Whether there is nothing left to do."""
+        return (self.out / JSON).exists()
 
     @abstractmethod
     def check(self) -> None:
