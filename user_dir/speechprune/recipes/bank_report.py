@@ -179,14 +179,16 @@ class Report:
         saving, share = bank.saving, bank.share
         assert saving is not None and share is not None
         heads = bank.separate_bytes - count * bank.base_bytes
+        at = " and ".join(
+            f"{100 * bank.saving_at(each):.1f} % for T = {each}"
+            for each in dict.fromkeys((count, _LANGUAGES))
+        )
         return [
             f"The bank saves {FORMULA} = 1 - {bank.file_bytes:,} / ({count} x {bank.base_bytes:,} "
             f"+ {heads:,}) = {100 * saving:.1f} %.",
             f"A task takes x = {share:.4f} of the bytes of the model. T such tasks save 1 - "
-            f"(1 + T x) / T: {100 * bank.saving_at(count):.1f} % for T = {count}, and "
-            f"{100 * bank.saving_at(_LANGUAGES):.1f} % for T = {_LANGUAGES}. The paper's own "
-            f"figure, for its models, is {100 * _PUBLISHED:.1f} % fewer parameters at "
-            f"{_LANGUAGES} languages ({_SOURCE}).",
+            f"(1 + T x) / T: {at}. The paper's own figure, for its models, is "
+            f"{100 * _PUBLISHED:.1f} % fewer parameters at {_LANGUAGES} languages ({_SOURCE}).",
         ]
 
     def _draw(self, path: Path) -> None:
