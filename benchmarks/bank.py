@@ -35,6 +35,8 @@ from speechprune.masking.overlap import overlap
 #: What is promised: of the entropy, of a switch on two cores and on a GPU, of the model's memory.
 OF_ENTROPY, SECONDS, OF_MEMORY = 1.05, {"cpu": 0.05, "cuda": 0.002}, 1.15
 _FFN = ("ffn.in", "ffn.out")
+#: The width of the column of names.
+_NAMES = 20
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,8 @@ def _measure_peak(path: Path, device: str) -> float:
 
 def show_bytes(report: Report, folder: Path, model: nn.Module) -> dict[str, Bank]:
     table = report.table(
-        ("masks", "cosine", "weights", "at 1 bit", "first task", "next task", "of the entropy")
+        ("masks", "cosine", "weights", "at 1 bit", "first task", "next task", "of the entropy"),
+        (_NAMES,),
     )
     banks = {}
     for kind in KINDS:
@@ -150,7 +153,8 @@ def show_bytes(report: Report, folder: Path, model: nn.Module) -> dict[str, Bank
 
 
 def show_switches(report: Report, banks: dict[str, Bank], device: str, count: int) -> None:
-    table = report.table(("masks", "first use", "again: median", "least", "most"))
+    heads = ("masks", "first use", "again: median", "least", "most")
+    table = report.table(heads, (_NAMES, 9, 13, 9, 9))
     for name, bank in banks.items():
         taken = switches(bank, dense({}), device, count)
         first, again = taken[1:3], taken[3:]
@@ -174,7 +178,7 @@ def show_other_ways(report: Report, model: nn.Module, folder: Path) -> None:
 
 
 def show_memory(report: Report, folder: Path, model: nn.Module, device: str) -> None:
-    table = report.table(("tasks", "bank", "peak memory, in models"))
+    table = report.table(("tasks", "bank", "peak memory, in models"), (5, 8))
     for count in (2, 11, 33):
         bank = make(folder, KINDS[1], model, count)
         size = os.path.getsize(bank.path)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from mask_files import MASKED
+from model_banks import Lab
 from readme import PAGES, ROOT, Block, anchors, blocks, links
+
+from speechprune.rewriting.banking import add
 
 #: What each language of a block is tested by; text is what a command prints.
 TESTED = {
@@ -17,6 +22,8 @@ TESTED = {
     "text": "nothing",
 }
 PYTHON = blocks("python")
+#: Pieces of Python that need fairseq, and files beside them.
+WITH_A_BANK = ("bank.md", "From Python")
 #: Pieces of Python that are added to a folder of parts; the tests of these parts run them.
 ADDED = (
     *("Add a policy", "Add a slimming criterion", "Add a backbone", "Add a measure"),
@@ -29,19 +36,42 @@ def test_every_block_says_what_it_is() -> None:
         assert block.language in TESTED, f"{block} is of no language that a test knows"
 
 
-@pytest.mark.parametrize("block", [b for b in PYTHON if b.section not in ADDED], ids=str)
+def needs_a_bank(block: Block) -> bool:
+    return (block.page.name, block.section) == WITH_A_BANK
+
+
+ALONE = [b for b in PYTHON if b.section not in ADDED and not needs_a_bank(b)]
+
+
+@pytest.mark.parametrize("block", ALONE, ids=str)
 def test_python_runs_as_it_is_pasted(block: Block, tmp_path: Path) -> None:
     """Without fairseq, in an empty folder."""
-    program = f"import sys\nsys.modules['fairseq'] = None\n{block.text}"
+    run(f"import sys\nsys.modules['fairseq'] = None\n{block.text}", tmp_path)
+
+
+def test_python_runs_beside_a_bank(tmp_path: Path) -> None:
+    """In the folder of a bank with two languages, and of recordings."""
+    lab = Lab(tmp_path)
+    for seed, name in enumerate(("es", "fr")):
+        add(lab.bank, name, lab.finetuned(name, MASKED, seed=seed))
+    for name in ("hola", "salut"):
+        shutil.copy(lab.data / "audio" / "valid-0.wav", tmp_path / f"{name}.wav")
+    (block,) = filter(needs_a_bank, PYTHON)
+    lines = run(block.text, tmp_path).splitlines()
+    assert len(lines) == 3 and lines[-1] == "density 0.70"
+
+
+def run(program: str, folder: Path) -> str:
     ran = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program],
-        cwd=tmp_path,
+        cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert ran.returncode == 0, ran.stderr
+    return ran.stdout
 
 
 def test_python_passes_ruff_and_mypy(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the tasks of a bank make of recordings: each by its own, or by the one that is surest."""
+"""What tasks of a bank make of recordings: each by its own task, or by the one that is surest."""
 
 from __future__ import annotations
 
