@@ -8,6 +8,7 @@ count from the end, where `path:-1` is the file.
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class Table:
             path_column: where the paths are that `path:N` is taken of.
 
         Raises:
-            UserError: there is no such column.
+            UserError: there is no such column, or there are several.
         """
         part = _PART.fullmatch(name)
         whole = self._field(path_column if part else name)
@@ -66,7 +67,7 @@ class Table:
         index = number - 1 if number > 0 else number
 
         def part_of_path(row: Row) -> str:
-            parts = whole(row).strip("/").split("/")
+            parts = os.path.normpath(whole(row)).strip("/").split("/")
             if not -len(parts) <= index < len(parts):
                 raise BadRow(f"has a path of {len(parts)} part(s), not that of {name}")
             return parts[index]
@@ -76,6 +77,10 @@ class Table:
     def _field(self, name: str) -> Callable[[Row], str]:
         if name not in self.names:
             raise UserError(f"{self.path}: {unknown_name('column', name, list(self.names))}")
+        if self.names.count(name) > 1:
+            raise UserError(
+                f"{self.path}: {self.names.count(name)} columns are called {name!r}; rename one"
+            )
         place = self.names.index(name)
 
         def field(row: Row) -> str:

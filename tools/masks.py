@@ -274,7 +274,7 @@ def phonetics(
     """
     from speechprune.models.mask_reading import read_mask_set
     from speechprune.reports.phonemes import Inventories
-    from speechprune.reports.phonetics import Phonetics
+    from speechprune.reports.phonetics import Phonetics, refuse_repeated
 
     codes = [code.strip() for code in languages.split(",")]
     if len(masks) < 2:
@@ -283,6 +283,7 @@ def phonetics(
         raise click.UsageError(
             f"--languages names {len(codes)} for {len(masks)} masks: give one to each."
         )
+    refuse_repeated(masks)
     written: list[Path] = []
     for path in filter(None, (figure, dendrogram)):
         refuse_to_replace(path, *masks, *filter(None, [inventories]), *written)

@@ -135,9 +135,16 @@ def _speaker(path: str, root: Path, pattern: Optional[re.Pattern[str]]) -> str:
 
 def recordings_in(folder: Path, root: Path) -> Iterator[str]:
     """Paths below `root` of all recordings in `folder` and below it, sorted; hidden ones are
-    passed over."""
-    for inside, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    passed over, and links to folders are followed once."""
+    seen = {os.path.realpath(folder)}
+    for inside, folders, names in os.walk(folder, followlinks=True):
+        new = []
+        for name in sorted(folders):
+            place = os.path.realpath(os.path.join(inside, name))
+            if not name.startswith(".") and place not in seen:
+                seen.add(place)
+                new.append(name)
+        folders[:] = new
         for name in sorted(names):
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in AUDIO_ENDINGS:
                 yield Path(inside, name).relative_to(root).as_posix()

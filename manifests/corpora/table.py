@@ -27,7 +27,7 @@ from speechprune.manifests.labelled_corpus import labelled_clip, labelled_corpus
 from speechprune.manifests.partition import check_shares, parse_shares
 from speechprune.manifests.rows import check_split_name
 from speechprune.manifests.table_rows import BadRow, Row, Separator, Table, read_table
-from speechprune.registry import option
+from speechprune.registry import option, unknown_name
 
 _SPLITS = ("train", "valid", "test")
 
@@ -158,7 +158,11 @@ class TableOfClasses(CorpusReader):
             if not separator:
                 raise UserError(f"--split {text}: expected VALUE=SPLIT, such as 1=train")
             check_split_name(name)
+            if value in renamed:
+                raise UserError(f"--split gives {value!r} two names; leave one out")
             renamed[value] = name
+        if renamed and not self.split_column:
+            raise UserError(f"--split {self.renamed[0]} has no effect without --split-column")
         return renamed
 
     def _draw(self, clips: Sequence[Clip]) -> tuple[dict[str, list[Clip]], bool]:
@@ -221,6 +225,7 @@ def _by_split(
 ) -> tuple[dict[str, list[Clip]], list[tuple[str, str, str]]]:
     """Clips by split, and the rows of which nobody knows the split, as `Corpus.unread`."""
     clips: dict[str, list[Clip]] = {}
+    values: set[str] = set()
     unread = []
     for row in columns.table.rows:
         try:
@@ -228,7 +233,12 @@ def _by_split(
         except BadRow as problem:
             unread.append((columns.table.path.name, columns.place(row), str(problem)))
             continue
+        values.add(value)
         clips.setdefault(renamed.get(value, value), []).append(columns.clip(row, root))
+    for value in renamed:
+        if value not in values:
+            called = unknown_name("split", value, sorted(values))
+            raise UserError(f"--split {value}={renamed[value]}: {columns.table.path}: {called}")
     for name in clips:
         check_split_name(name)
     return clips, unread

@@ -112,7 +112,8 @@ def test_processes_agree(masks: list[Path]) -> None:
         ("m0 missing --languages es,fr", "does not exist"),
         ("m0 text --languages es,fr", "no PyTorch checkpoint"),
         ("m0 deep --languages es,fr", "m0 and deep: masks of another model: one has 2 layer(s)"),
-        ("m0 m0 m0 m0 --languages es,fr,it,ru", "masks of every two of these languages are equal"),
+        ("m0 m1 m0 --languages es,fr,es", "m0.safetensors is there twice"),
+        ("m0 like1 like2 like3 --languages es,fr,it,ru", "masks of every two of these languages"),
         ("m0 m1 --languages es,fr --inventories missing", "is missing"),
         ("m0 m1 --languages es,fr --inventories empty", "neither the columns"),
         ("m0 m1 --languages es,fr --inventories text", "neither the columns"),
@@ -131,6 +132,8 @@ def test_bad_input_is_told_in_one_line_and_writes_nothing(
 ) -> None:
     named = {path.stem: path for path in masks}
     named["deep"] = write_masks(tmp_path / "deep.safetensors", 9, layers=3)
+    for name in ("like1", "like2", "like3"):
+        named[name] = write_masks(tmp_path / f"{name}.safetensors", 0)
     for name, content in (("empty", b""), ("text", b"masks are not text\n")):
         named[name] = tmp_path / name
         named[name].write_bytes(content)

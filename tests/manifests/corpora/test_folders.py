@@ -11,7 +11,7 @@ from corpora import files_of, noise
 
 from speechprune.errors import UserError
 from speechprune.manifests.classes import read_labelled_split
-from speechprune.manifests.corpora.folders import Folders
+from speechprune.manifests.corpora.folders import Folders, recordings_in
 from speechprune.manifests.corpus import Clip, Corpus
 from speechprune.manifests.drawn_splits import draw_splits
 from speechprune.manifests.labelled_corpus import labelled_clip
@@ -177,6 +177,18 @@ def test_a_class_without_a_recording_that_can_be_used_is_refused(tmp_path: Path)
         refused.output == "speechprune: error: no clip of class 'c' of slot 'class' can be used\n"
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    root = write_classes(tmp_path / "in", {"a": 1, "b": 1})
+    write_classes(tmp_path / "elsewhere", {"more": 2})
+    (root / "a" / "linked").symlink_to(tmp_path / "elsewhere" / "more")
+    (root / "a" / "loop").symlink_to(root / "a")
+    (tmp_path / "elsewhere" / "more" / "back").symlink_to(root / "a")
+    found = list(recordings_in(root / "a", root))
+    own, linked = found[0], found[1:]
+    assert own == "a/s0_0.wav" and len(linked) == 2
+    assert all(path.startswith("a/linked/s") for path in linked)
 
 
 def test_a_clip_of_classes_is_one_line() -> None:

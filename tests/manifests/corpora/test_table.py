@@ -152,6 +152,13 @@ def test_a_class_may_be_part_of_the_path(root: Path, part: str, expected: str) -
     assert found["x"][0][:2] == ("a/0.wav", expected)
 
 
+def test_parts_of_a_path_are_those_of_the_recording_however_it_is_spelt(root: Path) -> None:
+    rows = [[f"./{row[0].replace('/', '//')}", *row[1:]] for row in rows_of()[1:]]
+    table = write_table(root / "t.tsv", [rows_of()[0], *rows])
+    found = read(root, table, label_columns=("folder=path:1",), split_column="set")
+    assert {clip[:2] for clip in found["x"]} >= {("a/0.wav", "a"), ("b/1.wav", "b")}
+
+
 def test_splits_are_drawn_where_there_are_none(root: Path) -> None:
     table = write_table(root / "t.tsv", rows_of())
     found = read(root, table)
@@ -218,6 +225,12 @@ def test_a_row_whose_split_nobody_knows_is_listed(root: Path, tmp_path: Path) ->
         ({"split_column": "set", "renamed": ("train",)}, "--split train: expected VALUE=SPLIT"),
         ({"split_column": "set", "renamed": ("x=a/b",)}, "'a/b' cannot be the name of a split"),
         ({"split_column": "path"}, "'a/0.wav' cannot be the name of a split"),
+        ({"split_column": "set", "renamed": ("x=a", "x=b")}, "--split gives 'x' two names"),
+        ({"renamed": ("x=train",)}, "--split x=train has no effect without --split-column"),
+        (
+            {"split_column": "set", "renamed": ("z=train",)},
+            "z=train: .*unknown split 'z'; known: x",
+        ),
         ({"split_column": "mood", "renamed": ("calm=train",)}, "no utterance to train on has"),
     ],
 )
@@ -237,6 +250,7 @@ def test_refusals(root: Path, options: dict[str, Any], complaint: str) -> None:
         ('path,mood\na/0.wav,calm\n"a/1.wav,wild\n', "line 3: unexpected end of data"),
         ('path,mood\na/0.wav,"calm\tdown"\n', r"t.csv line 2: 'calm\\tdown' cannot be a class"),
         ('path,mood\na/0.wav,"calm\ndown"\n', r"t.csv line 3: 'calm\\ndown' cannot be a class"),
+        ("path,mood,mood\na/0.wav,calm,wild\n", "t.csv: 2 columns are called 'mood'"),
         (b"path,mood\na/0.wav,\xff\n", "is not UTF-8"),
         ("path,mood\na/0.wav,calm\na/2.wav,calm\na/4.wav,calm\n", "has only the class 'calm'"),
         ("path,mood\n" + 9 * "a/0.wav,calm\na/1.wav,wild\n", "two clips are called 'a/[01]'"),

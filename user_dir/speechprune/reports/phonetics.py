@@ -285,3 +285,11 @@ def _values(masks: Likeness) -> dict[str, float]:
 
 def _cells(masks: Likeness) -> list[str]:
     return [f"{value:.4f}" for value in astuple(masks)]
+
+
+def refuse_repeated(paths: Sequence[Path]) -> None:
+    """Raise UserError if a file is there twice: its masks would be alike whatever the languages."""
+    real = [path.resolve() for path in paths]
+    for index, path in enumerate(paths):
+        if real[index] in real[:index]:
+            raise UserError(f"{path} is there twice; each language and seed has masks of its own")
