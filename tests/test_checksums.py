@@ -168,3 +168,10 @@ def test_what_is_no_object_of_json_is_refused(text: str, tmp_path: Path) -> None
         read_json(path, "restore it")
     with pytest.raises(UserError, match="cannot be read"):
         read_json(tmp_path / "missing.json")
+
+
+def test_a_key_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.json"
+    path.write_text('{"es": ["a"], "es": ["b"]}', encoding="utf-8")
+    with pytest.raises(UserError, match="'es' is there twice"):
+        read_json(path)

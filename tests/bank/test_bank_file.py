@@ -88,6 +88,27 @@ def test_alike_masks_are_told_by_the_nearest(path: Path) -> None:
     assert bank.sizes("it").masks < 0.4 * bank.sizes("es").masks
 
 
+def test_masks_may_be_told_by_masks_that_are_told_but_not_for_ever(path: Path) -> None:
+    """Seeds of one language are nearest to each other, whatever the first of them is beside."""
+    masks = random_masks(0.3, 1)
+    tasks = {"t0": masks}
+    for number in range(1, 8):
+        masks = flipped(masks, 0.02, number)
+        tasks[f"t{number}"] = masks
+    tasks["again"] = tasks["t3"]
+    bank = write_bank(path, *(task(name, found) for name, found in tasks.items()))
+    told = {name: bank.beside(name) for name in tasks}
+    assert told["again"] == "t3" and bank.sizes("again").masks < 100
+    assert [told[f"t{number}"] for number in range(5)] == [None, "t0", "t1", "t2", "t3"]
+    assert told["t5"] != "t4"
+    assert all(bank.masks(name) == found for name, found in tasks.items())
+    left = dict(tasks)
+    for name in ("t2", "t0", "t4"):
+        bank = remove_task(path, name)
+        del left[name]
+        assert all(bank.masks(other) == found for other, found in left.items())
+
+
 def test_those_that_were_told_by_a_task_are_told_anew_without_it(path: Path) -> None:
     spanish = random_masks(0.3, 1)
     tasks = {

@@ -51,7 +51,7 @@ def read_json(path: Path, advice: str = _ANEW) -> dict[str, Any]:
     checksum.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
         if not isinstance(found, dict):
             raise UserError("it is not a JSON object")
         return verified(found)
@@ -61,6 +61,16 @@ def read_json(path: Path, advice: str = _ANEW) -> dict[str, Any]:
         raise UserError(f"{path} cannot be used: {error}; {advice}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged; {advice}") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; raises UserError for a key that is there twice, of which one was lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{twice!r} is there twice")
+    return found
 
 
 def write_entries(path: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:

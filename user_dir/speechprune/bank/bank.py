@@ -20,11 +20,13 @@ from safetensors.numpy import save_file
 
 from speechprune.bank.header import (
     BASE,
+    MOST_STEPS,
     check_fit,
     masks_at,
     metadata_of,
     own_at,
     read_header,
+    steps_of,
 )
 from speechprune.bank.stored import StoredTensors, is_number
 from speechprune.bank.streams import decode_masks, encode_masks
@@ -71,7 +73,7 @@ class Bank:
         self.digest: str = header["base"]["sha256"]
         self.base = _Below(BASE, self._tensors)
         self._tasks: dict[str, Any] = header["tasks"]
-        self._masks: dict[str, MaskSet] = {}
+        self._reference: tuple[str, MaskSet] | None = None
         self._sound: set[str] = set()
 
     @property
@@ -118,7 +120,7 @@ class Bank:
         coded = self._tensors[masks_at(name)].tobytes()
         self._tensors.forget_pages_of(masks_at(name))
         try:
-            reference = None if beside is None else self._reference(beside)
+            reference = None if beside is None else self._told_by(beside)
             return MaskSet.from_packed(
                 decode_masks(
                     coded,
@@ -166,12 +168,11 @@ class Bank:
         self._entry(name)
         return _Below(own_at(name), self._tensors)
 
-    def _reference(self, name: str) -> MaskSet:
-        """Masks that others are told by; kept, since there are few such and they are asked for
-        often."""
-        if name not in self._masks:
-            self._masks[name] = self.masks(name)
-        return self._masks[name]
+    def _told_by(self, name: str) -> MaskSet:
+        """Masks that others are told by; the last are kept, since others may ask for them too."""
+        if self._reference is None or self._reference[0] != name:
+            self._reference = (name, self.masks(name))
+        return self._reference[1]
 
     def _verify(self, name: str) -> None:
         """Raise UserError unless a task is what was added; looked at once."""
@@ -302,7 +303,9 @@ class _Changing(Bank):
         arrays: dict[str, np.ndarray] = {}
         for name in names:
             if name in new:
-                entries[name], masks = self._encoded(new[name], entries)
+                # Those that are told anew have others that are told by them.
+                most = MOST_STEPS if name not in self._tasks else self._steps(name)
+                entries[name], masks = self._encoded(new[name], entries, most)
                 own = new[name].own
             else:
                 entries[name], masks = self._tasks[name], self._tensors[masks_at(name)]
@@ -312,13 +315,20 @@ class _Changing(Bank):
         described = {"settings": self.settings, "sha256": self.digest}
         _write(self.path, described, self.base, entries, arrays)
 
-    def _encoded(self, task: Task, before: Mapping[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
+    def _steps(self, name: str) -> int:
+        """How many tasks tell the masks of one."""
+        return steps_of(self.beside(name), self._tasks)
+
+    def _encoded(
+        self, task: Task, before: Mapping[str, Any], most: int
+    ) -> tuple[dict[str, Any], np.ndarray]:
         """A task's entry and its coded masks.
 
         Args:
             before: entries of the tasks by whose masks its own may be told.
+            most: tasks that may tell its masks, one by another's.
         """
-        nearest = self._nearest(task.masks, before)
+        nearest = self._nearest(task.masks, before, most)
         reference = None if nearest is None else self.masks(nearest)
         data, streams = encode_masks(task.masks, reference)
         masks = np.frombuffer(data, dtype=np.uint8)
@@ -335,14 +345,14 @@ class _Changing(Bank):
         }
         return entry, masks
 
-    def _nearest(self, masks: MaskSet, before: Mapping[str, Any]) -> str | None:
-        """The task from whose masks ``masks`` differ in the fewest entries, of those that are told
-        as they are; the first of equals."""
+    def _nearest(self, masks: MaskSet, before: Mapping[str, Any], most: int) -> str | None:
+        """The task from whose masks ``masks`` differ in the fewest entries, of those whose own are
+        told by fewer than ``most`` others; the first of equals."""
         differing = {
             name: _differing(masks, self.masks(name))
             for name, entry in before.items()
             if name in self._tasks
-            and entry["masks"]["beside"] is None
+            and steps_of(entry["masks"]["beside"], before) < most
             and _fits(entry["masks"]["shapes"], masks)
         }
         return min(differing, key=differing.__getitem__, default=None)

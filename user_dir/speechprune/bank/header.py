@@ -26,6 +26,8 @@ BASE, TASKS = "base/", "tasks/"
 SECTIONS = ("task", "model")
 #: Deeper than any JSON of a bank is.
 _DEEP = 100
+#: Tasks whose masks have to be read for those of one, at most, besides its own.
+MOST_STEPS = 4
 
 
 def masks_at(name: str) -> str:
@@ -155,19 +157,35 @@ def _check_entry(entry: Mapping[str, Any], tensors: StoredTensors, name: str) ->
     )
 
 
+def steps_of(name: str | None, tasks: Mapping[str, Any]) -> int:
+    """How many tasks tell the masks that are told by those of ``name``, one by another's.
+
+    Args:
+        tasks: entries by name.
+
+    Raises UserError if there are more than `MOST_STEPS`, or one of them is unknown.
+    """
+    steps = 0
+    while name is not None:
+        _require(
+            steps < MOST_STEPS, f"its masks are told by more than {MOST_STEPS} tasks' in a row"
+        )
+        _require(isinstance(name, str) and name in tasks, "its masks are told by an unknown task's")
+        name, steps = tasks[name]["masks"]["beside"], steps + 1
+    return steps
+
+
 def _check_beside(entry: Mapping[str, Any], tasks: Mapping[str, Any]) -> None:
-    """Raise UserError unless the masks by which those of a task are told, if there are any, are
-    told as they are, and of the same sites."""
+    """Raise UserError unless the masks by which those of a task are told, if there are any, are of
+    the same sites, and are told by few others in turn."""
     beside = entry["masks"]["beside"]
     if beside is None:
         differs = any(stream[1] for stream in entry["masks"]["streams"])
         _require(not differs, "its masks are told by another task's, which it does not name")
         return
-    _require(isinstance(beside, str) and beside in tasks, "its masks are told by an unknown task's")
-    other = tasks[beside]["masks"]
-    _require(other["beside"] is None, f"its masks are told by those of {beside!r}, told too")
+    steps_of(beside, tasks)
     _require(
-        other["shapes"] == entry["masks"]["shapes"],
+        tasks[beside]["masks"]["shapes"] == entry["masks"]["shapes"],
         f"its masks are told by those of {beside!r}, which are of other tensors",
     )
 
