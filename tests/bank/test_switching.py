@@ -144,6 +144,20 @@ def test_what_ends_a_switch_halfway_leaves_no_trace(
     assert_is(tensors, expected(TASKS[1]))
 
 
+def test_what_is_kept_beside_the_model_is_enough(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No weight is written by way of the machine's memory, where a GPU's weights are not."""
+    for way in ("_mask_blocks", "_mask_groups"):
+        monkeypatch.setattr(Switch, way, lambda *rest: pytest.fail("not on a GPU"))
+    twin = task("twin", {FC1: mask(FC1, 0.9), FC2: ES[FC2]})  # of seven by thirteen, unchanged
+    tensors = empty()
+    switch = Switch(add_task(bank.path, twin), tensors, keep_removed=True)
+    for wanted in (TASKS[0], twin, *TASKS[:3], twin):
+        switch.use(wanted.name)
+        assert_is(tensors, expected(wanted))
+
+
 def test_an_unknown_task_changes_nothing(bank: Bank) -> None:
     tensors = empty()
     switch = Switch(bank, tensors)

@@ -149,11 +149,13 @@ class Switch:
             old, new = _bits_of(before, site, entries), _bits_of(masks, site, entries)
             changed = np.not_equal(old, new)
             count = int(np.count_nonzero(changed))
-            if count and self._keep_removed:
+            if not count:
+                return
+            if self._keep_removed:
                 self._patch_beside(site, old, new)
             elif count > _MANY * len(new) or entries % 8:
                 self._mask_blocks(site, new)
-            elif count:
+            else:
                 self._mask_groups(site, np.flatnonzero(changed), new)
 
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
