@@ -17,6 +17,7 @@ from nano import write_corpus, write_finetuned, write_wav2vec2
 from speechprune.errors import UserError
 from speechprune.masking.mask_set import MaskSet
 from speechprune.models.mask_reading import read_checkpoint_masks
+from speechprune.rewriting.banking import create
 from speechprune.tools.main import commands
 
 _TRAIN = (
@@ -26,6 +27,8 @@ _TRAIN = (
 #: How each command is given a checkpoint, in all ways that lead to another reader.
 LINES = {
     "average": ["{run} {out}"],
+    "bank add": ["{bank} es {finetuned}"],
+    "bank create": ["{pretrained} {out}"],
     "compare": ["{run}"],
     "convert": ["{pretrained} {out}", "{finetuned} {out}"],
     "encoder": ["{finetuned} {out}"],
@@ -51,6 +54,7 @@ LINES = {
         "{finetuned} {out} --by magnitude --sparsity 0.5",
         "{finetuned} {out} --by random --sparsity 0.5",
     ],
+    "masks phonetics": ["{masks} {finetuned} --languages es,fr"],
     "masks stats": ["{finetuned}"],
     "slim apply": ["{pretrained} {out}", "{finetuned} {out}"],
     "slim auto": [
@@ -70,9 +74,21 @@ LINES = {
     ],
     "transcribe": ["{finetuned} {data}/audio/valid-0.wav"],
 }
-#: What reads no checkpoint of its user's; and recipes, whose runs are those of `train`.
+#: What reads no checkpoint of its user's, or banks, of which tests/bank has hostile ones; and
+#: recipes, whose runs are those of `train`.
 OTHERS = (
-    *("completion", "demo", "layers search", "manifest ", "policies", "prepare ", "pretrain-nano"),
+    *(
+        "bank extract",
+        "bank list",
+        "bank remove",
+        "completion",
+        "demo",
+        "layers search",
+        "manifest ",
+        "policies",
+        "prepare ",
+        "pretrain-nano",
+    ),
     "recipe ",
 )
 
@@ -106,6 +122,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
     shutil.copy(hostile["finetuned"], last)
     own = {"data": data, "sound": sound, "harmless": harmless, "run": folder / "run"}
+    own["bank"] = create(sound, folder / "tasks.bank").path
     return {**own, **hostile, "masks": folder / "masks.safetensors", "marker": marker}
 
 

@@ -17,15 +17,18 @@ from matrices import some_matrix
 from slim_files import with_idle_units
 
 from speechprune.masking.mask_set import MaskSet
+from speechprune.rewriting.banking import add, create
 from speechprune.tools.main import commands
 
 #: Each command that writes, without where it writes to, by what that is called.
 LINES = {
     "average --out": "average run {out}",
+    "bank extract --out": "bank extract tasks.bank es {out}",
     "compare --figure": "compare run --figure {out}",
     "convert --out": "convert spanish.pt {out}",
     "demo --out": "demo --out {out} --data data --updates 1",
     "encoder --out": "encoder spanish.pt {out}",
+    "evaluate --figure": "evaluate spanish.pt --data data --subset valid --figure {out}",
     "layers auto --out": "layers auto plain.pt --drop 1 --data data --train train --valid valid "
     "--out {out} --measure cka --config-name demo/nano model.mask_length=2",
     "layers drop --out": "layers drop plain.pt 1 {out}",
@@ -43,6 +46,8 @@ LINES = {
     "masks fold --out": "masks fold spanish.pt {out}",
     "masks iou --figure": "masks iou spanish.pt french.pt --own --figure {out}",
     "masks make --out": "masks make plain.pt {out} --by global-magnitude --sparsity 0.5",
+    "masks phonetics --figure": "masks phonetics spanish.pt french.pt --languages es,fr "
+    "--figure {out}",
     "prepare synthetic --out": "prepare synthetic --out {out} --train 2 --valid 1 --test 1",
     "recipe dense --out": "recipe dense --data data --model pretrained.pt --out {out} --updates 1 "
     "--config-name demo/nano",
@@ -64,6 +69,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
     write_folder(files.folder / "words")
     some_matrix().save(files.folder / "dc.safetensors")
     with_idle_units(Path(shutil.copy(files.plain, files.folder / "idle.pt")))
+    create(files.pretrained, files.folder / "tasks.bank")
+    add(files.folder / "tasks.bank", "es", files.spanish)
     checkpoints = files.folder / "run" / "checkpoints"
     checkpoints.mkdir(parents=True)
     for name in ("last", "1_1"):

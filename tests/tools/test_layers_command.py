@@ -168,7 +168,10 @@ def test_plain_output_tells_of_passes_and_of_the_race(folder: Path) -> None:
         (["verify", "{ckpt}", "1", *"--data {data} --subset test".split()], "--allow-test"),
         (["verify", "{ckpt}", "1", *"--data {data} --subset empty".split()], "lists no recording"),
         (["verify", "{ckpt}", "1", *"--data {data} --subset gone".split()], "is missing"),
-        (["verify", "{pre}", "1", *"--data {data} --subset valid".split()], "not a finetuned CTC"),
+        (
+            ["verify", "{pre}", "1", *"--data {data} --subset valid".split()],
+            "is not a finetuned",
+        ),
         (["greedy", "{ckpt}", "--drop", 4, *"--data {data} --subset valid".split()], "1 to 3"),
         (
             ["greedy", "{ckpt}", "--drop", 1, *"--data {data} --subset test".split()],
