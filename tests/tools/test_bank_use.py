@@ -163,7 +163,7 @@ def test_texts_are_needed(spoken: Spoken, tmp_path: Path) -> None:
     (data / "valid.ltr").write_text("\n")
     evaluate = ("evaluate", spoken.bank, "--data", data, "--subset", "valid", "--task")
     for name in ("auto", "es"):
-        fail(*evaluate, name)
+        assert "has a text to compare" in fail(*evaluate, name)
 
 
 def test_bad_input_ends_in_one_line(spoken: Spoken, tmp_path: Path) -> None:

@@ -28,14 +28,14 @@ from speechprune.bank.header import (
     read_header,
     steps_of,
 )
-from speechprune.bank.stored import StoredTensors, is_number
+from speechprune.bank.stored import StoredTensors, TensorsBelow, is_number
 from speechprune.bank.streams import decode_masks, encode_masks
 from speechprune.bank.task import Task, check_name
 from speechprune.checksums import checksum
 from speechprune.errors import UserError
 from speechprune.files import replacing_file
 from speechprune.locks import locked_file
-from speechprune.masking.bits import Shape, popcount
+from speechprune.masking.bits import popcount
 from speechprune.masking.mask_set import MaskSet
 from speechprune.registry import unknown_name
 
@@ -71,7 +71,7 @@ class Bank:
         header = read_header(self.path, self._tensors)
         self.settings: Mapping[str, Any] = header["base"]["settings"]
         self.digest: str = header["base"]["sha256"]
-        self.base = _Below(BASE, self._tensors)
+        self.base = TensorsBelow(BASE, self._tensors)
         self._tasks: dict[str, Any] = header["tasks"]
         self._reference: tuple[str, MaskSet] | None = None
         self._sound: set[str] = set()
@@ -164,9 +164,9 @@ class Bank:
         entry: dict[str, Any] = self._tasks[name]
         return entry
 
-    def _own(self, name: str) -> _Below:
+    def _own(self, name: str) -> TensorsBelow:
         self._entry(name)
-        return _Below(own_at(name), self._tensors)
+        return TensorsBelow(own_at(name), self._tensors)
 
     def _told_by(self, name: str) -> MaskSet:
         """Masks that others are told by; the last are kept, since others may ask for them too."""
@@ -186,45 +186,6 @@ class Bank:
         except UserError as error:
             raise UserError(f"{self.path}: the task {name!r} is damaged: {error}") from error
         self._sound.add(name)
-
-
-class _Below(Mapping[str, np.ndarray]):
-    """The arrays whose names begin in one way, by the rest of their names."""
-
-    def __init__(self, start: str, tensors: StoredTensors) -> None:
-        self._start = start
-        self._tensors = tensors
-        self._names = [name[len(start) :] for name in tensors if name.startswith(start)]
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._tensors[self._start + name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def shape(self, name: str) -> Shape:
-        """The shape of an array, of which nothing is read."""
-        return self._tensors.shape(self._start + name)
-
-    @property
-    def shapes(self) -> dict[str, Shape]:
-        """The shapes of all, of which nothing is read."""
-        return {name: self.shape(name) for name in self}
-
-    def nbytes(self, name: str) -> int:
-        """The bytes of an array, of which nothing is read."""
-        return self._tensors.nbytes(self._start + name)
-
-    def read_into(self, name: str, start: int, values: np.ndarray) -> None:
-        """As `StoredTensors.read_into`."""
-        self._tensors.read_into(self._start + name, start, values)
-
-    def forget_pages_of(self, name: str) -> None:
-        """Let go of what was read of an array."""
-        self._tensors.forget_pages_of(self._start + name)
 
 
 def create_bank(

@@ -128,3 +128,42 @@ class StoredTensors(Mapping[str, np.ndarray]):
         length = end // mmap.PAGESIZE * mmap.PAGESIZE - first
         if length > 0:
             self._memory.madvise(mmap.MADV_DONTNEED, first, length)
+
+
+class TensorsBelow(Mapping[str, np.ndarray]):
+    """The arrays whose names begin in one way, by the rest of their names."""
+
+    def __init__(self, start: str, tensors: StoredTensors) -> None:
+        self._start = start
+        self._tensors = tensors
+        self._names = [name[len(start) :] for name in tensors if name.startswith(start)]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._tensors[self._start + name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def shape(self, name: str) -> Shape:
+        """The shape of an array, of which nothing is read."""
+        return self._tensors.shape(self._start + name)
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """The shapes of all, of which nothing is read."""
+        return {name: self.shape(name) for name in self}
+
+    def nbytes(self, name: str) -> int:
+        """The bytes of an array, of which nothing is read."""
+        return self._tensors.nbytes(self._start + name)
+
+    def read_into(self, name: str, start: int, values: np.ndarray) -> None:
+        """As `StoredTensors.read_into`."""
+        self._tensors.read_into(self._start + name, start, values)
+
+    def forget_pages_of(self, name: str) -> None:
+        """Let go of what was read of an array."""
+        self._tensors.forget_pages_of(self._start + name)
