@@ -61,7 +61,9 @@ class Folders(CorpusReader):
         """
         root = folder.absolute()
         pattern = _compiled(self.speakers)
-        if not root.is_dir() or not _folders(root):
+        if not root.is_dir():
+            raise UserError(f"{root} does not exist, or is a file; name a folder of classes")
+        if not _folders(root):
             raise UserError(f"{root} holds no folder of a class")
         is_split = self._holds_splits(root)
         by = self.by or ("speaker" if pattern and not is_split else "utterance")

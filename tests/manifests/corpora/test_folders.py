@@ -179,6 +179,18 @@ def test_a_class_without_a_recording_that_can_be_used_is_refused(tmp_path: Path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
 
 
+def test_what_is_no_folder_is_told_apart_from_one_without_classes(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    for name, complaint in (
+        ("missing", "does not exist, or is a file"),
+        ("file", "does not exist, or is a file"),
+        ("empty", "holds no folder of a class"),
+    ):
+        with pytest.raises(UserError, match=complaint):
+            Folders().read(tmp_path / name)
+
+
 def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     root = write_classes(tmp_path / "in", {"a": 1, "b": 1})
     write_classes(tmp_path / "elsewhere", {"more": 2})
