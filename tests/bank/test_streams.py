@@ -38,7 +38,7 @@ def test_streams_that_do_not_belong_to_the_sites_are_refused() -> None:
     masks = random_masks(0.3, 0, SHAPES)
     data, described = encode_masks(masks)
     assert "other sites" in refusal(decode_masks, data, described[1:], masks.shapes)
-    assert "more bytes" in refusal(decode_masks, data + b"0", described, masks.shapes)
+    assert "another number of bytes" in refusal(decode_masks, data + b"0", described, masks.shapes)
     shorter = [[described[0][0] - 1, False], *described[1:]]
     refusal(decode_masks, data, shorter, masks.shapes)
     other = {**masks.shapes, "proj.weight": (900, 900)}

@@ -136,7 +136,7 @@ def test_what_ends_a_switch_halfway_leaves_no_trace(
     switch = Switch(bank, tensors)
     switch.use("own")
     with monkeypatch.context() as patch:
-        patch.setattr(switch, "_mask_blocks", lambda *rest: 1 / 0)
+        patch.setattr(switch, "_patch", lambda *rest: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             switch.use("it")
     assert switch.current is None
@@ -148,8 +148,7 @@ def test_what_is_kept_beside_the_model_is_enough(
     bank: Bank, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No weight is written by way of the machine's memory, where a GPU's weights are not."""
-    for way in ("_mask_blocks", "_mask_groups"):
-        monkeypatch.setattr(Switch, way, lambda *rest: pytest.fail("not on a GPU"))
+    monkeypatch.setattr(Switch, "_patch", lambda *rest: pytest.fail("not on a GPU"))
     twin = task("twin", {FC1: mask(FC1, 0.9), FC2: ES[FC2]})  # of seven by thirteen, unchanged
     tensors = empty()
     switch = Switch(add_task(bank.path, twin), tensors, keep_removed=True)

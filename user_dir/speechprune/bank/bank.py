@@ -8,8 +8,9 @@ with its checksum when it is.
 
 from __future__ import annotations
 
+import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Union
@@ -370,8 +371,19 @@ def _write(
         try:
             # The library takes each array for one contiguous piece of memory.
             plain = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+            _read_ahead(plain.values())
             save_file(plain, file.name, metadata)
         except SafetensorError as error:
             raise UserError(
                 f"{path} cannot be written: no space left on the disk, or the file grew too large"
             ) from error
+
+
+def _read_ahead(arrays: Iterable[np.ndarray]) -> None:
+    """Read a byte of each page of arrays that may lie in another file.
+
+    What is still on the disk when it is written gets into the kernel's cache in small pieces, from
+    which the new file is read at two thirds of the pace.
+    """
+    for array in arrays:
+        array.reshape(-1).view(np.uint8)[:: mmap.PAGESIZE].max()

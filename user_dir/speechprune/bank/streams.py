@@ -8,6 +8,8 @@ are, and so takes fewer bytes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,8 @@ from speechprune.masking.mask_set import MaskSet
 #: Sites go into one stream until it has this many bytes of packed bits: each stream has a table of
 #: codes of its own, which small ones hardly pay for.
 _SMALLEST = 1 << 17
+#: Streams that are decoded at a time: each takes several times its bytes meanwhile.
+_AT_ONCE = 2
 
 
 def encode_masks(masks: MaskSet, beside: MaskSet | None = None) -> tuple[bytes, list[Any]]:
@@ -59,23 +63,27 @@ def decode_masks(
     Raises:
         UserError: these are not the masks of such sites.
     """
-    found: dict[str, PackedMask] = {}
     groups = list(_grouped(shapes))
     if len(groups) != len(described):
         raise UserError("its masks are of other sites than it says")
-    start = 0
-    for names, (length, differs) in zip(groups, described):
+    ends = list(accumulate(length for length, _ in described))
+    if ends[-1:] != [len(data)]:
+        raise UserError("its masks have another number of bytes than its sites take")
+
+    def decoded(names: list[str], end: int, length: int, differs: bool) -> list[PackedMask]:
         sizes = [_bytes_of(shapes[name]) for name in names]
-        bits = decode(data[start : start + length], 8 * sum(sizes))
-        start += length
+        bits = decode(data[end - length : end], 8 * sum(sizes))
         if differs:
             assert beside is not None
             bits = bits ^ _joined(beside, names)
-        for name, part in zip(names, np.split(bits, np.cumsum(sizes)[:-1])):
-            found[name] = PackedMask(part, shapes[name])
-    if start != len(data):
-        raise UserError("its masks have more bytes than its sites take")
-    return found
+        parts = np.split(bits, np.cumsum(sizes)[:-1])
+        return [PackedMask(part, shapes[name]) for name, part in zip(names, parts)]
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        streams = pool.map(decoded, groups, ends, *zip(*described))
+        return {
+            name: mask for names, masks in zip(groups, streams) for name, mask in zip(names, masks)
+        }
 
 
 def _grouped(shapes: Mapping[str, Shape]) -> Iterator[list[str]]:

@@ -24,13 +24,9 @@ from speechprune.masking.mask_set import MaskSet
 from speechprune.state_names import encoder_tensors
 
 #: Entries that are masked at a time: few enough for a core's own cache.
-_BLOCK = 1 << 16
-#: The share of changed groups of eight entries from which on all of a tensor is masked anew.
-_MANY = 1 / 6
+_BLOCK = 1 << 18
 #: The share of the model's bytes that decoded masks may take beside those in use.
 _ROOM = 0.04
-#: The bits of a byte as factors, (256, 8).
-_FACTORS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
 
 
 class Switch:
@@ -147,22 +143,18 @@ class Switch:
         def change(site: str) -> None:
             entries = self._tensors[site].numel()
             old, new = _bits_of(before, site, entries), _bits_of(masks, site, entries)
-            changed = np.not_equal(old, new)
-            count = int(np.count_nonzero(changed))
-            if not count:
-                return
             if self._keep_removed:
                 self._patch_beside(site, old, new)
-            elif count > _MANY * len(new) or entries % 8:
-                self._mask_blocks(site, new)
             else:
-                self._mask_groups(site, np.flatnonzero(changed), new)
+                self._patch(site, old, new)
 
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             list(pool.map(change, sites))
 
     def _patch_beside(self, site: str, old: np.ndarray, new: np.ndarray) -> None:
         """Take a tensor from one mask to another, by what is kept beside the model."""
+        if np.array_equal(old, new):
+            return
         weight = self._tensors[site].view(-1)
         if site in self._removed:
             weight.masked_scatter_(_zeros_of(old, weight), self._removed.pop(site))
@@ -170,26 +162,24 @@ class Switch:
         self._removed[site] = weight.masked_select(removed)
         weight.masked_fill_(removed, 0.0)
 
-    def _mask_groups(self, site: str, groups: np.ndarray, bits: np.ndarray) -> None:
-        """Put a mask on some groups of eight of a tensor's entries."""
-        weight: np.ndarray = self._tensors[site].view(-1, 8).numpy()
-        base: np.ndarray = self._bank.base[site].reshape(-1, 8).take(groups, axis=0)
-        weight[groups] = self._rounded(base) * _FACTORS.take(bits[groups], axis=0)
-        self._bank.base.forget_pages_of(site)
+    def _patch(self, site: str, old: np.ndarray, new: np.ndarray) -> None:
+        """The same by the shared weights in the bank's file.
 
-    def _mask_blocks(self, site: str, bits: np.ndarray) -> None:
-        """Put a mask on all of a tensor."""
+        Where anything of a block differs, all of it is masked anew: nearly every cache line holds
+        an entry that differs, and the memory sets the pace.
+        """
         weight: np.ndarray = self._tensors[site].view(-1).numpy()
         shared = self._bank.base[site].dtype
         is_plain = shared == weight.dtype == self._precision
         for start in range(0, weight.size, _BLOCK):
+            bits = new[start // 8 : (start + _BLOCK) // 8]
+            if bits.data == old[start // 8 : (start + _BLOCK) // 8].data:
+                continue  # a comparison that ends at the first difference
             block = weight[start : start + _BLOCK]
             values = block if is_plain else np.empty(block.size, dtype=shared)
             self._bank.base.read_into(site, start, values)
-            factors = np.unpackbits(
-                bits[start // 8 : (start + _BLOCK) // 8], count=block.size, bitorder="little"
-            )
-            np.multiply(self._rounded(values), factors, out=block)
+            factors = np.unpackbits(bits, count=block.size, bitorder="little")
+            np.multiply(values if is_plain else self._rounded(values), factors, out=block)
 
 
 def _bits_of(masks: MaskSet | None, site: str, entries: int) -> np.ndarray:

@@ -73,6 +73,9 @@ class MaskSet(Mapping[str, "torch.Tensor"]):
     def __getitem__(self, site: str) -> torch.Tensor:
         return self._packed[site].unpack()
 
+    def __contains__(self, site: object) -> bool:
+        return site in self._packed  # a mapping's own way would unpack the mask
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._packed)
 
