@@ -23,8 +23,8 @@ from speechprune.errors import UserError
 from speechprune.masking.mask_set import MaskSet
 from speechprune.state_names import encoder_tensors
 
-#: Entries that are masked at a time: few enough for a core's own cache.
-_BLOCK = 1 << 18
+#: Entries that are masked at a time: a tensor's, or fewer where they take room beside the model.
+_BLOCK, _BLOCK_BESIDE = 1 << 22, 1 << 17
 #: The share of the model's bytes that decoded masks may take beside those in use.
 _ROOM = 0.04
 
@@ -171,11 +171,12 @@ class Switch:
         weight: np.ndarray = self._tensors[site].view(-1).numpy()
         shared = self._bank.base[site].dtype
         is_plain = shared == weight.dtype == self._precision
-        for start in range(0, weight.size, _BLOCK):
-            bits = new[start // 8 : (start + _BLOCK) // 8]
-            if bits.data == old[start // 8 : (start + _BLOCK) // 8].data:
-                continue  # a comparison that ends at the first difference
-            block = weight[start : start + _BLOCK]
+        size = _BLOCK if is_plain else _BLOCK_BESIDE
+        for start in range(0, weight.size, size):
+            bits = new[start // 8 : (start + size) // 8]
+            if bits.data == old[start // 8 : (start + size) // 8].data:
+                continue  # this comparison ends at the first difference
+            block = weight[start : start + size]
             values = block if is_plain else np.empty(block.size, dtype=shared)
             self._bank.base.read_into(site, start, values)
             factors = np.unpackbits(bits, count=block.size, bitorder="little")
