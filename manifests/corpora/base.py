@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Optional, Sequence, Union
 
+from speechprune.errors import UserError
 from speechprune.manifests.corpus import Corpus
 from speechprune.manifests.forms import AnySplit
 from speechprune.manifests.progress import Progress, unwatched
@@ -72,11 +73,15 @@ def labels_option() -> Any:
     return option("Labels to make of the transcripts; phones are those of espeak-ng.", "characters")
 
 
+#: What is drawn where nothing else is asked for.
+SHARES = "train=0.8,valid=0.1,test=0.1"
+
+
 def shares_option() -> Any:
-    """The option `shares`, a `str`, of a reader that draws splits."""
+    """The option `shares`, an `Optional[str]`, of a reader that draws splits."""
     return option(
-        "Splits to draw, and their shares, where the corpus has none.",
-        "train=0.8,valid=0.1,test=0.1",
+        f"Splits to draw, and their shares, where the corpus has none; by default {SHARES}.",
+        None,
         metavar="SPLIT=SHARE,...",
     )
 
@@ -88,6 +93,15 @@ def by_option() -> Any:
         "known, or an utterance, with all classes in each split.",
         None,
     )
+
+
+def refuse_to_draw(shares: Optional[str], by: Optional[str], splits: str) -> None:
+    """Raise UserError if options ask for drawn splits; ``splits`` says why none are."""
+    for flag, value in (("--shares", shares), ("--by", by)):
+        if value is not None:
+            raise UserError(
+                f"{flag} {value} is for splits that are drawn, but {splits}; leave it out"
+            )
 
 
 def workers_option() -> Any:

@@ -13,8 +13,10 @@ from speechprune.errors import UserError
 from speechprune.manifests.audio import AUDIO_ENDINGS
 from speechprune.manifests.corpora.base import (
     CORPORA,
+    SHARES,
     CorpusReader,
     by_option,
+    refuse_to_draw,
     seed_option,
     shares_option,
 )
@@ -41,7 +43,7 @@ class Folders(CorpusReader):
     layout: Literal["auto", "splits", "classes"] = option(
         "What the folders in FOLDER are; auto goes by the folder train.", "auto"
     )
-    shares: str = shares_option()
+    shares: Optional[str] = shares_option()
     speakers: str = option(
         "Regular expression whose first group is the speaker, searched for in the path of a "
         "recording below FOLDER.",
@@ -67,17 +69,19 @@ class Folders(CorpusReader):
             raise UserError(f"{root} holds no folder of a class")
         is_split = self._holds_splits(root)
         by = self.by or ("speaker" if pattern and not is_split else "utterance")
+        asked = self.shares or SHARES
         if is_split:
+            refuse_to_draw(self.shares, self.by, f"the folders in {root} are splits")
             splits = {each.name: _classes(root, each, pattern) for each in _folders(root)}
             for name in splits:
                 check_split_name(name)
         else:
-            shares = parse_shares("--shares", self.shares)
+            shares = parse_shares("--shares", asked)
             check_shares("--shares", shares)
             splits = draw_splits(_classes(root, root, pattern), shares, by, self.seed)
         options: dict[str, Any] = {"slot": self.slot, "speakers": self.speakers}
         if not is_split:
-            options.update(shares=self.shares, by=by, seed=self.seed)
+            options.update(shares=asked, by=by, seed=self.seed)
         return labelled_corpus(
             "folders",
             self.language,

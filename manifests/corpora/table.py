@@ -16,8 +16,10 @@ from typing import Any, Optional, Tuple
 from speechprune.errors import UserError
 from speechprune.manifests.corpora.base import (
     CORPORA,
+    SHARES,
     CorpusReader,
     by_option,
+    refuse_to_draw,
     seed_option,
     shares_option,
 )
@@ -72,7 +74,7 @@ class TableOfClasses(CorpusReader):
         "What parts columns; auto takes comma for .csv, tab for .tsv and blank for .txt.", "auto"
     )
     no_header: bool = option("The first line has no names: columns are numbered from 1.", False)
-    shares: str = shares_option()
+    shares: Optional[str] = shares_option()
     by: Optional[By] = by_option()
     seed: int = seed_option()
     language: str = option("ISO code of the language, if there is one.", "")
@@ -91,6 +93,9 @@ class TableOfClasses(CorpusReader):
         slots = self._slots(root)
         renamed = self._renamed()
         drawn = self.table is not None and not self.split_column
+        if not drawn:
+            said = "their column" if self.split_column else "tables of their own"
+            refuse_to_draw(self.shares, self.by, f"these splits have {said}")
         splits: dict[str, list[Clip]] = {}
         unread: list[tuple[str, str, str]] = []
         for name, path in tables.items():
@@ -168,7 +173,7 @@ class TableOfClasses(CorpusReader):
     def _draw(self, clips: Sequence[Clip]) -> tuple[dict[str, list[Clip]], bool]:
         """The splits, and whether they share speakers; unusable clips go to the first."""
         by = self.by or ("speaker" if self.speaker_column else "utterance")
-        shares = parse_shares("--shares", self.shares)
+        shares = parse_shares("--shares", self.shares or SHARES)
         check_shares("--shares", shares)
         good = [clip for clip in clips if not clip.problem]
         splits = draw_splits(good, shares, by, self.seed)
@@ -183,7 +188,7 @@ class TableOfClasses(CorpusReader):
             "split_column": self.split_column,
         }
         if drawn:
-            asked.update(shares=self.shares, by=self.by, seed=self.seed)
+            asked.update(shares=self.shares or SHARES, by=self.by, seed=self.seed)
         return asked
 
 

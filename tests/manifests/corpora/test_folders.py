@@ -110,6 +110,12 @@ def test_splits_that_are_there_are_kept(tmp_path: Path) -> None:
     corpus = Folders(speakers=SPEAKERS).read(tmp_path / "in")
     assert {name: len(clips) for name, clips in corpus.splits.items()} == {"dev": 4, "train": 6}
     assert names(corpus)["dev"][0] == "dev/a/s0_0" and not corpus.shared_speakers
+    for options, flag in (
+        ({"shares": "train=0.5,test=0.5"}, "--shares"),
+        ({"by": "speaker"}, "--by"),
+    ):
+        with pytest.raises(UserError, match=f"{flag} .* draws splits, but the folders in .*splits"):
+            Folders(**options).read(tmp_path / "in")
     prepare(corpus, tmp_path / "out", workers=1)
     assert check_folder(tmp_path / "out").counts == {"shared speaker": 2}
 

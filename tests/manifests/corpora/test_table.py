@@ -231,6 +231,11 @@ def test_a_row_whose_split_nobody_knows_is_listed(root: Path, tmp_path: Path) ->
             {"split_column": "set", "renamed": ("z=train",)},
             "z=train: .*unknown split 'z'; known: x",
         ),
+        (
+            {"split_column": "set", "shares": "a=0.5,b=0.5"},
+            "--shares a=0.5,b=0.5 draws splits, but",
+        ),
+        ({"table": None, "train": Path("x"), "by": "utterance"}, "splits have tables of their own"),
         ({"split_column": "mood", "renamed": ("calm=train",)}, "no utterance to train on has"),
     ],
 )
