@@ -99,9 +99,7 @@ def refuse_to_draw(shares: Optional[str], by: Optional[str], splits: str) -> Non
     """Raise UserError if options ask for drawn splits; ``splits`` says why none are."""
     for flag, value in (("--shares", shares), ("--by", by)):
         if value is not None:
-            raise UserError(
-                f"{flag} {value} is for splits that are drawn, but {splits}; leave it out"
-            )
+            raise UserError(f"{flag} {value} draws splits, but {splits}; leave it out")
 
 
 def workers_option() -> Any:
