@@ -28,14 +28,23 @@ HEAD = f"{FINETUNED}proj."
 STATE_WEIGHTS = f"{HEAD}layer_weights"
 #: Of a head with several layers: an entry for each of its outputs.
 OUTPUT_BIAS = f"{HEAD}output.bias"
-#: The embedding of masked spans, of every pretrained encoder: as many entries as channels.
+#: The embedding of masked spans, of every pretrained encoder of speech: an entry for each channel.
 MASK_EMBEDDING = "mask_emb"
+#: Where a model of text keeps its encoder, pretrained or finetuned, the embeddings of its symbols,
+#: and its output layers by name. Names of its sites are their keys.
+TEXT_ENCODER = "encoder.sentence_encoder."
+SYMBOL_EMBEDDINGS = f"{TEXT_ENCODER}embed_tokens.weight"
+TEXT_HEADS = "classification_heads."
+#: Where models of 2019 and 2020, the published ones, kept it.
+_OLDER_TEXT_ENCODER = "decoder.sentence_encoder."
+#: The setting of a model of text that tells how many symbols there are.
+VOCABULARY = "vocabulary"
 
 #: The number of a layer in the name of a site, of whatever model.
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 #: That of a speech encoder's layer in a key of a checkpoint, which may have a decoder too. The keys
 #: of data2vec's teacher begin where its encoder does.
-_ENCODER_LAYER = re.compile(r"(?:^|\bencoder\.)layers\.(\d+)\.")
+_ENCODER_LAYER = re.compile(r"(?:^|\b(?:sentence_)?encoder\.)layers\.(\d+)\.")
 
 
 def scores_key(tensor: str) -> str:
@@ -110,22 +119,33 @@ def keys_of_mask(site: str) -> list[str]:
 
 def key_of(site: str) -> str:
     """The key of a site's tensor in a finetuned checkpoint."""
+    if site.startswith(TEXT_ENCODER):
+        return site
     return (FINETUNED if site in HEAD_SITES else ENCODER) + site
 
 
 def site_of(key: str) -> str:
     """The site of a tensor's key in a finetuned checkpoint."""
+    if key.startswith(TEXT_ENCODER):
+        return key
     return key[len(FINETUNED) :] if key.startswith(HEAD) else key[len(ENCODER) :]
 
 
 def encoder_tensors(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """The encoder's part of a finetuned state dict, under the names of a pretrained one."""
+    if is_text(tensors):
+        return {key: value for key, value in tensors.items() if not key.startswith(TEXT_HEADS)}
     return {k[len(ENCODER) :]: v for k, v in tensors.items() if k.startswith(ENCODER)}
 
 
 def is_finetuned(keys: Iterable[str]) -> bool:
     """Whether keys are those of a finetuned model."""
-    return any(key.startswith(FINETUNED) for key in keys)
+    return any(key.startswith((FINETUNED, TEXT_HEADS)) for key in keys)
+
+
+def is_text(keys: Iterable[str]) -> bool:
+    """Whether keys are those of a model of text, pretrained or finetuned."""
+    return any(key.startswith((TEXT_ENCODER, _OLDER_TEXT_ENCODER)) for key in keys)
 
 
 def has_masks(keys: Iterable[str]) -> bool:

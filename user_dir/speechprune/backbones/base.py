@@ -43,9 +43,10 @@ class Entry:
     heard: Tensor
 
     def through(self, layer: nn.Module, state: Tensor) -> Tensor:
-        """The state after ``layer``."""
-        after: Tensor = layer(state, **self.options)[0]
-        return after
+        """The state after ``layer``, which may give more beside it."""
+        after = layer(state, **self.options)
+        first: Tensor = after if isinstance(after, Tensor) else after[0]
+        return first
 
 
 class Backbone(ABC):
@@ -53,6 +54,8 @@ class Backbone(ABC):
 
     #: What fairseq's registry calls its models: ``_name`` in the settings of a checkpoint.
     fairseq_name: ClassVar[str]
+    #: What its source is: audio, or the symbols of a text.
+    hears: ClassVar[str] = "audio"
     #: Whether fairseq's own CTC model for wav2vec 2.0 can run its models.
     fits_fairseqs_ctc: ClassVar[bool] = True
     #: How the keys begin of what only pretraining needs, where finetuned checkpoints hold it too.
@@ -60,6 +63,10 @@ class Backbone(ABC):
 
     def make_known(self) -> None:  # noqa: B027  (most families have nothing to do)
         """Register its models with fairseq, where importing fairseq does not."""
+
+    def is_called(self, name: str) -> bool:
+        """Whether a model of this family may have a name in fairseq's registry."""
+        return name == self.fairseq_name
 
     @abstractmethod
     def matches(self, model: nn.Module) -> bool:
@@ -153,6 +160,11 @@ class Backbone(ABC):
     @abstractmethod
     def frame_count(self, model: nn.Module, samples: int) -> int:
         """T, the frames of an utterance of so many samples by itself; 0 if it is too short."""
+
+    def nothing(self, model: nn.Module, samples: int) -> Tensor:
+        """A source of so many samples that says nothing, (1, samples): silence."""
+        some = next(model.parameters())
+        return torch.zeros(1, samples, dtype=some.dtype, device=some.device)
 
     @abstractmethod
     def sites(self, model: nn.Module, roles: Collection[str]) -> list[Site]:
@@ -262,7 +274,7 @@ def backbone_called(fairseq_name: str) -> Backbone:
     """
     families = [BACKBONES.build(name) for name in BACKBONES.names()]
     for family in families:
-        if family.fairseq_name == fairseq_name:
+        if family.is_called(fairseq_name):
             return family
     known = ", ".join(sorted(family.fairseq_name for family in families))
     raise UserError(

@@ -51,7 +51,6 @@ def encoder_cost(model: nn.Module, seconds: float = UTTERANCE_SECONDS) -> Encode
     samples = round(seconds * SAMPLE_RATE)
     if family.frame_count(model, samples) == 0:
         raise UserError(f"{seconds:g} s of audio are too short for a frame; give more seconds")
-    some = next(model.parameters())
     was_training = model.training
     model.eval()
     try:
@@ -59,8 +58,7 @@ def encoder_cost(model: nn.Module, seconds: float = UTTERANCE_SECONDS) -> Encode
         shapes_only = FakeTensorMode(allow_non_fake_inputs=True)
         counting = FlopCounterMode(display=False)
         with shapes_only, sdpa_kernel(SDPBackend.MATH), counting as counter:
-            source = torch.zeros(1, samples, dtype=some.dtype, device=some.device)
-            entry = family.enter(model, source, None)
+            entry = family.enter(model, family.nothing(model, samples), None)
             state = entry.state
             for layer in family.layers(model):
                 state = entry.through(layer, state)

@@ -111,7 +111,9 @@ def refuse_other_layers(path: PathLike, state: Mapping[str, Any], own: LayerPlan
 
 def _lost_before(state: Mapping[str, Any]) -> LayerPlan | None:
     model = mapping((state.get("cfg") or {}).get("model"))
-    recorded = mapping(model.get("w2v_args")).get(DROPPED) or state.get(PROVENANCE) or {}
+    # A model of text has the settings of its encoder among its own.
+    encoder = mapping(model.get("w2v_args") or model)
+    recorded = encoder.get(DROPPED) or state.get(PROVENANCE) or {}
     if "dropped" not in recorded:
         return None
     layers, dropped = recorded.get("layers"), recorded["dropped"]

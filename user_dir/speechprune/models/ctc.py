@@ -6,9 +6,10 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.models.wav2vec.wav2vec2_asr import Wav2VecCtc
 
 from speechprune.models.encoder import build_encoder, dictionary_of
+from speechprune.models.speech import Speech
 
 
-class Ctc(Wav2VecCtc):
+class Ctc(Speech, Wav2VecCtc):
     """The outputs of fairseq's `wav2vec_ctc`, by its own code.
 
     Attributes:

@@ -10,31 +10,29 @@ from typing import Any, Callable, ClassVar, Dict, Iterator, Mapping, Optional
 import numpy as np
 import torch
 from fairseq.data.dictionary import Dictionary
-from fairseq.models import BaseFairseqModel
-from omegaconf import open_dict
 from torch import nn
 
 from speechprune.backbones import Backbone, find_backbone
 from speechprune.checkpoint import read
 from speechprune.checkpoint.layers import (
-    DROPPED,
     lost_layers,
     refuse_other_layers,
     without_layers,
 )
-from speechprune.checkpoint.slimming import note_kept_layers, refuse_other_units
+from speechprune.checkpoint.slimming import refuse_other_units
 from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan
-from speechprune.models.declaration import LAYER_FLAGS, Declared
+from speechprune.models.declaration import LAYER_FLAGS
 from speechprune.models.label_head import LabelHead
 from speechprune.models.layer_flags import plan_of
+from speechprune.models.network import Network
 from speechprune.models.removed_units import refuse_removed_units
 from speechprune.models.restart import starting_checkpoint
 from speechprune.models.sites import encoder_of_model, output_layer_of
 from speechprune.state_names import layer_of
 
 
-class Finetuned(Declared, BaseFairseqModel):
+class Finetuned(Network):
     """An encoder, of any family that has a backbone, less the layers that ``model.drop_layers`` or
     a plan names, with an output layer.
 
@@ -63,8 +61,8 @@ class Finetuned(Declared, BaseFairseqModel):
         Raises:
             UserError: settings or files that cannot work.
         """
-        # fairseq fills in cfg.w2v_args while it builds.
-        from_pretrained = cfg.w2v_args is None
+        # Building fills in what the settings are to tell.
+        from_pretrained = not cls.is_described(cfg)
         if from_pretrained:
             cls.check_settings(cfg)
         model: Finetuned = cls.with_outputs(cfg, task)
@@ -81,8 +79,8 @@ class Finetuned(Declared, BaseFairseqModel):
             from_pretrained: whether this model begins a run; else a checkpoint of ours follows.
         """
 
-    def __init__(self, cfg: Any, w2v_encoder: nn.Module) -> None:
-        super().__init__(cfg, w2v_encoder)
+    def __init__(self, cfg: Any, encoder: nn.Module) -> None:
+        super().__init__(cfg, encoder)
         self._update: Optional[int] = None
         self._micro_batch = 0
         if not self.keeps_removed_units:
@@ -106,22 +104,21 @@ class Finetuned(Declared, BaseFairseqModel):
     def drop_layers(self) -> None:
         """Leave out what the settings name, and say so in what is saved of them.
 
-        A checkpoint is built from the settings of its encoder, ``w2v_args``, the one thing of these
-        that fairseq saves as the model leaves it.
+        Raises:
+            UserError: there are no such layers, or the checkpoint that the run begins from has lost
+                others, or other heads and channels.
         """
         self.layer_plan = plan_of(self.cfg, self.depth)
-        lost = lost_layers(read(self.cfg.w2v_path, mmap=True), self.layer_plan)
+        before = self.depth
+        lost = lost_layers(read(self.pretrained_file(self.cfg), mmap=True), self.layer_plan)
         if self.layer_plan is not None:
             self.family.drop_layers(self.backbone, self.layer_plan.dropped)
             head = output_layer_of(self)
             if isinstance(head, LabelHead):
                 head.drop_layers(self.layer_plan.dropped)
         if lost is not None:
-            with open_dict(self.cfg.w2v_args):
-                self.cfg.w2v_args.model.encoder_layers = self.depth
-                if self.layer_plan is not None:
-                    note_kept_layers(self.cfg.w2v_args.model, self.layer_plan.kept)
-                self.cfg.w2v_args[DROPPED] = {"layers": lost.layers, "dropped": list(lost.dropped)}
+            kept = range(before) if self.layer_plan is None else self.layer_plan.kept
+            self.note_lost_layers(kept, self.depth, lost)
         start = starting_checkpoint(self.cfg)
         if start is not None:
             state = read(start, mmap=True)
@@ -138,7 +135,7 @@ class Finetuned(Declared, BaseFairseqModel):
     def begin_update(self) -> None:
         """Called once for each update, before its first micro-batch."""
 
-    def forward(self, **kwargs: Any) -> Dict[str, Any]:
+    def forward(self, **kwargs: Any) -> Any:
         if not self.training:
             return super().forward(**kwargs)
         with self._seeded_numpy():
@@ -182,7 +179,8 @@ class Finetuned(Declared, BaseFairseqModel):
             left = "" if self.layer_plan is None else f", {self.layer_plan.layers} before dropping"
             raise UserError(
                 f"the checkpoint has {found} layers, but the model has {self.depth}{left}; name "
-                "the layers to leave out by model.drop_layers, or choose another model.w2v_path"
+                "the layers to leave out by model.drop_layers, or choose another "
+                f"{self.pretrained_key}"
             )
         return without_layers(tensors, self.layer_plan.dropped, self.family)
 

@@ -3,17 +3,16 @@
 from typing import Any, Dict, List, Mapping, Optional
 
 import torch
-from fairseq.models import BaseFairseqModel
 from torch import Tensor, nn
 
 from speechprune.errors import UserError
 from speechprune.manifests.slots import Slots
-from speechprune.models.declaration import Declared
 from speechprune.models.encoder import building_from, family_of
 from speechprune.models.label_encoder import LabelEncoder
+from speechprune.models.speech import Speech
 
 
-class Labels(Declared, BaseFairseqModel):
+class Labels(Speech):
     """A class in each of one or more slots, such as keyword, speaker or intent.
 
     Attributes:

@@ -43,8 +43,8 @@ class Masked(Finetuned):
     needs_folding = True
     mask_controller: MaskController
 
-    def __init__(self, cfg: FinetunedConfig, w2v_encoder: nn.Module) -> None:
-        super().__init__(cfg, w2v_encoder)
+    def __init__(self, cfg: FinetunedConfig, encoder: nn.Module) -> None:
+        super().__init__(cfg, encoder)
         #: Whether the checkpoint that comes next is to give its masks alone. A run that goes on,
         #: and a model built from its own checkpoint, take all of it.
         self.takes_masks_only = False

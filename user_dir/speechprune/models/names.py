@@ -32,6 +32,21 @@ LABELS_PARP = "wav2vec_labels_parp"
 #: All of them.
 LABELLING = (LABELS, LABELS_ROUTER, LABELS_PARP)
 
+#: Sentences get classes or values, by an encoder of text: fairseq's own, and what is left after
+#: layers were dropped; S3-Router; PARP; any policy; a given mask; slimming.
+ROBERTA = "roberta"
+ROBERTA_PRUNED = "roberta_pruned"
+ROBERTA_ROUTER = "roberta_st"
+ROBERTA_PARP = "roberta_parp"
+ROBERTA_POLICY = "roberta_policy"
+ROBERTA_FIXED_MASK = "roberta_masked"
+ROBERTA_SLIM = "roberta_slim"
+
+
+def is_of_sentences(name: str) -> bool:
+    """Whether a model's name is that of one for sentences, ours or fairseq's."""
+    return name.startswith(ROBERTA)
+
 
 def is_labelling(name: str) -> bool:
     """Whether a model's name is that of one for labels of whole utterances."""

@@ -10,14 +10,18 @@ from speechprune.state_names import HEAD_SITES
 
 
 def encoder_of_model(model: Any) -> nn.Module:
-    """The self-supervised encoder, without the output layer."""
-    encoder: nn.Module = model.w2v_encoder.w2v_model
+    """The self-supervised encoder, without the output layer; a model of text itself, which is
+    called with the name of its output layer."""
+    speech = getattr(model, "w2v_encoder", None)
+    encoder: nn.Module = model if speech is None else speech.w2v_model
     return encoder
 
 
 def output_layer_of(model: Any) -> nn.Module:
-    """The output layer, from channels to symbols or classes."""
-    layer: nn.Module = model.w2v_encoder.proj
+    """The output layer, from channels to symbols or classes; of a model of text, all that it has
+    by now: they are added once it is built."""
+    speech = getattr(model, "w2v_encoder", None)
+    layer: nn.Module = model.classification_heads if speech is None else speech.proj
     return layer
 
 

@@ -37,7 +37,8 @@ def end_in_time(train_module: ModuleType) -> None:
 
 
 def preparing(build: Function) -> Function:
-    """`Trainer.__init__`, before which the criterion sees the model that it is to train.
+    """`Trainer.__init__`, before which the criterion sees the model that it is to train, and the
+    model says what is to be saved with it.
 
     fairseq builds each without the other; what does not fit would come up in the first update, of
     which it saves a checkpoint then.
@@ -48,6 +49,8 @@ def preparing(build: Function) -> Function:
     ) -> None:
         if hasattr(criterion, "prepare"):
             criterion.prepare(model)
+        if hasattr(model, "tell"):
+            model.tell(cfg, task)
         build(self, cfg, task, model, criterion, *args, **options)
 
     return prepare_and_build

@@ -23,6 +23,7 @@ from speechprune.checkpoint.outputs import saved_dictionary
 from speechprune.checkpoint.pretrained import check_pretrained, width
 from speechprune.checkpoint.slimming import refuse_other_units, refuse_uncut, slim_plan_in
 from speechprune.checkpoint.slots import AUDIO_LABELS
+from speechprune.checkpoint.text import check_text_model
 from speechprune.criterions.names import DISTILLING, METRICS
 from speechprune.errors import UserError
 from speechprune.manifests.check import SplitSummary, check_split
@@ -33,6 +34,7 @@ from speechprune.models.declaration import declared
 from speechprune.models.layer_flags import drops_layers, plan_of
 from speechprune.models.names import is_ctc, is_labelling
 from speechprune.models.restart import LAST, RESETS
+from speechprune.models.sentences import Sentences, begins_from_plain
 from speechprune.models.symbols import rows_to_take
 from speechprune.registry import unknown_name
 from speechprune.seams.half_precision import NO_AMP
@@ -215,10 +217,11 @@ def check_checkpoints(cfg: DictConfig) -> None:
     check_base(cfg)
     last = Path(settings.save_dir, LAST)
     _refuse_two_starts(settings)
-    start = last if settings.restore_file == LAST else Path(settings.restore_file)
+    is_restored = settings.restore_file != LAST and not _is_base(cfg)
+    start = Path(settings.restore_file) if is_restored else last
     if start.exists():
         state = _check_layers(model, start)
-        if settings.restore_file == LAST or not any(settings[key] for key in RESETS):
+        if not is_restored or not any(settings[key] for key in RESETS):
             _check_same_model(model, start, state)
         _refuse_to_fill(model, start, state)
         check_outputs(cfg, start, state, goes_on=not settings.reset_optimizer)
@@ -249,6 +252,26 @@ def check_base(cfg: DictConfig) -> None:
     if _value(cfg.model, "w2v_path") and not _value(cfg.model, "w2v_args"):
         check_pretrained(cfg.model.w2v_path, cfg.task.normalize)
         _check_channel_spans(cfg.model)
+    if _is_of_text(cfg.model):
+        check_text_model(Sentences.pretrained_file(cfg.model))
+
+
+def _is_of_text(model: DictConfig) -> bool:
+    """Whether a model is one of ours for sentences."""
+    return issubclass(declared(model._name), Sentences)
+
+
+def _is_base(cfg: DictConfig) -> bool:
+    """Whether ``checkpoint.restore_file`` is the pretrained model and nothing to go on from."""
+    return _is_of_text(cfg.model) and begins_from_plain(cfg.checkpoint)
+
+
+def _base_file(model: DictConfig) -> str | None:
+    """The pretrained model that settings name, if they name one."""
+    if _is_of_text(model):
+        return Sentences.pretrained_file(model)
+    path: str | None = _value(model, "w2v_path")
+    return path or None
 
 
 def check_outputs(cfg: DictConfig, path: Path, state: Mapping[str, Any], *, goes_on: bool) -> None:
@@ -330,12 +353,13 @@ def _check_layers(model: DictConfig, path: Path) -> Mapping[str, Any]:
     """The state of a checkpoint to go on from; UserError if it lost other layers than are named, or
     other heads and channels than the pretrained model."""
     state = read(path, mmap=True)
-    if not _value(model, "w2v_path"):
+    base = _base_file(model)
+    if base is None:
         return state
-    pretrained = read(model.w2v_path, mmap=True)
+    pretrained = read(base, mmap=True)
     units, plan = slim_plan_in(pretrained), None
     if "drop_layers" in model:
-        plan = plan_of(model, depth(model.w2v_path)) if drops_layers(model) else None
+        plan = plan_of(model, depth(base)) if drops_layers(model) else None
         refuse_other_layers(path, state, lost_layers(pretrained, plan))
     if units is not None and plan is not None:
         units = units.of_layers(plan.kept)

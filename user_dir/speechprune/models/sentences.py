@@ -1,0 +1,203 @@
+"""Classes or values of sentences as outputs, by an encoder of text: fairseq's RoBERTa."""
+
+import os
+from argparse import Namespace
+from typing import Any, ClassVar, Dict, FrozenSet, Mapping, Optional, Sequence
+
+import torch
+from fairseq.models import ARCH_CONFIG_REGISTRY, BaseFairseqModel
+from fairseq.models.roberta import RobertaEncoder, RobertaModel
+from omegaconf import OmegaConf, open_dict
+
+from speechprune.backbones.roberta import Roberta
+from speechprune.checkpoint import read
+from speechprune.checkpoint.slimming import is_uncut, note_kept_layers
+from speechprune.checkpoint.text import TextModel, read_text_model
+from speechprune.errors import UserError
+from speechprune.layers.plan import LayerPlan
+from speechprune.models.encoder import building_from
+from speechprune.models.network import Network
+from speechprune.models.restart import LAST, RESETS
+from speechprune.models.text_config import TOLD, TextFinetuning
+from speechprune.slimming.plan import SLIM_PLAN, SlimPlan
+from speechprune.state_names import VOCABULARY, has_masks
+
+#: Flags of what no encoder of text has, or of its output layer, which always trains.
+OF_SPEECH: FrozenSet[str] = frozenset(
+    {"no_prune_proj", "no_prune_extractor", "no_prune_pos", "no_prune_post_extract_proj"}
+    | {"trainable_proj", "trainable_post_extract_proj"}
+)
+_FINETUNING = tuple(TextFinetuning.__dataclass_fields__)
+#: Where the task keeps the dictionaries that a checkpoint is to have.
+SOURCE_DICTIONARY, LABEL_DICTIONARY = "source_dictionary", "label_dictionary"
+
+
+class Sentences(Network, RobertaModel):
+    """fairseq's RoBERTa with the output layers that its task `sentence_prediction` adds.
+
+    Names and tensors are fairseq's own. The network is what the pretrained file says it is.
+    """
+
+    pretrained_key: ClassVar[str] = "model.roberta_path"
+    _update: Optional[int] = None
+
+    def __init__(self, cfg: Any, encoder: RobertaEncoder) -> None:
+        super().__init__(encoder.args, encoder)
+        self.cfg = cfg
+
+    @classmethod
+    def check_settings(cls, cfg: Any) -> None:
+        super().check_settings(cfg)
+        if not cfg.no_prune_proj:
+            raise UserError(
+                "model.no_prune_proj=false puts a mask on the one weight of a CTC head; the head "
+                "of sentences has several layers, which stay whole: leave it out"
+            )
+
+    @classmethod
+    def is_described(cls, cfg: Any) -> bool:
+        return cfg[VOCABULARY] is not None
+
+    @classmethod
+    def pretrained_file(cls, cfg: Any) -> str:
+        last = os.path.join(cfg.save_dir, LAST)
+        for path in (
+            cfg.roberta_path,
+            cfg.restore_file if cfg.restore_file != LAST else None,
+            cfg.finetune_from_model,
+            last if os.path.exists(last) else None,
+        ):
+            if path:
+                if not os.path.exists(path):
+                    raise UserError(f"{path} does not exist; name a pretrained RoBERTa")
+                return str(path)
+        raise UserError(
+            "which model is to be finetuned? Name a pretrained RoBERTa as model.roberta_path or "
+            "checkpoint.restore_file"
+        )
+
+    @classmethod
+    def with_outputs(cls, cfg: Any, task: Any) -> "Sentences":
+        """A model with the pretrained encoder, for the symbols of a task, which adds outputs.
+
+        Raises:
+            UserError: the task has other symbols than pretraining, or other positions; or the
+                settings contradict the file.
+        """
+        if cls.is_described(cfg):
+            return cls._built(cfg, task, {key: cfg[key] for key in TOLD})
+        path = cls.pretrained_file(cfg)
+        found = read_text_model(path)
+        network = _network_of(found.settings)
+        _refuse_contradictions(cfg, network, path)
+        _refuse_other_task(task, network, path)
+        with building_from(path):
+            model = cls._built(cfg, task, network)
+            _load(model, found, path)
+        with open_dict(cfg):
+            cfg.update(network)
+        return model
+
+    @classmethod
+    def _built(cls, cfg: Any, task: Any, network: Mapping[str, Any]) -> "Sentences":
+        told = {key: value for key, value in network.items() if value is not None}
+        args = Namespace(**told, **{key: cfg[key] for key in _FINETUNING})
+        model = cls(cfg, RobertaEncoder(args, task.source_dictionary))
+        if network.get(SLIM_PLAN) is not None:
+            Roberta().slim_as(model, SlimPlan.of(_plain(network[SLIM_PLAN])))
+        return model
+
+    def note_lost_layers(self, kept: Sequence[int], depth: int, lost: LayerPlan) -> None:
+        with open_dict(self.cfg):
+            self.cfg.encoder_layers = depth
+            note_kept_layers(self.cfg, kept)
+            self.cfg.dropped_layers = {"layers": lost.layers, "dropped": list(lost.dropped)}
+
+    def tell(self, cfg: Any, task: Any) -> None:
+        """Let what is saved tell of the network and of the symbols: fairseq saves settings as they
+        were given, and no dictionaries of this task. And let a run that is started again go on:
+        from ``checkpoint.restore_file`` fairseq would begin anew.
+
+        Args:
+            cfg: all groups of the run's config.
+            task: `sentence_prediction`.
+        """
+        if begins_from_plain(cfg.checkpoint):
+            cfg.checkpoint.restore_file = LAST
+            for key in RESETS:
+                cfg.checkpoint[key] = False
+        with open_dict(cfg.model):
+            cfg.model.update({key: _plain(self.cfg[key]) for key in TOLD})
+        known = {SOURCE_DICTIONARY: task.source_dictionary}
+        if not task.cfg.regression_target:
+            known[LABEL_DICTIONARY] = task.label_dictionary
+        task.state.merge_state_dict(known)
+
+    def forward(self, **kwargs: Any) -> Any:
+        """As fairseq's, with the encoder frozen in the first ``model.freeze_finetune_updates``."""
+        head = kwargs.get("classification_head_name")
+        if head is None or self.cfg.freeze_finetune_updates <= (self._update or 0):
+            return super().forward(**kwargs)
+        without_head = {**kwargs, "features_only": True, "classification_head_name": None}
+        with torch.no_grad():
+            features, extra = super().forward(**without_head)
+        return self.classification_heads[head](features), extra
+
+
+def begins_from_plain(checkpoint: Any) -> bool:
+    """Whether ``checkpoint.restore_file`` names a model of text that is whole in the settings and
+    weights that `Sentences` begins from; of masks or removed units only fairseq's loading knows."""
+    if checkpoint.restore_file == LAST:
+        return False
+    keys = read(checkpoint.restore_file, mmap=True)["model"]
+    return not has_masks(keys) and not is_uncut(keys)
+
+
+def _network_of(settings: Mapping[str, Any]) -> Dict[str, Any]:
+    """The network that a file's settings say, with fairseq's defaults for what they leave out."""
+    network = Namespace(**{k: _plain(settings[k]) for k in TOLD if settings.get(k) is not None})
+    if not hasattr(network, "max_positions"):
+        network.max_positions = settings.get("tokens_per_sample")
+    name = str(settings.get("_name") or settings.get("arch"))
+    ARCH_CONFIG_REGISTRY.get(name, ARCH_CONFIG_REGISTRY["roberta"])(network)
+    return {key: getattr(network, key, None) for key in TOLD}
+
+
+def _refuse_contradictions(cfg: Any, network: Mapping[str, Any], path: str) -> None:
+    """Raise UserError if settings say another network than the file, whose weights are to be
+    loaded."""
+    for key in TOLD:
+        # The task writes its own number of positions into the settings.
+        if key != "max_positions" and cfg[key] not in (None, network[key]):
+            raise UserError(
+                f"model.{key}={cfg[key]}, but {path} has {network[key]}; leave the key out"
+            )
+
+
+def _refuse_other_task(task: Any, network: Mapping[str, Any], path: str) -> None:
+    """Raise UserError if a task has other symbols than a pretrained file, or other positions."""
+    symbols, known = len(task.source_dictionary), network[VOCABULARY]
+    if symbols != known:
+        raise UserError(
+            f"{task.cfg.data}/input0/dict.txt has {symbols} symbols with fairseq's own, but {path} "
+            f"was pretrained with {known}; prepare the data with the dictionary of pretraining"
+        )
+    positions = network["max_positions"]
+    if positions is not None and task.cfg.max_positions != positions:
+        raise UserError(
+            f"task.max_positions={task.cfg.max_positions}, but {path} was pretrained with "
+            f"{positions}; set task.max_positions={positions}"
+        )
+
+
+def _load(model: Sentences, found: TextModel, path: str) -> None:
+    """Load the encoder's weights; UserError if any are missing or of another shape."""
+    own = BaseFairseqModel.load_state_dict(model, dict(found.weights), strict=False)
+    parameters = dict(model.named_parameters())
+    missing = [key for key in own.missing_keys if key in parameters]
+    if missing:
+        raise UserError(f"{path} lacks weights of its own model, such as {missing[0]}")
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
