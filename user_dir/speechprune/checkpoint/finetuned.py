@@ -15,10 +15,11 @@ from speechprune.checkpoint.file import PathLike, read
 from speechprune.checkpoint.outputs import saved_dictionary
 from speechprune.checkpoint.pretrained import pretrained_settings
 from speechprune.checkpoint.slots import AUDIO_LABELS
+from speechprune.checkpoint.text import read_sentence_model
 from speechprune.checkpoint.upgrading import upgraded
 from speechprune.errors import UserError
 from speechprune.manifests.audio import SAMPLE_RATE
-from speechprune.state_names import is_finetuned
+from speechprune.state_names import is_finetuned, is_text
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ def read_finetuned(path: PathLike) -> dict[str, Any]:
     state = read(path, mmap=True)
     if not is_finetuned(state["model"]):
         raise UserError(f"{path} is not a finetuned model; finetune a pretrained one first")
+    if is_text(state["model"]):
+        return read_sentence_model(path)
     pretrained = getattr(state.get("args"), "w2v_args", None)
     if pretrained is None:
         state = upgraded(state, path)

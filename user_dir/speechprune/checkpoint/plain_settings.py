@@ -34,7 +34,8 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("label_rate", "max_update", "stop_min_lr", "stop_time_hours"), NUMBER),
     "w2v_args": (dict, Namespace),
     **dict.fromkeys(("dropped_layers", "slim_plan"), (dict,)),
-    "encoder_layers": (int,),
+    **dict.fromkeys(("encoder_layers", "vocabulary", "max_positions", "num_classes"), (int,)),
+    "roberta_path": (str,),
 }
 
 

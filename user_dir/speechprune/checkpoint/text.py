@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from fairseq.data.dictionary import Dictionary
 from torch import Tensor
 
 from speechprune.backbones import backbone_called
 from speechprune.checkpoint.file import PathLike, read
+from speechprune.checkpoint.outputs import dictionary_of
 from speechprune.checkpoint.settings import mapping
-from speechprune.checkpoint.upgrading import read_upgraded
+from speechprune.checkpoint.upgrading import read_upgraded, upgraded
 from speechprune.errors import UserError
 from speechprune.state_names import SYMBOL_EMBEDDINGS, VOCABULARY, is_text
+
+#: The task for sentences, and where its state keeps the symbols of texts and those of classes.
+SENTENCES = "sentence_prediction"
+SYMBOLS, CLASSES = "source_symbols", "label_symbols"
 
 
 @dataclass(frozen=True)
@@ -57,3 +64,54 @@ def read_text_model(path: PathLike) -> TextModel:
     if embeddings is None:
         raise UserError(f"{path} lacks the embeddings of its symbols; it is damaged")
     return TextModel({**settings, VOCABULARY: len(embeddings)}, weights)
+
+
+def saved_symbols(state: Mapping[str, Any], kind: str) -> Dictionary | None:
+    """The dictionary that a checkpoint holds of the `SYMBOLS` of texts, or of the `CLASSES` of
+    sentences; None if it holds none."""
+    counted = (state.get("task_state") or {}).get(kind)
+    try:
+        return None if counted is None else dictionary_of(counted)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the checkpoint's {kind} are damaged: {counted}"[:200]) from error
+
+
+def find_symbols(
+    state: Mapping[str, Any], kind: str, path: PathLike, folder: PathLike | None
+) -> Dictionary:
+    """The same, or else from a data folder of the task.
+
+    Args:
+        path: of the checkpoint.
+        folder: of data; None to look in the one that the settings name.
+
+    Raises:
+        UserError: it is nowhere.
+    """
+    found = saved_symbols(state, kind)
+    if found is not None:
+        return found
+    name = {SYMBOLS: "input0", CLASSES: "label"}[kind]
+    file = Path(str(folder or state["cfg"].task.get("data") or "."), name, "dict.txt")
+    if not file.is_file():
+        raise UserError(
+            f"{path} was trained by fairseq alone and holds no dictionaries; give the data folder "
+            f"with its {name}/dict.txt"
+        )
+    from fairseq.tasks.sentence_prediction import SentencePredictionTask
+
+    dictionary: Dictionary = SentencePredictionTask.load_dictionary(str(file))
+    return dictionary
+
+
+def read_sentence_model(path: PathLike) -> dict[str, Any]:
+    """The state of a finetuned model of text, its configuration in today's form.
+
+    Raises:
+        UserError: the file cannot be read, or holds a model for another task.
+    """
+    state = upgraded(read(path, mmap=True), path)
+    name = (state["cfg"].get("task") or {}).get("_name")
+    if name != SENTENCES:
+        raise UserError(f"{path} is a model of text for the task {name}, not for {SENTENCES}")
+    return state

@@ -25,8 +25,11 @@ _NO_TRAINING: Mapping[str, Any] = {
     "num_updates": 0,
 }
 _OF_DECODING = ("generation", "eval_wer_config")
-#: All tasks that a speech encoder may come from; a file may not choose another.
-_TASKS = ("audio_pretraining", "audio_finetuning", "hubert_pretraining", AUDIO_LABELS)
+#: All tasks that an encoder may come from; a file may not choose another.
+_TASKS = (
+    *("audio_pretraining", "audio_finetuning", "hubert_pretraining", AUDIO_LABELS),
+    *("masked_lm", "sentence_prediction"),
+)
 _START = {"epoch": 1, "iterations_in_epoch": 0}
 
 

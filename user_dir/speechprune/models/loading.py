@@ -5,15 +5,16 @@ from __future__ import annotations
 from speechprune import quiet_fairseq  # noqa: F401  (before fairseq)
 
 # isort: split
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fairseq import tasks
 from fairseq.data.dictionary import Dictionary
-from fairseq.models import MODEL_REGISTRY
+from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
 from fairseq.tasks import FairseqTask
+from fairseq.tasks.sentence_prediction import SentencePredictionTask
 from omegaconf import DictConfig, open_dict
 from torch import nn
 
@@ -22,18 +23,26 @@ from speechprune.checkpoint.file import PROVENANCE, PathLike, read
 from speechprune.checkpoint.finetuned import find_dictionary, read_finetuned
 from speechprune.checkpoint.pretrained import model_name
 from speechprune.checkpoint.slots import AUDIO_LABELS, described_slots, saved_slots
+from speechprune.checkpoint.text import CLASSES, SYMBOLS, find_symbols, read_text_model
 from speechprune.checkpoint.upgrading import read_upgraded
 from speechprune.errors import UserError
 from speechprune.manifests.slots import Slots
 from speechprune.masking.bits import Tally
 from speechprune.models.encoder import building_from, load_weights
 from speechprune.models.mask_flags import as_s3router_reads
-from speechprune.models.names import HUBERT_WEIGHTS, ROUTER, WEIGHTS, is_ctc, is_labelling
+from speechprune.models.names import (
+    HUBERT_WEIGHTS,
+    ROUTER,
+    WEIGHTS,
+    is_ctc,
+    is_labelling,
+    is_of_sentences,
+)
 from speechprune.models.registration import register_all
 from speechprune.models.sites import encoder_of_model
 from speechprune.models.uninitialised import Uninitialised
 from speechprune.slimming.controller import SLIM_CONTROLLER
-from speechprune.state_names import is_finetuned, is_of_s3router
+from speechprune.state_names import is_finetuned, is_of_s3router, is_text
 
 #: What a model has in place of a mask controller, if others put the masks on: their tally.
 MASK_TALLY = "mask_tally"
@@ -109,9 +118,22 @@ class LoadedLabeller(LoadedModel):
     slots: Slots
 
 
+@dataclass(frozen=True)
+class LoadedSentences(LoadedModel):
+    """A model for sentences.
+
+    Attributes:
+        symbols: of texts.
+        classes: of sentences; None if they get values.
+    """
+
+    symbols: Dictionary
+    classes: Dictionary | None
+
+
 def load_finetuned(
     path: PathLike, data: PathLike | None = None
-) -> LoadedRecogniser | LoadedLabeller:
+) -> LoadedRecogniser | LoadedLabeller | LoadedSentences:
     """Build any finetuned checkpoint: fairseq's own, one of ours, or a folded one.
 
     Neither the pretrained file nor the data folder of training has to exist.
@@ -126,13 +148,24 @@ def load_finetuned(
     """
     path = Path(path)
     state = read_known(path)
+    if is_of_sentences(state["cfg"].model._name):
+        return _load_sentences(path, state, data)
     if is_labelling(state["cfg"].model._name):
         slots = saved_slots(state, path)
         if slots is None:
             raise UserError(f"{path} is damaged: it lacks the classes that its outputs stand for")
-        return LoadedLabeller(*_built(path, state, described_slots(slots)), slots)
+        return LoadedLabeller(*_built(path, state, _task(state, described_slots(slots))), slots)
     dictionary = find_dictionary(state, state["cfg"], path, data)
-    return LoadedRecogniser(*_built(path, state, {"target_dictionary": dictionary}), dictionary)
+    task = _task(state, {"target_dictionary": dictionary})
+    return LoadedRecogniser(*_built(path, state, task), dictionary)
+
+
+def _load_sentences(path: Path, state: Mapping[str, Any], data: PathLike | None) -> LoadedSentences:
+    cfg = state["cfg"].task
+    symbols = find_symbols(state, SYMBOLS, path, data)
+    classes = None if cfg.regression_target else find_symbols(state, CLASSES, path, data)
+    task = SentencePredictionTask(cfg, symbols, classes or symbols)
+    return LoadedSentences(*_built(path, state, lambda: task), symbols, classes)
 
 
 def load_recogniser(path: PathLike, data: PathLike | None = None) -> LoadedRecogniser:
@@ -144,6 +177,8 @@ def load_recogniser(path: PathLike, data: PathLike | None = None) -> LoadedRecog
     loaded = load_finetuned(path, data)
     if isinstance(loaded, LoadedRecogniser):
         return loaded
+    if isinstance(loaded, LoadedSentences):
+        raise UserError(f"{path} is a model of text; this needs a CTC model, which hears speech")
     names = ", ".join(slot.name for slot in loaded.slots)
     raise UserError(
         f"{path} tells the class of an utterance ({names}) and writes no text; this needs a CTC "
@@ -151,19 +186,28 @@ def load_recogniser(path: PathLike, data: PathLike | None = None) -> LoadedRecog
     )
 
 
+def _task(state: Mapping[str, Any], outputs: Mapping[str, Any]) -> Callable[[], FairseqTask]:
+    """Makes the task of a speech model, whose state tells what its outputs stand for."""
+
+    def make() -> FairseqTask:
+        task = tasks.setup_task(state["cfg"].task, from_checkpoint=True)
+        task.load_state_dict(dict(outputs))
+        return task
+
+    return make
+
+
 def _built(
-    path: Path, state: Mapping[str, Any], outputs: Mapping[str, Any]
+    path: Path, state: Mapping[str, Any], make_task: Callable[[], FairseqTask]
 ) -> tuple[Path, Any, FairseqTask, DictConfig, Mapping[str, Any]]:
     """The parts of a `LoadedModel`.
 
     Args:
         state: as `read_known` gives it.
-        outputs: what they stand for, as the task's state.
     """
     cfg = state["cfg"]
     with building_from(path):
-        task = tasks.setup_task(cfg.task, from_checkpoint=True)
-        task.load_state_dict(dict(outputs))
+        task = make_task()
         with Uninitialised():
             model = task.build_model(cfg.model, from_checkpoint=True)
         model.load_state_dict(state["model"], strict=True, model_cfg=cfg.model)
@@ -179,10 +223,11 @@ def read_known(path: PathLike) -> dict[str, Any]:
     state = read_finetuned(path)
     model = state["cfg"].model
     name = model.get("_name")
-    if name not in MODEL_REGISTRY or not (is_ctc(name) or is_labelling(name)):
+    is_known = is_ctc(name) or is_labelling(name) or is_of_sentences(name)
+    if not is_known or (name not in MODEL_REGISTRY and name not in ARCH_MODEL_REGISTRY):
         raise UserError(
             f"{path} holds a model {name!r}, which is neither a CTC model that speechprune knows "
-            "nor one for labels"
+            "nor one for labels or sentences"
         )
     if is_labelling(name) != (state["cfg"].task._name == AUDIO_LABELS):
         raise UserError(f"{path} is damaged: its task {state['cfg'].task._name} is not {name}'s")
@@ -208,6 +253,8 @@ def load_pretrained(path: PathLike, overrides: Mapping[str, Any] | None = None) 
     Raises:
         UserError: the file cannot be read or holds no pretrained model of a known family.
     """
+    if is_text(read(path, mmap=True)["model"]):
+        return _load_pretrained_text(path)
     family = backbone_called(model_name(path))
     family.make_known()
     state = read_upgraded(path)
@@ -217,6 +264,15 @@ def load_pretrained(path: PathLike, overrides: Mapping[str, Any] | None = None) 
     with building_from(path), Uninitialised():
         model = family.build(cfg.task, cfg.model)
     load_weights(model, state["model"], path)
+    return model.eval()
+
+
+def _load_pretrained_text(path: PathLike) -> nn.Module:
+    found = read_text_model(path)
+    family = backbone_called(str(found.settings.get("_name") or found.settings.get("arch")))
+    with building_from(path), Uninitialised():
+        model = family.build({}, found.settings)
+    load_weights(model, found.weights, path)
     return model.eval()
 
 

@@ -11,7 +11,15 @@ from torch import Tensor
 from speechprune.backbones import Backbone
 from speechprune.errors import UserError
 from speechprune.models.config import FinetunedConfig
-from speechprune.models.names import HUBERT_WEIGHTS, LABELS, WEIGHTS, is_labelling
+from speechprune.models.names import (
+    HUBERT_WEIGHTS,
+    LABELS,
+    ROBERTA,
+    WEIGHTS,
+    is_labelling,
+    is_of_sentences,
+)
+from speechprune.models.text_config import TextFinetuning, TextNetwork
 from speechprune.registry import unknown_name
 from speechprune.state_names import ENCODER
 
@@ -19,6 +27,13 @@ from speechprune.state_names import ENCODER
 _KNOWN_EVERYWHERE = "wav2vec2"
 #: The one family besides that fairseq has a CTC model for.
 _HUBERT = "hubert"
+
+
+#: What fairseq's own model of text knows of the settings of ours.
+_OF_ROBERTA = sorted(
+    {*TextNetwork.__dataclass_fields__, *TextFinetuning.__dataclass_fields__}
+    - {"vocabulary", "dropped_layers", "slim_plan", "roberta_path", "freeze_finetune_updates"}
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +61,8 @@ class PlainModel:
 
 def without_masks(name: str) -> PlainModel:
     """What the model called ``name`` becomes without masks, of whatever family its encoder is."""
+    if is_of_sentences(name):
+        return PlainModel(ROBERTA, dict.fromkeys(_OF_ROBERTA))
     if is_labelling(name):
         return PlainModel(LABELS, FinetunedConfig.__dataclass_fields__, is_fairseqs=False)
     return PlainModel(WEIGHTS, Wav2Vec2CtcConfig.__dataclass_fields__)

@@ -11,8 +11,9 @@ from omegaconf import OmegaConf, open_dict
 
 from speechprune.backbones.roberta import Roberta
 from speechprune.checkpoint import read
+from speechprune.checkpoint.outputs import counted_symbols
 from speechprune.checkpoint.slimming import is_uncut, note_kept_layers
-from speechprune.checkpoint.text import TextModel, read_text_model
+from speechprune.checkpoint.text import CLASSES, SYMBOLS, TextModel, read_text_model
 from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan
 from speechprune.models.encoder import building_from
@@ -28,8 +29,6 @@ OF_SPEECH: FrozenSet[str] = frozenset(
     | {"trainable_proj", "trainable_post_extract_proj"}
 )
 _FINETUNING = tuple(TextFinetuning.__dataclass_fields__)
-#: Where the task keeps the dictionaries that a checkpoint is to have.
-SOURCE_DICTIONARY, LABEL_DICTIONARY = "source_dictionary", "label_dictionary"
 
 
 class Sentences(Network, RobertaModel):
@@ -128,9 +127,9 @@ class Sentences(Network, RobertaModel):
                 cfg.checkpoint[key] = False
         with open_dict(cfg.model):
             cfg.model.update({key: _plain(self.cfg[key]) for key in TOLD})
-        known = {SOURCE_DICTIONARY: task.source_dictionary}
+        known = {SYMBOLS: counted_symbols(task.source_dictionary)}
         if not task.cfg.regression_target:
-            known[LABEL_DICTIONARY] = task.label_dictionary
+            known[CLASSES] = counted_symbols(task.label_dictionary)
         task.state.merge_state_dict(known)
 
     def forward(self, **kwargs: Any) -> Any:

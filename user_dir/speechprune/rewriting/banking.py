@@ -17,7 +17,7 @@ from speechprune.decoding.labelling import evaluate_labels, read_labels
 from speechprune.errors import UserError
 from speechprune.files import refuse_to_replace
 from speechprune.manifests.check import check_split
-from speechprune.models.loading import LoadedLabeller, load_finetuned
+from speechprune.models.loading import LoadedLabeller, LoadedSentences, load_finetuned
 from speechprune.rewriting.bank_outputs import rate_of
 from speechprune.rewriting.bank_settings import without_paths
 from speechprune.rewriting.plain_checkpoint import read_plain
@@ -83,6 +83,8 @@ def _measured(checkpoint: PathLike, folder: Path, split: str) -> float:
     """The error rate of a checkpoint over a split, in percent: of words or units, or of utterances
     of which a class is wrong."""
     loaded = load_finetuned(checkpoint, folder)
+    if isinstance(loaded, LoadedSentences):
+        raise UserError(f"{checkpoint} is a model of text, of which there are no banks yet")
     check_split(folder, split, labels=None, sample_rate=sample_rate(loaded))
     if isinstance(loaded, LoadedLabeller):
         labelled = evaluate_labels(loaded, read_labels(loaded, folder, split))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from speechprune import quiet_fairseq  # noqa: F401  (before fairseq)
 
 # isort: split
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,18 @@ from torch import Tensor
 
 from speechprune.backbones import find_backbone
 from speechprune.checkpoint.file import PathLike, read
-from speechprune.checkpoint.outputs import counted_symbols
+from speechprune.checkpoint.outputs import counted_symbols, dictionary_of
 from speechprune.checkpoint.training_state import HISTORY
 from speechprune.errors import UserError
 from speechprune.files import write_atomically
 from speechprune.models.declaration import declared
-from speechprune.models.loading import LoadedLabeller, LoadedModel, load_finetuned
+from speechprune.models.loading import (
+    LoadedLabeller,
+    LoadedModel,
+    LoadedSentences,
+    load_finetuned,
+)
+from speechprune.models.names import ROBERTA
 from speechprune.models.plain import PlainModel, plain_model, without_masks
 from speechprune.models.sites import encoder_of_model
 from speechprune.rewriting.rewriting import Rewriting
@@ -38,8 +45,9 @@ def fold(path: PathLike, out: PathLike, *, layout: str = "wav2vec2") -> str:
     """Bake the masks of a finetuned checkpoint in: unmodified fairseq loads what is at ``out``.
 
     ``out`` is a plain `wav2vec_ctc` without optimizer state, whose tensors have the types of the
-    source. A model for labels becomes a plain one for labels, which only speechprune knows. The
-    alphabet goes to `dict.LABELS.txt` beside it, the folder that its task names.
+    source. A model for labels becomes a plain one for labels, which only speechprune knows, and one
+    for sentences a plain `roberta`. The alphabet goes to `dict.LABELS.txt` beside it, the folder
+    that its task names.
 
     Args:
         layout: of a HuBERT encoder. wav2vec2 is the same network in a file that every version of
@@ -65,6 +73,8 @@ def fold(path: PathLike, out: PathLike, *, layout: str = "wav2vec2") -> str:
         )
     if isinstance(loaded, LoadedLabeller):
         return _fold_labeller(rewriting, loaded)
+    if isinstance(loaded, LoadedSentences):
+        return _fold_sentences(rewriting, loaded)
     plain = plain_model(family, layout)
     if not hasattr(loaded.model, "fold") and family.fits_fairseqs_ctc:
         raise UserError(f"{path} holds no masks to fold: it is a plain {plain.name}")
@@ -81,15 +91,37 @@ def fold(path: PathLike, out: PathLike, *, layout: str = "wav2vec2") -> str:
         "optimizer_history": [HISTORY],
         "task_state": {},
     }
-    alphabet = out.parent / f"dict.{loaded.cfg.task.labels}.txt"
-    is_new = _write_alphabet(loaded.dictionary, alphabet)
-    try:
+    name = f"dict.{loaded.cfg.task.labels}.txt"
+    with _dictionaries(out.parent, {name: counted_symbols(loaded.dictionary)}):
         rewriting.write(state, noted)
-    except UserError:
-        if is_new:
-            alphabet.unlink()
-        raise
     return plain.name
+
+
+def _fold_sentences(rewriting: Rewriting, loaded: LoadedSentences) -> str:
+    """As `fold`, of a model for sentences: a plain `roberta`, whose dictionaries go to `input0`
+    and `label` beside it."""
+    plain = without_masks(loaded.cfg.model._name)
+    if not hasattr(loaded.model, "fold"):
+        raise UserError(f"{loaded.path} holds no masks to fold: it is a plain {plain.name}")
+    folder = Path(rewriting.out).absolute().parent
+    state = {
+        **_AT_REST,
+        "cfg": _fairseqs_config(loaded.cfg, plain, folder),
+        "model": folded_weights(loaded),
+        "optimizer_history": [HISTORY],
+        "task_state": rewriting.state.get("task_state") or {},
+    }
+    dictionaries = {"input0/dict.txt": _without_mask(loaded.symbols)}
+    if loaded.classes is not None:
+        dictionaries["label/dict.txt"] = _without_mask(loaded.classes)
+    with _dictionaries(folder, dictionaries):
+        rewriting.write(state, _noted_of_masks(rewriting, loaded))
+    return plain.name
+
+
+def _without_mask(dictionary: Dictionary) -> list[list[Any]]:
+    """Counted symbols less the one for masked words, which the task adds to what it reads."""
+    return [pair for pair in counted_symbols(dictionary) if pair[0] != "<mask>"]
 
 
 def _fold_labeller(rewriting: Rewriting, loaded: LoadedLabeller) -> str:
@@ -137,7 +169,7 @@ def plain_config(cfg: Mapping[str, Any], model: PlainModel) -> dict[str, Any]:
     """A configuration, of plain containers, without what the plain model does not read."""
     plain = {name: section for name, section in cfg.items() if name != "job_logging_cfg"}
     plain["model"] = model.settings(plain["model"], str(plain["model"].get("data", ".")))
-    if not model.is_fairseqs:
+    if not model.is_fairseqs or model.name == ROBERTA:
         return plain
     criterion = plain.get("criterion") or {}
     known = CtcCriterionConfig.__dataclass_fields__
@@ -150,18 +182,35 @@ def _fairseqs_config(cfg: DictConfig, model: PlainModel, folder: Path) -> dict[s
     container: Any = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     plain = plain_config(container, model)
     plain["model"]["data"] = str(folder)
-    plain["task"].update(data=str(folder), target_dictionary=None)
+    plain["task"]["data"] = str(folder)
+    if "target_dictionary" in plain["task"]:
+        plain["task"]["target_dictionary"] = None
     if plain.get("common"):
         plain["common"]["user_dir"] = None
     return plain
 
 
-def _write_alphabet(dictionary: Dictionary, path: Path) -> bool:
-    """Write `dict.LABELS.txt` and tell whether it is new; the same one may be there already."""
-    if not path.exists():
-        lines = [f"{symbol} {count}\n" for symbol, count in counted_symbols(dictionary)]
-        write_atomically(path, "".join(lines).encode())
-        return True
-    if Dictionary.load(str(path)).symbols != dictionary.symbols:
-        raise UserError(f"{path} is another model's alphabet; fold into another folder")
-    return False
+@contextmanager
+def _dictionaries(folder: Path, by_name: Mapping[str, list[list[Any]]]) -> Iterator[None]:
+    """Write dictionaries, which are gone again if what is done then fails; the same may be there
+    already.
+
+    Raises:
+        UserError: others are there.
+    """
+    new = []
+    for name, counted in by_name.items():
+        path = folder / name
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            lines = [f"{symbol} {count}\n" for symbol, count in counted]
+            write_atomically(path, "".join(lines).encode())
+            new.append(path)
+        elif Dictionary.load(str(path)).symbols != dictionary_of(counted).symbols:
+            raise UserError(f"{path} is another model's alphabet; fold into another folder")
+    try:
+        yield
+    except UserError:
+        for path in new:
+            path.unlink()
+        raise
