@@ -14,6 +14,7 @@ from speechprune.manifests.corpora import CORPORA, CorpusMaker, CorpusReader
 from speechprune.manifests.corpora.base import WORKERS_HELP
 from speechprune.manifests.forms import AnySplit
 from speechprune.manifests.preparation import Preparation, prepare
+from speechprune.tools._glue import command as glue
 from speechprune.tools._options import AT_A_TIME, Number, add_options, dictionary_option
 
 _SHOWN = (
@@ -24,16 +25,18 @@ _PATH = click.Path(path_type=Path)
 
 
 class _Corpora(click.Group):
-    """A command for each registered corpus: `a_b` is the command `a-b`."""
+    """A command for each registered corpus, where `a_b` is the command `a-b`; and one for texts."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names, sorted."""
-        return [name.replace("_", "-") for name in CORPORA.names()]
+        return sorted([*(name.replace("_", "-") for name in CORPORA.names()), glue.name])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of a corpus; None if there is no such corpus."""
         if cmd_name not in self.list_commands(ctx):
             return None
+        if cmd_name == glue.name:
+            return glue
         return _command(cmd_name.replace("-", "_"))
 
 
@@ -41,7 +44,8 @@ class _Corpora(click.Group):
 def command() -> None:
     """Prepare a corpus: SPLIT.tsv, .ltr, .wrd, .spk, dict.ltr.txt, provenance.json in one folder.
 
-    Where utterances have classes, SPLIT.lbl and dict.lbl.txt take the place of texts. Audio that is
+    Where utterances have classes, SPLIT.lbl and dict.lbl.txt take the place of texts; sentences
+    with classes, of `glue`, have folders of their own kind. Audio that is
     16 kHz mono WAV or FLAC is used in place; the rest becomes FLAC in the folder. If it is
     interrupted or refused, what was converted stays in the hidden folder .NAME.partial beside --out
     NAME, and the same command continues from it; corpora whose audio is made, in seconds, start
