@@ -12,7 +12,7 @@ import click
 
 from speechprune.decoding import MAX_TOKENS
 from speechprune.errors import UserError
-from speechprune.tools import _labels
+from speechprune.tools import _labels, _sentences
 from speechprune.tools._options import AUTO, task_option, whole_number
 
 if TYPE_CHECKING:
@@ -65,6 +65,9 @@ def command(
     Of a model for labels of whole utterances, print the accuracy of each slot and of all slots
     together, each with a 95 % confidence interval, and the recall of each class.
 
+    Of a model for sentences, print the official metrics of the task in the folder, as `prepare
+    glue` makes it.
+
     CHECKPOINT may be a bank, of which --task names a task. With auto, each utterance is transcribed
     by the task that is surest, and what is printed ends with how many utterances chose which task.
     """
@@ -95,8 +98,14 @@ def _by_one(
     from speechprune.decoding.inference import evaluate, read_references, sample_rate
     from speechprune.decoding.labelling import evaluate_labels, read_labels
     from speechprune.manifests.check import check_split
-    from speechprune.models.loading import LoadedLabeller, LoadedRecogniser
+    from speechprune.models.loading import LoadedLabeller, LoadedRecogniser, LoadedSentences
 
+    if isinstance(loaded, LoadedSentences):
+        from speechprune.decoding.sentences import evaluate_sentences
+
+        _refuse_figure(figure, loaded.path)
+        of_text = evaluate_sentences(loaded, data, subset, batch_size=limits["batch_size"])
+        return _sentences.report(of_text), _sentences.table(of_text)
     check_split(data, subset, labels=None, sample_rate=sample_rate(loaded))
     if isinstance(loaded, LoadedLabeller):
         told = evaluate_labels(loaded, read_labels(loaded, data, subset), **limits)
@@ -126,8 +135,8 @@ def _by_the_surest(
 def _refuse_figure(figure: Path | None, checkpoint: Path) -> None:
     if figure is not None:
         raise UserError(
-            f"--figure draws which classes are taken for which, but {checkpoint} writes texts; "
-            "leave it out"
+            f"--figure draws which classes are taken for which, but {checkpoint} is no model for "
+            "labels of utterances; leave it out"
         )
 
 

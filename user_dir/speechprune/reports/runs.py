@@ -271,12 +271,17 @@ def evaluate_checkpoint(
 def _evaluate(checkpoint: Path, folder: Path, subset: str, rate: int | None) -> RunEvaluation:
     from speechprune.decoding.inference import evaluate, read_references
     from speechprune.decoding.labelling import evaluate_labels, read_labels
+    from speechprune.decoding.sentences import evaluate_sentences
     from speechprune.manifests.audio import SAMPLE_RATE
     from speechprune.manifests.check import check_split
-    from speechprune.models.loading import LoadedLabeller, load_finetuned
+    from speechprune.models.loading import LoadedLabeller, LoadedSentences, load_finetuned
 
-    check_split(folder, subset, labels=None, sample_rate=rate or SAMPLE_RATE)
     loaded = load_finetuned(checkpoint, folder)
+    if isinstance(loaded, LoadedSentences):
+        of_text = evaluate_sentences(loaded, folder, subset)
+        error = of_text.error
+        return RunEvaluation(error, error, of_text.density, of_text.parameters, loaded.removed)
+    check_split(folder, subset, labels=None, sample_rate=rate or SAMPLE_RATE)
     if isinstance(loaded, LoadedLabeller):
         labelled = evaluate_labels(loaded, read_labels(loaded, folder, subset))
         wrong = 1 - labelled.all_slots.rate

@@ -6,7 +6,7 @@ from speechprune import quiet_fairseq  # noqa: F401  (before fairseq)
 
 # isort: split
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,7 @@ def _fold_sentences(rewriting: Rewriting, loaded: LoadedSentences) -> str:
     if not hasattr(loaded.model, "fold"):
         raise UserError(f"{loaded.path} holds no masks to fold: it is a plain {plain.name}")
     folder = Path(rewriting.out).absolute().parent
+    noted = _noted_of_masks(rewriting, loaded)
     state = {
         **_AT_REST,
         "cfg": _fairseqs_config(loaded.cfg, plain, folder),
@@ -115,7 +116,7 @@ def _fold_sentences(rewriting: Rewriting, loaded: LoadedSentences) -> str:
     if loaded.classes is not None:
         dictionaries["label/dict.txt"] = _without_mask(loaded.classes)
     with _dictionaries(folder, dictionaries):
-        rewriting.write(state, _noted_of_masks(rewriting, loaded))
+        rewriting.write(state, noted)
     return plain.name
 
 
@@ -202,7 +203,7 @@ def _dictionaries(folder: Path, by_name: Mapping[str, list[list[Any]]]) -> Itera
     for name, counted in by_name.items():
         path = folder / name
         if not path.exists():
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             lines = [f"{symbol} {count}\n" for symbol, count in counted]
             write_atomically(path, "".join(lines).encode())
             new.append(path)
@@ -213,4 +214,7 @@ def _dictionaries(folder: Path, by_name: Mapping[str, list[list[Any]]]) -> Itera
     except UserError:
         for path in new:
             path.unlink()
+            if path.parent != folder:
+                with suppress(OSError):  # of other files in it
+                    path.parent.rmdir()
         raise
