@@ -47,11 +47,9 @@ class Roberta(FairseqTransformer):
     hears: ClassVar[str] = "text"
 
     def is_called(self, name: str) -> bool:
-        from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
-        from fairseq.models.roberta import RobertaModel
-
-        model = ARCH_MODEL_REGISTRY.get(name, MODEL_REGISTRY.get(name))
-        return isinstance(model, type) and issubclass(model, RobertaModel)
+        # fairseq's sizes of it, and the models that are finetuned of it; it takes seconds to ask
+        # fairseq itself.
+        return name == "xlm" or (name.startswith("roberta") and name != "roberta_enc_dec")
 
     def matches(self, model: nn.Module) -> bool:
         from fairseq.models.roberta import RobertaModel

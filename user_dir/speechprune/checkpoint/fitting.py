@@ -142,8 +142,9 @@ def _slim_plan(
         plan = SlimPlan.of(described)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    family = settings.get("_name") or settings.get("arch") or plan.backbone
-    if plan.backbone != family:
+    family = str(settings.get("_name") or settings.get("arch") or plan.backbone)
+    # A finetuned model of text keeps the settings of its encoder among its own.
+    if plan.backbone not in (family, family.partition("_")[0]):
         raise UserError(
             f"{path} is damaged: its slim plan is of the family {plan.backbone}, but its model of "
             f"{family}"

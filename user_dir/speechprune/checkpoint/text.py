@@ -58,12 +58,36 @@ def read_text_model(path: PathLike) -> TextModel:
         backbone_called(str(settings.get("_name") or settings.get("arch")))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    weights = state["model"]
-    older = SYMBOL_EMBEDDINGS.replace("encoder.", "decoder.", 1)
-    embeddings = weights.get(SYMBOL_EMBEDDINGS, weights.get(older))
-    if embeddings is None:
+    weights = todays_names(state["model"])
+    return TextModel(with_vocabulary(settings, weights, path), weights)
+
+
+def with_vocabulary(
+    settings: Mapping[str, Any], weights: Mapping[str, Tensor], path: PathLike
+) -> dict[str, Any]:
+    """The settings of a model of text, and how many symbols it has, which only its weights tell;
+    raises UserError if they lack the embeddings of symbols."""
+    if SYMBOL_EMBEDDINGS not in weights:
         raise UserError(f"{path} lacks the embeddings of its symbols; it is damaged")
-    return TextModel({**settings, VOCABULARY: len(embeddings)}, weights)
+    return {**settings, VOCABULARY: len(weights[SYMBOL_EMBEDDINGS])}
+
+
+def todays_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of whatever year, under the names that fairseq brings it to when it loads it:
+    those of 2019 and 2020, the published ones, call the encoder a decoder, and some have the
+    projections of queries, keys and values in one tensor."""
+    renamed: dict[str, Tensor] = {}
+    for key, value in weights.items():
+        if key.startswith("decoder."):
+            key = f"en{key[2:]}"
+        key = key.replace(".emb_layer_norm.", ".layernorm_embedding.")
+        owner, _, name = key.rpartition(".in_proj_")
+        if owner.endswith("self_attn"):
+            for part, projection in zip(value.chunk(3), ("q_proj", "k_proj", "v_proj")):
+                renamed[f"{owner}.{projection}.{name}"] = part
+        else:
+            renamed[key] = value
+    return renamed
 
 
 def saved_symbols(state: Mapping[str, Any], kind: str) -> Dictionary | None:
@@ -114,4 +138,4 @@ def read_sentence_model(path: PathLike) -> dict[str, Any]:
     name = (state["cfg"].get("task") or {}).get("_name")
     if name != SENTENCES:
         raise UserError(f"{path} is a model of text for the task {name}, not for {SENTENCES}")
-    return state
+    return {**state, "model": todays_names(state["model"])}

@@ -19,6 +19,7 @@ from speechprune.backbones import backbone_called
 from speechprune.checkpoint.file import PROVENANCE, PathLike, read
 from speechprune.checkpoint.pretrained import model_name
 from speechprune.checkpoint.settings import encoder_of, plain
+from speechprune.checkpoint.text import read_text_model, with_vocabulary
 from speechprune.checkpoint.upgrading import read_upgraded
 from speechprune.models.declaration import declared
 from speechprune.models.encoder import building_from, load_weights
@@ -26,7 +27,18 @@ from speechprune.models.loading import load_finetuned, read_known
 from speechprune.models.plain import without_masks
 from speechprune.models.uninitialised import Uninitialised
 from speechprune.rewriting.folding import folded_weights, plain_config
-from speechprune.state_names import ENCODER, HEAD, is_finetuned, key_of
+from speechprune.state_names import (
+    ENCODER,
+    HEAD,
+    TEXT_HEADS,
+    encoder_tensors,
+    is_finetuned,
+    is_text,
+    key_of,
+)
+
+#: How the keys of a finetuned model of text begin.
+_PARTS_OF_TEXT = ("encoder.", TEXT_HEADS)
 
 
 @dataclass(frozen=True)
@@ -36,7 +48,7 @@ class PlainCheckpoint:
     Attributes:
         path: of the file.
         prefix: how the encoder's keys begin in ``tensors``: ENCODER, or "" if it is a pretrained
-            model.
+            model, or one of text.
         tensors: all of the model, in the types of the file, without a teacher.
         cfg: the settings in today's form, as plain containers.
         masks: what was kept of each site that has a mask, or had one before it was folded; bool.
@@ -54,17 +66,23 @@ class PlainCheckpoint:
         pretraining: Mapping[str, Any] = self.cfg["model"]["w2v_args"] if self.prefix else self.cfg
         return pretraining
 
+    @property
+    def is_text(self) -> bool:
+        """Whether the encoder is one of text."""
+        return is_text(self.tensors)
+
     @cached_property
     def encoder(self) -> nn.Module:
         """The encoder with its weights, in evaluation mode, on the CPU, without gradient; built
         once. Raises UserError if it is of no known family, or its settings do not fit."""
         settings = encoder_of(self.cfg["model"])
+        own = encoder_tensors(self.tensors) if self.prefix or self.is_text else self.tensors
+        if self.is_text:
+            settings = with_vocabulary(settings, own, self.path)
         family = backbone_called(str(settings.get("_name") or settings.get("arch")))
         family.make_known()
         with building_from(self.path), Uninitialised():
             encoder = family.build(self.pretraining["task"], settings)
-        start = len(self.prefix)
-        own = {k[start:]: v for k, v in self.tensors.items() if k.startswith(self.prefix)}
         load_weights(encoder, own, self.path)
         return encoder.eval().requires_grad_(False)
 
@@ -77,6 +95,10 @@ def read_plain(path: PathLike) -> PlainCheckpoint:
     """
     if is_finetuned(read(path, mmap=True)["model"]):
         return read_plain_finetuned(path)
+    if is_text(read(path, mmap=True)["model"]):
+        state = read_upgraded(path)
+        found = read_text_model(path)
+        return PlainCheckpoint(path, "", found.weights, _contained(state["cfg"]), {})
     backbone_called(model_name(path)).make_known()
     state = read_upgraded(path)
     # The weights of data2vec's teacher are nested.
@@ -88,18 +110,20 @@ def read_plain_finetuned(path: PathLike) -> PlainCheckpoint:
     """As `read_plain`, of a finetuned checkpoint; raises UserError as `read_known`."""
     state = read_known(path)
     tensors, cfg = state["model"], state["cfg"]
-    is_whole = all(key.startswith((ENCODER, HEAD)) for key in tensors)
+    of_text = is_text(tensors)
+    prefix, parts = ("", _PARTS_OF_TEXT) if of_text else (ENCODER, (ENCODER, HEAD))
+    is_whole = all(key.startswith(parts) for key in tensors)
     if is_whole and not declared(cfg.model._name).needs_folding:
         # It is not built: the published ones of 2020 lack the dictionary that this takes.
         folded = (state.get(PROVENANCE) or {}).get("kept") or {}
         masks = _as_zeros_tell(folded, tensors)
-        return PlainCheckpoint(path, ENCODER, tensors, _contained(cfg), masks)
+        return PlainCheckpoint(path, prefix, tensors, _contained(cfg), masks)
     loaded = load_finetuned(path)
     controller = getattr(loaded.model, "mask_controller", None)
     masks = dict(controller.mask_set()) if controller else {}
-    own = {k: v for k, v in folded_weights(loaded).items() if k.startswith((ENCODER, HEAD))}
+    own = {k: v for k, v in folded_weights(loaded).items() if k.startswith(parts)}
     settings = plain_config(_contained(loaded.cfg), without_masks(loaded.cfg.model._name))
-    return PlainCheckpoint(path, ENCODER, own, settings, masks)
+    return PlainCheckpoint(path, prefix, own, settings, masks)
 
 
 def _contained(cfg: Any) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from speechprune.backbones import LAYER_ROLES, find_backbone
 from speechprune.checkpoint.file import PathLike
 from speechprune.checkpoint.settings import encoder_of, plain
+from speechprune.checkpoint.text import with_vocabulary
 from speechprune.errors import UserError
+from speechprune.models.names import ROBERTA_PRUNED
 from speechprune.models.sites import prunable
 from speechprune.rewriting.plain_checkpoint import PlainCheckpoint, read_plain
 from speechprune.rewriting.rewriting import AVERAGES, Rewriting
@@ -19,6 +21,7 @@ from speechprune.slimming.cutting import check_cut, kept_entries
 from speechprune.slimming.plan import SLIM_PLAN, KeptUnits
 from speechprune.slimming.removable import fold_constants, kept_without, removable_units
 from speechprune.slimming.units import LayerUnits
+from speechprune.state_names import is_finetuned
 from speechprune.tables import table
 
 
@@ -104,8 +107,9 @@ def apply(path: PathLike, out: PathLike, *, multiple_of: int = 1) -> CutReport:
 
     What the encoder makes of audio stays equal, to rounding. Masks are baked in first, whatever
     they removed, and are gone then: what a unit that stays had lost are zeros among its weights.
-    What was finetuned with masks becomes a plain `wav2vec_ctc`. There is no optimizer state, and no
-    teacher of data2vec. Only speechprune can open the file; see `write_slim`.
+    What was finetuned with masks becomes a plain `wav2vec_ctc`, or `roberta_pruned` of text. There
+    is no optimizer state, and no teacher of data2vec. Only speechprune can open the file; see
+    `write_slim`.
 
     Args:
         path: any pretrained or finetuned checkpoint, ours or fairseq's, slim or not.
@@ -161,6 +165,10 @@ def write_slim(
     assert plan is not None
     cfg: Any = plain(source.cfg)
     encoder_of(cfg["model"])[SLIM_PLAN] = plan.describe()
+    if source.is_text and is_finetuned(source.tensors):
+        # fairseq's own model of text has no place for the plan.
+        own = with_vocabulary(cfg["model"], source.tensors, source.path)
+        cfg["model"] = {**own, "_name": ROBERTA_PRUNED}
     changes = {"args": None, "cfg": cfg, "model": _tensors(source), "last_optimizer_state": None}
     if rewriting.state.get("extra_state"):
         extra = rewriting.state["extra_state"]
