@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fairseq import options
+from fairseq.binarizer import FileBinarizer
 from fairseq.data import Dictionary, data_utils
 from fairseq.tasks.sentence_prediction import SentencePredictionConfig, SentencePredictionTask
 from fairseq_cli import preprocess
@@ -274,3 +277,25 @@ def test_a_folder_of_fairseqs_own_script_is_known(tmp_path: Path) -> None:
     assert np.array_equal(
         data_utils.load_indexed_dataset(str(out / "label/train"), None)[0], [4, 2]
     )
+
+
+def test_every_file_is_on_the_disk_before_the_folder_appears(
+    tmp_path: Path, disk: list[tuple[str, str]]
+) -> None:
+    out = prepared(write_glue(tmp_path / "glue", "RTE"), tmp_path / "out", "RTE")
+    renamed = disk.index(("rename", str(out)))
+    synced = {Path(path).name for what, path in disk[:renamed] if what == "sync"}
+    assert {"train.bin", "train.idx", "valid.bin", "test.idx"} <= synced
+    assert not [path for path in out.rglob("*") if path.name.startswith(".")]
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_glue(tmp_path / "glue", "RTE")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(FileBinarizer, "multiprocess_dataset", full)
+    with pytest.raises(UserError, match=r"train\.bin cannot be written: No space left on device"):
+        prepared(source, tmp_path / "out", "RTE")
+    assert [path.name for path in tmp_path.iterdir()] == ["glue"]
