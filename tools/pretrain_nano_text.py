@@ -47,8 +47,8 @@ def command(
 ) -> None:
     """Learn a dictionary of words, and pretrain by masked words, as RoBERTa was.
 
-    It takes a quarter of an hour on one core for half a million words. Prepare tasks with
-    --dictionary NAME.dict.txt, and finetune with checkpoint.restore_file=NAME.pt. OVERRIDES are
+    It takes about ten minutes on one core. Prepare tasks with --dictionary NAME.dict.txt, and
+    finetune with checkpoint.restore_file=NAME.pt task.max_positions=128. OVERRIDES are
     fairseq-hydra-train's, such as model.encoder_layers=6; the config is pretraining/nano_text.
     """
     from speechprune.recipes.nano_text import pretrain_nano_text

@@ -67,6 +67,11 @@ def test_the_file_is_small_and_knows_its_dictionary(pretrained: Path) -> None:
     )["model"]
     assert run.keys() == state["model"].keys()
     assert all(torch.equal(run[name].half(), state["model"][name]) for name in run)
+    embedded, shared = (
+        state["model"][f"encoder.{name}.weight"]
+        for name in ("sentence_encoder.embed_tokens", "lm_head")
+    )
+    assert embedded.data_ptr() == shared.data_ptr()  # stored once
 
 
 def test_fairseq_finetunes_from_it(pretrained: Path, tmp_path: Path) -> None:
