@@ -127,12 +127,13 @@ class MaskController(nn.Module):
 
     def _inject(self, site: Site, initialise: bool, trains: bool) -> None:
         weight = current_weight(site.module, site.tensor)
-        self._ranking.check(site.name, weight)
+        matrix = site.matrix
+        self._ranking.check(site.name, weight if matrix is None else matrix.matrix(weight))
         density = self.schedule.density(site, 0)
         policy = self._own_policies.get(site.role, self.policy)
         view = self._views.get(site.name)
         masked = MaskedWeight(
-            policy, weight, site.name, density, self.seed, initialise, trains, view
+            policy, weight, site.name, density, self.seed, initialise, trains, view, matrix
         )
         inject(site.module, site.tensor, masked)
         for parameter in original_parameters(site):
@@ -280,7 +281,9 @@ class MaskController(nn.Module):
 
     def _importance(self, site: Site, update: int) -> Tensor:
         masked = masked_weight(site)
-        scores = masked.observed if self.policy.observes else masked.scores
+        scores = masked.scores
+        if masked.observed is not None:
+            scores = masked.ranked(masked.observed)
         key = (self.seed, update, zlib.crc32(site.name.encode()))
         (seed,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(seed) >> 1)
