@@ -32,7 +32,7 @@ OUTPUT_BIAS = f"{HEAD}output.bias"
 MASK_EMBEDDING = "mask_emb"
 
 #: The number of a layer in the name of a site, of whatever model.
-_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+_LAYER = re.compile(r"(?:^|\.)layers?\.(\d+)\.")
 #: That of a speech encoder's layer in a key of a checkpoint, which may have a decoder too. The keys
 #: of data2vec's teacher begin where its encoder does.
 _ENCODER_LAYER = re.compile(r"(?:^|\bencoder\.)layers\.(\d+)\.")

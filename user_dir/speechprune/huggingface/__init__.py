@@ -20,6 +20,7 @@ from speechprune.huggingface.families import FAMILIES, Family  # noqa: E402
 from speechprune.huggingface.masking import mask  # noqa: E402
 from speechprune.huggingface.masks import ModelMasks, fold  # noqa: E402
 from speechprune.huggingface.sites import sites_of  # noqa: E402
+from speechprune.huggingface.slimming import slim  # noqa: E402
 
 __all__ = [
     "FAMILIES",
@@ -29,4 +30,5 @@ __all__ = [
     "fold",
     "mask",
     "sites_of",
+    "slim",
 ]

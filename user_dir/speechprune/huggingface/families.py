@@ -24,7 +24,6 @@ class Family:
         outside: what can be masked outside the layers, by its role; `*` stands for each module of
             a list.
         channels: the config's key for the number of feed-forward channels.
-        activation: between the two linear layers of a feed-forward block, within a layer.
         bare_attention: whether the weights of attention are bare parameters, (C, H, D), that
             einsums read: C channels, and H heads of D channels.
     """
@@ -33,7 +32,6 @@ class Family:
     layers: str
     weights: Mapping[str, str]
     channels: str
-    activation: str
     outside: Mapping[str, str] = field(default_factory=dict)
     bare_attention: bool = False
 
@@ -50,7 +48,6 @@ _BERT = Family(
         "ffn.out": "output.dense.weight",
     },
     channels="intermediate_size",
-    activation="intermediate.intermediate_act_fn",
 )
 _DISTILBERT = Family(
     "distilbert",
@@ -64,7 +61,6 @@ _DISTILBERT = Family(
         "ffn.out": "ffn.lin2.weight",
     },
     channels="hidden_dim",
-    activation="ffn.activation",
 )
 _XLNET = Family(
     "xlnet",
@@ -78,7 +74,6 @@ _XLNET = Family(
         "ffn.out": "ff.layer_2.weight",
     },
     channels="d_inner",
-    activation="ff.activation_function",
     bare_attention=True,
 )
 _WAV2VEC2 = Family(
@@ -93,7 +88,6 @@ _WAV2VEC2 = Family(
         "ffn.out": "feed_forward.output_dense.weight",
     },
     channels="intermediate_size",
-    activation="feed_forward.intermediate_act_fn",
     outside={
         "front.conv": "feature_extractor.conv_layers.*.conv.weight",
         "front.proj": "feature_projection.projection.weight",

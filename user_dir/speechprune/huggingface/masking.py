@@ -98,8 +98,7 @@ def mask(
     if given is not None:
         given = _of_sites(given, whole, sites)
     densities = settings.schedule_on(sites, given)
-    if not settings.trains:
-        base_of(model).requires_grad_(False)
+    encoder = list(base_of(model).parameters())
     controller = ModelMasks(
         sites,
         settings.rule,
@@ -111,6 +110,8 @@ def mask(
         views=views_of(model, sites) if units else None,
         provenance=_provenance(model, settings.describe(densities, sites)),
     )
+    for parameter in encoder if not settings.trains else ():
+        parameter.requires_grad_(False)
     if given is not None:
         controller.start_from(given)
     controller.follow(model, [] if settings.trains else layers_of(model))
@@ -132,6 +133,8 @@ def _chosen_sites(
     else:
         of_policy = settings.rule.prunes_biases if biases is None else biases
         found = sites_of(model, LAYER_ROLES if roles is None else roles, biases=of_policy)
+        if not found:
+            raise UserError("nothing to mask: roles names no tensor; leave it out for all layers")
     for site in found:
         if parametrize.is_parametrized(site.module, site.tensor):
             if not has_weight_norm(site.module, site.tensor):
