@@ -151,6 +151,11 @@ class Roberta(FairseqTransformer):
             return LayerDropModuleList(before.p, layers)
         return nn.ModuleList(layers)
 
+    def drop_layers(self, model: Any, dropped: Collection[int]) -> None:
+        super().drop_layers(model, dropped)
+        # By this number fairseq looks through the layers when it loads weights.
+        self.stack(model).num_layers = len(self.layers(model))
+
     def leave(self, model: Any, entry: Entry, state: Tensor) -> Tensor:
         output = state.transpose(0, 1)
         norm = self.stack(model).layer_norm
