@@ -29,11 +29,13 @@ class TextModel:
 
     Attributes:
         settings: of the model, with its `vocabulary`.
-        weights: its state dict, under the names of its time.
+        weights: its state dict.
+        symbols: of texts; None if the file does not tell them, as those of pretraining do not.
     """
 
     settings: Mapping[str, Any]
     weights: Mapping[str, Tensor]
+    symbols: Dictionary | None
 
 
 def check_text_model(path: PathLike) -> None:
@@ -59,7 +61,8 @@ def read_text_model(path: PathLike) -> TextModel:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     weights = todays_names(state["model"])
-    return TextModel(with_vocabulary(settings, weights, path), weights)
+    symbols = saved_symbols(state, SYMBOLS)
+    return TextModel(with_vocabulary(settings, weights, path), weights, symbols)
 
 
 def with_vocabulary(
