@@ -120,7 +120,7 @@ class MaskPolicy(ABC):
         return type(self).edit_weight is not MaskPolicy.edit_weight
 
     def penalty(self, scores: Tensor) -> Tensor | None:
-        """A scalar added to the loss for each site (by the criterion `masked_ctc`), or None."""
+        """A scalar added to the loss for each site (by `masked_ctc` and others), or None."""
         return None
 
 
