@@ -19,6 +19,7 @@ from loop import compose
 from nano import write_corpus
 from omegaconf import OmegaConf
 from readme import PAGES, ROOT, Block, blocks, commands_in, inline_code, readme_snippet
+from sentences import write_sentences
 
 from speechprune.errors import UserError
 from speechprune.masking.policies import POLICIES
@@ -38,6 +39,7 @@ class Bench:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.corpus = write_corpus(folder / "corpus", train=12, valid=4)
         self.labelled = write_tones(folder / "labelled")
+        self.sentences = write_sentences(folder / "sentences")
         # The files of the examples exist only where they are used.
         monkeypatch.setattr(click.Path, "convert", lambda self, value, param, ctx: Path(value))
         # Benchmarks are started in the root of a checkout.
@@ -89,6 +91,11 @@ class Bench:
             complete(arguments)
             return
         given = {key_of(word): value_of(word) for word in arguments if "=" in word}
+        if any("glue/" in word for word in arguments if "=" not in word):
+            # What is trained for two classes is rehearsed on toy sentences.
+            assert {"task.data", "model.roberta_path"} <= set(given), arguments
+            rehearse([*arguments, f"task.data={self.sentences}"])
+            return
         assert {"task.data", "model.w2v_path"} <= set(given), arguments
         if any("labels" in word for word in arguments if "=" not in word):
             rehearse([*arguments, f"task.data={self.labelled}"])

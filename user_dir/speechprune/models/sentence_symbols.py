@@ -3,6 +3,7 @@
 import functools
 import logging
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Iterator, Optional
 
 from fairseq import checkpoint_utils
@@ -11,21 +12,33 @@ from fairseq.file_io import PathManager
 from fairseq.tasks.sentence_prediction import SentencePredictionTask
 
 from speechprune.checkpoint import read
-from speechprune.checkpoint.text import CLASSES, SYMBOLS, saved_symbols
+from speechprune.checkpoint.text import CLASSES, SYMBOLS, TextModel, saved_symbols
 from speechprune.errors import UserError
+from speechprune.manifests.dictionary import symbols_digest
 from speechprune.replacing import Function
 from speechprune.state_names import TEXT_HEADS
 
 logger = logging.getLogger(__name__)
 
 
-def refuse_other_symbols(path: Any, found: Optional[Dictionary], task: Any) -> None:
+def refuse_other_symbols(path: Any, found: TextModel, task: Any) -> None:
     """Raise UserError if a file tells other symbols of texts than those of a task's data."""
+    _refuse_other(path, found.symbols, task)
+    own = Path(task.cfg.data, "input0", "dict.txt")
+    if found.dictionary not in (None, symbols_digest(own)):
+        raise _other_symbols(path, task)
+
+
+def _refuse_other(path: Any, found: Optional[Dictionary], task: Any) -> None:
     if found is not None and found.symbols != task.source_dictionary.symbols:
-        raise UserError(
-            f"{task.cfg.data}/input0/dict.txt has other symbols than {path} was trained with; "
-            "prepare the data with its dictionary"
-        )
+        raise _other_symbols(path, task)
+
+
+def _other_symbols(path: Any, task: Any) -> UserError:
+    return UserError(
+        f"{task.cfg.data}/input0/dict.txt has other symbols than {path} was trained with; prepare "
+        "the data with its dictionary"
+    )
 
 
 def comparing_symbols(load: Function) -> Function:
@@ -42,7 +55,7 @@ def comparing_symbols(load: Function) -> Function:
         if not isinstance(task, SentencePredictionTask) or not PathManager.isfile(filename):
             return load(self, filename, reset_optimizer, *args, **options)
         state = read(filename, mmap=True)
-        refuse_other_symbols(filename, saved_symbols(state, SYMBOLS), task)
+        _refuse_other(filename, saved_symbols(state, SYMBOLS), task)
         own = None if task.cfg.regression_target else task.label_dictionary.symbols
         classes = saved_symbols(state, CLASSES)
         if classes is None or classes.symbols == own:

@@ -91,7 +91,7 @@ class Sentences(Network, RobertaModel):
         network = _network_of(found.settings)
         _refuse_contradictions(cfg, network, path)
         _refuse_other_task(task, network, path)
-        refuse_other_symbols(path, found.symbols, task)
+        refuse_other_symbols(path, found, task)
         if cfg.roberta_path and (has_masks(found.weights) or is_uncut(found.weights)):
             raise UserError(
                 f"{path} has masks or removed units, which model.roberta_path would undo; fold or "
