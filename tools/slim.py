@@ -18,6 +18,8 @@ _PATH = click.Path(path_type=Path)
 _REMOVED, _KEPT = Number(0.0, 1.0, max_open=True), Number(0.0, 1.0, min_open=True)
 #: More takes too much memory: attention weights are counted for each pair of frames.
 _LONGEST = 60.0
+#: For the same reason; more than models take.
+_MOST_SYMBOLS = 1 << 13
 #: More channels than any layer has.
 _MOST_CHANNELS = 1 << 16
 _MULTIPLE = click.option(
@@ -41,7 +43,8 @@ _AMOUNTS = (
         "--keep-macs",
         type=_KEPT,
         metavar="SHARE",
-        help="Share of the encoder's multiply-adds to keep, likewise, for 10 s of audio.",
+        help="Share of the encoder's multiply-adds to keep, likewise, for 10 s of audio or 128 "
+        "symbols of text.",
     ),
 )
 
@@ -77,11 +80,17 @@ def command() -> None:
 @click.option(
     "--seconds",
     type=Number(0.1, _LONGEST),
-    default=10.0,
+    show_default="10",
     help="Length of the utterance that multiply-adds are counted for.",
 )
+@click.option(
+    "--symbols",
+    type=whole_number(1, _MOST_SYMBOLS),
+    show_default="128, or the most that it takes",
+    help="The same of a text, for a model of text.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-def find(checkpoint: Path, seconds: float, as_json: bool) -> None:
+def find(checkpoint: Path, seconds: Optional[float], symbols: Optional[int], as_json: bool) -> None:
     """Show the heads and channels of each layer of CKPT, a pretrained or finetuned model.
 
     For each layer: how many there are, how many of them `slim apply` can remove with equal outputs,
@@ -89,7 +98,7 @@ def find(checkpoint: Path, seconds: float, as_json: bool) -> None:
     """
     from speechprune.reports.slimming import find_units
 
-    found = find_units(checkpoint, seconds)
+    found = find_units(checkpoint, seconds=seconds, symbols=symbols)
     click.echo(json.dumps(found.describe()) if as_json else found.in_words())
 
 

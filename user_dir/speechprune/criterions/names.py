@@ -8,7 +8,7 @@ DISTILL = "distill"
 #: A cross-entropy for each slot of an utterance's labels.
 LABELS = "labels"
 
-#: fairseq's own of its task for sentences.
+#: fairseq's own of its task for sentences, with the penalty of masks.
 SENTENCE_PREDICTION = "sentence_prediction"
 
 #: Those that count errors in validation as `speechprune evaluate` does.
@@ -36,6 +36,7 @@ METRICS = {
     SENTENCE_PREDICTION: (
         *("loss", "nll_loss", "accuracy"),
         *(metric for metrics in REPORTED.values() for metric in metrics),
+        *_OF_PENALTY,
     ),
     DISTILL: ("loss", *_OF_PENALTY, *_OF_DISTILLATION),
 }

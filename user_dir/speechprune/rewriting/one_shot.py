@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from speechprune.backbones import find_backbone
-from speechprune.backbones.cost import UTTERANCE_SECONDS, EncoderCost, encoder_cost
+from speechprune.backbones.cost import EncoderCost, encoder_cost
 from speechprune.checkpoint.file import PathLike
 from speechprune.checkpoint.finetuned import listening
 from speechprune.decoding.inference import best_device
@@ -45,7 +45,7 @@ class PruneReport:
         criterion: by which units were scored.
         utterances: of calibration; 0 without data.
         errors: of each layer's blocks, on the audio of calibration; None without repair.
-        before, after: what the encoder costs, for an utterance of `UTTERANCE_SECONDS`.
+        before, after: what the encoder costs, for a source of the usual length.
     """
 
     slim: CutReport
@@ -62,7 +62,7 @@ class PruneReport:
             "criterion": self.criterion,
             "utterances": self.utterances,
             "errors": None if self.errors is None else [asdict(layer) for layer in self.errors],
-            "seconds": UTTERANCE_SECONDS,
+            **self.after.length.describe(),
             "multiply_adds": self.after.multiply_adds,
             "multiply_adds_before": self.before.multiply_adds,
         }
@@ -73,7 +73,7 @@ class PruneReport:
         share = self.after.multiply_adds / self.before.multiply_adds
         lines.append(
             f"{self.after.multiply_adds:,} of {self.before.multiply_adds:,} multiply-adds stay "
-            f"({share:.1%}), for {UTTERANCE_SECONDS:g} s of audio"
+            f"({share:.1%}), for {self.after.length}"
         )
         by_gradient = CRITERIA.get(self.criterion).needs_gradient
         on = f" on {self.utterances} utterances"
@@ -100,8 +100,8 @@ def prune(
 
     Args:
         path: any pretrained or finetuned checkpoint, ours or fairseq's, slim or not.
-        amount: shares of heads and channels that go, or a budget; its multiply-adds are those for
-            `UTTERANCE_SECONDS`.
+        amount: shares of heads and channels that go, or a budget; its multiply-adds are those for a
+            source of the usual length.
         criterion: by which units are scored; by default snip_momentum on the labelled batches of
             ``draw`` for a finetuned model, else magnitude.
         draw: calibration data. Labels are read only by criteria that need gradients.

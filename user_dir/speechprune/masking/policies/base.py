@@ -128,7 +128,7 @@ class MaskPolicy(ABC):
         return self.edits_weights or (trains and self.removed_weights_return)
 
     def penalty(self, scores: Tensor) -> Tensor | None:
-        """A scalar added to the loss for each site (by the criterion `masked_ctc`), or None."""
+        """A scalar added to the loss for each site (by `masked_ctc` and others), or None."""
         return None
 
 
