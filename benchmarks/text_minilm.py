@@ -229,9 +229,7 @@ def _spread(results: Sequence[dict[str, float]]) -> list[str]:
 
 def show_transfer(report: Report, lab: Lab, seeds: Sequence[int]) -> None:
     """PARP's mask of the one task on the other, fixed and adjusted, and how much of it stays."""
-    report.tell(
-        "\nPARP's mask of movies-sign on movies-value: Spearman, and the share that stays\n"
-    )
+    report.tell("\nPARP's mask of movies-sign on movies-value: Spearman, and what stays of it\n")
     heads = ("removed", "own mask", "fixed", "adjusted", "stays", "of own masks", "by chance")
     table = report.table(heads, (8,))
     for sparsity in SPARSITIES:
