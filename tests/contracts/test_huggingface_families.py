@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import torch
 from hugging_face import (
     LAYERS,
     NAMES,
+    SETTINGS,
     VARIANTS,
     all_roles,
     all_sites,
+    config_of,
     evaluated,
     loss,
     outputs,
@@ -21,10 +24,13 @@ from hugging_face import (
     train,
 )
 from policy_case import bits
+from safetensors.torch import load_file
 from toy import kept_of
+from transformers import AutoModelForMaskedLM
 
 from speechprune.backbones.base import LAYER_ROLES
-from speechprune.huggingface import fold, mask, sites_of
+from speechprune.errors import UserError
+from speechprune.huggingface import FAMILIES, fold, mask, sites_of
 from speechprune.masking.masked_site import masked_weight, original_parameters, original_weight
 from speechprune.masking.policies import POLICIES
 from speechprune.masking.schedule import ConstantSchedule, ProgressiveSchedule
@@ -253,3 +259,36 @@ def test_one_density_for_all_updates_is_what_is_asked() -> None:
     assert isinstance(masks.schedule, ConstantSchedule)
     total = sum(masked_weight(site).mask.numel() for site in masks.sites)
     assert sum(int(masked_weight(site).mask.sum()) for site in masks.sites) == kept_of(total, 0.3)
+
+
+def test_weights_that_are_tied_stay_so(tmp_path: Path) -> None:
+    """A head whose weights are the embeddings: saved with its masks on, and folded."""
+    model = AutoModelForMaskedLM.from_config(config_of("bert")).eval()
+    embedding = model.get_input_embeddings().weight
+    masks = mask(model, "parp", density=0.5)
+    train(model, masks, range(2))
+    expected = evaluated(model)
+    model.save_pretrained(tmp_path / "masked")
+    again = AutoModelForMaskedLM.from_config(config_of("bert")).eval()
+    mask(again, "parp", density=0.5)
+    again.load_state_dict(load_file(tmp_path / "masked" / "model.safetensors"), strict=False)
+    assert torch.equal(evaluated(again), expected)
+    fold(model)
+    assert model.get_output_embeddings().weight is embedding
+    model.save_pretrained(tmp_path / "folded")
+    plain = AutoModelForMaskedLM.from_pretrained(tmp_path / "folded")
+    assert torch.equal(evaluated(plain), expected)
+
+
+def test_a_further_family_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: Any = FAMILIES
+    monkeypatch.setitem(rows, "xlm-roberta", replace(FAMILIES["roberta"], model_type="xlm-roberta"))
+    monkeypatch.setitem(SETTINGS, "xlm-roberta", SETTINGS["roberta"])
+    test_every_site_is_live("xlm-roberta", {}, "sdpa")
+
+
+def test_a_model_in_a_wrapper_is_refused_by_name() -> None:
+    model = small("bert")
+    del model.encoder.layer
+    with pytest.raises(UserError, match="BertModel has no encoder.layer.*without adapters"):
+        sites_of(model)

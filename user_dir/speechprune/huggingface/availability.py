@@ -49,6 +49,6 @@ def _where_it_works(is_available: Function) -> Function:
 def _torchaudio_works() -> bool:
     try:
         import_module("torchaudio")
-    except (ImportError, OSError):
+    except (ImportError, OSError, RuntimeError):  # the last: of another CUDA than torch's
         return False
     return True

@@ -134,7 +134,18 @@ def base_of(model: nn.Module) -> nn.Module:
     return encoder
 
 
+def part_of(model: nn.Module, path: str) -> nn.Module:
+    """A module of the encoder of a model; raises UserError if it has been changed or wrapped."""
+    try:
+        return base_of(model).get_submodule(path)
+    except AttributeError as error:
+        raise UserError(
+            f"{type(model).__name__} has no {path}, which models of the family "
+            f"{family_of(model).model_type!r} have; give the model itself, without adapters"
+        ) from error
+
+
 def layers_of(model: nn.Module) -> list[nn.Module]:
     """The transformer layers, in order."""
-    layers: Any = base_of(model).get_submodule(family_of(model).layers)
+    layers: Any = part_of(model, family_of(model).layers)
     return list(layers)

@@ -10,7 +10,7 @@ from torch import nn
 
 from speechprune.backbones.base import LAYER_ROLES
 from speechprune.errors import UserError
-from speechprune.huggingface.families import Family, base_of, family_of, layers_of
+from speechprune.huggingface.families import Family, family_of, layers_of, part_of
 from speechprune.masking.matrix_view import MatrixView
 from speechprune.masking.sites import Site, with_biases
 from speechprune.masking.unit_view import UnitView
@@ -61,31 +61,30 @@ def sites_of(
 
 
 def _all_sites(model: nn.Module, family: Family) -> Iterator[Site]:
-    base = base_of(model)
     for role, pattern in family.outside.items():
-        for path in _matching(base, pattern):
-            yield _site(base, path, role, None)
+        for path in _matching(model, pattern):
+            yield _site(model, path, role, None)
     for number in range(len(layers_of(model))):
         for role, path in family.weights.items():
             bare = family.bare_attention and role.startswith("attn.")
             matrix = (_WRITES if role == "attn.out" else _READS) if bare else None
-            yield _site(base, f"{family.layers}.{number}.{path}", role, number, matrix)
+            yield _site(model, f"{family.layers}.{number}.{path}", role, number, matrix)
 
 
-def _matching(base: nn.Module, pattern: str) -> list[str]:
+def _matching(model: nn.Module, pattern: str) -> list[str]:
     """The names that a pattern stands for."""
     start, star, end = pattern.partition(".*")
     if not star:
         return [pattern]
-    members: Any = base.get_submodule(start)
+    members: Any = part_of(model, start)
     return [f"{start}.{number}{end}" for number in range(len(members))]
 
 
 def _site(
-    base: nn.Module, name: str, role: str, layer: int | None, matrix: MatrixView | None = None
+    model: nn.Module, name: str, role: str, layer: int | None, matrix: MatrixView | None = None
 ) -> Site:
     path, _, tensor = name.rpartition(".")
-    return Site(name, role, layer, base.get_submodule(path), tensor, matrix)
+    return Site(name, role, layer, part_of(model, path), tensor, matrix)
 
 
 def views_of(model: nn.Module, sites: Collection[Site]) -> dict[str, UnitView]:
