@@ -64,6 +64,12 @@ class TextTask:
         """Whether a score is asked for, and not a class."""
         return not self.classes
 
+    @property
+    def error(self) -> str:
+        """What is compared where others have error rates, as it is called: 1 less the first
+        metric."""
+        return f"1 - {self.metrics[0]}"
+
     def with_classes(self, classes: Sequence[str]) -> TextTask:
         """The task with its classes in another order.
 

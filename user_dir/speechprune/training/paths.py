@@ -21,6 +21,7 @@ _FILES = (
     "criterion.wer_lexicon",
     "model.layer_plan",
     "model.mask_file",
+    "model.roberta_path",
     "model.w2v_path",
 )
 _FOLDERS = ("common.user_dir", "task.data", "task.label_dir", "task.target_dictionary")
