@@ -14,6 +14,9 @@ from typing import Literal
 from speechprune.errors import UserError
 from speechprune.manifests.dictionary import SPECIAL_SYMBOLS
 
+#: fairseq's task for all of them.
+SENTENCES = "sentence_prediction"
+
 #: A measure of how well a task is done; see `speechprune.decoding.text_metrics`.
 Metric = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
 

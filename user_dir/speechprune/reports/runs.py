@@ -11,6 +11,8 @@ from speechprune import __version__
 from speechprune.checksums import read_entries, read_json, write_entries
 from speechprune.errors import UserError
 from speechprune.files import digest
+from speechprune.manifests.glue.folder import task_of_folder
+from speechprune.manifests.glue.tasks import SENTENCES
 from speechprune.manifests.split_files import split_digest
 from speechprune.reports.run_files import are_facts, are_values, read_summary
 from speechprune.state_names import is_finetuned
@@ -49,6 +51,21 @@ class FinishedRun:
     training_digest: str
 
     @property
+    def is_of_text(self) -> bool:
+        """Whether the task is one on sentences."""
+        return self.task.get("_name") == SENTENCES
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """The rates of a `RunEvaluation` that tell something of it, and how tables call them.
+
+        Raises UserError if a task on sentences is not told by its folder.
+        """
+        if self.is_of_text:
+            return {"error": task_of_folder(Path(self.task["data"])).error}
+        return {"wer": "WER", "cer": "CER"}
+
+    @property
     def checkpoint(self) -> Path:
         """The file that is evaluated."""
         return checkpoint_path(self.folder, self.which)
@@ -60,7 +77,8 @@ class RunEvaluation:
 
     Attributes:
         wer, cer: errors per word and per character of the subset; both of units, if the model
-            writes those; both the share of utterances with a wrong class, if it tells classes.
+            writes those; both the share of utterances with a wrong class, if it tells classes; both
+            1 less the first metric of a task on sentences.
         density: share kept of the maskable weights.
         parameters: tensor entries that inference reads, masked ones included.
         removed: those among them that are masked, or that slimming will cut out.
@@ -71,6 +89,11 @@ class RunEvaluation:
     density: float
     parameters: int
     removed: int
+
+    @property
+    def error(self) -> float:
+        """What there is of a model that writes no text."""
+        return self.wer
 
 
 @dataclass(frozen=True)
