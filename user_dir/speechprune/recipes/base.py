@@ -9,6 +9,7 @@ from typing import Any
 
 from speechprune.checksums import write_json
 from speechprune.errors import UserError
+from speechprune.manifests.split_files import is_of_texts
 from speechprune.recipes.setting import Setting
 from speechprune.recipes.steps import Step
 from speechprune.training.overrides import key_of, refuse_own
@@ -123,20 +124,26 @@ def _count(count: int, what: str) -> str:
 
 
 def _refuse_other_kind(name: str, setting: Setting) -> None:
-    """Raise UserError if the config is not for the recipe, or the pretrained model not for it."""
+    """Raise UserError if the config is not for the recipe, or the model or the data not for it."""
     from speechprune.checkpoint import read
     from speechprune.state_names import is_text
 
+    trained, other = ("text", "speech") if setting.is_of_text else ("speech", "text")
     if setting.is_of_text and RECIPES[name].of_speech:
         raise UserError(
             f"the recipe {name} is for models of speech, but {setting.config} trains models of text"
         )
     if is_text(read(setting.model, mmap=True)["model"]) != setting.is_of_text:
-        trained, found = ("text", "speech") if setting.is_of_text else ("speech", "text")
         raise UserError(
-            f"{setting.config} trains models of {trained}, but {setting.model} is one of {found}; "
+            f"{setting.config} trains models of {trained}, but {setting.model} is one of {other}; "
             "name another config or model"
         )
+    for folder in (setting.data, setting.source):
+        if folder is not None and is_of_texts(folder) != setting.is_of_text:
+            raise UserError(
+                f"{setting.config} trains models of {trained}, but {folder} holds no {trained}; "
+                "name another config or folder"
+            )
 
 
 def _refuse_own_keys(name: str, setting: Setting) -> None:
