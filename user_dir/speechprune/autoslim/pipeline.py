@@ -24,9 +24,9 @@ from speechprune.errors import UserError
 from speechprune.files import check_folder
 from speechprune.made_with import claim
 from speechprune.manifests.check import check_split
+from speechprune.manifests.split_files import split_digest
 from speechprune.models.loading import load_recogniser
 from speechprune.models.sites import encoder_of_model
-from speechprune.reports.runs import manifest_digest
 from speechprune.rewriting.slimming import CutReport
 from speechprune.state_names import has_masks, is_finetuned
 from speechprune.training.configs import find_config
@@ -124,7 +124,7 @@ class Pipeline(Workflow):
         wanted = {
             "version": __version__,
             "checkpoint": digest(self.checkpoint),
-            "splits": {split: manifest_digest(data, split, labels) for split in splits},
+            "splits": {split: split_digest(data, split, labels) for split in splits},
             "amounts": list(self.amounts.overrides),
             "average": [self.finetuning.average, self.finetuning.average_by],
             "then_updates": self.then_updates,
