@@ -13,17 +13,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from fairseq.tasks.sentence_prediction import SentencePredictionTask
-from omegaconf import open_dict
+from fairseq.tasks.sentence_prediction import SentencePredictionConfig, SentencePredictionTask
+from omegaconf import OmegaConf, open_dict
 from tqdm import tqdm
 
+from speechprune.checkpoint.file import PathLike
+from speechprune.checkpoint.text import read_text_model
 from speechprune.decoding.inference import best_device, count_parameters
 from speechprune.decoding.text_metrics import MeasuredMetric, measure
 from speechprune.errors import UserError
 from speechprune.manifests.glue.folder import task_of_folder
 from speechprune.manifests.glue.tasks import TextTask
 from speechprune.models.loading import LoadedSentences
+from speechprune.models.sentence_symbols import refuse_other_symbols
+from speechprune.state_names import VOCABULARY
 
+#: How GLUE's configs join sentences, for an encoder whose settings say nothing of them.
+_OF_GLUE = {
+    **{"init_token": 0, "separator_token": 2, "no_shuffle": True},
+    **{"regression_target": False, "classification_head_name": "", "seed": 0},
+}
 #: Symbols in a batch, padding included.
 MAX_SYMBOLS = 16384
 
@@ -127,14 +136,44 @@ def read_sentences(loaded: LoadedSentences, folder: Path, name: str) -> Any:
             model.
     """
     _refuse_other_symbols(loaded, folder)
-    if not (folder / "input0" / f"{name}.idx").is_file():
-        raise UserError(f"{folder} has no split {name}: there is no input0/{name}.idx")
+    _refuse_no_split(folder, name)
     task = SentencePredictionTask(
         loaded.task.cfg.copy(), loaded.symbols, loaded.classes or loaded.symbols
     )
     with open_dict(task.cfg):
         task.cfg.update(data=str(folder), no_shuffle=True)
     return task.load_dataset(name)
+
+
+def read_texts(path: PathLike, folder: Path, name: str) -> Any:
+    """The same for an encoder alone, which no label is read for.
+
+    Args:
+        path: of its checkpoint, pretrained or finetuned.
+
+    Raises:
+        UserError: there is no such split, or the folder has other symbols than the encoder.
+    """
+    _refuse_no_split(folder, name)
+    file, found = folder / "input0" / "dict.txt", read_text_model(path)
+    if not file.is_file():
+        raise UserError(f"there is no {file}; name a folder that `prepare glue` has written")
+    symbols = SentencePredictionTask.load_dictionary(str(file))
+    cfg = OmegaConf.structured(SentencePredictionConfig(data=str(folder), **_OF_GLUE))
+    task = SentencePredictionTask(cfg, symbols, symbols)
+    known = found.settings[VOCABULARY]
+    if len(symbols) != known:
+        raise UserError(
+            f"{file} has {len(symbols)} symbols with fairseq's own, but {path} has {known}; "
+            "prepare the data with its dictionary"
+        )
+    refuse_other_symbols(path, found, task)
+    return task.load_dataset(name)
+
+
+def _refuse_no_split(folder: Path, name: str) -> None:
+    if not (folder / "input0" / f"{name}.idx").is_file():
+        raise UserError(f"{folder} has no split {name}: there is no input0/{name}.idx")
 
 
 def _refuse_other_symbols(loaded: LoadedSentences, folder: Path) -> None:
