@@ -9,7 +9,6 @@ from typing import Any, Optional
 
 import click
 
-from speechprune.decoding import MAX_TOKENS
 from speechprune.errors import UserError
 from speechprune.tools._options import SEED, Number, finetunes, whole_number
 
@@ -181,7 +180,7 @@ def auto(
     "--criterion",
     metavar="NAME",
     show_default="snip_momentum for a finetuned model with --data, else magnitude",
-    help="What units are scored by: magnitude, or, from gradients on labelled audio, "
+    help="What units are scored by: magnitude, or, from gradients on labelled data, "
     "snip_momentum, snip or gradient.",
 )
 @click.option(
@@ -192,20 +191,24 @@ def auto(
     "the mean of the layer.",
 )
 @_MULTIPLE
-@click.option("--data", type=_PATH, help="Folder of manifests to score and repair by.")
-@click.option("--subset", help="Name of the manifest.")
-@click.option("--repair", is_flag=True, help="Refit the weights that stay on the audio.")
 @click.option(
-    "--batches", type=whole_number(1), default=8, help="Number of batches of audio to draw."
+    "--data", type=_PATH, help="Folder of manifests, or of sentences, to score and repair by."
 )
+@click.option("--subset", help="Name of the manifest, or of the split of sentences.")
+@click.option("--repair", is_flag=True, help="Refit the weights that stay on the data.")
+@click.option("--batches", type=whole_number(1), default=8, help="Number of batches to draw.")
 @click.option(
-    "--batch-size", type=whole_number(1), default=8, help="Number of utterances in a batch."
+    "--batch-size",
+    type=whole_number(1),
+    default=8,
+    help="Utterances or sentences in a batch.",
 )
 @click.option(
     "--max-tokens",
     type=whole_number(1),
-    default=MAX_TOKENS,
-    help="Most audio samples that go through the model at once, padding included.",
+    show_default="as in evaluate",
+    help="Most audio samples, or symbols of text, that go through the model at once, padding "
+    "included.",
 )
 @click.option("--seed", type=SEED, default=0, help="Seed of the draw.")
 @click.option(
@@ -257,7 +260,7 @@ def _amount(options: dict[str, Any]) -> Any:
 
 
 def _draw(options: dict[str, Any]) -> Any:
-    """What audio to draw; None without data."""
+    """What data to draw; None without any."""
     from speechprune.rewriting.calibration import Draw
 
     data, subset = options["data"], options["subset"]

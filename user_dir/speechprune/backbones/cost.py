@@ -82,7 +82,7 @@ def _length(family: Backbone, model: nn.Module, count: float | None) -> Length:
     """The length to count for; raises UserError if the model cannot take it."""
     unit, longest = family.length_unit, family.longest(model)
     if count is None:
-        count = unit.usual if longest is None else min(unit.usual, longest / unit.samples)
+        count = unit.usual if longest is None else min(unit.usual, longest // unit.samples)
     length = Length(count, unit)
     if family.frame_count(model, length.samples) == 0:
         raise UserError(f"{length} are too short for a frame; give more {unit.name}")
