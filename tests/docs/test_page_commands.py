@@ -89,6 +89,10 @@ class Bench:
             complete(arguments)
             return
         given = {key_of(word): value_of(word) for word in arguments if "=" in word}
+        if any(word.startswith("glue/") for word in arguments):
+            assert {"task.data", "model.roberta_path"} <= set(given), arguments
+            rehearse(arguments)
+            return
         assert {"task.data", "model.w2v_path"} <= set(given), arguments
         if any("labels" in word for word in arguments if "=" not in word):
             rehearse([*arguments, f"task.data={self.labelled}"])
@@ -101,9 +105,10 @@ class Bench:
         splits = [word for word in params["overrides"] if key_of(word).endswith("_subset")]
         if "train" in params:
             splits = [f"dataset.{name}_subset={params[name]}" for name in ("train", "valid")]
+        kind = "roberta" if params["config"].startswith("glue/") else "w2v"
         self._train(
             [
-                *("--config-name", params["config"], "model.w2v_path=x.pt", "task.data=x"),
+                *("--config-name", params["config"], f"model.{kind}_path=x.pt", "task.data=x"),
                 *params["overrides"],
                 *splits,
             ]
