@@ -19,7 +19,8 @@ from torch import nn
 
 from benchmarks.harness import machine
 from speechprune.backbones import LAYER_ROLES, find_backbone
-from speechprune.backbones.cost import SAMPLE_RATE, encoder_cost
+from speechprune.backbones.cost import encoder_cost
+from speechprune.backbones.lengths import SAMPLE_RATE
 from speechprune.checksums import write_json
 from speechprune.decoding.inference import evaluate, padded, read_audio
 from speechprune.dropping.search import VerificationSettings, verify_plans

@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from speechprune.models.names import ROBERTA, WEIGHTS
+
 FOLDER = Path(__file__).parent
 TEMPLATE = FOLDER / "template.yaml"
 
@@ -254,7 +256,7 @@ def of_sentences(template: str) -> str:
     before, model = template.split("model:\n")
     _, ours = model.split("\n\n", 1)
     kept = [
-        line.replace("wav2vec_ctc", "roberta").replace("w2v_path", "roberta_path")
+        line.replace(WEIGHTS, ROBERTA).replace("w2v_path", "roberta_path")
         for line in ours.splitlines()
         if line.strip().partition(":")[0] not in _NOT_OF_ROBERTA
     ]

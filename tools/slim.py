@@ -9,7 +9,6 @@ from typing import Any, Optional
 
 import click
 
-from speechprune.decoding import MAX_TOKENS
 from speechprune.errors import UserError
 from speechprune.tools._options import SEED, Number, finetunes, whole_number
 
@@ -18,6 +17,8 @@ _PATH = click.Path(path_type=Path)
 _REMOVED, _KEPT = Number(0.0, 1.0, max_open=True), Number(0.0, 1.0, min_open=True)
 #: More takes too much memory: attention weights are counted for each pair of frames.
 _LONGEST = 60.0
+#: For the same reason; more than models take.
+_MOST_SYMBOLS = 1 << 13
 #: More channels than any layer has.
 _MOST_CHANNELS = 1 << 16
 _MULTIPLE = click.option(
@@ -41,7 +42,8 @@ _AMOUNTS = (
         "--keep-macs",
         type=_KEPT,
         metavar="SHARE",
-        help="Share of the encoder's multiply-adds to keep, likewise, for 10 s of audio.",
+        help="Share of the encoder's multiply-adds to keep, likewise, for 10 s of audio or 128 "
+        "symbols of text.",
     ),
 )
 
@@ -77,11 +79,17 @@ def command() -> None:
 @click.option(
     "--seconds",
     type=Number(0.1, _LONGEST),
-    default=10.0,
+    show_default="10",
     help="Length of the utterance that multiply-adds are counted for.",
 )
+@click.option(
+    "--symbols",
+    type=whole_number(1, _MOST_SYMBOLS),
+    show_default="128, or the most that it takes",
+    help="The same of a text, for a model of text.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-def find(checkpoint: Path, seconds: float, as_json: bool) -> None:
+def find(checkpoint: Path, seconds: Optional[float], symbols: Optional[int], as_json: bool) -> None:
     """Show the heads and channels of each layer of CKPT, a pretrained or finetuned model.
 
     For each layer: how many there are, how many of them `slim apply` can remove with equal outputs,
@@ -89,7 +97,7 @@ def find(checkpoint: Path, seconds: float, as_json: bool) -> None:
     """
     from speechprune.reports.slimming import find_units
 
-    found = find_units(checkpoint, seconds)
+    found = find_units(checkpoint, seconds=seconds, symbols=symbols)
     click.echo(json.dumps(found.describe()) if as_json else found.in_words())
 
 
@@ -172,7 +180,7 @@ def auto(
     "--criterion",
     metavar="NAME",
     show_default="snip_momentum for a finetuned model with --data, else magnitude",
-    help="What units are scored by: magnitude, or, from gradients on labelled audio, "
+    help="What units are scored by: magnitude, or, from gradients on labelled data, "
     "snip_momentum, snip or gradient.",
 )
 @click.option(
@@ -183,20 +191,24 @@ def auto(
     "the mean of the layer.",
 )
 @_MULTIPLE
-@click.option("--data", type=_PATH, help="Folder of manifests to score and repair by.")
-@click.option("--subset", help="Name of the manifest.")
-@click.option("--repair", is_flag=True, help="Refit the weights that stay on the audio.")
 @click.option(
-    "--batches", type=whole_number(1), default=8, help="Number of batches of audio to draw."
+    "--data", type=_PATH, help="Folder of manifests, or of sentences, to score and repair by."
 )
+@click.option("--subset", help="Name of the manifest, or of the split of sentences.")
+@click.option("--repair", is_flag=True, help="Refit the weights that stay on the data.")
+@click.option("--batches", type=whole_number(1), default=8, help="Number of batches to draw.")
 @click.option(
-    "--batch-size", type=whole_number(1), default=8, help="Number of utterances in a batch."
+    "--batch-size",
+    type=whole_number(1),
+    default=8,
+    help="Utterances or sentences in a batch.",
 )
 @click.option(
     "--max-tokens",
     type=whole_number(1),
-    default=MAX_TOKENS,
-    help="Most audio samples that go through the model at once, padding included.",
+    show_default="as in evaluate",
+    help="Most audio samples, or symbols of text, that go through the model at once, padding "
+    "included.",
 )
 @click.option("--seed", type=SEED, default=0, help="Seed of the draw.")
 @click.option(
@@ -248,7 +260,7 @@ def _amount(options: dict[str, Any]) -> Any:
 
 
 def _draw(options: dict[str, Any]) -> Any:
-    """What audio to draw; None without data."""
+    """What data to draw; None without any."""
     from speechprune.rewriting.calibration import Draw
 
     data, subset = options["data"], options["subset"]

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from speechprune.errors import UserError
+from speechprune.files import sync
 from speechprune.manifests.lines import write_lines
 
 if TYPE_CHECKING:
@@ -41,17 +43,25 @@ def binarise(sentences: Iterable[str], dictionary: Dictionary, prefix: Path) -> 
 
     Args:
         sentences: tokens parted by blanks.
+
+    Raises:
+        UserError: they cannot be written.
     """
     from fairseq.binarizer import FileBinarizer, VocabularyDatasetBinarizer
 
     text = prefix.with_name(f".{prefix.name}.tokens")
     write_lines(text, sentences)
-    summary = FileBinarizer.multiprocess_dataset(
-        str(text),
-        "mmap",
-        VocabularyDatasetBinarizer(dictionary, append_eos=True),
-        str(prefix),
-        vocab_size=len(dictionary),
-    )
-    text.unlink()
+    try:
+        summary = FileBinarizer.multiprocess_dataset(
+            str(text),
+            "mmap",
+            VocabularyDatasetBinarizer(dictionary, append_eos=True),
+            str(prefix),
+            vocab_size=len(dictionary),
+        )
+        text.unlink()
+        for ending in ("bin", "idx"):
+            sync(f"{prefix}.{ending}")
+    except OSError as error:
+        raise UserError(f"{prefix}.bin cannot be written: {error.strerror}") from error
     return Binarised(summary.num_seq, summary.num_tok, summary.num_replaced)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Callable
 
 import numpy as np
 import pytest
 import torch
-from nano import SAMPLE_RATE
+from sources import Audio, Sources
 from torch import Tensor, nn
 
 from speechprune.backbones import LAYER_ROLES, Backbone
@@ -23,9 +22,6 @@ from speechprune.masking.schedule import ConstantSchedule
 from speechprune.masking.sites import before_weight_norm
 
 ROLES = (*LAYER_ROLES, *OTHER_ROLES)
-GROUPS = ("layer_norm", "pos", "front.proj", "mask_emb")
-#: Samples that the nano extractor turns into an even and into an odd number of frames.
-LENGTHS = (SAMPLE_RATE // 2, SAMPLE_RATE // 2 + 320)
 
 
 @dataclass(frozen=True)
@@ -33,17 +29,27 @@ class Family:
     """A backbone and a builder of nano models of its family.
 
     Attributes:
-        final_norm: whether a layer norm follows the last hidden state (pre-norm).
-        ignores_padding: whether an utterance's states are the same alone and padded in a batch.
+        final_norm: where in a model the layer norm is that follows the last hidden state
+            (pre-norm); None if there is none.
+        sources: what its models hear or read.
     """
 
     name: str
     backbone: Backbone
     build: Callable[..., nn.Module]
-    final_norm: bool
+    final_norm: str | None = None
+    sources: Sources = Audio()
 
     def __str__(self) -> str:
         return self.name
+
+    def source(self, batch: int = 2, samples: int | None = None) -> Tensor:
+        """What its models hear or read, (B, samples), the same for equal sizes."""
+        return self.sources.draw(batch, samples)
+
+    def output(self, model: nn.Module, source: Tensor | None = None) -> Tensor:
+        """What finetuning reads of a model, (B, T, C)."""
+        return self.sources.output(model, self.source() if source is None else source)
 
     def masked(self, density: float) -> tuple[nn.Module, MaskController]:
         """A nano model with a mask on every site, and its controller."""
@@ -54,21 +60,10 @@ class Family:
         return model, controller
 
 
-def audio(batch: int = 2, samples: int = LENGTHS[0]) -> Tensor:
-    return torch.randn(batch, samples, generator=torch.Generator().manual_seed(samples))
-
-
-@torch.no_grad()
-def output(model: nn.Module, source: Tensor) -> Tensor:
-    """What finetuning reads of the model, (B, T, C)."""
-    # On some processors PyTorch rounds otherwise by weights that require gradient.
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    model.requires_grad_(False)
-    result = model.extract_features(source, None, mask=False)
-    result = result["x"] if isinstance(result, dict) else result[0]
-    for parameter in trained:
-        parameter.requires_grad_(True)
-    return result
+def weighted(features: Tensor) -> Tensor:
+    """A loss that every entry of the features bears on."""
+    weights = torch.randn(features.shape, generator=torch.Generator().manual_seed(0))
+    return (features * weights).mean()
 
 
 def sites_name_each_tensor_once(family: Family) -> None:
@@ -85,12 +80,13 @@ def sites_name_each_tensor_once(family: Family) -> None:
         found = getattr(written.module, written.tensor)
         assert tensors[written.name] is found and found.shape == tensor.shape, site.name
     assert len({id(before_weight_norm(s).module) for s in sites}) == len(names)
-    assert {site.role for site in sites} == set(ROLES)
+    assert {site.role for site in sites} == set(family.sources.roles)
     layers = family.backbone.layers(model)
     for index in range(len(layers)):
         roles = [site.role for site in sites if site.layer == index]
         assert sorted(roles) == sorted(LAYER_ROLES)
-    assert {site.role for site in sites if site.layer is None} == set(OTHER_ROLES)
+    others = {site.role for site in sites if site.layer is None}
+    assert others == set(OTHER_ROLES) & set(family.sources.roles)
     for role in ROLES:
         chosen = family.backbone.sites(model, [role])
         assert [s.name for s in chosen] == [s.name for s in sites if s.role == role]
@@ -108,16 +104,16 @@ def layers_own_their_sites(family: Family) -> None:
 def every_site_is_live(family: Family) -> None:
     """Removing any site's connections changes the output: no mask is put where nobody reads."""
     model, controller = family.masked(1.0)
-    source = audio()
-    expected = output(model, source)
-    assert torch.equal(output(model, source), expected)
-    assert torch.equal(output(family.build(), source), expected)
+    source = family.source()
+    expected = family.output(model, source)
+    assert torch.equal(family.output(model, source), expected)
+    assert torch.equal(family.output(family.build(), source), expected)
     for site in controller.sites:
         masked, weight = masked_weight(site), original_weight(site)
         masked.choose(torch.zeros_like(masked.mask), weight)
-        assert not torch.equal(output(model, source), expected), site.name
+        assert not torch.equal(family.output(model, source), expected), site.name
         masked.choose(torch.ones_like(masked.mask), weight)
-        assert torch.equal(output(model, source), expected), site.name
+        assert torch.equal(family.output(model, source), expected), site.name
 
 
 def every_site_learns(family: Family) -> None:
@@ -125,8 +121,9 @@ def every_site_learns(family: Family) -> None:
     model, controller = family.masked(0.7)
     model.train()
     controller.train().set_num_updates(0)
-    features, _ = family.backbone.features(model, audio(), None)
-    features.square().mean().backward()
+    torch.manual_seed(0)  # by which no layer is skipped, of models that skip some
+    features, _ = family.backbone.features(model, family.source(), None)
+    weighted(features).backward()
     for site in controller.sites:
         gradient = masked_weight(site).scores.grad
         assert gradient is not None and gradient.isfinite().all(), site.name
@@ -136,16 +133,16 @@ def every_site_learns(family: Family) -> None:
 def folding_leaves_the_plain_model(family: Family) -> None:
     """Keys, and what a plain model makes of them, are those of a model that never had masks."""
     model, controller = family.masked(0.6)
-    source = audio()
+    source = family.source()
     controller.settle()
-    expected = output(model, source)
+    expected = family.output(model, source)
     masked_keys = set(model.state_dict())
     controller.fold()
     plain = family.build()
     assert set(model.state_dict()) == set(plain.state_dict()) < masked_keys
-    assert torch.equal(output(model, source), expected)
+    assert torch.equal(family.output(model, source), expected)
     plain.load_state_dict(model.state_dict())
-    assert torch.equal(output(plain, source), expected)
+    assert torch.equal(family.output(plain, source), expected)
 
 
 def hidden_states_are_those_of_the_layers(family: Family) -> None:
@@ -153,63 +150,69 @@ def hidden_states_are_those_of_the_layers(family: Family) -> None:
     model = family.build(layers=3).requires_grad_(False)
     layers = family.backbone.layers(model)
     frame_counts = set()
-    for samples in LENGTHS:
-        source = audio(samples=samples)
+    for samples in family.sources.lengths:
+        source = family.source(samples=samples)
         with torch.no_grad():
             states, padding = family.backbone.hidden_states(model, source, None)
-        expected = output(model, source)
+        expected = family.output(model, source)
         assert len(states) == len(layers) + 1 == 4
         assert all(state.shape == expected.shape for state in states)
         assert padding.shape == expected.shape[:2] and padding.dtype == torch.bool
         assert not padding.any()
-        last = model.encoder.layer_norm(states[-1]) if family.final_norm else states[-1]
+        norm = (
+            nn.Identity() if family.final_norm is None else model.get_submodule(family.final_norm)
+        )
+        last = norm(states[-1])
         assert torch.equal(last, expected)
         frame_counts.add(expected.shape[1] % 2)
         if expected.shape[1] % 2 == 0:  # an odd number of frames would be padded
             for layer, entering, leaving in zip(layers, states, states[1:]):
                 with torch.no_grad():
-                    out = layer(entering.transpose(0, 1))[0].transpose(0, 1)
-                torch.testing.assert_close(out, leaving)
+                    out = layer(entering.transpose(0, 1), None)
+                out = out if isinstance(out, Tensor) else out[0]
+                torch.testing.assert_close(out.transpose(0, 1), leaving)
     assert frame_counts == {0, 1}
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in layers)
 
 
 def features_are_what_fairseq_extracts(family: Family) -> None:
     """In training, with and without padding, and otherwise without; masked spans change it."""
-    model = family.build()
-    source = audio()
-    padding_mask = torch.zeros(source.shape, dtype=torch.bool)
-    padding_mask[1, 3000:] = True
+    model, sources = family.build(), family.sources
+    source, padding_mask = sources.padded([sources.lengths[0], sources.lengths[0] * 3 // 8])
 
     def seeded(extract: Callable[..., Any], given: Tensor | None, mask: bool) -> Any:
         torch.manual_seed(1)
         np.random.seed(1)
         with torch.no_grad():
-            found = extract(source, given, mask=mask)
-        return (found["x"], found["padding_mask"]) if isinstance(found, dict) else found
+            return extract(model, source, given, mask=mask)
 
     for given, training in ((None, False), (None, True), (padding_mask, True)):
         model.train(training)
-        features, padding = seeded(partial(family.backbone.features, model), given, False)
-        expected = seeded(model.extract_features, given, False)
+        if given is None:
+            source = family.source()
+        features, padding = seeded(family.backbone.features, given, False)
+        expected = seeded(sources.extract, given, False)
         assert torch.equal(features, expected[0])
         assert (padding is None) == (expected[1] is None)
         assert padding is None or torch.equal(padding, expected[1])
         if given is None:  # the shorter one is too short for a span
-            masked, _ = seeded(partial(family.backbone.features, model), given, True)
-            assert masked.shape == features.shape and not torch.equal(masked, features)
+            masked, _ = seeded(family.backbone.features, given, True)
+            assert masked.shape == features.shape
+            masks_spans = "mask_emb" in sources.groups
+            assert torch.equal(masked, features) != masks_spans or (training and masks_spans)
 
 
 def frames_are_counted(family: Family) -> None:
     """For every length from too short for a frame to several frames."""
-    model = family.build()
-    count = family.backbone.frame_count
+    model, sources = family.build(), family.sources
+    count, one, more = family.backbone.frame_count, sources.one_frame, sources.frame
+    lengths = {one, one + more - 1, one + more, one + 2 * more - 40 % more, *sources.lengths}
     with torch.no_grad():
-        found = {n: output(model, audio(1, n)).shape[1] for n in (400, 719, 720, 1000, 4321, 8000)}
+        found = {n: family.output(model, family.source(1, n)).shape[1] for n in lengths}
     assert {n: count(model, n) for n in found} == found
-    assert [count(model, n) for n in (0, 1, 5, 399)] == [0, 0, 0, 0]
+    assert [count(model, n) for n in (0, one // 80, one - 1)] == [0, 0, 0]
     # Utterances of hours, beyond what single precision counts exactly.
-    assert count(model, 400 + 320 * (2**24 + 1)) == 2**24 + 2
+    assert count(model, one + more * (2**24 + 1)) == 2**24 + 2
 
 
 def a_fresh_model_is_of_the_same_settings(family: Family) -> None:
@@ -231,7 +234,7 @@ def a_fresh_model_is_of_the_same_settings(family: Family) -> None:
 
 
 def dropping_layers_keeps_the_prefix(family: Family) -> None:
-    source = audio()
+    source = family.source()
     whole = family.build(layers=3)
     with torch.no_grad():
         states, _ = family.backbone.hidden_states(whole, source, None)
@@ -262,7 +265,7 @@ def impossible_layers_are_refused(family: Family) -> None:
 
 def keys_follow_the_layers(family: Family) -> None:
     """Layers dropped from a file, by its keys, and from the model in it: one network is left."""
-    source = audio()
+    source = family.source()
     for dropped in ([1], (2, 0), {3}):
         whole, short = family.build(layers=4), family.build(layers=4)
         for tensor in short.state_dict().values():
@@ -271,9 +274,9 @@ def keys_follow_the_layers(family: Family) -> None:
         for model in (whole, short):
             family.backbone.drop_layers(model, dropped)
         short.load_state_dict(state, strict=True)
-        expected = output(whole, source)
+        expected = family.output(whole, source)
         assert expected.any()
-        assert torch.equal(output(short, source), expected)
+        assert torch.equal(family.output(short, source), expected)
 
 
 def renamed(
@@ -305,7 +308,7 @@ def groups_hold_parameters_of_the_model(family: Family) -> None:
     model = family.build()
     names = {id(p): name for name, p in model.named_parameters()}
     seen: set[int] = set()
-    for group in GROUPS:
+    for group in family.sources.groups:
         parameters = [id(p) for p in family.backbone.parameters(model, group)]
         assert parameters and len(set(parameters)) == len(parameters)
         assert set(parameters) <= set(names), group

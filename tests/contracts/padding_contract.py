@@ -7,7 +7,7 @@ from typing import Any, Callable
 
 import pytest
 import torch
-from backbone_contract import LENGTHS, Family, audio, output
+from backbone_contract import Family
 from torch import nn
 
 
@@ -20,10 +20,9 @@ def batched_equals_alone(family: Family) -> None:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d):
             module.bias.fill_(1.0)  # what it makes of zeros is not zero
-    lengths = [LENGTHS[0], LENGTHS[0] - 2000, LENGTHS[0] - 2320, 400]
-    source = audio(len(lengths))
-    padding_mask = torch.arange(source.shape[1]) >= torch.tensor(lengths)[:, None]
-    source = source.masked_fill(padding_mask, 0)
+    sources = family.sources
+    lengths = [sources.lengths[0], *sources.shorter, sources.one_frame]
+    source, padding_mask = sources.padded(lengths)
     features, told = family.backbone.features(model, source, padding_mask)
     together, padding = family.backbone.hidden_states(model, source, padding_mask)
     assert told is not None and torch.equal(told, padding)
@@ -33,7 +32,7 @@ def batched_equals_alone(family: Family) -> None:
         assert padding[index].tolist() == [i >= frames for i in range(padding.shape[1])]
         alone, _ = family.backbone.hidden_states(model, own, None)
         torch.testing.assert_close(
-            features[index, :frames], output(model, own)[0], atol=1e-5, rtol=0
+            features[index, :frames], family.output(model, own)[0], atol=1e-5, rtol=0
         )
         for state, expected in zip(together, alone, strict=True):
             torch.testing.assert_close(state[index, :frames], expected[0], atol=1e-5, rtol=0)
@@ -42,34 +41,31 @@ def batched_equals_alone(family: Family) -> None:
 def too_short_utterances_are_padding(family: Family) -> None:
     """They have no frames, and leave the others alone."""
     model = family.build().requires_grad_(False)
-    lengths = [LENGTHS[0], 399, 0]
-    source = audio(len(lengths))
-    padding_mask = torch.arange(source.shape[1]) >= torch.tensor(lengths)[:, None]
-    features, padding = family.backbone.features(
-        model, source.masked_fill(padding_mask, 0), padding_mask
-    )
+    sources = family.sources
+    source, padding_mask = sources.padded([sources.lengths[0], sources.one_frame - 1, 0])
+    features, padding = family.backbone.features(model, source, padding_mask)
     assert padding is not None and padding.all(1).tolist() == [False, True, True]
-    torch.testing.assert_close(features[0], output(model, source[:1])[0], atol=1e-5, rtol=0)
+    expected = family.output(model, source[:1])[0]
+    torch.testing.assert_close(features[0], expected, atol=1e-5, rtol=0)
 
 
 def no_frame_is_cropped(family: Family) -> None:
     """How many fairseq would crop depends on the longest utterance of a batch."""
     model: Any = family.build().requires_grad_(False)
-    expected = [output(model, audio(1, length)) for length in LENGTHS]
+    expected = [family.output(model, family.source(1, length)) for length in family.sources.lengths]
     model.crop_seq_to_multiple = 2
-    for length, whole in zip(LENGTHS, expected, strict=True):
-        found, _ = family.backbone.features(model, audio(1, length), None)
+    for length, whole in zip(family.sources.lengths, expected, strict=True):
+        found, _ = family.backbone.features(model, family.source(1, length), None)
         assert torch.equal(found, whole)
     assert model.crop_seq_to_multiple == 2
 
 
-def heard_is_the_audio_of_a_state(family: Family) -> None:
+def heard_is_the_source_of_a_state(family: Family) -> None:
     """Without the padding of utterances, and what fairseq appends to make frames even."""
     model = family.build().requires_grad_(False)
-    for lengths in ([LENGTHS[0]], [LENGTHS[1]], [LENGTHS[1], LENGTHS[0] - 2000, 400]):
-        source = audio(len(lengths), lengths[0])
-        padding_mask = torch.arange(source.shape[1]) >= torch.tensor(lengths)[:, None]
-        source = source.masked_fill(padding_mask, 0)
+    even, odd = family.sources.lengths
+    for lengths in ([even], [odd], [odd, family.sources.shorter[0], family.sources.one_frame]):
+        source, padding_mask = family.sources.padded(lengths)
         entry = family.backbone.enter(model, source, padding_mask)
         assert entry.heard.shape == entry.state.shape[:-1] and entry.heard.dtype == torch.bool
         alone = [
@@ -86,9 +82,8 @@ def padding_changes_nothing_in_the_model(family: Family) -> None:
     """Hearing utterances apart leaves no trace: modules, hooks and keys are as they were."""
     model = family.build()
     modules, keys = list(model.named_modules()), list(model.state_dict())
-    source = audio()
-    padding_mask = torch.zeros(source.shape, dtype=torch.bool)
-    padding_mask[1, 3000:] = True
+    source, padding_mask = family.sources.padded([family.sources.lengths[0]] * 2)
+    padding_mask[1, source.shape[1] * 3 // 8 :] = True
     with pytest.raises(ZeroDivisionError), family.backbone.apart(model, padding_mask):
         raise ZeroDivisionError
     with torch.no_grad():
@@ -103,6 +98,6 @@ PADDING_CONTRACT: Sequence[Callable[[Family], None]] = (
     batched_equals_alone,
     too_short_utterances_are_padding,
     no_frame_is_cropped,
-    heard_is_the_audio_of_a_state,
+    heard_is_the_source_of_a_state,
     padding_changes_nothing_in_the_model,
 )

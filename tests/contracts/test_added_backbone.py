@@ -40,7 +40,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Family]:
         module = ModuleType("my_model")
         monkeypatch.setitem(sys.modules, module.__name__, module)
         exec(readme_snippet("Add a backbone"), module.__dict__)
-        yield Family("my_model", BACKBONES.build("my_model"), build, False)
+        yield Family("my_model", BACKBONES.build("my_model"), build)
 
 
 @pytest.mark.parametrize(

@@ -8,35 +8,48 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from backbone_contract import CONTRACT, Family
 from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
 from nano import write_data2vec, write_hubert, write_wav2vec2
 from padding_contract import PADDING_CONTRACT
 from readme import readme_snippet
+from sentences import write_roberta
 from slimming_contract import SLIMMING_CONTRACT
+from sources import Audio, Text
 from torch import nn
 
 from speechprune.backbones import BACKBONES, find_backbone
 from speechprune.errors import UserError
 from speechprune.models.loading import load_pretrained
 
-#: What is built of each family, by name, and whether its last layer norm follows the layers.
+#: RoBERTa in the sizes of the speech models: 32 channels, 4 heads, FFN width 64.
+_write_roberta = partial(write_roberta, encoder_embed_dim=32, encoder_ffn_embed_dim=64)
+
+#: What is built of each family, by name, and where a last layer norm is that follows the layers.
 FAMILIES = {
-    "base": ("wav2vec2", write_wav2vec2, False),
-    "base_layer_norm": ("wav2vec2", partial(write_wav2vec2, extractor_mode="layer_norm"), False),
+    "base": ("wav2vec2", write_wav2vec2, None),
+    "base_layer_norm": ("wav2vec2", partial(write_wav2vec2, extractor_mode="layer_norm"), None),
     "xlsr": (
         "wav2vec2",
         partial(write_wav2vec2, layer_norm_first=True, extractor_mode="layer_norm", normalize=True),
-        True,
+        "encoder.layer_norm",
     ),
-    "data2vec": ("data2vec_audio", write_data2vec, False),
-    "hubert_base": ("hubert", write_hubert, False),
-    "hubert_batch_norm": ("hubert", partial(write_hubert, conv_pos_batch_norm=True), False),
+    "data2vec": ("data2vec_audio", write_data2vec, None),
+    "hubert_base": ("hubert", write_hubert, None),
+    "hubert_batch_norm": ("hubert", partial(write_hubert, conv_pos_batch_norm=True), None),
     "hubert_large": (
         "hubert",
         partial(write_hubert, layer_norm_first=True, extractor_mode="layer_norm", normalize=True),
-        True,
+        "encoder.layer_norm",
     ),
+    "roberta": ("roberta", _write_roberta, None),
+    "roberta_pre_norm": (
+        "roberta",
+        partial(_write_roberta, encoder_normalize_before=True),
+        "encoder.sentence_encoder.layer_norm",
+    ),
+    "roberta_layerdrop": ("roberta", partial(_write_roberta, encoder_layerdrop=0.05), None),
 }
 
 
@@ -51,7 +64,9 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             written[layers] = write(folder / f"{layers}.pt", layers=layers)
         return load_pretrained(written[layers])
 
-    return Family(request.param, BACKBONES.build(backbone), build, final_norm)
+    known = BACKBONES.build(backbone)
+    sources = Text() if known.hears == "text" else Audio()
+    return Family(request.param, known, build, final_norm, sources)
 
 
 @pytest.mark.parametrize(
@@ -89,3 +104,24 @@ def test_of_relatives_the_nearest_knows_a_model(name: str, monkeypatch: pytest.M
 def test_an_unknown_model_is_refused() -> None:
     with pytest.raises(UserError, match="Linear.*wav2vec2"):
         find_backbone(nn.Linear(2, 2))
+
+
+def test_layers_of_roberta_are_skipped_in_training_also_once_some_are_dropped(
+    tmp_path: Path,
+) -> None:
+    """And all of them count where hidden states are asked for."""
+    model = load_pretrained(write_roberta(tmp_path / "a.pt", layers=3, encoder_layerdrop=0.5))
+    family = find_backbone(model)
+    family.drop_layers(model, [1])
+    model.train()
+    called: list[int] = []
+    for number, layer in enumerate(family.layers(model)):
+        layer.register_forward_hook(lambda *_, number=number: called.append(number))
+    source = Text().draw()
+    torch.manual_seed(0)
+    for _ in range(64):
+        family.features(model, source, None)
+    assert all(16 < called.count(number) < 48 for number in range(2))
+    called.clear()
+    states, _ = family.hidden_states(model, source, None)
+    assert len(states) == 3 and called == [0, 1]

@@ -19,6 +19,7 @@ from loop import compose
 from nano import write_corpus
 from omegaconf import OmegaConf
 from readme import PAGES, ROOT, Block, blocks, commands_in, inline_code, readme_snippet
+from sentences import write_sentences
 
 from speechprune.errors import UserError
 from speechprune.masking.policies import POLICIES
@@ -38,6 +39,7 @@ class Bench:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.corpus = write_corpus(folder / "corpus", train=12, valid=4)
         self.labelled = write_tones(folder / "labelled")
+        self.sentences = write_sentences(folder / "sentences")
         # The files of the examples exist only where they are used.
         monkeypatch.setattr(click.Path, "convert", lambda self, value, param, ctx: Path(value))
         # Benchmarks are started in the root of a checkout.
@@ -89,9 +91,10 @@ class Bench:
             complete(arguments)
             return
         given = {key_of(word): value_of(word) for word in arguments if "=" in word}
-        if any(word.startswith("glue/") for word in arguments):
+        if any("glue/" in word for word in arguments if "=" not in word):
+            # What is trained for two classes is rehearsed on toy sentences.
             assert {"task.data", "model.roberta_path"} <= set(given), arguments
-            rehearse(arguments)
+            rehearse([*arguments, f"task.data={self.sentences}"])
             return
         assert {"task.data", "model.w2v_path"} <= set(given), arguments
         if any("labels" in word for word in arguments if "=" not in word):
@@ -144,6 +147,10 @@ class Bench:
         assert (command, constraints) == ("install", "constraints.txt"), words
         pinned = {line.partition("==")[0].lower() for line in _lines("constraints.txt")}
         names = [name for name in names if name not in ("--no-build-isolation", "-e", ".")]
+        extras = {name: name[2:-1] for name in names if re.fullmatch(r"\.\[\w+\]", name)}
+        offered = (ROOT / "setup.py").read_text(encoding="utf-8")
+        assert all(f'"{extra}": ' in offered for extra in extras.values()), words
+        names = [name for name in names if name not in extras]
         assert {name.lower() for name in names} <= pinned
 
     def _python(self, words: Words) -> None:

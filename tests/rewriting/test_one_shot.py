@@ -23,7 +23,8 @@ from speechprune.decoding.inference import read_audio
 from speechprune.models.loading import load_encoder, load_finetuned, load_pretrained
 from speechprune.models.sites import encoder_of_model
 from speechprune.recipes.nano import ASSET
-from speechprune.rewriting.calibration import Calibration, Draw
+from speechprune.rewriting.audio_calibration import AudioCalibration
+from speechprune.rewriting.calibration import Draw
 from speechprune.rewriting.layer_repair import repair
 from speechprune.rewriting.one_shot import prune
 from speechprune.rewriting.plain_checkpoint import read_plain
@@ -56,9 +57,9 @@ def recordings(data: Path, subset: str) -> list[tuple[np.ndarray, str]]:
     ]
 
 
-def calibration(data: Path, **options: Any) -> Calibration:
+def calibration(data: Path, **options: Any) -> AudioCalibration:
     draw = Draw(data, "train", **options)
-    return Calibration(draw, normalize=False, rate=16000, labels="ltr")
+    return AudioCalibration(draw, normalize=False, rate=16000, labels="ltr")
 
 
 # --- scores --------------------------------------------------------------------------------------
@@ -296,7 +297,7 @@ def test_finetuned_models_of_every_kind(kind: str, tmp_path: Path) -> None:
     files = Finetuned(tmp_path)
     out = tmp_path / "out.pt"
     report = prune(files(kind), out, HALF, draw=Draw(files.data, "train"))
-    assert report.criterion == "snip_momentum" and report.utterances == 1
+    assert report.criterion == "snip_momentum" and report.calibration == {"utterances": 1}
     loaded = load_finetuned(out)
     assert not hasattr(loaded.model, "mask_controller")
     assert logits(loaded.model).isfinite().all()

@@ -28,6 +28,7 @@ from speechprune.backbones import BACKBONES
 from speechprune.backbones.data2vec import data2vec_audio
 from speechprune.models.classes import comparing_classes
 from speechprune.models.registration import register_all
+from speechprune.models.sentence_symbols import comparing_symbols
 from speechprune.models.symbols import following_symbols
 from speechprune.replacing import replace
 from speechprune.seams import checkpoints, half_precision, settings, spans, text, training_loop
@@ -47,6 +48,7 @@ def _enter() -> None:
     replace(Trainer, "load_checkpoint", checkpoints.naming_unfit)
     replace(Trainer, "load_checkpoint", following_symbols)
     replace(Trainer, "load_checkpoint", comparing_classes)
+    replace(Trainer, "load_checkpoint", comparing_symbols)
     replace(Trainer, "clip_grad_norm", training_loop.observing)
     optimizer = fp16_optimizer.FP16Optimizer
     replace(optimizer, "__init__", half_precision.naming_copies)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from speechprune.backbones.lengths import SECONDS, LengthUnit
 from speechprune.errors import UserError
 from speechprune.masking.sites import Site
 from speechprune.registry import Registry
@@ -56,6 +57,8 @@ class Backbone(ABC):
     fairseq_name: ClassVar[str]
     #: What its source is: audio, or the symbols of a text.
     hears: ClassVar[str] = "audio"
+    #: In what the lengths of its sources are told.
+    length_unit: ClassVar[LengthUnit] = SECONDS
     #: Whether fairseq's own CTC model for wav2vec 2.0 can run its models.
     fits_fairseqs_ctc: ClassVar[bool] = True
     #: How the keys begin of what only pretraining needs, where finetuned checkpoints hold it too.
@@ -161,6 +164,10 @@ class Backbone(ABC):
     def frame_count(self, model: nn.Module, samples: int) -> int:
         """T, the frames of an utterance of so many samples by itself; 0 if it is too short."""
 
+    def longest(self, model: nn.Module) -> int | None:
+        """The most samples that a model takes at once; None if it takes any number."""
+        return None
+
     def nothing(self, model: nn.Module, samples: int) -> Tensor:
         """A source of so many samples that says nothing, (1, samples): silence."""
         some = next(model.parameters())
@@ -173,6 +180,10 @@ class Backbone(ABC):
         A weight that weight norm makes is a site itself, though not a parameter; see
         `speechprune.masking.sites.before_weight_norm`.
         """
+
+    def own_parameters(self, model: nn.Module) -> Iterator[nn.Parameter]:
+        """The parameters of the encoder itself, without heads of pretraining or of a task."""
+        return model.parameters()
 
     @abstractmethod
     def parameters(self, model: nn.Module, group: str) -> list[nn.Parameter]:

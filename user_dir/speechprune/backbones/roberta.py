@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from speechprune.backbones.base import BACKBONES, Entry
+from speechprune.backbones.lengths import SYMBOLS, LengthUnit
 from speechprune.backbones.transformer import FairseqTransformer
 from speechprune.masking.sites import Site
 from speechprune.slimming.plan import SLIM_PLAN, SlimPlan
@@ -45,6 +46,7 @@ class Roberta(FairseqTransformer):
     fairseq_name: ClassVar[str] = "roberta"
     fits_fairseqs_ctc: ClassVar[bool] = False
     hears: ClassVar[str] = "text"
+    length_unit: ClassVar[LengthUnit] = SYMBOLS
 
     def is_called(self, name: str) -> bool:
         # fairseq's sizes of it, and the models that are finetuned of it; it takes seconds to ask
@@ -110,11 +112,18 @@ class Roberta(FairseqTransformer):
     def frame_count(self, model: Any, samples: int) -> int:
         return samples
 
+    def longest(self, model: Any) -> int | None:
+        return int(self.stack(model).max_positions())
+
     def nothing(self, model: Any, samples: int) -> Tensor:
         return torch.zeros(1, samples, dtype=torch.int64, device=next(model.parameters()).device)
 
     def sites(self, model: Any, roles: Collection[str]) -> list[Site]:
         return [site for site in self.layer_sites(model) if site.role in roles]
+
+    def own_parameters(self, model: Any) -> Iterator[nn.Parameter]:
+        parameters: Iterator[nn.Parameter] = self.stack(model).parameters()
+        return parameters
 
     def parameters(self, model: Any, group: str) -> list[nn.Parameter]:
         """As its base class says; there is no projection in front, and no span is masked."""
@@ -150,6 +159,11 @@ class Roberta(FairseqTransformer):
         if isinstance(before, LayerDropModuleList):
             return LayerDropModuleList(before.p, layers)
         return nn.ModuleList(layers)
+
+    def drop_layers(self, model: Any, dropped: Collection[int]) -> None:
+        super().drop_layers(model, dropped)
+        # By this number fairseq looks through the layers when it loads weights.
+        self.stack(model).num_layers = len(self.layers(model))
 
     def leave(self, model: Any, entry: Entry, state: Tensor) -> Tensor:
         output = state.transpose(0, 1)

@@ -11,7 +11,7 @@ from fairseq.data.dictionary import Dictionary
 from torch import Tensor
 
 from speechprune.backbones import backbone_called
-from speechprune.checkpoint.file import PathLike, read
+from speechprune.checkpoint.file import PROVENANCE, PathLike, read
 from speechprune.checkpoint.outputs import dictionary_of
 from speechprune.checkpoint.settings import mapping
 from speechprune.checkpoint.upgrading import read_upgraded, upgraded
@@ -29,11 +29,15 @@ class TextModel:
 
     Attributes:
         settings: of the model, with its `vocabulary`.
-        weights: its state dict, under the names of its time.
+        weights: its state dict.
+        symbols: of texts; None if the file does not tell them, as those of pretraining do not.
+        dictionary: the digest of the symbols of pretraining, see `symbols_digest`; None likewise.
     """
 
     settings: Mapping[str, Any]
     weights: Mapping[str, Tensor]
+    symbols: Dictionary | None
+    dictionary: str | None
 
 
 def check_text_model(path: PathLike) -> None:
@@ -59,7 +63,9 @@ def read_text_model(path: PathLike) -> TextModel:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     weights = todays_names(state["model"])
-    return TextModel(with_vocabulary(settings, weights, path), weights)
+    symbols = saved_symbols(state, SYMBOLS)
+    dictionary = (state.get(PROVENANCE) or {}).get("dictionary")
+    return TextModel(with_vocabulary(settings, weights, path), weights, symbols, dictionary)
 
 
 def with_vocabulary(

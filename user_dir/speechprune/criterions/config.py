@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import List, Optional
 
 from fairseq.criterions.ctc import CtcCriterionConfig
+from fairseq.criterions.sentence_prediction import SentencePredictionConfig
 from fairseq.dataclass import FairseqDataclass
 
 
@@ -52,6 +53,11 @@ class DistillationSettings:
 @dataclass
 class LabelsConfig(PenaltySettings, FairseqDataclass):
     """The settings of `labels`."""
+
+
+@dataclass
+class SentencesConfig(PenaltySettings, SentencePredictionConfig):
+    """fairseq's `sentence_prediction`'s own keys, and ours."""
 
 
 @dataclass

@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Tuple
 
 import torch
-from fairseq.criterions import CRITERION_DATACLASS_REGISTRY, CRITERION_REGISTRY, ctc
+from fairseq.criterions import ctc
 from fairseq.data import AddTargetDataset
-from hydra.core.config_store import ConfigStore
 from torch import Tensor, nn
 
 from speechprune.criterions.config import CriterionConfig
 from speechprune.criterions.names import CTC
+from speechprune.criterions.replacing import replace_criterion
 from speechprune.decoding.greedy import decode, spells_words
 from speechprune.decoding.scoring import ErrorCounts, count_text_errors
 from speechprune.manifests.spelling import unspell
@@ -107,14 +107,5 @@ def _keeping_lines(collate: Function) -> Function:
     return collate_with_lines
 
 
-def _replace_fairseqs() -> None:
-    """Stand in for fairseq's criterion under its name, also where it builds settings of 2020."""
-    CRITERION_REGISTRY[CTC] = CtcCriterion
-    CRITERION_DATACLASS_REGISTRY[CTC] = CriterionConfig
-    node: Any = CriterionConfig()
-    node._name = CTC
-    ConfigStore.instance().store(name=CTC, group="criterion", node=node, provider="fairseq")
-
-
-_replace_fairseqs()
+replace_criterion(CTC, CtcCriterion, CriterionConfig)
 replace(AddTargetDataset, "collater", _keeping_lines)

@@ -152,7 +152,8 @@ def _correlation(metric: Metric, predictions: np.ndarray, targets: np.ndarray) -
     for values, whose in ((targets, "all examples have"), (predictions, "all predictions have")):
         if values.min() == values.max():
             return MeasuredMetric(metric, 0.0, counts, undefined=f"{whose} one score")
-    found = {"pearson": pearsonr, "spearman": spearmanr}[metric](predictions, targets)
+    with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is seen below
+        found = {"pearson": pearsonr, "spearman": spearmanr}[metric](predictions, targets)
     value = float(found.statistic)
     if math.isnan(value):
         return MeasuredMetric(metric, 0.0, counts, undefined="double precision cannot hold it")

@@ -15,6 +15,7 @@ from speechprune.models.names import (
     HUBERT_WEIGHTS,
     LABELS,
     ROBERTA,
+    ROBERTA_PRUNED,
     WEIGHTS,
     is_labelling,
     is_of_sentences,
@@ -29,10 +30,12 @@ _KNOWN_EVERYWHERE = "wav2vec2"
 _HUBERT = "hubert"
 
 
+#: What only our models of text say of a network: its symbols, and what it has lost.
+_OF_OURS = ("vocabulary", "dropped_layers", "slim_plan")
 #: What fairseq's own model of text knows of the settings of ours.
 _OF_ROBERTA = sorted(
     {*TextNetwork.__dataclass_fields__, *TextFinetuning.__dataclass_fields__}
-    - {"vocabulary", "dropped_layers", "slim_plan", "roberta_path", "freeze_finetune_updates"}
+    - {*_OF_OURS, "roberta_path", "freeze_finetune_updates"}
 )
 
 
@@ -59,8 +62,16 @@ class PlainModel:
         return {**kept, "_name": self.name, "data": data}
 
 
-def without_masks(name: str) -> PlainModel:
-    """What the model called ``name`` becomes without masks, of whatever family its encoder is."""
+def without_masks(name: str, *, ours: bool = False) -> PlainModel:
+    """What the model called ``name`` becomes without masks, of whatever family its encoder is.
+
+    Args:
+        ours: of a model of text, to be ours, whose network may have lost layers, heads or channels.
+    """
+    if is_of_sentences(name) and ours:
+        return PlainModel(
+            ROBERTA_PRUNED, dict.fromkeys((*_OF_ROBERTA, *_OF_OURS)), is_fairseqs=False
+        )
     if is_of_sentences(name):
         return PlainModel(ROBERTA, dict.fromkeys(_OF_ROBERTA))
     if is_labelling(name):

@@ -19,6 +19,7 @@ from speechprune.layers.plan import LayerPlan
 from speechprune.models.encoder import building_from
 from speechprune.models.network import Network
 from speechprune.models.restart import LAST, RESETS
+from speechprune.models.sentence_symbols import refuse_other_symbols
 from speechprune.models.text_config import TOLD, TextFinetuning
 from speechprune.slimming.plan import SLIM_PLAN, SlimPlan
 from speechprune.state_names import VOCABULARY, has_masks
@@ -90,6 +91,12 @@ class Sentences(Network, RobertaModel):
         network = network_of(found.settings)
         _refuse_contradictions(cfg, network, path)
         refuse_other_task(task, network, path)
+        refuse_other_symbols(path, found, task)
+        if cfg.roberta_path and (has_masks(found.weights) or is_uncut(found.weights)):
+            raise UserError(
+                f"{path} has masks or removed units, which model.roberta_path would undo; fold or "
+                f"cut it first, or set checkpoint.finetune_from_model={path}"
+            )
         with building_from(path):
             model = cls._built(cfg, task, network)
             _load(model, found, path)

@@ -6,13 +6,13 @@ from torch import nn
 
 from speechprune.backbones import LAYER_ROLES, OTHER_ROLES, find_backbone
 from speechprune.masking.sites import Site, before_weight_norm, with_biases
-from speechprune.state_names import HEAD_SITES
+from speechprune.state_names import FINETUNED, HEAD_SITES
 
 
 def encoder_of_model(model: Any) -> nn.Module:
     """The self-supervised encoder, without the output layer; a model of text itself, which is
     called with the name of its output layer."""
-    speech = getattr(model, "w2v_encoder", None)
+    speech = _of_speech(model)
     encoder: nn.Module = model if speech is None else speech.w2v_model
     return encoder
 
@@ -20,9 +20,14 @@ def encoder_of_model(model: Any) -> nn.Module:
 def output_layer_of(model: Any) -> nn.Module:
     """The output layer, from channels to symbols or classes; of a model of text, all that it has
     by now: they are added once it is built."""
-    speech = getattr(model, "w2v_encoder", None)
+    speech = _of_speech(model)
     layer: nn.Module = model.classification_heads if speech is None else speech.proj
     return layer
+
+
+def _of_speech(model: Any) -> Any:
+    """Where a finetuned model of speech keeps its encoder and output layer; None in others."""
+    return getattr(model, FINETUNED.rstrip("."), None)
 
 
 def head_sites(model: Any) -> List[Site]:

@@ -40,7 +40,9 @@ class SlimFlags:
         None, "in place of shares: share of the encoder's parameters that is KEPT"
     )
     keep_macs: Optional[float] = _flag(
-        None, "in place of shares: share of the multiply-adds that is KEPT, for 10 s of audio"
+        None,
+        "in place of shares: share of the multiply-adds that is KEPT, for 10 s of audio or 128 "
+        "symbols of text",
     )
     criterion: str = _flag(
         "snip_momentum",

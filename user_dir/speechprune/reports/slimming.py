@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from speechprune.backbones import find_backbone
-from speechprune.backbones.cost import UTTERANCE_SECONDS, EncoderCost, encoder_cost
+from speechprune.backbones.cost import EncoderCost, encoder_cost
 from speechprune.checkpoint.file import PathLike
+from speechprune.errors import UserError
 from speechprune.rewriting.plain_checkpoint import read_plain
 from speechprune.slimming.cost import Cost, unit_costs
 from speechprune.slimming.removable import removable_units
@@ -35,19 +36,17 @@ class SlimFindings:
     """What can go from an encoder.
 
     Attributes:
-        seconds: of audio in one utterance.
         encoder: what the whole encoder costs.
         layers: by kind (`KINDS`), the units of each layer.
     """
 
-    seconds: float
     encoder: EncoderCost
     layers: tuple[dict[str, UnitsFound], ...]
 
     def describe(self) -> dict[str, Any]:
         """As plain values, with costs and their shares of the encoder's."""
         return {
-            "seconds": self.seconds,
+            **self.encoder.length.describe(),
             "frames": self.encoder.frames,
             "parameters": self.encoder.parameters,
             "multiply_adds": self.encoder.multiply_adds,
@@ -91,7 +90,7 @@ class SlimFindings:
                 rows[-1] += [str(units.count), str(units.removable), *shares]
         return (
             f"encoder: {self.encoder.parameters:,} parameters, {self.encoder.multiply_adds:,} "
-            f"multiply-adds for {self.seconds:g} s of audio ({self.encoder.frames} frames)\n\n"
+            f"multiply-adds for {self.encoder.length} ({self.encoder.frames} frames)\n\n"
             f"{table(rows)}"
         )
 
@@ -107,21 +106,30 @@ class SlimFindings:
         return together
 
 
-def find_units(path: PathLike, seconds: float = UTTERANCE_SECONDS) -> SlimFindings:
+def find_units(
+    path: PathLike, *, seconds: float | None = None, symbols: int | None = None
+) -> SlimFindings:
     """Look at the heads and channels of a checkpoint, whose masks count as the zeros they make.
 
     Args:
         path: any pretrained or finetuned checkpoint of a known family.
-        seconds: of audio that multiply-adds are counted for.
+        seconds: of audio that multiply-adds are counted for; None for the usual number.
+        symbols: likewise, of an encoder of text.
 
     Raises:
         UserError: the file cannot be read, its layers have no heads and channels to cut out, or
-            ``seconds`` are too few for a frame.
+            the length is of the other kind, too short for a frame, or too long for the model.
     """
     encoder = read_plain(path).encoder
-    cost = encoder_cost(encoder, seconds)
-    units = find_backbone(encoder).units(encoder)
-    return SlimFindings(seconds, cost, tuple(_found(layer, cost.frames) for layer in units))
+    family = find_backbone(encoder)
+    given = {"seconds": seconds, "symbols": symbols}
+    own = family.length_unit.name
+    for name, length in given.items():
+        if name != own and length is not None:
+            raise UserError(f"{path} does not take {name}, but {own}; give --{own} instead")
+    cost = encoder_cost(encoder, given[own])
+    units = family.units(encoder)
+    return SlimFindings(cost, tuple(_found(layer, cost.frames) for layer in units))
 
 
 def _found(units: LayerUnits, frames: int) -> dict[str, UnitsFound]:

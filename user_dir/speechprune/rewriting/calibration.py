@@ -1,22 +1,19 @@
-"""A few recordings that a model is measured on before units are removed from it."""
+"""A few recordings or sentences that a model is measured on before units are removed from it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from speechprune.checkpoint.file import digest
-from speechprune.decoding import MAX_TOKENS
-from speechprune.decoding.inference import batches, padded_batch, read_audio
+from speechprune.decoding.inference import batches
 from speechprune.errors import UserError
-from speechprune.manifests.check import check_split, read_recordings
-from speechprune.manifests.rows import read_column
 
 
 @dataclass(frozen=True)
@@ -24,14 +21,15 @@ class Part:
     """As much of a batch as goes through a model at once.
 
     Attributes:
-        source: float32, (B, samples).
+        source: audio, float32, or numbers of symbols, int64, (B, samples).
         padding_mask: bool, (B, samples), True where padded.
-        labels: of each utterance, symbols parted by spaces; empty if none were read.
+        labels: of each utterance, symbols parted by spaces; of each sentence, the number of its
+            class, or its value; empty if none were read.
     """
 
     source: Tensor
     padding_mask: Tensor
-    labels: tuple[str, ...]
+    labels: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -39,10 +37,11 @@ class Draw:
     """What to draw from a subset.
 
     Attributes:
-        data: manifest folder.
+        data: manifest folder, or one of sentences.
         batches: how many, of ``batch_size`` utterances each; a smaller subset gives fewer.
-        max_tokens: audio samples that go through a model at once, padding included; a longer
-            utterance goes alone. It bounds the memory, and results depend on it by rounding only.
+        max_tokens: audio samples, or symbols, that go through a model at once, padding included; a
+            longer utterance goes alone. It bounds the memory, and results depend on it by rounding
+            only. None for as many as evaluation takes.
         seed: of the draw.
     """
 
@@ -50,93 +49,71 @@ class Draw:
     subset: str
     batches: int = 8
     batch_size: int = 8
-    max_tokens: int = MAX_TOKENS
+    max_tokens: int | None = None
     seed: int = 0
 
+    def of(self, count: int) -> list[int]:
+        """Which of so many utterances are drawn, in the order of the draw."""
+        order: list[int] = np.random.default_rng(self.seed).permutation(count).tolist()
+        return order[: self.batches * self.batch_size]
 
-class Calibration:
-    """Recordings drawn from a subset, in the order of the draw.
+
+class Calibration(ABC):
+    """What was drawn from a subset, in the order of the draw.
 
     Args:
-        normalize, rate: how the model wants to hear them, see
-            `speechprune.checkpoint.finetuned.listening`.
-        labels: ending of the label file; None to read none.
-
-    Raises:
-        UserError: as `speechprune.manifests.check.check_split`.
+        lengths: of each in samples.
     """
 
-    def __init__(self, draw: Draw, *, normalize: bool, rate: int, labels: str | None) -> None:
-        check_split(draw.data, draw.subset, labels, sample_rate=rate)
-        manifest = draw.data / f"{draw.subset}.tsv"
-        root, rows = read_recordings(manifest)
-        lines = [""] * len(rows)
-        if labels is not None:
-            lines = read_column(draw.data, draw.subset, labels, len(rows))
-        order = np.random.default_rng(draw.seed).permutation(len(rows)).tolist()
-        chosen = order[: draw.batches * draw.batch_size]
-        self._paths = [root / rows[index][0] for index in chosen]
-        self._frames = [rows[index][1] for index in chosen]
-        self._normalize, self._rate, self._draw = normalize, rate, draw
-        self._labels = None if labels is None else [lines[index] for index in chosen]
-        self._manifest = manifest
+    #: What is drawn, for messages; and what is wrong with one that no model can take.
+    what: ClassVar[str]
+    unfit: ClassVar[str]
+    #: `Draw.max_tokens`, unless the draw says otherwise.
+    usual_max_tokens: ClassVar[int]
+
+    def __init__(self, draw: Draw, lengths: list[int]) -> None:
+        self._draw, self._lengths = draw, lengths
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._lengths)
 
     def describe(self) -> dict[str, Any]:
         """For a provenance."""
         draw = self._draw
         return {
-            "manifest": digest(self._manifest),
+            **self.described_source(),
             "subset": draw.subset,
-            "utterances": len(self),
+            self.what: len(self),
             "batch_size": draw.batch_size,
             "seed": draw.seed,
         }
 
-    def check_labels(self, symbols: Collection[str], model: str) -> None:
-        """Raise UserError if a label is of a symbol that a ``model`` does not know.
+    @abstractmethod
+    def described_source(self) -> dict[str, Any]:
+        """What `describe` says of the files that were drawn from."""
+
+    @abstractmethod
+    def part(self, indices: list[int], device: torch.device) -> Part:
+        """Some of what was drawn, by number."""
+
+    def batches(self, device: torch.device, is_taken: Callable[[int], Any]) -> Iterator[list[Part]]:
+        """What was drawn for each batch, in parts.
 
         Args:
-            symbols: those that it knows.
-        """
-        known = set(symbols)
-        for path, line in zip(self._paths, self._labels or ()):
-            strange = [symbol for symbol in line.split() if symbol not in known]
-            if strange:
-                raise UserError(
-                    f"the labels of {path} in {self._draw.subset} have the symbol {strange[0]!r}, "
-                    f"which {model} does not know; choose another subset"
-                )
-
-    def batches(
-        self, device: torch.device, is_audible: Callable[[int], Any]
-    ) -> Iterator[list[Part]]:
-        """The recordings of each batch, in parts.
-
-        Args:
-            is_audible: whether so many samples are enough for a frame; other recordings are passed
-                over.
+            is_taken: whether a model takes so many samples; others are passed over.
 
         Raises:
-            UserError: a recording is missing, unreadable or truncated, or all are too short.
+            UserError: a recording is missing, unreadable or truncated, or none can be taken.
         """
-        audible = [i for i, frames in enumerate(self._frames) if is_audible(frames)]
-        if not audible:
+        taken = [i for i, length in enumerate(self._lengths) if is_taken(length)]
+        if not taken:
             raise UserError(
-                f"every recording drawn from {self._draw.subset} is too short for a frame; choose "
-                "another subset"
+                f"all {self.what} drawn from {self._draw.subset} are {self.unfit}; choose another "
+                "subset"
             )
-        size = self._draw.batch_size
+        size, most = self._draw.batch_size, self._draw.max_tokens or self.usual_max_tokens
         for first in range(0, len(self), size):
-            batch = [i for i in audible if first <= i < first + size]
+            batch = [i for i in taken if first <= i < first + size]
             if batch:
-                parts = batches([self._frames[i] for i in batch], self._draw.max_tokens)
-                yield [self._part([batch[i] for i in part], device) for part in parts]
-
-    def _part(self, indices: list[int], device: torch.device) -> Part:
-        audio = [read_audio(self._paths[i], self._rate) for i in indices]
-        labels = () if self._labels is None else tuple(self._labels[i] for i in indices)
-        batch = padded_batch(audio, normalize=self._normalize, device=device)
-        return Part(batch["source"], batch["padding_mask"], labels)
+                parts = batches([self._lengths[i] for i in batch], most)
+                yield [self.part([batch[i] for i in part], device) for part in parts]

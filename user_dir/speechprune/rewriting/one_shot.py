@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -12,24 +12,31 @@ import torch
 from torch import nn
 
 from speechprune.backbones import find_backbone
-from speechprune.backbones.cost import UTTERANCE_SECONDS, EncoderCost, encoder_cost
-from speechprune.checkpoint.file import PathLike
+from speechprune.backbones.cost import EncoderCost, encoder_cost
+from speechprune.checkpoint.file import PathLike, read
 from speechprune.checkpoint.finetuned import listening
 from speechprune.decoding.inference import best_device
 from speechprune.errors import UserError
-from speechprune.models.loading import LoadedRecogniser, load_recogniser
+from speechprune.models.loading import (
+    LoadedRecogniser,
+    LoadedSentences,
+    load_finetuned,
+    load_recogniser,
+)
 from speechprune.models.sites import encoder_of_model
+from speechprune.rewriting.audio_calibration import AudioCalibration
 from speechprune.rewriting.calibration import Calibration, Draw, Part
 from speechprune.rewriting.layer_repair import LayerErrors, repair
 from speechprune.rewriting.plain_checkpoint import read_plain
 from speechprune.rewriting.rewriting import Rewriting
+from speechprune.rewriting.sentence_calibration import SentenceCalibration
 from speechprune.rewriting.slimming import CutReport, write_slim
 from speechprune.rewriting.unit_scores import scores_at_rest, scores_of_batches
 from speechprune.slimming.choice import BudgetChoice, LayerScores, ShareChoice
 from speechprune.slimming.criteria import CRITERIA, Criterion
 from speechprune.slimming.plan import KeptUnits
 from speechprune.slimming.units import LayerUnits
-from speechprune.state_names import is_finetuned
+from speechprune.state_names import is_finetuned, is_text
 from speechprune.tables import table
 
 #: Of models whose loss can be had, and of all others.
@@ -43,14 +50,14 @@ class PruneReport:
     Attributes:
         slim: what each layer keeps.
         criterion: by which units were scored.
-        utterances: of calibration; 0 without data.
-        errors: of each layer's blocks, on the audio of calibration; None without repair.
-        before, after: what the encoder costs, for an utterance of `UTTERANCE_SECONDS`.
+        calibration: how many utterances or sentences there were, by their name; empty without data.
+        errors: of each layer's blocks, on what was drawn; None without repair.
+        before, after: what the encoder costs, for a source of the usual length.
     """
 
     slim: CutReport
     criterion: str
-    utterances: int
+    calibration: Mapping[str, int]
     errors: tuple[LayerErrors, ...] | None
     before: EncoderCost
     after: EncoderCost
@@ -60,9 +67,9 @@ class PruneReport:
         return {
             **self.slim.describe(),
             "criterion": self.criterion,
-            "utterances": self.utterances,
+            **(self.calibration or {"utterances": 0}),
             "errors": None if self.errors is None else [asdict(layer) for layer in self.errors],
-            "seconds": UTTERANCE_SECONDS,
+            **self.after.length.describe(),
             "multiply_adds": self.after.multiply_adds,
             "multiply_adds_before": self.before.multiply_adds,
         }
@@ -73,10 +80,10 @@ class PruneReport:
         share = self.after.multiply_adds / self.before.multiply_adds
         lines.append(
             f"{self.after.multiply_adds:,} of {self.before.multiply_adds:,} multiply-adds stay "
-            f"({share:.1%}), for {UTTERANCE_SECONDS:g} s of audio"
+            f"({share:.1%}), for {self.after.length}"
         )
         by_gradient = CRITERIA.get(self.criterion).needs_gradient
-        on = f" on {self.utterances} utterances"
+        on = "".join(f" on {count} {what}" for what, count in self.calibration.items())
         lines.append(f"units scored by {self.criterion}{on if by_gradient else ''}")
         if self.errors is not None:
             lines.append(f"relative error of each block before and after repair{on}:")
@@ -96,12 +103,12 @@ def prune(
     """Write a checkpoint without the heads and channels that matter least.
 
     Masks are baked in before. Nothing is trained; with ``repaired``, the weights that read from
-    what is left are refitted on the calibration audio, see `layer_repair`.
+    what is left are refitted on what ``draw`` says, see `layer_repair`.
 
     Args:
         path: any pretrained or finetuned checkpoint, ours or fairseq's, slim or not.
-        amount: shares of heads and channels that go, or a budget; its multiply-adds are those for
-            `UTTERANCE_SECONDS`.
+        amount: shares of heads and channels that go, or a budget; its multiply-adds are those for a
+            source of the usual length.
         criterion: by which units are scored; by default snip_momentum on the labelled batches of
             ``draw`` for a finetuned model, else magnitude.
         draw: calibration data. Labels are read only by criteria that need gradients.
@@ -117,7 +124,8 @@ def prune(
     finetuned = is_finetuned(rewriting.state["model"])
     name = criterion or (_BY_LOSS if finetuned and draw is not None else _BY_WEIGHTS)
     chosen: Criterion = CRITERIA.build(name)
-    _check_data(name, chosen, finetuned, draw, repaired)
+    what = "sentences" if is_text(rewriting.state["model"]) else "audio"
+    _check_data(name, chosen, finetuned, draw, repaired, what)
     source = read_plain(path)
     loaded = _load(path, draw) if chosen.needs_gradient else None
     calibration = None if draw is None else _calibration(path, draw, name, loaded)
@@ -135,8 +143,8 @@ def prune(
         noted["calibration"] = calibration.describe()
     slim = write_slim(rewriting, source, kept, {"pruned_by": noted})
     after = encoder_cost(encoder)
-    utterances = 0 if calibration is None else len(calibration)
-    return PruneReport(slim, name, utterances, errors, before, after)
+    counted = {} if calibration is None else {calibration.what: len(calibration)}
+    return PruneReport(slim, name, counted, errors, before, after)
 
 
 def _chosen(
@@ -159,9 +167,18 @@ def _chosen(
 
 
 def _check_data(
-    name: str, criterion: Criterion, finetuned: bool, draw: Draw | None, repaired: bool
+    name: str,
+    criterion: Criterion,
+    finetuned: bool,
+    draw: Draw | None,
+    repaired: bool,
+    what: str,
 ) -> None:
-    """Refuse data that is missing, or that nothing would read."""
+    """Refuse data that is missing, or that nothing would read.
+
+    Args:
+        what: the data is.
+    """
     if criterion.needs_gradient and not finetuned:
         raise UserError(
             f"{name} needs the gradient of a loss, which a pretrained model without output layer "
@@ -169,30 +186,43 @@ def _check_data(
         )
     if criterion.needs_gradient and draw is None:
         raise UserError(
-            f"{name} needs labelled audio; name it by --data and --subset, or choose "
+            f"{name} needs labelled {what}; name the data by --data and --subset, or choose "
             f"--criterion {_BY_WEIGHTS}"
         )
     if repaired and draw is None:
-        raise UserError("--repair needs audio to refit weights on; name it by --data and --subset")
+        raise UserError(
+            f"--repair needs {what} to refit weights on; name the data by --data and --subset"
+        )
     if draw is not None and not criterion.needs_gradient and not repaired:
         raise UserError(
-            f"nothing would read the audio of {draw.data}: {name} looks at weights alone; leave "
+            f"nothing would read the {what} of {draw.data}: {name} looks at weights alone; leave "
             "--data out, or add --repair"
         )
 
 
-def _load(path: PathLike, draw: Draw | None) -> LoadedRecogniser:
+def _load(path: PathLike, draw: Draw | None) -> LoadedRecogniser | LoadedSentences:
     """A finetuned model without its masks."""
-    loaded = load_recogniser(path, None if draw is None else draw.data)
+    data = None if draw is None else draw.data
+    loaded: LoadedRecogniser | LoadedSentences
+    if is_text(read(path, mmap=True)["model"]):
+        of_text = load_finetuned(path, data)
+        assert isinstance(of_text, LoadedSentences)
+        loaded = of_text
+    else:
+        loaded = load_recogniser(path, data)
     if hasattr(loaded.model, "fold"):
         loaded.model.fold()
     return loaded
 
 
 def _calibration(
-    path: PathLike, draw: Draw, criterion: str, loaded: LoadedRecogniser | None
+    path: PathLike, draw: Draw, criterion: str, loaded: LoadedRecogniser | LoadedSentences | None
 ) -> Calibration:
-    """The recordings, with labels if a model is ``loaded`` to take gradients of."""
+    """The recordings or sentences, with labels if a model is ``loaded`` to take gradients of."""
+    if is_text(read(path, mmap=True)["model"]):
+        assert not isinstance(loaded, LoadedRecogniser)
+        return SentenceCalibration(draw, path, loaded)
+    assert not isinstance(loaded, LoadedSentences)
     normalize, rate = listening(path)
     labels = None if loaded is None else str(loaded.cfg.task.labels)
     if labels is not None and not (draw.data / f"{draw.subset}.{labels}").is_file():
@@ -200,14 +230,18 @@ def _calibration(
             f"{criterion} needs labels, and there is no {draw.data / draw.subset}.{labels}; name "
             f"another subset, or choose --criterion {_BY_WEIGHTS}"
         )
-    return Calibration(draw, normalize=normalize, rate=rate, labels=labels)
+    found = AudioCalibration(draw, normalize=normalize, rate=rate, labels=labels)
+    if loaded is not None:
+        found.check_labels(loaded.dictionary.symbols, str(loaded.path))
+    return found
 
 
 def _scores_of_loss(
-    loaded: LoadedRecogniser, criterion: Criterion, calibration: Calibration | None
+    loaded: LoadedRecogniser | LoadedSentences,
+    criterion: Criterion,
+    calibration: Calibration | None,
 ) -> list[LayerScores]:
     assert calibration is not None
-    calibration.check_labels(loaded.dictionary.symbols, str(loaded.path))
     loaded.model.to(best_device())
     batches = _batches(encoder_of_model(loaded.model), calibration)
     return scores_of_batches(loaded, criterion, batches)
@@ -225,10 +259,14 @@ def _repair(
 
 
 def _batches(encoder: nn.Module, calibration: Calibration) -> Iterator[list[Part]]:
-    """What an encoder can hear of the recordings, on its device."""
+    """What an encoder can take of what was drawn, on its device."""
     family = find_backbone(encoder)
-    device = next(encoder.parameters()).device
-    return calibration.batches(device, lambda frames: family.frame_count(encoder, frames))
+    longest = family.longest(encoder)
+
+    def is_taken(samples: int) -> bool:
+        return family.frame_count(encoder, samples) > 0 and samples <= (longest or samples)
+
+    return calibration.batches(next(encoder.parameters()).device, is_taken)
 
 
 def _error_table(errors: Sequence[LayerErrors]) -> str:

@@ -122,7 +122,9 @@ def read_plain_finetuned(path: PathLike) -> PlainCheckpoint:
     controller = getattr(loaded.model, "mask_controller", None)
     masks = dict(controller.mask_set()) if controller else {}
     own = {k: v for k, v in folded_weights(loaded).items() if k.startswith(parts)}
-    settings = plain_config(_contained(loaded.cfg), without_masks(loaded.cfg.model._name))
+    settings = plain_config(
+        _contained(loaded.cfg), without_masks(loaded.cfg.model._name, ours=of_text)
+    )
     return PlainCheckpoint(path, prefix, own, settings, masks)
 
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from speechprune.backbones import LAYER_ROLES, find_backbone
+from speechprune.backbones.cost import encoder_parameters
 from speechprune.checkpoint.file import PathLike
 from speechprune.checkpoint.settings import encoder_of, plain
 from speechprune.checkpoint.text import with_vocabulary
@@ -105,11 +106,11 @@ class CutReport:
 def apply(path: PathLike, out: PathLike, *, multiple_of: int = 1) -> CutReport:
     """Write a checkpoint without the heads and channels that change nothing.
 
-    What the encoder makes of audio stays equal, to rounding. Masks are baked in first, whatever
-    they removed, and are gone then: what a unit that stays had lost are zeros among its weights.
-    What was finetuned with masks becomes a plain `wav2vec_ctc`, or `roberta_pruned` of text. There
-    is no optimizer state, and no teacher of data2vec. Only speechprune can open the file; see
-    `write_slim`.
+    What the encoder makes of audio or text stays equal, to rounding. Masks are baked in first,
+    whatever they removed, and are gone then: what a unit that stays had lost are zeros among its
+    weights. What was finetuned with masks becomes a plain `wav2vec_ctc`, or `roberta_pruned` of
+    text. There is no optimizer state, and no teacher of data2vec. Only speechprune can open the
+    file; see `write_slim`.
 
     Args:
         path: any pretrained or finetuned checkpoint, ours or fairseq's, slim or not.
@@ -157,7 +158,7 @@ def write_slim(
     units = family.units(encoder)
     check_cut(units, kept)
     layers = tuple(_counted(layer, keeps) for layer, keeps in zip(units, kept))
-    before, masked = _parameters(encoder), _kept_by_masks(source, units, kept)
+    before, masked = encoder_parameters(encoder), _kept_by_masks(source, units, kept)
     for layer, keeps in zip(units, kept):
         fold_constants(layer, keeps)
     family.slim(encoder, kept)
@@ -176,7 +177,7 @@ def write_slim(
     rewriting.write(
         {**rewriting.state, **changes}, {"slimmed_from": rewriting.digest, **noted, **masked}
     )
-    return CutReport(layers, _parameters(encoder), before)
+    return CutReport(layers, encoder_parameters(encoder), before)
 
 
 def _counted(units: LayerUnits, kept: KeptUnits) -> CutLayer:
@@ -190,10 +191,6 @@ def _counted(units: LayerUnits, kept: KeptUnits) -> CutLayer:
         idle_heads=len(set(kept.heads) & set(removable.heads)),
         idle_channels=len(set(kept.channels) & set(removable.channels)),
     )
-
-
-def _parameters(encoder: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in encoder.parameters())
 
 
 def _tensors(source: PlainCheckpoint) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch.nn import functional
 
 from speechprune.backbones import Backbone, find_backbone
 from speechprune.errors import UserError
-from speechprune.models.loading import LoadedRecogniser
+from speechprune.models.loading import LoadedRecogniser, LoadedSentences
 from speechprune.models.sites import encoder_of_model, output_layer_of
 from speechprune.rewriting.calibration import Part
 from speechprune.slimming.choice import LayerScores
@@ -28,9 +29,12 @@ def scores_at_rest(units: Sequence[LayerUnits], criterion: Criterion) -> list[La
 
 
 def scores_of_batches(
-    loaded: LoadedRecogniser, criterion: Criterion, batches: Iterable[Sequence[Part]]
+    loaded: LoadedRecogniser | LoadedSentences,
+    criterion: Criterion,
+    batches: Iterable[Sequence[Part]],
 ) -> list[LayerScores]:
-    """The scores of each layer from the CTC loss on labelled batches, which change no weight.
+    """The scores of each layer from the loss on labelled batches, which change no weight: that of
+    CTC, or the cross-entropy or squared error of sentences.
 
     The gradient of a batch is that of the mean loss of its utterances, in evaluation mode: without
     dropout and masked spans. Momentum is over the batches, in their order. An utterance whose
@@ -53,7 +57,7 @@ def scores_of_batches(
     for batch in batches:
         utterances = sum(len(part.labels) for part in batch)
         for part in batch:
-            (_ctc_loss(loaded, family, part) / utterances).backward()
+            (_loss(loaded, family, part) / utterances).backward()
         found = [_accumulated(criterion, s, layer) for s, layer in zip(found, units)]
         for weight in scored:
             weight.grad = None
@@ -62,8 +66,25 @@ def scores_of_batches(
     return found
 
 
+def _loss(loaded: LoadedRecogniser | LoadedSentences, family: Backbone, part: Part) -> Tensor:
+    """The sum of the losses of some utterances or sentences."""
+    if isinstance(loaded, LoadedSentences):
+        return _loss_of_sentences(loaded, family, part)
+    return _ctc_loss(loaded, family, part)
+
+
+def _loss_of_sentences(loaded: LoadedSentences, family: Backbone, part: Part) -> Tensor:
+    """As fairseq's `sentence_prediction` has it."""
+    features, _ = family.features(loaded.model, part.source, part.padding_mask)
+    heads: Any = output_layer_of(loaded.model)
+    outputs = heads[loaded.task.cfg.classification_head_name](features).float()
+    labels = torch.tensor(part.labels, device=outputs.device)
+    if loaded.classes is None:
+        return functional.mse_loss(outputs.view(-1), labels.float(), reduction="sum")
+    return functional.cross_entropy(outputs, labels, reduction="sum")
+
+
 def _ctc_loss(loaded: LoadedRecogniser, family: Backbone, part: Part) -> Tensor:
-    """The sum of the losses of some utterances."""
     model, dictionary = loaded.model, loaded.dictionary
     encoder = encoder_of_model(model)
     features, padding = family.features(encoder, part.source, part.padding_mask)
@@ -124,6 +145,6 @@ def _check(scores: Sequence[LayerScores]) -> None:
         raise UserError("the gradients of the calibration batches are not finite numbers")
     if not values.any():
         raise UserError(
-            "the calibration batches give no gradient: the labels of every utterance may be too "
-            "long for its frames; choose another subset, or --criterion magnitude"
+            "the calibration batches give no gradient: the labels of every utterance of speech may "
+            "be too long for its frames; choose another subset, or --criterion magnitude"
         )

@@ -149,7 +149,7 @@ class GateController(nn.Module):
         if self.lagrangian is not None and self._has_begun and not self._has_penalty:
             raise UserError(
                 "gates learn from a penalty in the loss, which this criterion leaves out; set "
-                "criterion._name=masked_ctc, distill_ctc or distill"
+                "criterion._name=masked_ctc, distill_ctc or distill, of text sentence_prediction"
             )
         self._has_penalty = False
 

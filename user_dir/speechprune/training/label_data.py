@@ -6,30 +6,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from speechprune.checkpoint.slots import AUDIO_LABELS
 from speechprune.criterions.names import LABELS
 from speechprune.errors import UserError
 from speechprune.manifests.check import SplitSummary, check_split
 from speechprune.manifests.classes import LabelledSplit, read_labelled_split
 from speechprune.manifests.slots import count_classes, read_slots
-from speechprune.models.names import is_labelling
 from speechprune.tasks.audio_labels import balanced_slot
-
-
-def check_parts(cfg: DictConfig) -> None:
-    """Refuse a model, a task and a criterion of which only some are for labels of utterances."""
-    parts = {
-        f"model._name={cfg.model._name}": is_labelling(cfg.model._name),
-        f"task._name={cfg.task._name}": cfg.task._name == AUDIO_LABELS,
-        f"criterion._name={cfg.criterion._name}": cfg.criterion._name == LABELS,
-    }
-    of_labels = [part for part, is_so in parts.items() if is_so]
-    others = [part for part, is_so in parts.items() if not is_so]
-    if of_labels and others:
-        raise UserError(
-            f"{of_labels[0]} is for labels of utterances, but {' and '.join(others)} not; "
-            "take --config-name labels/base, or another model, task and criterion"
-        )
 
 
 def metrics_of_slots(cfg: DictConfig) -> tuple[str, ...]:

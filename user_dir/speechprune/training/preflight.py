@@ -23,7 +23,7 @@ from speechprune.checkpoint.outputs import saved_dictionary
 from speechprune.checkpoint.pretrained import check_pretrained, width
 from speechprune.checkpoint.slimming import refuse_other_units, refuse_uncut, slim_plan_in
 from speechprune.checkpoint.slots import AUDIO_LABELS
-from speechprune.checkpoint.text import check_text_model
+from speechprune.checkpoint.text import SENTENCES, check_text_model
 from speechprune.criterions.names import DISTILLING, METRICS
 from speechprune.errors import UserError
 from speechprune.manifests.check import SplitSummary, check_split
@@ -39,8 +39,10 @@ from speechprune.models.symbols import rows_to_take
 from speechprune.registry import unknown_name
 from speechprune.seams.half_precision import NO_AMP
 from speechprune.state_names import has_masks, is_finetuned
-from speechprune.training.label_data import check_labels, check_parts, metrics_of_slots
+from speechprune.training.label_data import check_labels, metrics_of_slots
+from speechprune.training.parts import check_parts
 from speechprune.training.ranges import check_ranges
+from speechprune.training.sentence_data import check_sentences
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +57,9 @@ def check_data(cfg: DictConfig) -> list[SplitSummary]:
         UserError: as `check_split`.
     """
     task, dataset = cfg.task, cfg.dataset
+    if task._name == SENTENCES:
+        check_sentences(cfg)
+        return []
     is_for_labels = task._name == AUDIO_LABELS
     if not is_for_labels and (
         task._name != "audio_finetuning" or _value(task, "multi_corpus_keys")

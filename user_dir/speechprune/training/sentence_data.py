@@ -1,0 +1,80 @@
+"""Sentences that would stop a run, or spoil it, found before anything is built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from speechprune.criterions.names import REPORTED
+from speechprune.errors import UserError
+from speechprune.manifests.glue.folder import task_of_folder
+
+
+def check_sentences(cfg: DictConfig) -> None:
+    """Check what a run of `sentence_prediction` will read.
+
+    Args:
+        cfg: all groups of a fairseq config.
+
+    Raises:
+        UserError: the folder is not for this task, has other classes than the settings say, or
+            values in their place; a split or its labels are missing; the metric that chooses the
+            best checkpoint is not reported, or cannot be in several processes.
+    """
+    folder = Path(cfg.task.data)
+    task = task_of_folder(folder)
+    regression = bool(_value(cfg.criterion, "regression_target"))
+    if task.has_scores != regression:
+        has = "values" if task.has_scores else "classes"
+        raise UserError(
+            f"{folder} has {has} of sentences; set criterion.regression_target="
+            f"{str(task.has_scores).lower()}"
+        )
+    outputs = 1 if regression else len(task.classes)
+    if cfg.task.num_classes != outputs:
+        of = "values need 1" if regression else f"{folder}/label/dict.txt has {outputs} classes"
+        raise UserError(f"task.num_classes={cfg.task.num_classes}, but {of}")
+    names = [cfg.dataset.train_subset]
+    if not cfg.dataset.disable_validation:
+        names += cfg.dataset.valid_subset.split(",")
+    for name in names:
+        _check_split(folder, name, "label" if regression else "idx")
+    _check_metric(cfg)
+    _check_processes(cfg)
+
+
+def _check_split(folder: Path, name: str, ending: str) -> None:
+    for file in (folder / "input0" / f"{name}.idx", folder / "label" / f"{name}.{ending}"):
+        if not file.is_file():
+            raise UserError(f"there is no {file}; prepare the split {name} with its labels")
+
+
+def _check_metric(cfg: DictConfig) -> None:
+    """The criterion of fairseq measures most metrics only on request, and fails in the first
+    validation otherwise."""
+    metric = cfg.checkpoint.best_checkpoint_metric
+    for flag, metrics in REPORTED.items():
+        if metric in metrics and not _value(cfg.criterion, flag):
+            raise UserError(
+                f"checkpoint.best_checkpoint_metric={metric} needs criterion.{flag}=true"
+            )
+
+
+def _check_processes(cfg: DictConfig) -> None:
+    """fairseq gathers the predictions that these metrics are of by GPUs alone."""
+    has_gpus = torch.cuda.is_available() and not cfg.common.cpu
+    if cfg.distributed_training.distributed_world_size == 1 or has_gpus:
+        return
+    for flag in REPORTED:
+        if _value(cfg.criterion, flag):
+            raise UserError(
+                f"criterion.{flag}=true needs one process on a CPU; set it to false, or "
+                "distributed_training.distributed_world_size=1"
+            )
+
+
+def _value(section: DictConfig, key: str) -> Any:
+    return section[key] if key in section else None
