@@ -52,7 +52,8 @@ def make(
     """Make a mask for CHECKPOINT, pretrained or finetuned, and write it to OUT.
 
     The baselines of pruning: MPI is global-magnitude of pretrained weights, OMP of finetuned ones,
-    RP is global-random. Train them with model._name=wav2vec_ctc_masked model.mask_file=OUT.
+    RP is global-random. Train them with model._name=wav2vec_ctc_masked model.mask_file=OUT, of text
+    with model._name=roberta_masked.
     """
     from speechprune.models.mask_flags import MaskFlags, masked_roles
     from speechprune.rewriting.baseline_masks import Ranking

@@ -108,9 +108,10 @@ class Bench:
         splits = [word for word in params["overrides"] if key_of(word).endswith("_subset")]
         if "train" in params:
             splits = [f"dataset.{name}_subset={params[name]}" for name in ("train", "valid")]
+        kind = "roberta" if params["config"].startswith("glue/") else "w2v"
         self._train(
             [
-                *("--config-name", params["config"], "model.w2v_path=x.pt", "task.data=x"),
+                *("--config-name", params["config"], f"model.{kind}_path=x.pt", "task.data=x"),
                 *params["overrides"],
                 *splits,
             ]

@@ -7,17 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from speechprune.checkpoint import read
 from speechprune.errors import UserError
 from speechprune.files import make_folder
 from speechprune.layers.plan import LayerPlan
 from speechprune.models.declaration import declared
 from speechprune.models.mask_flags import SITE_FLAGS
-from speechprune.models.names import FIXED_MASK, PARP, PRUNED
+from speechprune.models.names import OF_SPEECH, OF_TEXT, ModelNames, names_beside
 from speechprune.rewriting.averaging import average
 from speechprune.rewriting.encoder import export_encoder
+from speechprune.rewriting.folding import fold
 from speechprune.rewriting.layer_dropping import drop_layers
-from speechprune.state_names import is_mask, mask_key
+from speechprune.state_names import is_mask, is_text, mask_key
+from speechprune.training.configs import ends_by_updates, find_config
 from speechprune.training.finetuning import Finetuning
 from speechprune.training.overrides import key_of, quoted, value_of
 from speechprune.training.preflight import check_outputs
@@ -40,6 +44,11 @@ class SmallerModel:
     finetuning: Finetuning
 
     @property
+    def names(self) -> ModelNames:
+        """What models are called that it may be finetuned as."""
+        return names_for(self.checkpoint)
+
+    @property
     def dropped(self) -> Path:
         """The checkpoint without the layers."""
         return self.folder / "dropped.pt"
@@ -59,7 +68,8 @@ class SmallerModel:
         """Finetuning, which can be interrupted; `prepare` makes what it needs."""
         overrides = (
             *self.finetuning.settings,
-            f"model.w2v_path={quoted(str(self.encoder.resolve()))}",
+            *ends_by_updates(self.finetuning.config),
+            f"{self.names.pretrained}={quoted(str(self.encoder.resolve()))}",
             f"checkpoint.finetune_from_model={quoted(str(self.dropped.resolve()))}",
             *(
                 model_settings(self.dropped, self.finetuning.overrides)
@@ -87,7 +97,9 @@ class SmallerModel:
         if not self.dropped.exists():
             drop_layers(self.checkpoint, self.plan.dropped, self.dropped)
         if not self.encoder.exists():
-            export_encoder(self.dropped, self.encoder)
+            # Of text, training begins with the encoder of any plain model.
+            export = fold if self.names is OF_TEXT else export_encoder
+            export(self.dropped, self.encoder)
 
     def finish(self) -> Path:
         """Average the checkpoints of the finished run, unless that is done; gives `averaged`.
@@ -104,6 +116,11 @@ class SmallerModel:
         return self.averaged
 
 
+def names_for(checkpoint: Path) -> ModelNames:
+    """What models are called that a finetuned checkpoint may be finetuned as further."""
+    return OF_TEXT if is_text(read(checkpoint, mmap=True)["model"]) else OF_SPEECH
+
+
 def model_settings(checkpoint: Path, overrides: Sequence[str]) -> tuple[str, ...]:
     """Settings of the model as which a checkpoint is finetuned, unless ``overrides`` name one.
 
@@ -114,25 +131,34 @@ def model_settings(checkpoint: Path, overrides: Sequence[str]) -> tuple[str, ...
     state = read(checkpoint, mmap=True)
     masks = [key for key in state["model"] if is_mask(key)]
     if not masks:
-        return (f"model._name={PRUNED}",)
+        return (f"model._name={names_for(checkpoint).pruned}",)
     settings: Any = state["cfg"]["model"]
     biases = any(key.endswith(mask_key("bias")) for key in masks)
+    name = names_for(checkpoint).fixed_mask
+    flags = [flag for flag in SITE_FLAGS if flag in declared(name).reads]
     return (
-        f"model._name={FIXED_MASK}",
+        f"model._name={name}",
         f"model.mask_file={quoted(str(checkpoint.resolve()))}",
         f"model.prune_biases={str(biases).lower()}",
-        *(f"model.{flag}={str(bool(settings[flag])).lower()}" for flag in SITE_FLAGS),
+        *(f"model.{flag}={str(bool(settings[flag])).lower()}" for flag in flags),
     )
 
 
 def rehearse_finetuning(checkpoint: Path, finetuning: Finetuning, layers: int) -> None:
     """Raise UserError for what finetuning so many layers of a checkpoint would refuse later."""
+    config: Any = OmegaConf.load(find_config(finetuning.config))
+    if names_beside(str(config.model._name)) is not names_for(checkpoint):
+        kind = "text" if names_for(checkpoint) is OF_TEXT else "speech"
+        raise UserError(
+            f"{checkpoint} is a model of {kind}, which the config {finetuning.config} does not "
+            "train; name another by --config-name"
+        )
     refuse_unread(checkpoint, finetuning.overrides)
     cfg = rehearse(
         [
             *("--config-name", finetuning.config),
             *finetuning.settings,
-            f"model.w2v_path={quoted(str(checkpoint.resolve()))}",
+            f"{names_for(checkpoint).pretrained}={quoted(str(checkpoint.resolve()))}",
             f"checkpoint.finetune_from_model={quoted(str(checkpoint.resolve()))}",
             f"optimization.max_update={finetuning.updates}",
             *model_settings(checkpoint, finetuning.overrides),
@@ -151,5 +177,5 @@ def refuse_unread(checkpoint: Path, overrides: Sequence[str]) -> None:
     if unread:
         raise UserError(
             f"{', '.join(sorted(unread))}: {name} does not read that; name another model, such as "
-            f"model._name={PARP}"
+            f"model._name={names_for(checkpoint).parp}"
         )

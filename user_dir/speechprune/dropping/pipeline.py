@@ -15,7 +15,8 @@ from speechprune.checkpoint.file import PROVENANCE
 from speechprune.checkpoint.finetuned import listening, read_finetuned
 from speechprune.checkpoint.layers import depth
 from speechprune.checksums import read_json, write_json
-from speechprune.decoding.inference import Evaluation, evaluate, read_references
+from speechprune.decoding.inference import evaluate, read_references
+from speechprune.decoding.sentences import evaluate_sentences, read_labelled, read_texts
 from speechprune.dropping.finetuning import SmallerModel, rehearse_finetuning
 from speechprune.dropping.report import Report
 from speechprune.dropping.search import VerificationSettings, verify_plans
@@ -34,7 +35,14 @@ from speechprune.layers.plan import LayerPlan, LayerPlans, check_drop
 from speechprune.made_with import claim
 from speechprune.manifests.check import check_split, read_recordings
 from speechprune.manifests.split_files import split_digest
-from speechprune.models.loading import load_recogniser
+from speechprune.models.loading import (
+    LoadedModel,
+    LoadedSentences,
+    as_recogniser,
+    load_finetuned,
+)
+from speechprune.reports.stages import Evaluated
+from speechprune.state_names import is_text
 from speechprune.training.configs import find_config
 from speechprune.training.finetuning import Finetuning
 from speechprune.training.overrides import refuse_own
@@ -60,7 +68,9 @@ _OWN = (
     "hydra.run.dir",
     "model.drop_layers",
     "model.layer_plan",
+    "model.roberta_path",
     "model.w2v_path",
+    "optimization.max_epoch",
     "optimization.max_update",
     "task.data",
 )
@@ -147,20 +157,39 @@ class Pipeline(Workflow):
         refuse_test(self.finetuning.valid, self.verification.allow_test)
         refuse_own(self.finetuning.overrides, _OWN, "layers auto", _OPTIONS)
         rehearse_finetuning(self.checkpoint, self.finetuning, layers - self.drop)
+        self._check_splits()
+        refuse_too_few(self._heard, build_measures(self.measures, self.options))
+        verifier = self.verification.verifier(self.checkpoint)
+        verifier.check_metric(self.verification.by or verifier.metric, self.verification.racing)
+
+    def _check_splits(self) -> None:
+        data = self.finetuning.data
+        if self._is_of_text:
+            loaded = load_finetuned(self.checkpoint, data)
+            assert isinstance(loaded, LoadedSentences)
+            for split in (self.finetuning.train, *self._splits):
+                read_labelled(loaded, data, split)
+            return
         rate = listening(self.checkpoint)[1]
         for split in (self.finetuning.train, *self._splits):
-            check_split(self.finetuning.data, split, self._labels, sample_rate=rate, closed=False)
-        refuse_too_few(self._heard, build_measures(self.measures, self.options))
+            check_split(data, split, self._labels, sample_rate=rate, closed=False)
+
+    @cached_property
+    def _is_of_text(self) -> bool:
+        return is_text(read(self.checkpoint, mmap=True)["model"])
 
     @cached_property
     def _heard(self) -> int:
-        """Utterances that similarity is measured on."""
-        _, rows = read_recordings(self.finetuning.data / f"{self.finetuning.train}.tsv")
-        return min(self.utterances, len(rows))
+        """Utterances, or texts, that similarity is measured on."""
+        data, train = self.finetuning.data, self.finetuning.train
+        if self._is_of_text:
+            return min(self.utterances, len(read_texts(self.checkpoint, data, train)))
+        return min(self.utterances, len(read_recordings(data / f"{train}.tsv")[1]))
 
     @cached_property
     def _labels(self) -> str:
-        return str(read_finetuned(self.checkpoint)["cfg"].task.labels)
+        """The ending of the label files; those of texts have none to choose from."""
+        return str(read_finetuned(self.checkpoint)["cfg"].task.get("labels") or "")
 
     def claim(self) -> None:
         """Note what the folder is of; refuse one of other settings."""
@@ -224,7 +253,7 @@ class Pipeline(Workflow):
             write_json(path, {**rows, "layers": layers})
         return read_json(path)
 
-    def _evaluations(self, smaller: SmallerModel) -> dict[str, dict[str, Evaluation]]:
+    def _evaluations(self, smaller: SmallerModel) -> dict[str, dict[str, Evaluated]]:
         stages = {
             "whole model": self.checkpoint,
             "layers dropped": smaller.dropped,
@@ -232,12 +261,19 @@ class Pipeline(Workflow):
             "averaged": smaller.averaged,
         }
         data = self.finetuning.data
-        found: dict[str, dict[str, Evaluation]] = {split: {} for split in self._splits}
+        found: dict[str, dict[str, Evaluated]] = {split: {} for split in self._splits}
         for stage, path in stages.items():
-            loaded = load_recogniser(path, data)
+            loaded = load_finetuned(path, data)
             for split in self._splits:
-                found[split][stage] = evaluate(loaded, read_references(loaded, data, split))
+                found[split][stage] = _evaluation(loaded, data, split)
         return found
+
+
+def _evaluation(loaded: LoadedModel, data: Path, split: str) -> Evaluated:
+    if isinstance(loaded, LoadedSentences):
+        return evaluate_sentences(loaded, data, split)
+    recogniser = as_recogniser(loaded)
+    return evaluate(recogniser, read_references(recogniser, data, split))
 
 
 def pipeline(

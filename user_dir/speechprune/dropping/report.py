@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from speechprune.checksums import write_json
-from speechprune.decoding.inference import Evaluation
 from speechprune.figures import grouped_bars
 from speechprune.files import write_atomically
 from speechprune.layers.matrix import SimilarityMatrix
-from speechprune.reports.stages import markdown_table, plain_values, stages_table
+from speechprune.reports.stages import (
+    Evaluated,
+    markdown_table,
+    plain_values,
+    rates,
+    stages_table,
+    titles,
+)
 from speechprune.training.workflow import JSON
 
 MARKDOWN = "report.md"
@@ -36,7 +42,7 @@ class Report:
     drop: int
     matrices: Mapping[str, SimilarityMatrix]
     verified: Mapping[str, Any]
-    evaluations: Mapping[str, Mapping[str, Evaluation]]
+    evaluations: Mapping[str, Mapping[str, Evaluated]]
     results: Mapping[str, Path]
     averaged: Sequence[Mapping[str, Any]]
     asked: int
@@ -55,7 +61,7 @@ class Report:
     def best(self) -> str:
         """The stage that is best on the validation split, the first of equal ones."""
         validated, metric = next(iter(self.evaluations.values())), self.verified["by"]
-        return min(self.results, key=lambda stage: _rate(validated[stage], metric))
+        return min(self.results, key=lambda stage: rates(validated[stage])[metric])
 
     def describe(self) -> dict[str, Any]:
         """To read by program; rates are shares, not percent."""
@@ -108,26 +114,29 @@ class Report:
         return f"the mean of {count} checkpoints (updates {updates}{missing})"
 
     def _plans(self) -> str:
-        rows = [["dropped", "WER %", "CER %", "found by"]]
+        columns = titles(next(iter(self._last.values())))
+        rows = [["dropped", *columns.values(), "found by"]]
         for plan in self.verified["plans"]:
-            rates = (f"{100 * plan[metric]:.2f}" for metric in ("wer", "cer"))
-            out = f" (stopped after {plan['utterances']})" if plan["stopped"] else ""
-            rows.append([_list(plan["drop"]) + out, *rates, "; ".join(plan["found_by"])])
+            errors = (f"{100 * plan[metric]:.2f}" for metric in columns)
+            heard = plan.get("utterances", plan.get("examples"))
+            out = f" (stopped after {heard})" if plan["stopped"] else ""
+            rows.append([_list(plan["drop"]) + out, *errors, "; ".join(plan["found_by"])])
         return markdown_table(rows)
+
+    @property
+    def _last(self) -> Mapping[str, Evaluated]:
+        """Each stage on the last split."""
+        return list(self.evaluations.values())[-1]
 
     def _draw(self, path: Path) -> None:
         """Error rates at each stage on the last split."""
-        split, stages = list(self.evaluations.items())[-1]
+        stages, split = self._last, list(self.evaluations)[-1]
         series = {
-            "WER %": [100 * found.words.rate for found in stages.values()],
-            "CER %": [100 * found.characters.rate for found in stages.values()],
+            title: [100 * rates(found)[metric] for found in stages.values()]
+            for metric, title in titles(next(iter(stages.values()))).items()
         }
         title = f"{self.drop} of {self.verified['layers']} layers dropped, {split}"
         grouped_bars(list(stages), series, path, title)
-
-
-def _rate(found: Evaluation, metric: str) -> float:
-    return (found.words if metric == "wer" else found.characters).rate
 
 
 def _list(layers: list[int]) -> str:

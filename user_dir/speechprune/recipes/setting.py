@@ -12,7 +12,7 @@ from speechprune.errors import UserError
 from speechprune.masking.densities import check_sparsity
 from speechprune.models.names import OF_TEXT, ModelNames, names_beside
 from speechprune.recipes.steps import MaskMaking
-from speechprune.training.configs import find_config
+from speechprune.training.configs import ends_by_updates, find_config
 from speechprune.training.overrides import quoted
 from speechprune.training.run import TrainingRun
 
@@ -93,7 +93,7 @@ class Setting:
                 f"task.data={path_value(data)}",
                 f"{self.names.pretrained}={path_value(self.model)}",
                 f"common.seed={self.seed}",
-                *self._ends_by_updates,
+                *ends_by_updates(self.config),
                 *self.overrides,
                 *overrides,
             ),
@@ -183,12 +183,6 @@ class Setting:
     def is_of_text(self) -> bool:
         """Whether the config trains models of text."""
         return self.names is OF_TEXT
-
-    @property
-    def _ends_by_updates(self) -> tuple[str, ...]:
-        """An override for configs that end after so many epochs too, as GLUE's do: masks would
-        not have become as sparse as they are to be."""
-        return ("optimization.max_epoch=0",) if self._config.optimization.get("max_epoch") else ()
 
     @property
     def updates_per_round(self) -> int:

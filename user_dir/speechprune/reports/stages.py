@@ -3,30 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Union
 
 from speechprune.decoding.inference import Evaluation
+from speechprune.decoding.sentences import SentenceEvaluation
+
+Evaluated = Union[Evaluation, SentenceEvaluation]
 
 
-def stages_table(stages: Mapping[str, Evaluation]) -> list[list[str]]:
+def rates(found: Evaluated) -> dict[str, float]:
+    """The error rates that were measured, by their names in JSON; shares, not percent."""
+    if isinstance(found, SentenceEvaluation):
+        return {"error": found.error}
+    return {"wer": found.words.rate, "cer": found.characters.rate}
+
+
+def titles(found: Evaluated) -> dict[str, str]:
+    """What tables call each of the `rates`."""
+    if isinstance(found, SentenceEvaluation):
+        return {"error": f"{found.task.error} %"}
+    return {"wer": "WER %", "cer": "CER %"}
+
+
+def stages_table(stages: Mapping[str, Evaluated]) -> list[list[str]]:
     """A table of evaluations; with what masks keep, if there are any."""
     masked = any(found.density < 1.0 for found in stages.values())
-    rows = [["", "WER %", "CER %", "parameters", *["kept %"] * masked, "s of audio per s"]]
+    first = next(iter(stages.values()))
+    speed = "examples per s" if isinstance(first, SentenceEvaluation) else "s of audio per s"
+    rows = [["", *titles(first).values(), "parameters", *["kept %"] * masked, speed]]
     for stage, found in stages.items():
-        rates = (f"{100 * c.rate:.2f}" for c in (found.words, found.characters))
+        errors = (f"{100 * rate:.2f}" for rate in rates(found).values())
         kept = [f"{100 * found.density:.1f}"] * masked
-        rows.append([stage, *rates, f"{found.parameters:,}", *kept, f"{found.speed:.1f}"])
+        rows.append([stage, *errors, f"{found.parameters:,}", *kept, f"{found.speed:.1f}"])
     return rows
 
 
-def plain_values(found: Evaluation) -> dict[str, Any]:
+def plain_values(found: Evaluated) -> dict[str, Any]:
     """An evaluation as JSON can hold it; rates are shares, not percent."""
+    of_text = isinstance(found, SentenceEvaluation)
     return {
-        "wer": found.words.rate,
-        "cer": found.characters.rate,
+        **rates(found),
         "parameters": found.parameters,
         "density": found.density,
-        "seconds_of_audio_per_second": found.speed,
+        "examples_per_second" if of_text else "seconds_of_audio_per_second": found.speed,
         "device": found.device,
     }
 

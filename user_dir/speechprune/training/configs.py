@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from speechprune.errors import UserError
 from speechprune.registry import unknown_name
@@ -28,3 +29,15 @@ def find_config(name: str) -> Path:
     if len(found) > 1:
         raise UserError(f"the config {name!r} is ambiguous; choose one of {', '.join(found)}")
     return known[found[0]]
+
+
+def ends_by_updates(name: str) -> tuple[str, ...]:
+    """An override for a config that ends after so many epochs too, as GLUE's do: a workflow counts
+    updates, and masks would not have become as sparse as they are to be.
+
+    Raises UserError as `find_config`.
+    """
+    from omegaconf import OmegaConf
+
+    config: Any = OmegaConf.load(find_config(name))
+    return ("optimization.max_epoch=0",) if config.optimization.get("max_epoch") else ()
