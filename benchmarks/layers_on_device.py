@@ -21,8 +21,9 @@ import numpy as np
 from benchmarks import original_layer_search as plain
 from benchmarks.harness import Report, device_option, in_words, machine, on_device
 from benchmarks.recognisers import SMALL_ENCODER
+from speechprune.dropping.hearing import Recordings
 from speechprune.dropping.similarity import Listening
-from speechprune.dropping.verification import Verifier
+from speechprune.dropping.transcripts import TranscriptVerifier
 from speechprune.layers.plan import LayerPlan
 from speechprune.layers.similarity import MEASURES, gather
 from speechprune.manifests.manifest import Split
@@ -49,14 +50,15 @@ def do(loaded: LoadedRecogniser, split: Split, device: str) -> Iterator[Work]:
     paths = [split.root / utterance.path for utterance in split.utterances]
     measure = MEASURES.build("svcca", mode="T")
     with on_device(device):
-        gather(Listening(encoder, False, sampling_rate, paths[:1]).states(), [measure])
+        heard = Recordings(paths, False, sampling_rate)
+        gather(Listening(encoder, heard, [0]).states(), [measure])
         start = perf_counter()
-        states = Listening(encoder, False, sampling_rate, paths).states()
+        states = Listening(encoder, heard, range(len(heard))).states()
         (statistic,) = gather(states, [measure])
         matrix = measure.matrix(statistic)
         yield Work("similarity, svcca", perf_counter() - start, matrix)
         start = perf_counter()
-        verifier = Verifier(loaded, split)
+        verifier = TranscriptVerifier(loaded, split)
         layers = len(verifier.layers)
         plans = [LayerPlan(layers, (layer,)) for layer in range(layers)]
         measured = verifier.measure(plans, verifier.metric)

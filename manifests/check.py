@@ -10,6 +10,7 @@ from speechprune.errors import UserError
 from speechprune.manifests.dictionary import SPECIAL_SYMBOLS, read_dictionary
 from speechprune.manifests.headers import header_problems
 from speechprune.manifests.rows import Row, read_column, read_rows
+from speechprune.manifests.split_files import is_of_texts
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,10 @@ def read_recordings(path: Path) -> tuple[Path, list[Row]]:
     """
     if not path.parent.is_dir():
         raise UserError(f"no folder {path.parent}; correct task.data, or prepare the corpus first")
+    if is_of_texts(path.parent):
+        raise UserError(
+            f"{path.parent} holds texts, which no model of speech hears; name a folder of manifests"
+        )
     if not path.is_file():
         found = ", ".join(sorted(file.stem for file in path.parent.glob("*.tsv"))) or "none"
         raise UserError(f"{path} is missing; splits in its folder: {found}")

@@ -27,9 +27,19 @@ def dictionary(words: Sequence[str] = WORDS) -> Dictionary:
 
 
 def write_roberta(
-    path: Path, *, layers: int = 2, seed: int = 0, words: Sequence[str] = WORDS, **settings: Any
+    path: Path,
+    *,
+    layers: int = 2,
+    seed: int = 0,
+    words: Sequence[str] = WORDS,
+    strength: float = 1.0,
+    **settings: Any,
 ) -> Path:
-    """A checkpoint as pretraining by `masked_lm` leaves it, with random weights."""
+    """A checkpoint as pretraining by `masked_lm` leaves it, with random weights.
+
+    Args:
+        strength: of the weights in layers, which begin so small that layers change little.
+    """
     model = {
         **{"_name": "roberta", "encoder_layers": layers, "encoder_embed_dim": 16},
         **{"encoder_ffn_embed_dim": 32, "encoder_attention_heads": 4, "max_positions": POSITIONS},
@@ -38,6 +48,9 @@ def write_roberta(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         built = Roberta().build({}, {**model, "vocabulary": len(dictionary(words)) + 1})
+    with torch.no_grad():
+        for site in Roberta().layer_sites(built):
+            site.module.weight.mul_(strength)
     state = {
         "args": None,
         "cfg": {
@@ -51,6 +64,48 @@ def write_roberta(
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(state, path)
     return path
+
+
+def write_finetuned_roberta(
+    path: Path, pretrained: Path, data: Path, *settings: str, strength: float = 8.0, seed: int = 0
+) -> Path:
+    """An untrained model for sentences on ``pretrained``, in the file that training saves.
+
+    Args:
+        data: a folder of :func:`write_sentences`.
+        settings: more overrides of the config, the model's name first.
+        strength: of its output layer, so that texts get different classes.
+    """
+    from fairseq.tasks.sentence_prediction import SentencePredictionTask
+    from omegaconf import OmegaConf
+
+    import speechprune.plugin  # noqa: F401  (its models)
+    from speechprune.training.rehearsal import rehearse
+
+    cfg = rehearse(["--config-name", "glue/sst-2", *nano_settings(pretrained, data), *settings])
+    task = SentencePredictionTask.setup_task(cfg.task)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = task.build_model(cfg.model)
+        with torch.no_grad():
+            for parameter in model.classification_heads.parameters():
+                parameter.mul_(strength).add_(0.1 * torch.randn_like(parameter))
+    model.tell(cfg, task)
+    state = torch.load(pretrained, weights_only=True)
+    cfg = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    found = {"cfg": cfg, "model": model.state_dict(), "task_state": task.state_dict()}
+    torch.save({**state, **found}, path)
+    return path
+
+
+def nano_settings(pretrained: Path, data: Path) -> tuple[str, ...]:
+    """Overrides of a config for the nano RoBERTa on a CPU."""
+    return (
+        *(f"task.data={data}", f"model.roberta_path={pretrained}"),
+        *(f"task.max_positions={POSITIONS}", "common.fp16=false", "common.cpu=true"),
+        *("lr_scheduler.warmup_updates=1", "optimization.lr=[0.01]", "dataset.num_workers=0"),
+        "model.init_score=weight_rank",
+    )
 
 
 def write_sentences(

@@ -39,6 +39,7 @@ LEVELS = (
     ),
     ("masking", "layers", "slimming", "distillation", "bank"),
     ("backbones",),
+    ("huggingface",),
     ("manifests",),
     ("checkpoint",),
     ("tasks",),

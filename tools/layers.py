@@ -8,20 +8,21 @@ from typing import Any, Callable, Optional, Union
 
 import click
 
-from speechprune.decoding import MAX_TOKENS
 from speechprune.errors import UserError
 from speechprune.files import check_folder, make_folder, refuse_to_replace
 from speechprune.layers.plan import read_plans
 from speechprune.tools._options import SEED, Number, finetunes, whole_number
 
 _PATH = click.Path(path_type=Path)
+_DATA = "Folder of manifests, or of texts, as `prepare glue` makes it."
 _drop = click.option(
     "--drop", required=True, type=whole_number(0), metavar="K", help="Number of layers to drop."
 )
 _by = click.option(
     "--by",
-    type=click.Choice(["cer", "wer"]),
-    help="Error rate that ranks plans; by default cer for letters, else wer.",
+    type=click.Choice(["cer", "wer", "error"]),
+    help="Error rate that ranks plans; by default cer for letters, else wer. Plans for a model of "
+    "text are ranked by error, 1 less the first metric of the task.",
 )
 _race = click.option("--race", is_flag=True, help="Stop plans that are clearly worse early.")
 
@@ -33,8 +34,8 @@ def command() -> None:
 
 @command.command()
 @click.argument("checkpoint", metavar="CKPT", type=_PATH)
-@click.option("--data", required=True, type=_PATH, help="Folder of manifests.")
-@click.option("--subset", required=True, help="Name of the manifest, which needs no labels.")
+@click.option("--data", required=True, type=_PATH, help=_DATA)
+@click.option("--subset", required=True, help="Name of the split, which needs no labels.")
 @click.option(
     "--measure",
     "measures",
@@ -97,7 +98,7 @@ def similarity(
     """Measure how alike the hidden states of CKPT are, a pretrained or finetuned model.
 
     For each measure OUT gets MEASURE.safetensors, an (L+1) by (L+1) matrix with where it came from,
-    and MEASURE.png, a heat map. State i is the input of layer i.
+    and MEASURE.png, a heat map. State i is the input of layer i. Of a text, each symbol is a frame.
 
     The floor is what the measure gives for independent random data of the same size: values near it
     mean nothing, and values at different sizes cannot be compared.
@@ -177,8 +178,8 @@ def _evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """What `verify` and `greedy` have in common."""
     for option in reversed(
         [
-            click.option("--data", required=True, type=_PATH, help="Folder of manifests."),
-            click.option("--subset", required=True, help="Name of a validation manifest."),
+            click.option("--data", required=True, type=_PATH, help=_DATA),
+            click.option("--subset", required=True, help="Name of a split for validation."),
             click.option("--allow-test", is_flag=True, help="Allow a subset whose name says test."),
             _by,
             _race,
@@ -191,11 +192,13 @@ def _evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--seed", default=0, type=SEED, help="Seed of the race."),
             click.option(
                 "--max-tokens",
-                default=MAX_TOKENS,
                 type=whole_number(1),
-                help="Most audio samples in a batch, padding included.",
+                help="Most audio samples, or symbols of texts, in a batch, padding included; by "
+                "default as `evaluate` has them.",
             ),
-            click.option("--batch-size", type=whole_number(1), help="Most utterances in a batch."),
+            click.option(
+                "--batch-size", type=whole_number(1), help="Most utterances or texts in a batch."
+            ),
             click.option("--out", type=_PATH, help="File of plans to write, best first."),
             click.option(
                 "--json", "as_json", is_flag=True, help="Print one JSON object instead of a table."
@@ -215,7 +218,7 @@ def verify(checkpoint: Path, plans: str, **options: Any) -> None:
 
     PLANS is a file, or layers such as 1,3,5. The front end runs once for each utterance, and a
     layer once for all plans that keep the same layers before it; transcripts are the same as when
-    each plan is evaluated by itself.
+    each plan is evaluated by itself. A model of text is measured by the task's own metric.
 
     With --race, a plan is stopped once it is clearly worse than the best, by a paired test over
     batches that is repeated whenever their number has doubled. There are 64 batches or more then,

@@ -54,7 +54,8 @@ _OPTIONS: dict[str, Callable[[Any], Any]] = {
         "--source",
         type=_FOLDER,
         required=True,
-        help="Folder of manifests of the language that the mask is made for.",
+        help="Folder of manifests of the language, or of texts of the task, that the mask is made "
+        "for.",
     ),
     "languages": click.option(
         "--language",
@@ -114,7 +115,12 @@ def _command(recipe: Recipe) -> click.Command:
             required=True,
             help="Pretrained checkpoint.",
         ),
-        click.option("--data", type=_FOLDER, required=not pools, help="Folder of manifests."),
+        click.option(
+            "--data",
+            type=_FOLDER,
+            required=not pools,
+            help="Folder of manifests, or of texts, as `prepare glue` makes it.",
+        ),
     ):
         call = option(call)
     return click.command(recipe.name)(call)

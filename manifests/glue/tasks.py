@@ -14,6 +14,9 @@ from typing import Literal
 from speechprune.errors import UserError
 from speechprune.manifests.dictionary import SPECIAL_SYMBOLS
 
+#: fairseq's task for all of them.
+SENTENCES = "sentence_prediction"
+
 #: A measure of how well a task is done; see `speechprune.decoding.text_metrics`.
 Metric = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
 
@@ -63,6 +66,12 @@ class TextTask:
     def has_scores(self) -> bool:
         """Whether a score is asked for, and not a class."""
         return not self.classes
+
+    @property
+    def error(self) -> str:
+        """What is compared where others have error rates, as it is called: 1 less the first
+        metric."""
+        return f"1 - {self.metrics[0]}"
 
     def with_classes(self, classes: Sequence[str]) -> TextTask:
         """The task with its classes in another order.

@@ -146,6 +146,10 @@ class Bench:
         assert (command, constraints) == ("install", "constraints.txt"), words
         pinned = {line.partition("==")[0].lower() for line in _lines("constraints.txt")}
         names = [name for name in names if name not in ("--no-build-isolation", "-e", ".")]
+        extras = {name: name[2:-1] for name in names if re.fullmatch(r"\.\[\w+\]", name)}
+        offered = (ROOT / "setup.py").read_text(encoding="utf-8")
+        assert all(f'"{extra}": ' in offered for extra in extras.values()), words
+        names = [name for name in names if name not in extras]
         assert {name.lower() for name in names} <= pinned
 
     def _python(self, words: Words) -> None:

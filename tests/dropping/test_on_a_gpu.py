@@ -15,7 +15,7 @@ from nano import write_corpus, write_finetuned, write_hubert, write_wav2vec2
 
 from speechprune.decoding.inference import best_device
 from speechprune.dropping.similarity import similarity
-from speechprune.dropping.verification import Verifier
+from speechprune.dropping.transcripts import TranscriptVerifier
 from speechprune.layers.plan import LayerPlan
 from speechprune.layers.similarity import MEASURES
 from speechprune.manifests.manifest import read_split
@@ -66,7 +66,7 @@ def test_verification(checkpoint: Path, data: Path) -> None:
     plans = [LayerPlan(LAYERS, dropped) for dropped in ((0, 1), (3, 4), (2,))]
 
     def rates() -> list[float]:
-        verifier = Verifier(load_finetuned(checkpoint), split)
+        verifier = TranscriptVerifier(load_finetuned(checkpoint), split)
         return [measured.rate("cer") for measured in verifier.measure(plans, "cer")]
 
     there, here = on_both(rates)

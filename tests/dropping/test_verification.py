@@ -13,7 +13,8 @@ from nano import write_corpus, write_data2vec, write_finetuned, write_hubert, wr
 
 from speechprune.decoding.inference import batches, evaluate, read_audio, transcribe
 from speechprune.dropping.elimination import eliminate
-from speechprune.dropping.verification import Measured, Verifier, refuse_test
+from speechprune.dropping.transcripts import TranscriptVerifier
+from speechprune.dropping.verification import refuse_test
 from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan
 from speechprune.layers.prefixes import passes, walk
@@ -78,7 +79,7 @@ def alone(checkpoint: Path, plan: LayerPlan, split: Split, folder: Path, size: i
 def test_transcripts_are_those_of_the_smaller_checkpoint(
     checkpoint: Path, valid: Split, tmp_path: Path, size: int
 ) -> None:
-    verifier = Verifier(load_finetuned(checkpoint), valid, batch_size=size)
+    verifier = TranscriptVerifier(load_finetuned(checkpoint), valid, batch_size=size)
     for measured in verifier.measure(PLANS, "cer"):
         texts = alone(checkpoint, measured.plan, valid, tmp_path, 5 - size)
         assert [measured.texts[i] for i in range(len(texts))] == texts
@@ -103,7 +104,7 @@ def test_shared_layers_are_computed_once(base: Path, valid: Split) -> None:
     encoder.feature_extractor.register_forward_hook(count("front"))
     for layer in encoder.encoder.layers:
         layer.register_forward_hook(count("layers"))
-    verifier = Verifier(loaded, valid, batch_size=1)
+    verifier = TranscriptVerifier(loaded, valid, batch_size=1)
     verifier.measure(PLANS, "cer")
     beginnings = {plan.kept[:n] for plan in PLANS for n in range(1, len(plan.kept) + 1)}
     utterances = len(valid.utterances)
@@ -129,7 +130,7 @@ def test_a_search_by_error_rate_is_the_naive_one(base: Path, valid: Split) -> No
             tuple(sorted((*expected[-1], n))) for n in range(LAYERS) if n not in expected[-1]
         ]
         expected.append(min(options, key=lambda option: (rate(option), option)))
-    verifier = Verifier(load_finetuned(base), valid, batch_size=2, remember=True)
+    verifier = TranscriptVerifier(load_finetuned(base), valid, batch_size=2, remember=True)
     found = eliminate(verifier, 3, "cer")
     assert [step.plan.dropped for step in found.steps] == expected[1:]
     assert found.evaluations == 5 + 4 + 3
@@ -140,11 +141,11 @@ def test_a_search_by_error_rate_is_the_naive_one(base: Path, valid: Split) -> No
 def test_states_are_kept_only_while_there_is_room(
     base: Path, valid: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    roomy = Verifier(load_finetuned(base), valid, batch_size=1, remember=True)
+    roomy = TranscriptVerifier(load_finetuned(base), valid, batch_size=1, remember=True)
     first = [measured.texts for measured in roomy.measure(PLANS, "cer")]
     size = max(entry.state.nbytes for _, entry in roomy._entries.values() if entry)
     monkeypatch.setattr("speechprune.dropping.verification.REMEMBERED", 3 * size)
-    cramped = Verifier(load_finetuned(base), valid, batch_size=1, remember=True)
+    cramped = TranscriptVerifier(load_finetuned(base), valid, batch_size=1, remember=True)
     for _ in range(2):
         assert [measured.texts for measured in cramped.measure(PLANS, "cer")] == first
     utterances = len(valid.utterances)
@@ -154,12 +155,12 @@ def test_states_are_kept_only_while_there_is_room(
 @pytest.mark.parametrize("drop", [0, LAYERS, -1])
 def test_impossible_depths_are_refused(base: Path, valid: Split, drop: int) -> None:
     with pytest.raises(UserError, match=f"cannot drop {drop} of 5 layers; choose 1 to 4"):
-        eliminate(Verifier(load_finetuned(base), valid), drop, "cer")
+        eliminate(TranscriptVerifier(load_finetuned(base), valid), drop, "cer")
 
 
 def test_a_plan_for_another_model_is_refused(base: Path, valid: Split) -> None:
     with pytest.raises(UserError, match="plan for 6 layers does not fit a model of 5"):
-        Verifier(load_finetuned(base), valid).measure([LayerPlan(6, (1,))], "cer")
+        TranscriptVerifier(load_finetuned(base), valid).measure([LayerPlan(6, (1,))], "cer")
 
 
 def test_the_walk_of_a_trie_visits_every_plan_with_its_own_layers() -> None:
@@ -197,6 +198,8 @@ def test_other_data_is_not_taken_for_test_data(name: str) -> None:
     refuse_test(name, allowed=False)  # or it raises UserError
 
 
-def test_ranks_put_full_measurements_first() -> None:
-    whole, stopped = Measured(LayerPlan(3, (1,))), Measured(LayerPlan(3, (0,)), stopped=True)
+def test_ranks_put_full_measurements_first(base: Path, valid: Split) -> None:
+    verifier = TranscriptVerifier(load_finetuned(base), valid)
+    whole, stopped = (verifier.start(LayerPlan(LAYERS, (layer,))) for layer in (1, 0))
+    stopped.stopped = True
     assert sorted([stopped, whole], key=lambda m: m.rank("cer")) == [whole, stopped]

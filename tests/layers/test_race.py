@@ -7,7 +7,7 @@ import pytest
 from nano import write_corpus, write_finetuned, write_wav2vec2
 
 from speechprune.dropping.elimination import eliminate
-from speechprune.dropping.verification import Verifier
+from speechprune.dropping.transcripts import TranscriptVerifier
 from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan
 from speechprune.layers.race import Race
@@ -100,7 +100,7 @@ def test_impossible_levels_are_refused(level: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def verifier(tmp_path_factory: pytest.TempPathFactory) -> Verifier:
+def verifier(tmp_path_factory: pytest.TempPathFactory) -> TranscriptVerifier:
     folder = tmp_path_factory.mktemp("race")
     data = write_corpus(folder / "data", train=1, valid=70)
     pretrained = write_wav2vec2(folder / "pretrained.pt", layers=4, seed=3)
@@ -108,10 +108,10 @@ def verifier(tmp_path_factory: pytest.TempPathFactory) -> Verifier:
     # The last layer says the same of every frame, which makes more errors than babble does.
     last = loaded.model.w2v_encoder.w2v_model.encoder.layers[3].final_layer_norm
     last.weight.zero_()
-    return Verifier(loaded, read_split(data, "valid"), batch_size=2, remember=True)
+    return TranscriptVerifier(loaded, read_split(data, "valid"), batch_size=2, remember=True)
 
 
-def test_survivors_are_measured_as_without_a_race(verifier: Verifier) -> None:
+def test_survivors_are_measured_as_without_a_race(verifier: TranscriptVerifier) -> None:
     plans = [LayerPlan(4, dropped) for dropped in ((0,), (1,), (2,), (3,), (0, 1), (2, 3))]
     without = verifier.measure(plans, "cer")
     made = verifier.made.layers

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from fairseq.tasks.sentence_prediction import SentencePredictionTask
-from loop import Run
-from mishaps import kill_after_update
+from loop import Run, run_together
+from mishaps import kill_after_update, save_own_model
 from omegaconf import OmegaConf
 from sentences import dictionary, write_roberta, write_sentences
-from states import assert_ends_equal
+from states import assert_ends_equal, difference
+from test_distributed import free_port
 from text_loop import CONFIG, TextLab
 
 from speechprune.decoding.sentences import evaluate_sentences
@@ -147,6 +148,26 @@ def test_the_command_of_s3router(lab: TextLab) -> None:
     weight = torch.load(lab.roberta, weights_only=True)["model"][FC1]
     removed = weight.abs()[~masks[FC1]]
     assert removed.max() <= weight.abs().flatten().kthvalue(int(0.2 * weight.numel())).values
+
+
+def test_two_processes_train_one_model(lab: TextLab) -> None:
+    address = f"tcp://localhost:{free_port()}"
+    common = (
+        *("model._name=roberta_parp", "model.sparsity=0.5", "model.prune_every=2"),
+        *("optimization.max_update=4", "distributed_training.distributed_world_size=2"),
+        f"distributed_training.distributed_init_method={address}",
+        "distributed_training.distributed_no_spawn=true",
+        "distributed_training.distributed_backend=gloo",
+        "distributed_training.ddp_backend=legacy_ddp",
+    )
+    ranks = [f"distributed_training.distributed_rank={rank}" for rank in range(2)]
+    commands = [lab.arguments("ranks", (*common, rank), CONFIG) for rank in ranks]
+    files = [lab.folder / f"ranks-{rank}.pt" for rank in range(2)]
+    prepares = [partial(save_own_model, file, 4) for file in files]
+    first, _ = run_together(lab.folder / "ranks", commands, prepares)
+    first.succeeded()
+    own, other = (torch.load(file, weights_only=True) for file in files)
+    assert difference(own, other) == []
 
 
 def test_refusals(lab: TextLab, tmp_path: Path) -> None:

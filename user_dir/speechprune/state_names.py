@@ -41,7 +41,7 @@ _OLDER_TEXT_ENCODER = "decoder.sentence_encoder."
 VOCABULARY = "vocabulary"
 
 #: The number of a layer in the name of a site, of whatever model.
-_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+_LAYER = re.compile(r"(?:^|\.)layers?\.(\d+)\.")
 #: That of a speech encoder's layer in a key of a checkpoint, which may have a decoder too. The keys
 #: of data2vec's teacher begin where its encoder does.
 _ENCODER_LAYER = re.compile(r"(?:^|\b(?:sentence_)?encoder\.)layers\.(\d+)\.")

@@ -16,10 +16,10 @@ from speechprune.checkpoint.outputs import dictionary_of
 from speechprune.checkpoint.settings import mapping
 from speechprune.checkpoint.upgrading import read_upgraded, upgraded
 from speechprune.errors import UserError
+from speechprune.manifests.glue.tasks import SENTENCES
 from speechprune.state_names import SYMBOL_EMBEDDINGS, VOCABULARY, is_text
 
-#: The task for sentences, and where its state keeps the symbols of texts and those of classes.
-SENTENCES = "sentence_prediction"
+#: Where the state of the task for sentences keeps the symbols of texts and those of classes.
 SYMBOLS, CLASSES = "source_symbols", "label_symbols"
 
 
@@ -47,6 +47,12 @@ def check_text_model(path: PathLike) -> None:
         raise UserError(
             f"{path} holds no encoder of text; give a pretrained RoBERTa as model.roberta_path"
         )
+
+
+def refuse_text(path: PathLike, why: str) -> None:
+    """Raise UserError, which says why, if a file holds a model of text."""
+    if is_text(read(path, mmap=True)["model"]):
+        raise UserError(f"{path} is a model of text; {why}")
 
 
 def read_text_model(path: PathLike) -> TextModel:

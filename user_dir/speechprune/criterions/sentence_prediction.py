@@ -2,6 +2,7 @@
 
 from typing import Any, Dict, List, Tuple
 
+import torch
 from fairseq.criterions import sentence_prediction
 from torch import Tensor
 
@@ -31,6 +32,11 @@ class SentencePredictionCriterion(sentence_prediction.SentencePredictionCriterio
     def reduce_metrics(logging_outputs: List[Dict[str, Any]]) -> None:
         sentence_prediction.SentencePredictionCriterion.reduce_metrics(logging_outputs)
         reduce_penalty(logging_outputs)
+
+    @staticmethod
+    def logging_outputs_can_be_summed() -> bool:
+        """Not on GPUs, where fairseq can gather them: F1 and correlations are of lists."""
+        return not torch.cuda.is_available()
 
 
 replace_criterion(SENTENCE_PREDICTION, SentencePredictionCriterion, SentencesConfig)

@@ -5,7 +5,7 @@ What a model tells of a sentence does not depend on what shares its batch, but f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -13,26 +13,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from fairseq.data.dictionary import Dictionary
 from fairseq.tasks.sentence_prediction import SentencePredictionConfig, SentencePredictionTask
-from omegaconf import OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import Tensor
 from tqdm import tqdm
 
-from speechprune.checkpoint.file import PathLike
-from speechprune.checkpoint.text import read_text_model
-from speechprune.decoding.inference import best_device, count_parameters
+from speechprune.checkpoint import PathLike, read
+from speechprune.checkpoint.finetuned import read_finetuned
+from speechprune.checkpoint.text import SYMBOLS, find_symbols, read_text_model
+from speechprune.decoding.inference import batches, best_device, count_parameters
 from speechprune.decoding.text_metrics import MeasuredMetric, measure
 from speechprune.errors import UserError
 from speechprune.manifests.glue.folder import task_of_folder
 from speechprune.manifests.glue.tasks import TextTask
 from speechprune.models.loading import LoadedSentences
-from speechprune.models.sentence_symbols import refuse_other_symbols
-from speechprune.state_names import VOCABULARY
+from speechprune.models.sentences import network_of, refuse_other_task
+from speechprune.state_names import is_finetuned
 
-#: How GLUE's configs join sentences, for an encoder whose settings say nothing of them.
-_OF_GLUE = {
-    **{"init_token": 0, "separator_token": 2, "no_shuffle": True},
-    **{"regression_target": False, "classification_head_name": "", "seed": 0},
-}
 #: Symbols in a batch, padding included.
 MAX_SYMBOLS = 16384
 
@@ -91,25 +89,20 @@ def evaluate_sentences(
             classes than the model.
     """
     task = task_of_folder(folder)
-    data = read_sentences(loaded, folder, name)
-    if "target" not in data[0]:
-        raise UserError(f"the split {name} of {folder} has no labels to compare with")
+    data = read_labelled(loaded, folder, name)
     device = best_device()
     model = loaded.model.to(device)
     told: list[np.ndarray] = [np.empty(0)] * len(data)
-    targets = np.empty(len(data))
     start = perf_counter()
-    for batch in tqdm(list(_batches(data, max_symbols, batch_size)), disable=None, unit="batch"):
-        sample = data.collater([data[index] for index in batch])
-        scores = _scores(loaded, model, sample, device)
-        for index, row, target in zip(batch, scores, sample["target"].view(-1).tolist()):
-            told[index], targets[index] = row, target
+    numbers = list(batches(data.sizes[0].tolist(), max_symbols, batch_size))
+    for batch in tqdm(numbers, disable=None, unit="batch"):
+        scores = _scores(loaded, model, symbols_in(data, batch).to(device))
+        for index, row in zip(batch, scores):
+            told[index] = row
     seconds = perf_counter() - start
-    outputs = np.stack(told)
-    predictions = outputs[:, 0] if loaded.classes is None else outputs.argmax(1)
     return SentenceEvaluation(
         task=task,
-        metrics=tuple(measure(task, predictions, targets)),
+        metrics=measured(task, told, targets_in(data)),
         examples=len(data),
         parameters=count_parameters(loaded.model),
         density=loaded.density,
@@ -118,12 +111,41 @@ def evaluate_sentences(
     )
 
 
+def measured(
+    task: TextTask, outputs: Sequence[np.ndarray], targets: np.ndarray
+) -> tuple[MeasuredMetric, ...]:
+    """The official metrics of a task.
+
+    Args:
+        outputs: of the output layer, (classes,) for each text.
+        targets: classes, as numbers of outputs, or values, (texts,).
+    """
+    return tuple(measure(task, predictions(task, np.stack(outputs)), targets))
+
+
+def predictions(task: TextTask, outputs: np.ndarray) -> np.ndarray:
+    """The classes or values, (texts,), that outputs (texts, classes) tell."""
+    told: np.ndarray = outputs[:, 0] if task.has_scores else outputs.argmax(1)
+    return told
+
+
+def symbols_in(data: Any, batch: Sequence[int]) -> Tensor:
+    """Some texts of a split as a model takes them: numbers of symbols, padded, int64 (B, T)."""
+    sample = data.collater([data[index] for index in batch])
+    symbols: Tensor = sample["net_input"]["src_tokens"]
+    return symbols
+
+
+def targets_in(data: Any) -> np.ndarray:
+    """What is to be told of each text of a split, float64 (texts,)."""
+    return np.array([float(data[index]["target"]) for index in range(len(data))])
+
+
 @torch.inference_mode()
-def _scores(loaded: LoadedSentences, model: Any, sample: Any, device: torch.device) -> np.ndarray:
+def _scores(loaded: LoadedSentences, model: Any, symbols: Tensor) -> np.ndarray:
     """What the output layer gives, float32 (B, classes)."""
     head = loaded.task.cfg.classification_head_name
-    tokens = sample["net_input"]["src_tokens"].to(device)
-    logits, _ = model(src_tokens=tokens, features_only=True, classification_head_name=head)
+    logits, _ = model(src_tokens=symbols, features_only=True, classification_head_name=head)
     scores: np.ndarray = logits.float().cpu().numpy()
     return scores
 
@@ -132,76 +154,94 @@ def read_sentences(loaded: LoadedSentences, folder: Path, name: str) -> Any:
     """A split as fairseq's task reads it, in the order of its file.
 
     Raises:
-        UserError: there is no such split, or the folder has other symbols or classes than the
-            model.
+        UserError: there is no such split, or a text in it is too long for the model, or the folder
+            has other symbols or classes than the model.
     """
-    _refuse_other_symbols(loaded, folder)
-    _refuse_no_split(folder, name)
-    task = SentencePredictionTask(
-        loaded.task.cfg.copy(), loaded.symbols, loaded.classes or loaded.symbols
-    )
-    with open_dict(task.cfg):
-        task.cfg.update(data=str(folder), no_shuffle=True)
-    return task.load_dataset(name)
+    _refuse_other_symbols(loaded.symbols, folder, "input0", loaded.path)
+    labels = folder / "label" / "dict.txt"
+    if loaded.classes is not None:
+        _refuse_other_symbols(loaded.classes, folder, "label", loaded.path)
+    elif labels.exists():
+        raise UserError(f"{loaded.path} tells values, but {labels} lists classes")
+    return _split(loaded.task.cfg, loaded.symbols, folder, name)
+
+
+def read_labelled(loaded: LoadedSentences, folder: Path, name: str) -> Any:
+    """The same of a split with labels; raises UserError also if it has none."""
+    data = read_sentences(loaded, folder, name)
+    if "target" not in data[0]:
+        raise UserError(f"the split {name} of {folder} has no labels to compare with")
+    return data
 
 
 def read_texts(path: PathLike, folder: Path, name: str) -> Any:
-    """The same for an encoder alone, which no label is read for.
+    """A split as the encoder of text in a file reads it, whatever its labels.
 
-    Args:
-        path: of its checkpoint, pretrained or finetuned.
+    The model of the file, pretrained or finetuned, is not built. Pretraining begins a text with
+    fairseq's first symbol, and no file of it holds a dictionary: that of the folder has to be as
+    long.
 
     Raises:
-        UserError: there is no such split, or the folder has other symbols than the encoder.
+        UserError: the file cannot be read, there is no such split, or the folder has other symbols
+            than the model, or a text that is too long for it.
     """
-    _refuse_no_split(folder, name)
-    file, found = folder / "input0" / "dict.txt", read_text_model(path)
-    if not file.is_file():
-        raise UserError(f"there is no {file}; name a folder that `prepare glue` has written")
-    symbols = SentencePredictionTask.load_dictionary(str(file))
-    cfg = OmegaConf.structured(SentencePredictionConfig(data=str(folder), **_OF_GLUE))
-    task = SentencePredictionTask(cfg, symbols, symbols)
-    known = found.settings[VOCABULARY]
-    if len(symbols) != known:
-        raise UserError(
-            f"{file} has {len(symbols)} symbols with fairseq's own, but {path} has {known}; "
-            "prepare the data with its dictionary"
-        )
-    refuse_other_symbols(path, found, task)
-    return task.load_dataset(name)
+    if is_finetuned(read(path, mmap=True)["model"]):
+        state = read_finetuned(path)
+        symbols = find_symbols(state, SYMBOLS, path, folder)
+        _refuse_other_symbols(symbols, folder, "input0", path)
+        return _split(state["cfg"].task, symbols, folder, name)
+    network = network_of(read_text_model(path).settings)
+    symbols = _symbols_of(folder, "input0")
+    task = SentencePredictionConfig(
+        data=str(folder),
+        init_token=symbols.bos(),
+        separator_token=symbols.eos(),
+        max_positions=network["max_positions"],
+        seed=0,
+    )
+    refuse_other_task(SentencePredictionTask(task, symbols, symbols), network, str(path))
+    return _split(OmegaConf.structured(task), symbols, folder, name)
 
 
-def _refuse_no_split(folder: Path, name: str) -> None:
+def _split(cfg: DictConfig, symbols: Dictionary, folder: Path, name: str) -> Any:
+    """A split with the labels that its folder has.
+
+    Args:
+        cfg: of the task of a model.
+    """
     if not (folder / "input0" / f"{name}.idx").is_file():
         raise UserError(f"{folder} has no split {name}: there is no input0/{name}.idx")
+    of_values = not (folder / "label" / "dict.txt").exists()
+    classes = symbols if of_values else _symbols_of(folder, "label")
+    task = SentencePredictionTask(cfg.copy(), symbols, classes)
+    with open_dict(task.cfg):
+        task.cfg.update(data=str(folder), no_shuffle=True, regression_target=of_values)
+        if of_values:
+            task.cfg.num_classes = 1
+    data = task.load_dataset(name)
+    lengths, most = np.asarray(data.sizes[0]), int(task.cfg.max_positions)
+    if len(lengths) and lengths.max() > most:
+        raise UserError(
+            f"text {int(lengths.argmax())} of {name} in {folder} has {lengths.max()} symbols, but "
+            f"the model reads {most} at most; shorten it"
+        )
+    return data
 
 
-def _refuse_other_symbols(loaded: LoadedSentences, folder: Path) -> None:
-    """Raise UserError if the dictionaries of a folder are not those of the model: it would read
-    other words than there are, or tell other classes than it means."""
-    for own, place in ((loaded.symbols, "input0"), (loaded.classes, "label")):
-        path = folder / place / "dict.txt"
-        if own is None:
-            if path.exists():
-                raise UserError(f"{loaded.path} tells values, but {path} lists classes")
-            continue
-        if not path.is_file():
-            raise UserError(f"there is no {path}; name a folder that `prepare glue` has written")
-        if SentencePredictionTask.load_dictionary(str(path)).symbols != own.symbols:
-            raise UserError(
-                f"{path} is not the dictionary of {loaded.path}; prepare the data with that one"
-            )
+def _symbols_of(folder: Path, place: str) -> Dictionary:
+    """A dictionary of a folder: of ``input0`` or ``label``."""
+    path = folder / place / "dict.txt"
+    if not path.is_file():
+        raise UserError(f"there is no {path}; name a folder that `prepare glue` has written")
+    dictionary: Dictionary = SentencePredictionTask.load_dictionary(str(path))
+    return dictionary
 
 
-def _batches(data: Any, most: int, sentences: int | None) -> Iterator[list[int]]:
-    """Numbers of sentences, those of like length together, the longest first."""
-    batch: list[int] = []
-    sizes = np.asarray(data.sizes[0])
-    for index in np.argsort(-sizes, kind="stable").tolist():
-        longest = int(sizes[batch[0]]) if batch else 0
-        if batch and (len(batch) == sentences or (len(batch) + 1) * longest > most):
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+def _refuse_other_symbols(own: Dictionary, folder: Path, place: str, path: PathLike) -> None:
+    """Raise UserError if a dictionary of a folder is not that of the model: it would read other
+    words than there are, or tell other classes than it means."""
+    if _symbols_of(folder, place).symbols != own.symbols:
+        raise UserError(
+            f"{folder / place / 'dict.txt'} is not the dictionary of {path}; prepare the data with "
+            "that one"
+        )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic
 
-from speechprune.dropping.verification import Measured, Verifier
+from speechprune.dropping.verification import Found, Verifier
 from speechprune.layers.plan import LayerPlan, check_drop
 from speechprune.layers.race import Race
 
 
 @dataclass(frozen=True)
-class Elimination:
+class Elimination(Generic[Found]):
     """What a search by error rate found: the best plan of each step, the last of them the result.
 
     Attributes:
@@ -19,7 +20,7 @@ class Elimination:
         stopped: those of them that were out of the race early.
     """
 
-    steps: tuple[Measured, ...]
+    steps: tuple[Found, ...]
     evaluations: int
     stopped: int
 
@@ -28,7 +29,9 @@ class Elimination:
         return self.steps[-1].plan
 
 
-def eliminate(verifier: Verifier, drop: int, metric: str, race: Race | None = None) -> Elimination:
+def eliminate(
+    verifier: Verifier[Found], drop: int, metric: str, race: Race | None = None
+) -> Elimination[Found]:
     """Greedy layer pruning: at each step drop the layer without which the errors are fewest.
 
     It measures Σ (L - i) plans for i from 0 to ``drop`` - 1. Of layers that tie, the first goes.
@@ -41,7 +44,7 @@ def eliminate(verifier: Verifier, drop: int, metric: str, race: Race | None = No
     """
     layers = len(verifier.layers)
     check_drop(drop, layers)
-    steps: list[Measured] = []
+    steps: list[Found] = []
     evaluations = stopped = 0
     for _ in range(drop):
         gone = steps[-1].plan.dropped if steps else ()

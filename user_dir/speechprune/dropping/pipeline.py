@@ -33,8 +33,8 @@ from speechprune.layers.matrix import SimilarityMatrix
 from speechprune.layers.plan import LayerPlan, LayerPlans, check_drop
 from speechprune.made_with import claim
 from speechprune.manifests.check import check_split, read_recordings
+from speechprune.manifests.split_files import split_digest
 from speechprune.models.loading import load_recogniser
-from speechprune.reports.runs import manifest_digest
 from speechprune.training.configs import find_config
 from speechprune.training.finetuning import Finetuning
 from speechprune.training.overrides import refuse_own
@@ -169,7 +169,7 @@ class Pipeline(Workflow):
             "version": __version__,
             "checkpoint": digest(self.checkpoint),
             "drop": self.drop,
-            "splits": {split: manifest_digest(data, split, self._labels) for split in splits},
+            "splits": {split: split_digest(data, split, self._labels) for split in splits},
             "measures": {name: self.options.get(name, {}) for name in self.measures},
             "utterances": self.utterances,
             "top": self.top,

@@ -10,14 +10,18 @@ from typing import Any, Callable
 
 from speechprune import __version__
 from speechprune.checkpoint import PathLike, digest
-from speechprune.decoding import MAX_TOKENS
 from speechprune.decoding.inference import read_references, sample_rate
-from speechprune.dropping.elimination import Elimination, eliminate
+from speechprune.decoding.sentences import read_labelled
+from speechprune.dropping.elimination import eliminate
+from speechprune.dropping.sentences import SentenceVerifier
+from speechprune.dropping.transcripts import TranscriptVerifier
 from speechprune.dropping.verification import Measured, Verifier, refuse_test
 from speechprune.layers.plan import LayerPlan, LayerPlans
 from speechprune.layers.race import Race
 from speechprune.manifests.check import check_split
-from speechprune.models.loading import load_recogniser
+from speechprune.manifests.glue.folder import task_of_folder
+from speechprune.manifests.split_files import inputs_digest
+from speechprune.models.loading import LoadedSentences, as_recogniser, load_finetuned
 from speechprune.tables import table
 
 
@@ -26,13 +30,14 @@ class VerificationSettings:
     """How plans are measured.
 
     Attributes:
-        data, subset: a manifest folder and a validation split in it.
+        data, subset: a folder of manifests, or of texts, and a validation split in it.
         allow_test: whether the split may be named as test data.
-        by: "cer", "wer", or None for the usual one of the model's units.
+        by: "cer", "wer", or "error" of a task on sentences; None for the model's usual one.
         race: stop plans that are clearly worse, at ``level``.
         seed: of the race.
-        max_tokens, batch_size: limits of batches, as in `speechprune.decoding.inference.evaluate`;
-            a race has smaller ones if these are too few.
+        max_tokens: samples, or symbols of texts, in a batch; as evaluation has them if None.
+        batch_size: most utterances or texts in a batch; a race has smaller ones if there are too
+            few.
     """
 
     data: Path
@@ -42,23 +47,32 @@ class VerificationSettings:
     race: bool = False
     level: float = 0.05
     seed: int = 0
-    max_tokens: int = MAX_TOKENS
+    max_tokens: int | None = None
     batch_size: int | None = None
 
-    def verifier(self, checkpoint: PathLike, remember: bool = False) -> Verifier:
+    def verifier(self, checkpoint: PathLike, remember: bool = False) -> Verifier[Any]:
         """For a finetuned checkpoint; raises UserError for data or a model that cannot be used."""
         refuse_test(self.subset, self.allow_test)
-        loaded = load_recogniser(checkpoint, self.data)
-        rate = sample_rate(loaded)
-        check_split(self.data, self.subset, labels=None, sample_rate=rate)
+        loaded = load_finetuned(checkpoint, self.data)
+        limits: dict[str, Any] = {"remember": remember}
+        if self.max_tokens is not None:
+            limits["max_tokens"] = self.max_tokens
+        if isinstance(loaded, LoadedSentences):
+            task, texts = task_of_folder(self.data), read_labelled(loaded, self.data, self.subset)
+            size = self._batch_size(len(texts))
+            return SentenceVerifier(loaded, task, texts, batch_size=size, **limits)
+        loaded = as_recogniser(loaded)
+        check_split(self.data, self.subset, labels=None, sample_rate=sample_rate(loaded))
         split = read_references(loaded, self.data, self.subset)
-        batch_size = self.batch_size
-        if self.race:
-            enough = Race.batch_size(len(split.utterances))
-            batch_size = enough if batch_size is None else min(batch_size, enough)
-        return Verifier(
-            loaded, split, max_tokens=self.max_tokens, batch_size=batch_size, remember=remember
-        )
+        size = self._batch_size(len(split.utterances))
+        return TranscriptVerifier(loaded, split, batch_size=size, **limits)
+
+    def _batch_size(self, count: int) -> int | None:
+        """The most of ``count`` utterances or texts in a batch."""
+        if not self.race:
+            return self.batch_size
+        enough = Race.batch_size(count)
+        return enough if self.batch_size is None else min(self.batch_size, enough)
 
     @property
     def racing(self) -> Race | None:
@@ -103,14 +117,16 @@ class VerificationReport:
         """A table, and what it took."""
         shown = self.steps or self.measured
         scored = any(each.plan.score is not None for each in shown)
-        rows = [["drop", *["score"] * scored, "CER %", "WER %", "utterances"]]
+        metrics, unit = shown[0].metrics, shown[0].unit
+        errors = [f"{name} %" for name in metrics.values()]
+        rows = [["drop", *["score"] * scored, *errors, unit]]
         for each in shown:
             score = ["" if each.plan.score is None else f"{each.plan.score:.4f}"] * scored
-            rates = [f"{100 * each.rate(metric):.2f}" for metric in ("cer", "wer")]
-            heard = f"{len(each.texts)}{' (stopped)' if each.stopped else ''}"
+            rates = [f"{100 * each.rate(metric):.2f}" for metric in metrics]
+            heard = f"{each.heard}{' (stopped)' if each.stopped else ''}"
             rows.append([",".join(map(str, each.plan.dropped)), *score, *rates, heard])
         made = (
-            f"{self.passes['front_end']} passes of utterances through the front end and "
+            f"{self.passes['front_end']} passes of {unit} through the front end and "
             f"{self.passes['layers']} through layers, in {self.seconds:.1f} s; plan by plan: "
             f"{self.passes['front_end_alone']} and {self.passes['layers_alone']}"
         )
@@ -163,7 +179,7 @@ def eliminate_layers(
     verifier = settings.verifier(checkpoint, remember=True)
     metric = settings.by or verifier.metric
     start = perf_counter()
-    found: Elimination = eliminate(verifier, drop, metric, settings.racing)
+    found = eliminate(verifier, drop, metric, settings.racing)
     seconds = perf_counter() - start
     provenance = {**_provenance(checkpoint, settings, metric), "method": "glp"}
     plan = LayerPlan(found.plan.layers, found.plan.dropped)
@@ -184,14 +200,14 @@ def _provenance(
     return {
         "version": __version__,
         "checkpoint": digest(checkpoint),
-        "manifest": digest(settings.data / f"{settings.subset}.tsv"),
+        "manifest": inputs_digest(settings.data, settings.subset),
         "subset": settings.subset,
         "by": metric,
         "race": {"level": settings.level, "seed": settings.seed} if settings.race else None,
     }
 
 
-def _passes(verifier: Verifier) -> dict[str, int]:
+def _passes(verifier: Verifier[Any]) -> dict[str, int]:
     return {
         "front_end": verifier.made.front_end,
         "layers": verifier.made.layers,

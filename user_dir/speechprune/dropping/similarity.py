@@ -1,4 +1,4 @@
-"""Similarity of the hidden states of a model, over recordings."""
+"""Similarity of the hidden states of a model, over recordings or texts."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tqdm import tqdm
 from speechprune import __version__
 from speechprune.backbones import find_backbone
 from speechprune.checkpoint import PathLike, digest
-from speechprune.checkpoint.finetuned import listening
-from speechprune.decoding.inference import best_device, read_audio
+from speechprune.decoding.inference import best_device
+from speechprune.dropping.hearing import Heard, heard_by
 from speechprune.errors import UserError
 from speechprune.figures import heat_map
 from speechprune.layers.matrix import SimilarityMatrix
 from speechprune.layers.similarity import MEASURES, Measure, gather
 from speechprune.layers.similarity.distance_correlation import DistanceMeasure
 from speechprune.layers.similarity.rows import RowMeasure
-from speechprune.manifests.check import check_split, read_recordings
+from speechprune.manifests.split_files import inputs_digest
 from speechprune.models.loading import load_encoder
 
 #: Independent data this much alike leave little room to tell states apart.
@@ -32,35 +32,31 @@ HIGH_FLOOR = 0.9
 
 @dataclass(frozen=True)
 class Listening:
-    """An encoder and recordings for it.
+    """An encoder and what it hears.
 
     Attributes:
-        normalize: whether recordings are to have mean 0 and variance 1.
-        rate: sample rate in Hz.
-        paths: recordings, in the order that they are heard.
+        heard: recordings or texts.
+        order: the numbers of those that it hears.
     """
 
     encoder: nn.Module
-    normalize: bool
-    rate: int
-    paths: Sequence[Path]
+    heard: Heard
+    order: Sequence[int]
 
     def states(self) -> Iterator[Tensor]:
-        """The hidden states of each recording, (L + 1, T, C).
+        """The hidden states of each utterance, (L + 1, T, C).
 
         Each is heard alone. One too short for a frame is passed over.
         """
         family = find_backbone(self.encoder)
         device = best_device()
         encoder = self.encoder.to(device)
-        for path in tqdm(self.paths, unit="utterance", desc="listening", disable=None):
-            samples = torch.from_numpy(read_audio(path, self.rate)).to(device)
-            if not family.frame_count(encoder, len(samples)):
+        for index in tqdm(self.order, unit="utterance", desc="listening", disable=None):
+            source = self.heard.source(index).to(device)
+            if not family.frame_count(encoder, len(source)):
                 continue
-            if self.normalize:
-                samples = torch.nn.functional.layer_norm(samples, samples.shape)
             with torch.inference_mode():
-                states, _ = family.hidden_states(encoder, samples[None], None)
+                states, _ = family.hidden_states(encoder, source[None], None)
             yield torch.cat(states)
 
 
@@ -73,29 +69,28 @@ def similarity(
     utterances: int | None = None,
     seed: int = 0,
 ) -> dict[str, SimilarityMatrix]:
-    """How alike the hidden states of a model are, by each measure, in one pass over the audio.
+    """How alike the hidden states of a model are, by each measure, in one pass over the data.
 
     Args:
         checkpoint: pretrained or finetuned.
-        data: manifest folder; labels are not needed.
+        data: folder of manifests, or of texts; labels are not needed.
         measures: by the name that each is to have in the result.
-        utterances: how many to draw; all if None.
+        utterances: how many to draw, of texts too; all if None.
 
     Raises:
         UserError: a file is missing or damaged, there are fewer utterances, or too few for a
             measure.
     """
-    normalize, rate = listening(checkpoint)
-    check_split(data, subset, labels=None, sample_rate=rate)
-    paths = _draw(data, subset, utterances, seed)
-    refuse_too_few(len(paths), measures)
-    listener = Listening(load_encoder(checkpoint), normalize, rate, paths)
+    heard = heard_by(checkpoint, data, subset)
+    order = _draw(len(heard), subset, utterances, seed)
+    refuse_too_few(len(order), measures)
+    listener = Listening(load_encoder(checkpoint), heard, order)
     statistics = gather(listener.states(), list(measures.values()))
     shared = {
         "version": __version__,
         "checkpoint": digest(checkpoint),
         "backbone": type(listener.encoder).__name__,
-        "manifest": digest(data / f"{subset}.tsv"),
+        "manifest": inputs_digest(data, subset),
         "subset": subset,
         "seed": seed,
     }
@@ -177,11 +172,10 @@ def draw(matrix: SimilarityMatrix, path: Path) -> None:
     heat_map(matrix.values, labels, path, f"{matrix.measure} of hidden states{floor}", lowest)
 
 
-def _draw(data: Path, subset: str, utterances: int | None, seed: int) -> list[Path]:
-    """Recordings in random order."""
-    root, rows = read_recordings(data / f"{subset}.tsv")
-    wanted = len(rows) if utterances is None else utterances
-    if wanted > len(rows):
-        raise UserError(f"{subset} has {len(rows)} utterances, not {wanted}; ask for fewer")
-    order = np.random.default_rng(seed).permutation(len(rows))[:wanted]
-    return [root / rows[index][0] for index in order]
+def _draw(count: int, subset: str, utterances: int | None, seed: int) -> list[int]:
+    """Numbers of utterances in random order."""
+    wanted = count if utterances is None else utterances
+    if wanted > count:
+        raise UserError(f"{subset} has {count} utterances, not {wanted}; ask for fewer")
+    numbers: list[int] = np.random.default_rng(seed).permutation(count)[:wanted].tolist()
+    return numbers

@@ -1,15 +1,16 @@
-"""Error rates of layer plans without training, sharing work between plans.
+"""Errors of layer plans without training, sharing work between plans.
 
-Each batch goes through the convolutional front end once, and through each layer once for all plans
+Each batch goes through what comes before the layers once, and through each layer once for all plans
 that have kept the same layers before it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -19,27 +20,14 @@ from tqdm import tqdm
 
 from speechprune.backbones import find_backbone
 from speechprune.backbones.base import Entry
-from speechprune.decoding import MAX_TOKENS
-from speechprune.decoding.greedy import decode, spells_words
-from speechprune.decoding.inference import (
-    audible,
-    batches,
-    best_device,
-    check_references,
-    padded,
-    read_audio,
-    sample_rate,
-)
-from speechprune.decoding.scoring import ErrorCounts, count_text_errors
+from speechprune.decoding.inference import batches, best_device
 from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan
 from speechprune.layers.prefixes import passes, walk
 from speechprune.layers.race import Race
-from speechprune.manifests.manifest import Split
-from speechprune.models.loading import LoadedRecogniser
-from speechprune.models.sites import encoder_of_model, output_layer_of
+from speechprune.models.loading import LoadedModel
+from speechprune.models.sites import encoder_of_model
 
-METRICS = ("cer", "wer")
 #: Bytes of states that are kept for the next step of a search, at most.
 REMEMBERED = 2 << 30
 
@@ -58,29 +46,38 @@ class Passes:
         self.layers += other.layers
 
 
-@dataclass
-class Measured:
-    """What a plan does to the transcripts.
+class Measured(ABC):
+    """What a plan does to what a model tells of the utterances, or examples, of a split.
 
     Attributes:
-        words, characters: errors on each utterance heard, by its place in the split.
-        texts: its transcripts, likewise.
-        stopped: whether the plan was out of the race before every utterance was heard.
+        metrics: kinds of errors, and how tables call them.
+        stopped: whether the plan was out of the race before everything was heard.
     """
 
-    plan: LayerPlan
-    words: dict[int, ErrorCounts] = field(default_factory=dict)
-    characters: dict[int, ErrorCounts] = field(default_factory=dict)
-    texts: dict[int, str] = field(default_factory=dict)
-    stopped: bool = False
+    #: What is heard, in tables.
+    unit: ClassVar[str]
 
-    def counts(self, metric: str) -> dict[int, ErrorCounts]:
-        """Errors on each utterance by ``metric``, "wer" or "cer"."""
-        return self.words if metric == "wer" else self.characters
+    def __init__(self, plan: LayerPlan, metrics: Mapping[str, str]) -> None:
+        self.plan = plan
+        self.metrics = metrics
+        self.stopped = False
 
+    @property
+    @abstractmethod
+    def heard(self) -> int:
+        """How many were heard."""
+
+    @abstractmethod
+    def note(self, index: int, told: Any) -> None:
+        """Take what the model told of one, by its place in the split."""
+
+    @abstractmethod
     def rate(self, metric: str) -> float:
-        """Errors per word or character of the utterances heard."""
-        return sum(self.counts(metric).values(), ErrorCounts()).rate
+        """The share of errors by ``metric`` in what was heard."""
+
+    @abstractmethod
+    def errors(self, metric: str, index: int) -> int:
+        """The errors by ``metric`` in one that was heard."""
 
     def rank(self, metric: str) -> tuple[bool, float, tuple[int, ...]]:
         """Best first: those that heard everything, then fewer errors, then earlier layers."""
@@ -93,58 +90,77 @@ class Measured:
     @property
     def facts(self) -> dict[str, Any]:
         """What was measured."""
-        rates = {metric: self.rate(metric) for metric in METRICS}
-        return {**rates, "utterances": len(self.texts), "stopped": self.stopped}
+        rates = {metric: self.rate(metric) for metric in self.metrics}
+        return {**rates, self.unit: self.heard, "stopped": self.stopped}
 
 
-class Verifier:
+Found = TypeVar("Found", bound=Measured)
+
+
+class Verifier(ABC, Generic[Found]):
     """Measures plans for one model on one split.
 
-    A plan's transcripts are those that `speechprune.decoding.inference.evaluate` would get of the
-    checkpoint without its layers.
-
     Args:
-        remember: keep what the front end gave, up to `REMEMBERED` bytes, for the next measurement.
-
-    Raises:
-        UserError: the split has no texts, or texts in another alphabet.
+        sizes: of what is heard, in samples or symbols.
+        max_tokens: of these in a batch, padding included.
+        batch_size: most utterances or texts in a batch.
+        remember: keep what enters the first layer, up to `REMEMBERED` bytes, for the next
+            measurement.
 
     Attributes:
         made: passes so far.
         alone: passes that evaluating plan by plan would have made.
     """
 
+    #: The kinds of errors that plans may be ranked by, and how tables call them.
+    metrics: Mapping[str, str]
+    #: The usual one.
+    metric: str
+
     def __init__(
         self,
-        loaded: LoadedRecogniser,
-        split: Split,
+        loaded: LoadedModel,
+        sizes: Sequence[int],
         *,
-        max_tokens: int = MAX_TOKENS,
+        max_tokens: int,
         batch_size: int | None = None,
         remember: bool = False,
     ) -> None:
-        check_references(loaded, split)
-        self.loaded, self.split = loaded, split
-        self.letters = spells_words(loaded.dictionary)
+        self.loaded = loaded
         self.encoder = encoder_of_model(loaded.model)
         self.family = find_backbone(self.encoder)
         self.layers = self.family.layers(self.encoder)
-        frames = [utterance.frames for utterance in split.utterances]
-        self.batches = list(batches(frames, max_tokens, batch_size))
+        self.count = len(sizes)
+        self.batches = list(batches(sizes, max_tokens, batch_size))
         self.made, self.alone = Passes(), Passes()
         self._room = REMEMBERED if remember else 0
         self._entries: dict[int, tuple[list[int], Entry | None]] = {}
         loaded.model.to(best_device())
 
-    @property
-    def metric(self) -> str:
-        """The usual one: characters for letters, "words" for units that stand alone."""
-        return "cer" if self.letters else "wer"
+    @abstractmethod
+    def start(self, plan: LayerPlan) -> Found:
+        """What a plan does, before anything was heard."""
+
+    @abstractmethod
+    def read(self, batch: Sequence[int]) -> tuple[list[int], Mapping[str, Any]]:
+        """What of a batch is long enough to be heard, and the arguments of `Backbone.enter`."""
+
+    @abstractmethod
+    def tell(self, entry: Entry, output: Tensor) -> Iterable[Any]:
+        """What the model tells of each of a batch by the encoder's output, (B, T, C)."""
+
+    def check_metric(self, metric: str, race: Race | None) -> None:
+        """Raise UserError if plans cannot be ranked by ``metric``, or race by it."""
+        if metric not in self.metrics:
+            raise UserError(
+                f"plans for {self.loaded.path} are ranked by {' or '.join(self.metrics)}, not by "
+                f"{metric}"
+            )
 
     def measure(
         self, plans: Sequence[LayerPlan], metric: str, race: Race | None = None
-    ) -> list[Measured]:
-        """Transcribe the split by each plan, in order.
+    ) -> list[Found]:
+        """Let each plan hear the split, in order.
 
         Args:
             metric: what a race is decided by.
@@ -152,85 +168,65 @@ class Verifier:
                 order.
 
         Raises:
-            UserError: audio is missing or unreadable, or a plan is for another model.
+            UserError: audio is missing or unreadable, a plan is for another model, or as
+                `check_metric`.
         """
+        self.check_metric(metric, race)
         for plan in plans:
             if plan.layers != len(self.layers):
                 raise UserError(
                     f"a plan for {plan.layers} layers does not fit a model of {len(self.layers)}"
                 )
-        measured = [Measured(plan) for plan in plans]
+        measured = [self.start(plan) for plan in plans]
         order = list(range(len(self.batches)))
         if race is not None:
             np.random.default_rng(race.seed).shuffle(order)
         referee = _Referee(race, measured, metric, len(self.batches))
-        total = len(self.split.utterances)
-        with tqdm(total=total, unit="utterance", desc=f"{len(plans)} plans", disable=None) as bar:
+        with tqdm(
+            total=self.count, unit="utterance", desc=f"{len(plans)} plans", disable=None
+        ) as bar:
             for number in order:
                 self._hear(number, referee.running, measured)
                 referee.note(self.batches[number])
                 bar.update(len(self.batches[number]))
-        self.alone.add(_alone(plans, total))
+        self.alone.add(_alone(plans, self.count))
         return measured
 
     @torch.inference_mode()
     def _hear(self, number: int, running: Sequence[int], measured: Sequence[Measured]) -> None:
-        """Transcribe one batch by the plans that are running."""
+        """Let the plans that are running hear one batch."""
         batch = self.batches[number]
         heard, entry = self._enter(number)
         for index in batch:
             for plan in running if index not in heard else ():
-                self._note(measured[plan], index, "")
+                measured[plan].note(index, None)
         if entry is None:
             return
         kept = [measured[plan].plan.kept for plan in running]
         self.made.layers += passes(kept) * len(batch)
         through = self._through(entry)
         for place, state in walk(kept, entry.state, through):
-            texts = decode(self.loaded.dictionary, self._emissions(entry, state))
-            for index, text in zip(heard, texts):
-                self._note(measured[running[place]], index, text)
-
-    def _note(self, measured: Measured, index: int, text: str) -> None:
-        """What a plan made of an utterance."""
-        reference = self.split.utterances[index].text
-        found = count_text_errors(reference, text, letters=self.letters)
-        measured.texts[index] = text
-        measured.words[index], measured.characters[index] = found
+            output = self.family.leave(self.encoder, entry, state)
+            for index, told in zip(heard, self.tell(entry, output)):
+                measured[running[place]].note(index, told)
 
     def _through(self, entry: Entry) -> Any:
         return lambda layer, state: entry.through(self.layers[layer], state)
 
     def _enter(self, number: int) -> tuple[list[int], Entry | None]:
-        """The utterances of a batch that are long enough to be heard, and what enters layer 0."""
+        """What of a batch is long enough to be heard, and what enters layer 0."""
         if number in self._entries:
             return self._entries[number]
-        rate = sample_rate(self.loaded)
         batch = self.batches[number]
-        audio = [read_audio(self.split.root / self.split.utterances[i].path, rate) for i in batch]
-        places = audible(self.loaded, audio)
+        heard, source = self.read(batch)
         self.made.front_end += len(batch)
-        entry = None
-        if places:
-            source = padded(self.loaded, [audio[place] for place in places])
-            entry = self.family.enter(self.encoder, **source)
-        found = [batch[place] for place in places], entry
+        entry = self.family.enter(self.encoder, **source) if heard else None
+        found = heard, entry
         size = entry.state.nbytes if entry else 0
         if size <= self._room:
             self._room -= size
             self._entries[number] = found
         return found
-
-    def _emissions(self, entry: Entry, state: Tensor) -> Tensor:
-        """CTC scores, (T, B, symbols)."""
-        output = self.family.leave(self.encoder, entry, state).transpose(0, 1)
-        model: Any = self.loaded.model
-        scores = {
-            "encoder_out": output_layer_of(model)(output),
-            "padding_mask": entry.padding,
-        }
-        emissions: Tensor = model.get_logits(scores)
-        return emissions
 
 
 class _Referee:
@@ -250,8 +246,7 @@ class _Referee:
             return
         errors = np.zeros(len(self.measured), dtype=np.int64)
         for plan in self.running:
-            counts = self.measured[plan].counts(self.metric)
-            errors[plan] = sum(counts[index].errors for index in batch)
+            errors[plan] = sum(self.measured[plan].errors(self.metric, i) for i in batch)
         self.errors.append(errors)
         if len(self.errors) not in self.looks:
             return

@@ -120,6 +120,9 @@ class MaskController(nn.Module):
         self._density: float | None = None
         self._ranking = SiteRanking(scope, policy.by_magnitude, policy.pattern)
         for site in self.sites:
+            weight = current_weight(site.module, site.tensor)
+            self._ranking.check(site.name, _as_matrix(site, weight))
+        for site in self.sites:
             self._inject(site, initialise, trains)
         self._shared = share_scores(self.sites, self._views, schedule)
         for shared in self._shared if initialise else ():
@@ -127,12 +130,11 @@ class MaskController(nn.Module):
 
     def _inject(self, site: Site, initialise: bool, trains: bool) -> None:
         weight = current_weight(site.module, site.tensor)
-        self._ranking.check(site.name, weight)
         density = self.schedule.density(site, 0)
         policy = self._own_policies.get(site.role, self.policy)
         view = self._views.get(site.name)
         masked = MaskedWeight(
-            policy, weight, site.name, density, self.seed, initialise, trains, view
+            policy, weight, site.name, density, self.seed, initialise, trains, view, site.matrix
         )
         inject(site.module, site.tensor, masked)
         for parameter in original_parameters(site):
@@ -280,7 +282,9 @@ class MaskController(nn.Module):
 
     def _importance(self, site: Site, update: int) -> Tensor:
         masked = masked_weight(site)
-        scores = masked.observed if self.policy.observes else masked.scores
+        scores: Tensor | None = masked.scores
+        if masked.observed is not None:
+            scores = masked.ranked(masked.observed)
         key = (self.seed, update, zlib.crc32(site.name.encode()))
         (seed,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(seed) >> 1)
@@ -365,3 +369,8 @@ class MaskController(nn.Module):
         for site in self.sites:
             remove(site.module, site.tensor)
         self.sites, self._shared, self._settled = [], [], None
+
+
+def _as_matrix(site: Site, weight: Tensor) -> Tensor:
+    """The weight of a site with its outputs first."""
+    return weight if site.matrix is None else site.matrix.matrix(weight)

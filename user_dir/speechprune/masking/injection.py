@@ -21,9 +21,11 @@ from speechprune.masking.bits import pack_bits, unpack_bits
 from speechprune.masking.initialisation import rank_by_mask
 from speechprune.masking.masked_weight import MaskedWeight
 from speechprune.masking.weight_norm import (
+    ORIGINALS,
     PARTS,
-    NormalisedWeight,
+    ParametrizedNorm,
     has_weight_norm,
+    norm_of,
     parametrize_norm,
     restore_norm,
 )
@@ -36,16 +38,11 @@ def masked_tensors(module: nn.Module) -> dict[str, MaskedWeight]:
         return {}
     found = {}
     for tensor, chain in module.parametrizations.items():  # type: ignore[union-attr, operator]
-        if isinstance(chain[-1], MaskedWeight):
-            found[tensor] = chain[-1]
+        # Not `chain[-1]`: a chain has further modules where one of its own parameters has a mask.
+        last = list(chain.children())[-1]
+        if isinstance(last, MaskedWeight):
+            found[tensor] = last
     return found
-
-
-def norm_under_mask(module: nn.Module, tensor: str) -> NormalisedWeight | None:
-    """The weight norm that makes what the mask of ``module.tensor`` is put on; None if there is
-    none."""
-    first = module.parametrizations[tensor][0]  # type: ignore[index, union-attr]
-    return first if isinstance(first, NormalisedWeight) else None
 
 
 def inject(module: nn.Module, tensor: str, masked: MaskedWeight) -> None:
@@ -71,18 +68,17 @@ def inject(module: nn.Module, tensor: str, masked: MaskedWeight) -> None:
 def remove(module: nn.Module, tensor: str) -> None:
     """Bake the mask of ``module.tensor`` in: an ordinary parameter with its zeros remains, or the
     two of a weight under weight norm."""
-    parameters, norm = parameters_under(module, tensor), norm_under_mask(module, tensor)
+    parameters, norm = parameters_under(module, tensor), norm_of(module, tensor)
     folded = masked_tensors(module)[tensor].product(weight_under(module, tensor)).clone()
     parametrize.remove_parametrizations(module, tensor, leave_parametrized=True)
     delattr(module, tensor)
     if norm is None:
-        module.register_parameter(tensor, nn.Parameter(folded))
-        left = [tensor]
+        left = [nn.Parameter(folded)]
+        module.register_parameter(tensor, left[0])
     else:
-        restore_norm(module, tensor, folded, norm.dimension)
-        left = [tensor + part for part in PARTS]
-    for name, before in zip(left, parameters):
-        getattr(module, name).requires_grad_(before.requires_grad)
+        left = restore_norm(module, tensor, folded, norm)
+    for parameter, before in zip(left, parameters):
+        parameter.requires_grad_(before.requires_grad)
 
 
 def parameters_under(module: nn.Module, tensor: str) -> list[nn.Parameter]:
@@ -94,7 +90,7 @@ def parameters_under(module: nn.Module, tensor: str) -> list[nn.Parameter]:
 
 def weight_under(module: nn.Module, tensor: str) -> Tensor:
     """The unmasked value of ``module.tensor``; the parameter itself, but under weight norm."""
-    parameters, norm = parameters_under(module, tensor), norm_under_mask(module, tensor)
+    parameters, norm = parameters_under(module, tensor), norm_of(module, tensor)
     return parameters[0] if norm is None else norm(*parameters)
 
 
@@ -113,8 +109,11 @@ class _Keys:
     @classmethod
     def of(cls, module: nn.Module, prefix: str, tensor: str) -> _Keys:
         inside = f"{prefix}parametrizations.{tensor}."
-        if norm_under_mask(module, tensor) is None:
+        norm = norm_of(module, tensor)
+        if norm is None:
             return cls({prefix + tensor: inside + "original"}, inside + "0.")
+        if isinstance(norm, ParametrizedNorm):  # its keys are plain ones already
+            return cls({inside + part: inside + part for part in ORIGINALS}, inside + "1.")
         parts = {prefix + tensor + part: f"{inside}original{i}" for i, part in enumerate(PARTS)}
         return cls(parts, inside + "1.")
 
@@ -162,7 +161,7 @@ def _from_plain_keys(
         if not keys.parameters.keys() <= state.keys():
             continue
         parameters = [state.pop(plain) for plain in keys.parameters]
-        norm = norm_under_mask(module, tensor)
+        norm = norm_of(module, tensor)
         weight = parameters[0] if norm is None else norm(*parameters)
         state.update(zip(keys.parameters.values(), parameters))
         bits = state.pop(prefix + mask_key(tensor), None)
@@ -176,11 +175,13 @@ def _from_plain_keys(
         masked.awaits_scores = masked.view is not None and scores is None
         if masked.awaits_scores:
             state[keys.masked + "scores"] = masked.scores
+        elif masked.scores is not None and scores is None:
+            starting = masked.starting_scores(masked.ranked(weight))
+            assert starting is not None
+            if bits is not None:
+                starting = rank_by_mask(starting, masked.collect(mask))
+            state[keys.masked + "scores"] = starting
         elif masked.scores is not None:
-            if scores is None:
-                scores = masked.starting_scores(weight)
-                assert scores is not None
-                scores = scores if bits is None else rank_by_mask(scores, mask)
             state[keys.masked + "scores"] = _fitting(prefix + tensor, scores, masked)
         if masked.observed is not None:
             nothing = torch.zeros_like(masked.observed)

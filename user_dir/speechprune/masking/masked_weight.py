@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from speechprune.masking.initialisation import rank_by_mask
+from speechprune.masking.matrix_view import MatrixView
 from speechprune.masking.policies.base import MaskPolicy
 from speechprune.masking.selection import flipped_places
 from speechprune.masking.unit_view import UnitView
@@ -69,6 +70,7 @@ class MaskedWeight(nn.Module):
         trains: whether the weight is trained; as the policy says by default.
         view: of the units that the policy ranks, each as if it were a row of a weight. Their scores
             are shared with other weights, and `SharedScores` starts them.
+        matrix: how the tensor is the matrix that the policy sees; None if it sees it as it is.
 
     Attributes:
         observed: what the policy gathered since the mask was last chosen, float32 in the shape of
@@ -89,20 +91,23 @@ class MaskedWeight(nn.Module):
         initialise: bool = True,
         trains: bool | None = None,
         view: UnitView | None = None,
+        matrix: MatrixView | None = None,
     ) -> None:
         super().__init__()
         self.policy = policy
         self.view = view
+        self.matrix = matrix
+        self.shape = tuple(weight.shape)
         trains = policy.trains_weights if trains is None else trains
         #: Whether a checkpoint holds what removed weights have grown to, beside the pruned ones.
         self.saves_regrown = trains and policy.removed_weights_return
-        #: Whether values are written to the weight itself: after steps, or into checkpoints.
-        self.writes_weights = self.saves_regrown or policy.edits_weights
+        self.writes_weights = policy.writes_weights(trains)
         self.name = name
         self.density = density
         self.seed = seed
         starts = initialise and view is None
-        scores = self.starting_scores(weight) if starts else self._empty_scores(weight)
+        ranked = self.ranked(weight)
+        scores = self.starting_scores(ranked) if starts else self._empty_scores(ranked)
         self.scores = None if scores is None else nn.Parameter(scores.to(weight))
         #: Whether shared scores have no values yet.
         self.awaits_scores = view is not None
@@ -118,17 +123,20 @@ class MaskedWeight(nn.Module):
         self._product: Tensor | None = None
 
     def ranked(self, weight: Tensor) -> Tensor:
-        """The weight, or its gradient, as the policy sees it: with a row for each unit, if units
-        are ranked."""
-        return weight if self.view is None else self.view.rows(weight)
+        """The weight, or its gradient, as the policy sees it: as a matrix, and with a row for each
+        unit, if units are ranked."""
+        matrix = weight if self.matrix is None else self.matrix.matrix(weight)
+        return matrix if self.view is None else self.view.rows(matrix)
 
     def spread(self, ranked: Tensor) -> Tensor:
         """What there is one of for each importance, such as scores, in the shape of the mask."""
-        return ranked if self.view is None else self.view.spread(ranked)
+        matrix = ranked if self.view is None else self.view.spread(ranked)
+        return matrix if self.matrix is None else self.matrix.tensor(matrix, self.shape)
 
     def collect(self, spread: Tensor) -> Tensor:
         """The opposite of `spread`; raises UserError if a unit has several values."""
-        return spread if self.view is None else self.view.collect(spread)
+        matrix = spread if self.matrix is None else self.matrix.matrix(spread)
+        return matrix if self.view is None else self.view.collect(matrix)
 
     @property
     def ranked_mask(self) -> Tensor:
@@ -141,8 +149,8 @@ class MaskedWeight(nn.Module):
         generator = torch.Generator().manual_seed(self.seed + zlib.crc32(self.name.encode()))
         return self.policy.init_scores(weight.detach().float().cpu(), self.density, generator)
 
-    def _empty_scores(self, weight: Tensor) -> Tensor | None:
-        shape = self.policy.score_shape(self.ranked(weight).shape)
+    def _empty_scores(self, ranked: Tensor) -> Tensor | None:
+        shape = self.policy.score_shape(ranked.shape)
         return None if shape is None else torch.zeros(shape)
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -184,9 +192,9 @@ class MaskedWeight(nn.Module):
 
     def let_scores_agree(self) -> None:
         """Deal the scores out anew, the largest to what the mask keeps, if they are one each."""
-        if self.scores is not None and self.scores.shape == self.mask.shape:
+        if self.scores is not None and self.spread(self.scores).shape == self.mask.shape:
             with torch.no_grad():
-                self.scores.copy_(rank_by_mask(self.scores, self.mask))
+                self.scores.copy_(rank_by_mask(self.scores, self.ranked_mask))
 
     def gather(self, observation: Tensor) -> None:
         """Add what one backward pass said of each entry to what is pending."""

@@ -26,6 +26,7 @@ __all__ = [
     "Bracket",
     "GlobalSelection",
     "Selection",
+    "density_that_keeps",
     "flipped_places",
     "keep_count",
     "select_each",
@@ -67,6 +68,14 @@ def keep_count(numel: int, density: float) -> int:
     """
     check_density("density", density)
     return numel - int((1 - density) * numel)
+
+
+def density_that_keeps(kept: int, numel: int) -> float:
+    """A density at which `keep_count` keeps ``kept``, one or more, of ``numel`` entries.
+
+    It lies half an entry below their share, so that rounding never changes the number.
+    """
+    return (kept - 0.5) / numel
 
 
 def select_top_k(

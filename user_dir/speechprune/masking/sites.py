@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from speechprune.masking.matrix_view import MatrixView
+from speechprune.masking.weight_norm import direction_of
+
 
 @dataclass(frozen=True, eq=False)
 class Site:
@@ -20,6 +23,8 @@ class Site:
         layer: 0-based layer, or None outside the layers.
         module: the module that owns the tensor.
         tensor: its attribute name there, ``weight`` or ``bias``.
+        matrix: how it is a matrix, (out, in); None where its first dimension is the outputs, as in
+            PyTorch's own layers.
     """
 
     name: str
@@ -27,6 +32,7 @@ class Site:
     layer: int | None
     module: nn.Module
     tensor: str
+    matrix: MatrixView | None = None
 
 
 def before_weight_norm(site: Site) -> Site:
@@ -35,9 +41,12 @@ def before_weight_norm(site: Site) -> Site:
     Zeros of the direction are zeros of the weight, and can be written into it and saved with it, as
     policies do that train weights.
     """
-    if getattr(site.module, f"{site.tensor}_v", None) is None:
+    direction = direction_of(site.module, site.tensor)
+    if direction is None:
         return site
-    return replace(site, name=f"{site.name}_v", tensor=f"{site.tensor}_v")
+    owner = site.name[: -len(site.tensor)]
+    path, module, tensor = direction
+    return replace(site, name=owner + path, module=module, tensor=tensor)
 
 
 def with_biases(sites: Iterable[Site]) -> list[Site]:

@@ -2,7 +2,8 @@
 
 fairseq's positional convolution keeps a weight as its magnitude ``weight_g`` and its direction
 ``weight_v``, of which a hook makes the weight before each forward pass. S3-Router masks what the
-hook has made.
+hook has made. In Hugging Face's models PyTorch's newer weight norm does so, which is a
+parametrization itself.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import _WeightNorm as ParametrizedNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 #: What weight norm adds to a tensor's name for its magnitude and its direction.
 PARTS = ("_g", "_v")
+#: The same, where weight norm is a parametrization.
+ORIGINALS = ("original0", "original1")
 
 
 class NormalisedWeight(nn.Module):
@@ -38,8 +42,30 @@ class NormalisedWeight(nn.Module):
 
 
 def has_weight_norm(module: nn.Module, tensor: str) -> bool:
-    """Whether a hook of PyTorch's `weight_norm` makes ``module.tensor``."""
-    return _hook(module, tensor) is not None
+    """Whether weight norm of either kind makes ``module.tensor``."""
+    return direction_of(module, tensor) is not None
+
+
+def direction_of(module: nn.Module, tensor: str) -> tuple[str, nn.Module, str] | None:
+    """The parameter that is the direction of ``module.tensor``; None if no weight norm makes it.
+
+    Returns:
+        Its dotted name from the module, the module that owns it and its attribute name there.
+    """
+    if _hook(module, tensor) is not None:
+        return tensor + PARTS[1], module, tensor + PARTS[1]
+    if not isinstance(norm_of(module, tensor), ParametrizedNorm):
+        return None
+    chain: nn.Module = module.parametrizations[tensor]  # type: ignore[index, union-attr, assignment]
+    return f"parametrizations.{tensor}.{ORIGINALS[1]}", chain, ORIGINALS[1]
+
+
+def norm_of(module: nn.Module, tensor: str) -> NormalisedWeight | ParametrizedNorm | None:
+    """The weight norm that is the first parametrization of ``module.tensor``; None without."""
+    if not parametrize.is_parametrized(module, tensor):
+        return None
+    first = module.parametrizations[tensor][0]  # type: ignore[index, union-attr]
+    return first if isinstance(first, (NormalisedWeight, ParametrizedNorm)) else None
 
 
 def _hook(module: nn.Module, tensor: str) -> tuple[int, WeightNorm] | None:
@@ -58,9 +84,11 @@ def current_weight(module: nn.Module, tensor: str) -> Tensor:
 
 
 def parametrize_norm(module: nn.Module, tensor: str) -> None:
-    """Let a parametrization of ``module.tensor`` do what the hook of weight norm does."""
+    """Let a parametrization of ``module.tensor`` do what the hook of weight norm does, if it is a
+    hook."""
     found = _hook(module, tensor)
-    assert found is not None
+    if found is None:
+        return
     key, hook = found
     del module._forward_pre_hooks[key]
     magnitude, direction = (module._parameters.pop(tensor + part) for part in PARTS)
@@ -73,19 +101,38 @@ def parametrize_norm(module: nn.Module, tensor: str) -> None:
     parametrize.register_parametrization(module, tensor, norm, unsafe=True)
 
 
-def restore_norm(module: nn.Module, tensor: str, weight: Tensor, dimension: int) -> None:
-    """Give a module without ``tensor`` the hook again, which makes ``weight`` to the last bit.
+def restore_norm(
+    module: nn.Module, tensor: str, weight: Tensor, norm: NormalisedWeight | ParametrizedNorm
+) -> list[nn.Parameter]:
+    """Give a module without ``tensor`` weight norm of its kind again, which makes ``weight`` to the
+    last bit, and return its two parameters.
 
     The direction is the weight itself and the magnitude its norm, whose quotient is 1.
     """
+    setattr(module, tensor, nn.Parameter(weight))
+    if isinstance(norm, ParametrizedNorm):
+        dimension = norm.dim
+        parametrize.register_parametrization(
+            module, tensor, ParametrizedNorm(dimension), unsafe=True
+        )
+        chain = module.parametrizations[tensor]  # type: ignore[index, union-attr]
+        parameters = [getattr(chain, part) for part in ORIGINALS]
+    else:
+        dimension = norm.dimension
+        nn.utils.weight_norm(module, tensor, dimension)
+        parameters = [getattr(module, tensor + part) for part in PARTS]
+    for parameter, value in zip(parameters, _exact_parts(weight, dimension)):
+        parameter.data = value.to(weight.dtype)
+    if not isinstance(norm, ParametrizedNorm):
+        setattr(module, tensor, weight)
+    return parameters
+
+
+def _exact_parts(weight: Tensor, dimension: int) -> tuple[Tensor, Tensor]:
+    """The magnitude and direction of which weight norm makes ``weight`` to the last bit."""
     norm_shape = [size if d == dimension else 1 for d, size in enumerate(weight.shape)]
     ones = weight.new_ones(norm_shape)
     # Not `torch.norm_except_dim`, which rounds otherwise.
     magnitude = torch._weight_norm_interface(weight, ones, dimension)[1].view(norm_shape)
     # 0 * 1 / 1, where 0 * 0 / 0 would not be a number.
-    direction = torch.where(magnitude == 0, 1.0, weight)
-    setattr(module, tensor, nn.Parameter(weight))
-    nn.utils.weight_norm(module, tensor, dimension)
-    for part, value in zip(PARTS, (magnitude, direction)):
-        getattr(module, tensor + part).data = value.to(weight.dtype)
-    setattr(module, tensor, weight)
+    return magnitude, torch.where(magnitude == 0, 1.0, weight)

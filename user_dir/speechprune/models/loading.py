@@ -174,10 +174,15 @@ def load_recogniser(path: PathLike, data: PathLike | None = None) -> LoadedRecog
     Raises:
         UserError: as that, or the model is one for labels.
     """
-    loaded = load_finetuned(path, data)
+    return as_recogniser(load_finetuned(path, data))
+
+
+def as_recogniser(loaded: LoadedModel) -> LoadedRecogniser:
+    """The model, if it is one for CTC; else UserError."""
+    path = loaded.path
     if isinstance(loaded, LoadedRecogniser):
         return loaded
-    if isinstance(loaded, LoadedSentences):
+    if not isinstance(loaded, LoadedLabeller):
         raise UserError(f"{path} is a model of text; this needs a CTC model, which hears speech")
     names = ", ".join(slot.name for slot in loaded.slots)
     raise UserError(

@@ -2,9 +2,8 @@
 and checkpoints of several kinds load."""
 
 import logging
-from typing import Any, Dict, List, Mapping, Set, Tuple
+from typing import Any, Dict, List, Mapping, Set
 
-import torch
 from fairseq.logging import metrics
 from torch import nn
 
@@ -12,6 +11,7 @@ from speechprune.backbones import LAYER_ROLES
 from speechprune.errors import UserError
 from speechprune.masking.controller import MaskController
 from speechprune.masking.masked_site import fixed_densities
+from speechprune.masking.recomputation import require_gradient
 from speechprune.masking.sites import Site
 from speechprune.models.config import FinetunedConfig
 from speechprune.models.finetuned import Finetuned
@@ -102,7 +102,7 @@ class Masked(Finetuned):
         """Let frozen layers have a backward pass, which masks of frozen weights learn from."""
         if self.cfg.checkpoint_activations:
             for layer in self.family.layers(self.backbone):
-                layer.register_forward_pre_hook(_require_gradient)
+                layer.register_forward_pre_hook(require_gradient)
 
     def warn_of_frozen_head(self) -> None:
         """Warn of a head that begins at random and will never learn."""
@@ -199,16 +199,3 @@ class Masked(Finetuned):
     def fold(self) -> None:
         """Bake the masks in: the state dict is then one of a plain model."""
         self.mask_controller.fold()
-
-
-def _require_gradient(layer: nn.Module, args: Tuple[Any, ...]) -> Tuple[Any, ...]:
-    """Make a layer's input part of the backward pass.
-
-    fairseq recomputes a layer there only if its input requires gradient. With everything before it
-    frozen the input does not, and the scores would silently get no gradient at all. Every layer
-    needs this, since layerdrop may skip the first.
-    """
-    states = args[0]
-    if torch.is_grad_enabled() and not states.requires_grad:
-        states = states.detach().requires_grad_()
-    return (states, *args[1:])

@@ -6,6 +6,8 @@ Whoever has to choose a model takes its name from here; what a model is and read
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 #: fairseq's own: all weights are finetuned, of wav2vec 2.0, data2vec and, here, HuBERT.
 WEIGHTS = "wav2vec_ctc"
 #: fairseq's own for HuBERT.
@@ -41,6 +43,40 @@ ROBERTA_PARP = "roberta_parp"
 ROBERTA_POLICY = "roberta_policy"
 ROBERTA_FIXED_MASK = "roberta_masked"
 ROBERTA_SLIM = "roberta_slim"
+
+
+@dataclass(frozen=True)
+class ModelNames:
+    """What the models of one kind of task are called.
+
+    Attributes:
+        pretrained: the key that names the file of the pretrained model.
+        weights: all weights are finetuned: the control.
+        pruned: the same, of what is left of a model.
+    """
+
+    pretrained: str
+    weights: str
+    pruned: str
+    router: str
+    parp: str
+    fixed_mask: str
+
+
+OF_SPEECH = ModelNames("model.w2v_path", WEIGHTS, PRUNED, ROUTER, PARP, FIXED_MASK)
+OF_TEXT = ModelNames(
+    "model.roberta_path",
+    ROBERTA_PRUNED,
+    ROBERTA_PRUNED,
+    ROBERTA_ROUTER,
+    ROBERTA_PARP,
+    ROBERTA_FIXED_MASK,
+)
+
+
+def names_beside(name: str) -> ModelNames:
+    """The names of models for sentences, if ``name`` is that of one, else of CTC models."""
+    return OF_TEXT if is_of_sentences(name) else OF_SPEECH
 
 
 def is_of_sentences(name: str) -> bool:

@@ -88,9 +88,9 @@ class Sentences(Network, RobertaModel):
             return cls._built(cfg, task, {key: cfg[key] for key in TOLD})
         path = cls.pretrained_file(cfg)
         found = read_text_model(path)
-        network = _network_of(found.settings)
+        network = network_of(found.settings)
         _refuse_contradictions(cfg, network, path)
-        _refuse_other_task(task, network, path)
+        refuse_other_task(task, network, path)
         refuse_other_symbols(path, found, task)
         if cfg.roberta_path and (has_masks(found.weights) or is_uncut(found.weights)):
             raise UserError(
@@ -159,7 +159,7 @@ def begins_from_plain(checkpoint: Any) -> bool:
     return not has_masks(keys) and not is_uncut(keys)
 
 
-def _network_of(settings: Mapping[str, Any]) -> Dict[str, Any]:
+def network_of(settings: Mapping[str, Any]) -> Dict[str, Any]:
     """The network that a file's settings say, with fairseq's defaults for what they leave out."""
     network = Namespace(**{k: _plain(settings[k]) for k in TOLD if settings.get(k) is not None})
     if not hasattr(network, "max_positions"):
@@ -180,7 +180,7 @@ def _refuse_contradictions(cfg: Any, network: Mapping[str, Any], path: str) -> N
             )
 
 
-def _refuse_other_task(task: Any, network: Mapping[str, Any], path: str) -> None:
+def refuse_other_task(task: Any, network: Mapping[str, Any], path: str) -> None:
     """Raise UserError if a task has other symbols than a pretrained file, or other positions."""
     symbols, known = len(task.source_dictionary), network[VOCABULARY]
     if symbols != known:

@@ -23,6 +23,7 @@ from speechprune.manifests.audio import SAMPLE_RATE
 from speechprune.manifests.check import check_split, read_recordings
 from speechprune.manifests.classes import read_labelled_split
 from speechprune.manifests.rows import check_split_name
+from speechprune.manifests.split_files import split_digest
 from speechprune.recipes.adapting import MASKS
 from speechprune.recipes.bank_report import Report, TaskResult
 from speechprune.recipes.tasks import TaskSetting
@@ -31,7 +32,6 @@ from speechprune.reports.runs import (
     RunEvaluation,
     checkpoint_path,
     evaluate_checkpoint,
-    manifest_digest,
 )
 from speechprune.rewriting.banking import create
 from speechprune.rewriting.task_of_checkpoint import rate_of, task_of
@@ -168,7 +168,7 @@ class BankTraining(Workflow):
 
     def _digest(self, task: str, split: str) -> str:
         data = self.setting.tasks[task]
-        return manifest_digest(data.folder, split, data.labels)
+        return split_digest(data.folder, split, data.labels)
 
     # --- training, and what comes of it ----------------------------------------------------------
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from speechprune.checksums import write_json
+from speechprune.errors import UserError
+from speechprune.manifests.split_files import is_of_texts
 from speechprune.recipes.setting import Setting
 from speechprune.recipes.steps import Step
 from speechprune.training.overrides import key_of, refuse_own
@@ -30,11 +32,13 @@ class Recipe:
     Attributes:
         plan: its rounds under a setting.
         options: attributes of the setting that it needs besides those that all need.
+        of_speech: whether it is for models of speech alone.
     """
 
     name: str
     plan: Callable[[Setting], Plan]
     options: tuple[str, ...] = field(default=())
+    of_speech: bool = False
 
     @property
     def help(self) -> str:
@@ -49,6 +53,7 @@ _OPTIONS = {
     "common.seed": "use --seed",
     "hydra.run.dir": "use --out",
     "model._name": "choose another recipe",
+    "model.roberta_path": "use --model",
     "model.sparsity": "use --sparsity",
     "model.start_sparsity": "use --start-sparsity",
     "model.w2v_path": "use --model",
@@ -57,11 +62,13 @@ _OPTIONS = {
 }
 
 
-def recipe(name: str, *options: str) -> Callable[[Callable[[Setting], Plan]], Any]:
+def recipe(
+    name: str, *options: str, of_speech: bool = False
+) -> Callable[[Callable[[Setting], Plan]], Any]:
     """Decorator: the plan is that of the recipe ``name``, described by its docstring."""
 
     def add(plan: Callable[[Setting], Plan]) -> Callable[[Setting], Plan]:
-        RECIPES[name] = Recipe(name, plan, options)
+        RECIPES[name] = Recipe(name, plan, options, of_speech)
         return plan
 
     return add
@@ -86,6 +93,7 @@ def cook(
         UserError: a round failed or is missing, or settings do not fit those it was begun with.
     """
     for name, setting in recipes:
+        _refuse_other_kind(name, setting)
         _refuse_own_keys(name, setting)
     plans = [RECIPES[name].plan(setting) for name, setting in recipes]
     for (name, _), plan in zip(recipes, plans):
@@ -113,6 +121,29 @@ def _overview(name: str, plan: Plan) -> str:
 
 def _count(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def _refuse_other_kind(name: str, setting: Setting) -> None:
+    """Raise UserError if the config is not for the recipe, or the model or the data not for it."""
+    from speechprune.checkpoint import read
+    from speechprune.state_names import is_text
+
+    trained, other = ("text", "speech") if setting.is_of_text else ("speech", "text")
+    if setting.is_of_text and RECIPES[name].of_speech:
+        raise UserError(
+            f"the recipe {name} is for models of speech, but {setting.config} trains models of text"
+        )
+    if is_text(read(setting.model, mmap=True)["model"]) != setting.is_of_text:
+        raise UserError(
+            f"{setting.config} trains models of {trained}, but {setting.model} is one of {other}; "
+            "name another config or model"
+        )
+    for folder in (setting.data, setting.source):
+        if folder is not None and is_of_texts(folder) != setting.is_of_text:
+            raise UserError(
+                f"{setting.config} trains models of {trained}, but {folder} holds no {trained}; "
+                "name another config or folder"
+            )
 
 
 def _refuse_own_keys(name: str, setting: Setting) -> None:

@@ -14,7 +14,7 @@ from speechprune.recipes.setting import Setting, path_value
 from speechprune.recipes.steps import EncoderMaking
 
 
-@recipe("dphubert", "keep_parameters")
+@recipe("dphubert", "keep_parameters", of_speech=True)
 def distil_and_prune(setting: Setting) -> Plan:
     """DPHuBERT: distil the pretrained model while gates prune it; cut, distil on; finetune.
 

@@ -6,7 +6,6 @@ NeurIPS 2022 (arXiv 2211.01522).
 
 from __future__ import annotations
 
-from speechprune.models.names import WEIGHTS
 from speechprune.recipes.base import Plan, recipe
 from speechprune.recipes.setting import Setting, path_value
 from speechprune.recipes.steps import MaskMaking, Step
@@ -50,7 +49,7 @@ def iterative_magnitude_pruning(setting: Setting) -> Plan:
     steps: list[Step] = []
     shared = f"imp-rounds-{setting.step!r}"
     updates = setting.updates_per_round
-    run = setting.run(f"{shared}/0", f"model._name={WEIGHTS}", updates=updates)
+    run = setting.run(f"{shared}/0", f"model._name={setting.names.weights}", updates=updates)
     levels = _levels(setting.sparsity, setting.step)
     for level in levels[:-1]:
         mask = setting.mask_of_run(f"{shared}/{level!r}", run, level)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from speechprune.errors import UserError
 from speechprune.masking.densities import check_sparsity
-from speechprune.models.names import FIXED_MASK, PARP, ROUTER, WEIGHTS
+from speechprune.models.names import OF_TEXT, ModelNames, names_beside
 from speechprune.recipes.steps import MaskMaking
 from speechprune.training.configs import find_config
 from speechprune.training.overrides import quoted
@@ -90,8 +91,9 @@ class Setting:
             self.config,
             (
                 f"task.data={path_value(data)}",
-                f"model.w2v_path={path_value(self.model)}",
+                f"{self.names.pretrained}={path_value(self.model)}",
                 f"common.seed={self.seed}",
+                *self._ends_by_updates,
                 *self.overrides,
                 *overrides,
             ),
@@ -101,7 +103,7 @@ class Setting:
 
     def dense(self) -> TrainingRun:
         """Finetuning of all weights, without masks."""
-        return self.run("dense", f"model._name={WEIGHTS}")
+        return self.run("dense", f"model._name={self.names.weights}")
 
     def mask(
         self, name: str, source: Path, sparsity: float | None = None, of: str = "magnitude"
@@ -145,23 +147,24 @@ class Setting:
 
     def masked(self, name: str, mask: Path, **options: Any) -> TrainingRun:
         """Finetuning of the pretrained weights under a fixed mask."""
-        overrides = (f"model._name={FIXED_MASK}", f"model.mask_file={path_value(mask)}")
-        return self.run(name, *overrides, needs=[mask], **options)
+        kept = (f"model._name={self.names.fixed_mask}", f"model.mask_file={path_value(mask)}")
+        return self.run(name, *kept, needs=[mask], **options)
 
     def parp(self, name: str, *overrides: str, **options: Any) -> TrainingRun:
         """PARP to the target sparsity."""
         sparsity = f"model.sparsity={self.sparsity!r}"
-        return self.run(name, f"model._name={PARP}", sparsity, *overrides, **options)
+        return self.run(name, f"model._name={self.names.parp}", sparsity, *overrides, **options)
 
     def router(self, name: str, *overrides: str, **options: Any) -> TrainingRun:
         """Masks learned on frozen weights."""
         rate = self.score_learning_rate
         return self.run(
             name,
-            f"model._name={ROUTER}",
+            f"model._name={self.names.router}",
             f"model.prune_rate={round(1.0 - self.sparsity, 12)!r}",
             "model.fix_attn=false",
-            "model.trainable_proj=true",
+            # The output layer of a model of text always trains.
+            *([] if self.is_of_text else ["model.trainable_proj=true"]),
             *([] if rate is None else [f"optimization.lr=[{rate!r}]"]),
             *overrides,
             **options,
@@ -170,6 +173,22 @@ class Setting:
     def of_seed(self, name: str) -> str:
         """The folder of a round below `out`: that of the default seed, or one beside it."""
         return folder_of_seed(name, self.seed)
+
+    @cached_property
+    def names(self) -> ModelNames:
+        """What the models are called that the config is for."""
+        return names_beside(str(self._config.model._name))
+
+    @property
+    def is_of_text(self) -> bool:
+        """Whether the config trains models of text."""
+        return self.names is OF_TEXT
+
+    @property
+    def _ends_by_updates(self) -> tuple[str, ...]:
+        """An override for configs that end after so many epochs too, as GLUE's do: masks would
+        not have become as sparse as they are to be."""
+        return ("optimization.max_epoch=0",) if self._config.optimization.get("max_epoch") else ()
 
     @property
     def updates_per_round(self) -> int:
@@ -187,9 +206,15 @@ class Setting:
         from omegaconf import OmegaConf
 
         given = [o.lstrip("+") for o in self.overrides if o.lstrip("+").startswith("model.")]
-        config = OmegaConf.load(find_config(self.config))
-        merged: Any = OmegaConf.merge(config, OmegaConf.from_dotlist(given))
+        merged: Any = OmegaConf.merge(self._config, OmegaConf.from_dotlist(given))
         return merged.model
+
+    @cached_property
+    def _config(self) -> Any:
+        """The config as it is."""
+        from omegaconf import OmegaConf
+
+        return OmegaConf.load(find_config(self.config))
 
     @property
     def mask_flags(self) -> dict[str, Any]:
@@ -198,9 +223,12 @@ class Setting:
         Raises UserError for tensors outside the encoder.
         """
         from speechprune.models.mask_flags import SITE_FLAGS
+        from speechprune.models.text_config import TextConfig
 
         settings = self.model_settings
-        flags = {name: settings[name] for name in (*SITE_FLAGS, *_RANKING)}
+        # Configs for text leave out what no encoder of text has.
+        absent = {name: getattr(TextConfig, name) for name in SITE_FLAGS if name not in settings}
+        flags = {**absent, **{n: settings[n] for n in (*SITE_FLAGS, *_RANKING) if n in settings}}
         if not flags["no_prune_proj"]:
             raise UserError("recipes prune the encoder: leave out model.no_prune_proj=false")
         return flags

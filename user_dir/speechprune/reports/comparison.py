@@ -6,7 +6,7 @@ What makes a comparison unfair or its numbers weak is said beside it: `Compariso
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from speechprune.errors import UserError
 from speechprune.figures import Curve, Panel, line_panels
-from speechprune.models.names import WEIGHTS
+from speechprune.models.names import OF_SPEECH, OF_TEXT
 from speechprune.reports.runs import (
     FinishedRun,
     Result,
@@ -26,12 +26,8 @@ from speechprune.reports.runs import (
 )
 from speechprune.tables import table
 
-_COLUMNS = (
-    "method",
-    "seeds",
-    "sparsity %",
-    "WER %",
-    "CER %",
+_COLUMNS = ("method", "seeds", "sparsity %")
+_SETTINGS = (
     "parameters kept",
     "updates",
     "in all",
@@ -66,7 +62,7 @@ class Row:
         return round(mean(r.evaluation.parameters - r.evaluation.removed for r in self.results))
 
     def percent(self, rate: str) -> tuple[float, float | None]:
-        """Mean and sample standard deviation of "wer" or "cer"; None for that of one run."""
+        """Mean and sample standard deviation of a rate, such as "wer"; None for that of one run."""
         values = [100 * getattr(result.evaluation, rate) for result in self.results]
         return mean(values), stdev(values) if len(values) > 1 else None
 
@@ -90,6 +86,11 @@ class Comparison:
     which: str
     results: tuple[Result, ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """The rates that are compared, and how tables call them."""
+        return self.results[0].run.errors
 
     def rows(self) -> list[Row]:
         """Dense controls first, then methods as they were given, each by sparsity."""
@@ -125,7 +126,8 @@ class Comparison:
             ],
         )
         if not any(row.is_dense for row in rows):
-            lines.append(f"no dense control among the runs (model._name={WEIGHTS})")
+            names = OF_TEXT if runs[0].is_of_text else OF_SPEECH
+            lines.append(f"no dense control among the runs (model._name={names.weights})")
         seeds = [(row.seeds, ", ".join(map(str, row.seeds)), row.title) for row in rows]
         lines += _differing("seeds differ", seeds)
         for row in rows:
@@ -138,21 +140,23 @@ class Comparison:
         return {
             "subset": self.subset,
             "checkpoint": self.which,
-            "rows": [_row(row) for row in self.rows()],
-            "runs": [_result(found) for found in self.results],
+            "rows": [_row(row, self.errors) for row in self.rows()],
+            "runs": [_result(found, self.errors) for found in self.results],
             "warnings": self.warnings(),
         }
 
     def describe_in_words(self) -> str:
         """A table of the rows."""
-        return table([_COLUMNS, *map(_cells, self.rows())])
+        errors = self.errors
+        titles = [*_COLUMNS, *(f"{name} %" for name in errors.values()), *_SETTINGS]
+        return table([titles, *(_cells(row, errors) for row in self.rows())])
 
     def draw(self, path: Path) -> None:
-        """Save WER and CER against sparsity; raises UserError if the file cannot be written."""
+        """Save error rates against sparsity; raises UserError if the file cannot be written."""
         rows = self.rows()
         methods = dict.fromkeys(row.label for row in rows if not row.is_dense)
         panels = []
-        for rate in ("wer", "cer"):
+        for rate, name in self.errors.items():
             curves = {}
             for label in methods:
                 points = [row for row in rows if row.label == label and not row.is_dense]
@@ -162,7 +166,7 @@ class Comparison:
                 )
             controls = [(row.label, *row.percent(rate)) for row in rows if row.is_dense]
             references = {label: (value, spread or 0.0) for label, value, spread in controls}
-            panels.append(Panel("sparsity (%)", f"{rate.upper()} (%)", curves, references))
+            panels.append(Panel("sparsity (%)", f"{name} (%)", curves, references))
         line_panels(panels, path, f"Error rates on {self.subset}")
 
 
@@ -182,12 +186,14 @@ def compare(
 
     Raises:
         UserError: a folder is given twice or does not exist, none is of a finished training run, or
-            a run or the subset is damaged; all that can be read before an evaluation is.
+            a run or the subset is damaged; or some have other error rates than others; all that can
+            be read before an evaluation is.
     """
     for index, folder in enumerate(folders):
         if folder.resolve() in [other.resolve() for other in folders[:index]]:
             raise UserError(f"{folder} is given twice; give each run once")
     runs, notes = _finished(folders, which, data)
+    _refuse_mixed(runs)
     digests = [subset_digest(run, subset) for run in runs]
     results = []
     for run, manifest in zip(tqdm(runs, unit="run", desc="evaluating", disable=None), digests):
@@ -211,6 +217,17 @@ def _finished(
         reasons = "; ".join(f"{folder} ({reason})" for folder, reason in left_out)
         raise UserError(f"no finished training run is among these: {reasons}")
     return runs, [f"{folder} is left out: {reason}" for folder, reason in left_out]
+
+
+def _refuse_mixed(runs: Sequence[FinishedRun]) -> None:
+    """Raise UserError if runs have error rates that cannot stand in one column."""
+    for run in runs:
+        if run.errors != runs[0].errors:
+            told = [" and ".join(each.errors.values()) for each in (runs[0], run)]
+            raise UserError(
+                f"{runs[0].folder} is measured by {told[0]}, but {run.folder} by {told[1]}; "
+                "compare them apart"
+            )
 
 
 def _differing(what: str, values: Iterable[tuple[Any, Any, str]]) -> list[str]:
@@ -241,14 +258,14 @@ def _missed_target(found: Result) -> str | None:
     )
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(row: Row, errors: Iterable[str]) -> dict[str, Any]:
     described: dict[str, Any] = {
         "label": row.label,
         "sparsity": round(row.sparsity / 100, 3),
         "dense_control": row.is_dense,
         "seeds": list(row.seeds),
     }
-    for rate in ("wer", "cer"):
+    for rate in errors:
         value, spread = row.percent(rate)
         described[rate] = value / 100
         described[f"{rate}_deviation"] = None if spread is None else spread / 100
@@ -258,7 +275,7 @@ def _row(row: Row) -> dict[str, Any]:
     return described
 
 
-def _result(found: Result) -> dict[str, Any]:
+def _result(found: Result, errors: Iterable[str]) -> dict[str, Any]:
     run = found.run
     return {
         "run": str(run.folder),
@@ -270,18 +287,18 @@ def _result(found: Result) -> dict[str, Any]:
         "freeze_finetune_updates": run.freeze_finetune_updates,
         "training_data": run.training_data,
         "test_data": run.task["data"],
-        **asdict(found.evaluation),
+        **{rate: getattr(found.evaluation, rate) for rate in errors},
+        **{name: getattr(found.evaluation, name) for name in ("density", "parameters", "removed")},
     }
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row, errors: Iterable[str]) -> list[str]:
     settings = ("final_updates", "updates", "freeze_finetune_updates")
     return [
         row.label,
         str(len(row.seeds)),
         f"{row.sparsity:.1f}",
-        _rate(row, "wer"),
-        _rate(row, "cer"),
+        *(_rate(row, rate) for rate in errors),
         f"{row.kept:,}",
         *(", ".join(f"{value:,}" for value in row.settings(name)) for name in settings),
     ]

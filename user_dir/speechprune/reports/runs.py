@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,9 @@ from speechprune import __version__
 from speechprune.checksums import read_entries, read_json, write_entries
 from speechprune.errors import UserError
 from speechprune.files import digest
+from speechprune.manifests.glue.folder import task_of_folder
+from speechprune.manifests.glue.tasks import SENTENCES
+from speechprune.manifests.split_files import split_digest
 from speechprune.reports.run_files import are_facts, are_values, read_summary
 from speechprune.state_names import is_finetuned
 from speechprune.training.run import DONE, SETTINGS
@@ -49,6 +51,21 @@ class FinishedRun:
     training_digest: str
 
     @property
+    def is_of_text(self) -> bool:
+        """Whether the task is one on sentences."""
+        return self.task.get("_name") == SENTENCES
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """The rates of a `RunEvaluation` that tell something of it, and how tables call them.
+
+        Raises UserError if a task on sentences is not told by its folder.
+        """
+        if self.is_of_text:
+            return {"error": task_of_folder(Path(self.task["data"])).error}
+        return {"wer": "WER", "cer": "CER"}
+
+    @property
     def checkpoint(self) -> Path:
         """The file that is evaluated."""
         return checkpoint_path(self.folder, self.which)
@@ -60,7 +77,8 @@ class RunEvaluation:
 
     Attributes:
         wer, cer: errors per word and per character of the subset; both of units, if the model
-            writes those; both the share of utterances with a wrong class, if it tells classes.
+            writes those; both the share of utterances with a wrong class, if it tells classes; both
+            1 less the first metric of a task on sentences.
         density: share kept of the maskable weights.
         parameters: tensor entries that inference reads, masked ones included.
         removed: those among them that are masked, or that slimming will cut out.
@@ -71,6 +89,11 @@ class RunEvaluation:
     density: float
     parameters: int
     removed: int
+
+    @property
+    def error(self) -> float:
+        """What there is of a model that writes no text."""
+        return self.wer
 
 
 @dataclass(frozen=True)
@@ -115,7 +138,7 @@ def read_run(folder: Path, which: str = "last", data: Path | None = None) -> Fin
     task = found["task"]
     trained_on, subsets = Path(task["data"]), found["train_subset"]
     try:
-        parts = [manifest_digest(trained_on, part, task["labels"]) for part in subsets.split(",")]
+        parts = [split_digest(trained_on, part, task["labels"]) for part in subsets.split(",")]
         training_digest = " ".join(parts)
     except OSError:  # trained elsewhere: the name is all there is to tell data apart
         training_digest = f"{trained_on} {subsets}"
@@ -177,12 +200,6 @@ def _facts_of_checkpoints(folder: Path, which: str) -> dict[str, Any]:
     return facts
 
 
-def manifest_digest(folder: Path, subset: str, labels: str) -> str:
-    """Tells subsets apart: list of recordings and labels; raises OSError if they are unreadable."""
-    parts = [digest(folder / f"{subset}.{ending}") for ending in ("tsv", labels)]
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
-
-
 def _derived(state: Mapping[str, Any], ended: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint and the last one tell by themselves."""
     from speechprune.checkpoint.settings import updates_of
@@ -213,7 +230,7 @@ def subset_digest(run: FinishedRun, subset: str) -> str:
     """The digest of what a run is evaluated on; raises UserError if it is missing."""
     folder, labels = Path(run.task["data"]), run.task["labels"]
     try:
-        return manifest_digest(folder, subset, labels)
+        return split_digest(folder, subset, labels)
     except OSError as error:
         raise UserError(
             f"{error.filename} cannot be read: {error.strerror}; give another --subset, or the "

@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from speechprune.checkpoint.file import PathLike
 from speechprune.checkpoint.outputs import masks_by_symbol
 from speechprune.checkpoint.slimming import refuse_uncut
+from speechprune.checkpoint.text import with_vocabulary
 from speechprune.errors import UserError
 from speechprune.masking.bits import pack_bits
 from speechprune.masking.mask_set import MaskSet
-from speechprune.models.loading import LoadedLabeller, LoadedModel, LoadedRecogniser, load_finetuned
+from speechprune.models.loading import (
+    LoadedLabeller,
+    LoadedModel,
+    LoadedRecogniser,
+    LoadedSentences,
+    load_finetuned,
+)
 from speechprune.models.mask_flags import SITE_FLAGS, MaskFlags, flags_of, masked_roles
-from speechprune.models.names import FIXED_MASK, LABELS_ROUTER, ROUTER
+from speechprune.models.names import LABELS_ROUTER, names_beside
 from speechprune.models.sites import advice_of_slim, maskable_sites, prunable
 from speechprune.rewriting.fixed_masks import seed_of, with_fixed_masks
 from speechprune.rewriting.rewriting import Rewriting
@@ -27,8 +34,9 @@ def apply_masks(path: PathLike, masks: MaskSet, out: PathLike) -> None:
     """Put ``masks`` on a finetuned checkpoint, a plain `wav2vec_ctc` or one with masks.
 
     What is at ``out`` is a `wav2vec_ctc_st` with ``model.fix_mask``, or, if biases or a direction
-    under weight norm have masks, a `wav2vec_ctc_masked`. It has no scores, from which other masks
-    would be chosen, and no optimizer state.
+    under weight norm have masks, a `wav2vec_ctc_masked`; of text, a `roberta_st` or
+    `roberta_masked`. It has no scores, from which other masks would be chosen, and no optimizer
+    state.
 
     Raises:
         UserError: the checkpoint cannot be loaded, the masks are of another model, or ``out``
@@ -42,7 +50,7 @@ def apply_masks(path: PathLike, masks: MaskSet, out: PathLike) -> None:
     flags = _fitting_flags(loaded, masks)
     changes = {
         "args": None,
-        "cfg": _with_flags(loaded.cfg, flags, masks.density),
+        "cfg": _with_flags(loaded, flags, masks.density, rewriting.state["model"]),
         "model": _with_masks(rewriting.state["model"], masks),
         "last_optimizer_state": None,
     }
@@ -50,10 +58,14 @@ def apply_masks(path: PathLike, masks: MaskSet, out: PathLike) -> None:
     rewriting.write({**rewriting.state, **changes}, noted)
 
 
-def _with_flags(cfg: DictConfig, flags: Mapping[str, Any], density: float) -> dict[str, Any]:
+def _with_flags(
+    loaded: LoadedModel, flags: Mapping[str, Any], density: float, tensors: Mapping[str, Tensor]
+) -> dict[str, Any]:
     """A configuration with the ``flags`` of a model with masks, which are fixed."""
-    container: Any = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    container: Any = OmegaConf.to_container(loaded.cfg, resolve=True, enum_to_str=True)
     changed: dict[str, Any] = dict(container)
+    if isinstance(loaded, LoadedSentences):  # fairseq's own do not tell how many symbols there are
+        changed["model"] = with_vocabulary(changed["model"], tensors, loaded.path)
     changed["model"] = with_fixed_masks(changed["model"], seed_of(changed), density, flags)
     return changed
 
@@ -106,7 +118,8 @@ def _name_of_masked(loaded: LoadedModel, *, of_pruning: bool) -> str:
     Raises UserError if there is none.
     """
     if not isinstance(loaded, LoadedLabeller):
-        return FIXED_MASK if of_pruning else ROUTER
+        names = names_beside(str(loaded.cfg.model._name))
+        return names.fixed_mask if of_pruning else names.router
     if of_pruning:
         raise UserError(
             f"{loaded.path} cannot take masks of biases, or of what comes before weight norm: no "

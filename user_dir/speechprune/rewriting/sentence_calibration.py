@@ -9,8 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from speechprune.backbones.roberta import PAD
 from speechprune.checkpoint.file import PathLike, digest
-from speechprune.decoding.sentences import MAX_SYMBOLS, read_sentences, read_texts
-from speechprune.errors import UserError
+from speechprune.decoding.sentences import MAX_SYMBOLS, read_labelled, read_texts
 from speechprune.models.loading import LoadedSentences
 from speechprune.rewriting.calibration import Calibration, Draw, Part
 
@@ -26,8 +25,7 @@ class SentenceCalibration(Calibration):
         loaded: the model, for whose loss classes or values are read; None to read none.
 
     Raises:
-        UserError: there is no such split, it has no labels where they are read, or other symbols or
-            classes than the model.
+        UserError: as `read_labelled` or `read_texts`.
     """
 
     what: ClassVar[str] = "sentences"
@@ -38,9 +36,7 @@ class SentenceCalibration(Calibration):
         if loaded is None:
             data = read_texts(path, draw.data, draw.subset)
         else:
-            data = read_sentences(loaded, draw.data, draw.subset)
-            if _TARGET not in data[0]:
-                raise UserError(f"the split {draw.subset} of {draw.data} has no labels")
+            data = read_labelled(loaded, draw.data, draw.subset)
         items = [data[index] for index in draw.of(len(data))]
         self._tokens = [item[_TOKENS] for item in items]
         self._labels = None if loaded is None else [_label(item[_TARGET]) for item in items]

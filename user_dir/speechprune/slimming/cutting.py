@@ -42,6 +42,19 @@ def cut_layer(units: LayerUnits, kept: KeptUnits) -> LayerUnits:
     )
 
 
+@torch.no_grad()
+def cut_channels(first: nn.Linear, second: nn.Linear, channels: Sequence[int]) -> None:
+    """Leave only some channels in the two linear layers of a feed-forward block, in place.
+
+    Args:
+        first, second: of weights (F, C) and (C, F).
+        channels: that stay, ascending.
+    """
+    entries = torch.tensor(channels)
+    _keep(first, 0, entries)
+    _keep(second, 1, entries)
+
+
 def kept_entries(units: LayerUnits, kept: KeptUnits) -> dict[nn.Linear, tuple[int, Tensor]]:
     """What stays of the weight of each linear layer: along which dimension, and which entries of
     it, int64; along dimension 0, the bias keeps the same ones."""

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from speechprune.masking.sites import Site
 from speechprune.masking.unit_view import UnitView
-from speechprune.slimming.units import LayerUnits
 
 #: 0 if each unit of a layer has rows of the weight, 1 if columns.
 _AXES = {"attn.q": 0, "attn.k": 0, "attn.v": 0, "attn.out": 1, "ffn.in": 0, "ffn.out": 1}
 
 
-def unit_views(sites: Iterable[Site], units: Sequence[LayerUnits]) -> dict[str, UnitView]:
+class UnitCounts(Protocol):
+    """How many units a layer has, as `speechprune.slimming.units.LayerUnits` says."""
+
+    @property
+    def heads(self) -> int:
+        """H."""
+
+    @property
+    def head_size(self) -> int:
+        """D."""
+
+    @property
+    def channels(self) -> int:
+        """F."""
+
+
+def unit_views(sites: Iterable[Site], units: Sequence[UnitCounts]) -> dict[str, UnitView]:
     """How heads and feed-forward channels lie in the weights of sites, by the site's name.
 
     All weights of one attention have its heads in common, and the two of a feed-forward block its

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 
 from speechprune.criterions.names import REPORTED
@@ -20,8 +21,8 @@ def check_sentences(cfg: DictConfig) -> None:
 
     Raises:
         UserError: the folder is not for this task, has other classes than the settings say, or
-            values in their place; a split or its labels are missing; or the metric that chooses the
-            best checkpoint is not reported.
+            values in their place; a split or its labels are missing; the metric that chooses the
+            best checkpoint is not reported, or cannot be in several processes.
     """
     folder = Path(cfg.task.data)
     task = task_of_folder(folder)
@@ -42,6 +43,7 @@ def check_sentences(cfg: DictConfig) -> None:
     for name in names:
         _check_split(folder, name, "label" if regression else "idx")
     _check_metric(cfg)
+    _check_processes(cfg)
 
 
 def _check_split(folder: Path, name: str, ending: str) -> None:
@@ -58,6 +60,19 @@ def _check_metric(cfg: DictConfig) -> None:
         if metric in metrics and not _value(cfg.criterion, flag):
             raise UserError(
                 f"checkpoint.best_checkpoint_metric={metric} needs criterion.{flag}=true"
+            )
+
+
+def _check_processes(cfg: DictConfig) -> None:
+    """fairseq gathers the predictions that these metrics are of by GPUs alone."""
+    has_gpus = torch.cuda.is_available() and not cfg.common.cpu
+    if cfg.distributed_training.distributed_world_size == 1 or has_gpus:
+        return
+    for flag in REPORTED:
+        if _value(cfg.criterion, flag):
+            raise UserError(
+                f"criterion.{flag}=true needs one process on a CPU; set it to false, or "
+                "distributed_training.distributed_world_size=1"
             )
 
 

@@ -119,6 +119,14 @@ class MaskPolicy(ABC):
         """Whether it has an `edit_weight` of its own."""
         return type(self).edit_weight is not MaskPolicy.edit_weight
 
+    def writes_weights(self, trains: bool) -> bool:
+        """Whether values are written to the weight itself: after steps, or into checkpoints.
+
+        Args:
+            trains: whether the masked weights are trained.
+        """
+        return self.edits_weights or (trains and self.removed_weights_return)
+
     def penalty(self, scores: Tensor) -> Tensor | None:
         """A scalar added to the loss for each site (by `masked_ctc` and others), or None."""
         return None
