@@ -28,6 +28,7 @@ from speechprune.errors import UserError
 from speechprune.manifests.glue.folder import task_of_folder
 from speechprune.manifests.glue.tasks import TextTask
 from speechprune.models.loading import LoadedSentences
+from speechprune.models.sentence_symbols import refuse_other_symbols
 from speechprune.models.sentences import network_of, refuse_other_task
 from speechprune.state_names import is_finetuned
 
@@ -190,7 +191,8 @@ def read_texts(path: PathLike, folder: Path, name: str) -> Any:
         symbols = find_symbols(state, SYMBOLS, path, folder)
         _refuse_other_symbols(symbols, folder, "input0", path)
         return _split(state["cfg"].task, symbols, folder, name)
-    network = network_of(read_text_model(path).settings)
+    found = read_text_model(path)
+    network = network_of(found.settings)
     symbols = _symbols_of(folder, "input0")
     task = SentencePredictionConfig(
         data=str(folder),
@@ -199,7 +201,9 @@ def read_texts(path: PathLike, folder: Path, name: str) -> Any:
         max_positions=network["max_positions"],
         seed=0,
     )
-    refuse_other_task(SentencePredictionTask(task, symbols, symbols), network, str(path))
+    built = SentencePredictionTask(task, symbols, symbols)
+    refuse_other_task(built, network, str(path))
+    refuse_other_symbols(path, found, built)
     return _split(OmegaConf.structured(task), symbols, folder, name)
 
 
