@@ -18,6 +18,7 @@ from speechprune.checkpoint import digest, read
 from speechprune.checkpoint.file import PROVENANCE
 from speechprune.checkpoint.finetuned import listening
 from speechprune.checkpoint.slimming import refuse_uncut
+from speechprune.checkpoint.text import refuse_text
 from speechprune.decoding.inference import Evaluation, evaluate, read_references
 from speechprune.dropping.verification import refuse_test
 from speechprune.errors import UserError
@@ -26,6 +27,7 @@ from speechprune.made_with import claim
 from speechprune.manifests.check import check_split
 from speechprune.manifests.split_files import split_digest
 from speechprune.models.loading import load_recogniser
+from speechprune.models.names import ROBERTA_SLIM
 from speechprune.models.sites import encoder_of_model
 from speechprune.rewriting.slimming import CutReport
 from speechprune.state_names import has_masks, is_finetuned
@@ -100,6 +102,11 @@ class Pipeline(Workflow):
 
     def check(self) -> None:
         """Refuse at once what a later step would refuse."""
+        refuse_text(
+            self.checkpoint,
+            f"`slim auto` finetunes models of speech alone: train model._name={ROBERTA_SLIM}, and "
+            "cut what it removes out with `slim apply`",
+        )
         tensors = read(self.checkpoint, mmap=True)["model"]
         refuse_uncut(self.checkpoint, tensors, "which another choice would let grow again")
         if has_masks(tensors):

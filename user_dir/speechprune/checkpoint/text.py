@@ -49,6 +49,12 @@ def check_text_model(path: PathLike) -> None:
         )
 
 
+def refuse_text(path: PathLike, why: str) -> None:
+    """Raise UserError, which says why, if a file holds a model of text."""
+    if is_text(read(path, mmap=True)["model"]):
+        raise UserError(f"{path} is a model of text; {why}")
+
+
 def read_text_model(path: PathLike) -> TextModel:
     """The model of text in a file.
 

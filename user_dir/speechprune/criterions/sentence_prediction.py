@@ -10,6 +10,7 @@ from speechprune.criterions.config import SentencesConfig
 from speechprune.criterions.names import SENTENCE_PREDICTION
 from speechprune.criterions.penalties import penalised, reduce_penalty
 from speechprune.criterions.replacing import replace_criterion
+from speechprune.replacing import Function, replace
 
 
 class SentencePredictionCriterion(sentence_prediction.SentencePredictionCriterion):
@@ -39,4 +40,15 @@ class SentencePredictionCriterion(sentence_prediction.SentencePredictionCriterio
         return not torch.cuda.is_available()
 
 
+def _as_plain_numbers(rounded: Function) -> Function:
+    """Rounds what SciPy measures to a number of Python's: fairseq saves it in checkpoints, which
+    are read without NumPy's classes."""
+
+    def rounded_plainly(number: Any, digits: int) -> float:
+        return float(rounded(number, digits))
+
+    return rounded_plainly
+
+
+replace(sentence_prediction, "safe_round", _as_plain_numbers)
 replace_criterion(SENTENCE_PREDICTION, SentencePredictionCriterion, SentencesConfig)

@@ -11,6 +11,7 @@ from speechprune.backbones import Backbone, find_backbone
 from speechprune.checkpoint import read
 from speechprune.checkpoint.layers import lost_layers
 from speechprune.checkpoint.settings import setting
+from speechprune.checkpoint.text import refuse_text
 from speechprune.distillation.matching import Stack, default_states
 from speechprune.distillation.states import collected
 from speechprune.errors import UserError
@@ -37,6 +38,7 @@ class Teacher:
 
     def __init__(self, path: str, normalize: bool, states: Sequence[int] = ()) -> None:
         self.path = path
+        refuse_text(path, "distillation is of speech alone, so criterion.teacher cannot be one")
         _check_normalize(path, normalize)
         with torch.random.fork_rng(devices=[]):
             self.encoder = load_encoder(path)

@@ -25,8 +25,7 @@ class SentenceCalibration(Calibration):
         loaded: the model, for whose loss classes or values are read; None to read none.
 
     Raises:
-        UserError: there is no such split, it has no labels where they are read, or other symbols or
-            classes than the model.
+        UserError: as `read_labelled` or `read_texts`.
     """
 
     what: ClassVar[str] = "sentences"

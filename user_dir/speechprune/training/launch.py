@@ -40,6 +40,7 @@ from speechprune.training.devices import Machine, find_machine, fit
 from speechprune.training.failures import storage_failure
 from speechprune.training.leftovers import leaving_nothing
 from speechprune.training.overrides import key_of
+from speechprune.training.parts import check_parts
 from speechprune.training.paths import anchor_paths, check_paths, number_curves
 from speechprune.training.preflight import (
     check_checkpoints,
@@ -226,6 +227,7 @@ def completed(cfg: DictConfig, folder: Path) -> DictConfig:
     the config leaves to its user."""
     try:
         _refuse_incomplete(cfg)
+        check_parts(cfg)  # of parts that do not go together, fairseq would name keys alone
         add_defaults(cfg)
         anchor_paths(cfg, folder)
         return _config(_settings(cfg))

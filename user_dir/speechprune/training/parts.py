@@ -24,6 +24,9 @@ _CONFIGS = {_LABELS: "labels/base", _SENTENCES: "glue/sst-2"}
 def check_parts(cfg: DictConfig) -> None:
     """Refuse a model, a task and a criterion of which only some are for labels of utterances, or
     for sentences."""
+    sections = (cfg.get("model"), cfg.get("task"), cfg.get("criterion"))
+    if not all(isinstance(part, DictConfig) and "_name" in part for part in sections):
+        return
     parts = {
         f"model._name={cfg.model._name}": _purpose(cfg.model._name),
         f"task._name={cfg.task._name}": _FOR.get(cfg.task._name),
