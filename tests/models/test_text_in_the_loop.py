@@ -111,6 +111,16 @@ def test_a_killed_run_goes_on_from_where_it_was(name: str, lab: TextLab) -> None
     assert_ends_equal(whole, resumed, 6)
 
 
+def test_a_run_goes_on_from_a_checkpoint_that_is_named(lab: TextLab) -> None:
+    """In another folder, with its optimizer, as fairseq takes `checkpoint.restore_file`."""
+    flags = ("model._name=roberta_pruned", "checkpoint.save_interval_updates=3")
+    whole = lab.train("named-whole", *flags, updates=6, config=CONFIG).succeeded()
+    begun = whole.folder / "checkpoints" / "checkpoint_2_3.pt"
+    restored = (*flags, f"checkpoint.restore_file={begun}")
+    after = lab.train("named-after", *restored, updates=6, config=CONFIG).succeeded()
+    assert_ends_equal(whole, after, 6)
+
+
 def test_a_folded_model_is_fairseqs_own(lab: TextLab, trained: tuple[str, Run]) -> None:
     """With equal outputs, by fairseq's own task and model."""
     name, run = trained

@@ -22,7 +22,7 @@ from speechprune.models.restart import LAST, RESETS
 from speechprune.models.sentence_symbols import refuse_other_symbols
 from speechprune.models.text_config import TOLD, TextFinetuning
 from speechprune.slimming.plan import SLIM_PLAN, SlimPlan
-from speechprune.state_names import VOCABULARY, has_masks
+from speechprune.state_names import VOCABULARY, has_masks, is_finetuned
 
 #: Flags of what no encoder of text has, or of its output layer, which always trains.
 OF_SPEECH: FrozenSet[str] = frozenset(
@@ -128,7 +128,7 @@ class Sentences(Network, RobertaModel):
             cfg: all groups of the run's config.
             task: `sentence_prediction`.
         """
-        if begins_from_plain(cfg.checkpoint):
+        if begins_from_pretrained(cfg.checkpoint):
             cfg.checkpoint.restore_file = LAST
             for key in RESETS:
                 cfg.checkpoint[key] = False
@@ -150,13 +150,13 @@ class Sentences(Network, RobertaModel):
         return self.classification_heads[head](features), extra
 
 
-def begins_from_plain(checkpoint: Any) -> bool:
-    """Whether ``checkpoint.restore_file`` names a model of text that is whole in the settings and
-    weights that `Sentences` begins from; of masks or removed units only fairseq's loading knows."""
+def begins_from_pretrained(checkpoint: Any) -> bool:
+    """Whether ``checkpoint.restore_file`` names a pretrained model of text, which `Sentences`
+    begins from by itself; what was finetuned, with its output layer and optimizer, fairseq loads.
+    """
     if checkpoint.restore_file == LAST:
         return False
-    keys = read(checkpoint.restore_file, mmap=True)["model"]
-    return not has_masks(keys) and not is_uncut(keys)
+    return not is_finetuned(read(checkpoint.restore_file, mmap=True)["model"])
 
 
 def network_of(settings: Mapping[str, Any]) -> Dict[str, Any]:

@@ -34,7 +34,7 @@ from speechprune.models.declaration import declared
 from speechprune.models.layer_flags import drops_layers, plan_of
 from speechprune.models.names import is_ctc, is_labelling
 from speechprune.models.restart import LAST, RESETS
-from speechprune.models.sentences import Sentences, begins_from_plain
+from speechprune.models.sentences import Sentences, begins_from_pretrained
 from speechprune.models.symbols import rows_to_take
 from speechprune.registry import unknown_name
 from speechprune.seams.half_precision import NO_AMP
@@ -268,7 +268,7 @@ def _is_of_text(model: DictConfig) -> bool:
 
 def _is_base(cfg: DictConfig) -> bool:
     """Whether ``checkpoint.restore_file`` is the pretrained model and nothing to go on from."""
-    return _is_of_text(cfg.model) and begins_from_plain(cfg.checkpoint)
+    return _is_of_text(cfg.model) and begins_from_pretrained(cfg.checkpoint)
 
 
 def _base_file(model: DictConfig) -> str | None:
