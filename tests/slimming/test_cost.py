@@ -9,6 +9,7 @@ from typing import Callable
 import pytest
 import torch
 from nano import write_data2vec, write_hubert, write_wav2vec2
+from sentences import write_roberta
 
 from speechprune.backbones import find_backbone
 from speechprune.backbones.cost import encoder_cost
@@ -57,6 +58,28 @@ def test_an_encoders_multiply_adds_are_those_counted_by_hand(tmp_path: Path, sam
     assert found.frames == 50
     assert found.multiply_adds == products_by_hand(samples) + layers_by_hand(50)
     assert found.parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("symbols", [32, 9, None])
+def test_of_text_the_layers_alone_multiply(tmp_path: Path, symbols: int | None) -> None:
+    """Embeddings are looked up, and count as parameters; the head of pretraining does not. With
+    nothing said, a text is as long as the model takes, or 128 symbols."""
+    sizes = {"encoder_embed_dim": CHANNELS, "encoder_ffn_embed_dim": WIDTH}
+    model = load_pretrained(write_roberta(tmp_path / "text.pt", layers=LAYERS, **sizes))
+    found = encoder_cost(model, symbols)
+    assert found.frames == found.length.count == (symbols or 32)
+    assert found.multiply_adds == layers_by_hand(found.frames)
+    heads = sum(p.numel() for p in model.encoder.lm_head.parameters())
+    tied = model.encoder.sentence_encoder.embed_tokens.weight.numel()
+    assert found.parameters == sum(p.numel() for p in model.parameters()) - (heads - tied)
+    longer = write_roberta(tmp_path / "longer.pt", max_positions=512)
+    assert encoder_cost(load_pretrained(longer)).length.count == 128
+
+
+def test_a_text_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    model = load_pretrained(write_roberta(tmp_path / "text.pt"))
+    with pytest.raises(UserError, match="33 symbols of text are more than the model takes.* 32;"):
+        encoder_cost(model, 33)
 
 
 def test_what_units_cost_is_what_an_encoder_saves_without_them(
