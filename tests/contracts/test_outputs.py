@@ -59,7 +59,10 @@ LINES = {
     "model.w2v_path={pretrained} optimization.max_update=1 hydra.run.dir={out}",
 }
 #: What writes as another of its group does, or takes minutes before it writes.
-ALIKE = {"pretrain-nano --out", "pretrain-nano --folder"}
+ALIKE = {
+    *("pretrain-nano --out", "pretrain-nano --folder"),
+    *("pretrain-nano-text --out", "pretrain-nano-text --folder"),
+}
 OUTPUTS = ("--out", "--figure", "--heat-map", "--folder")
 
 

@@ -365,7 +365,7 @@ def test_an_unknown_family_is_refused_in_one_line(name: str, lab: Lab, tmp_path:
     torch.save(state, path)
     for load in (load_encoder, depth):
         message = refusal(load, path)
-        assert f"'{name}'" in message and "data2vec_audio, hubert, wav2vec2" in message
+        assert f"'{name}'" in message and "data2vec_audio, hubert, roberta, wav2vec2" in message
     found = CliRunner().invoke(
         commands, ["layers", "drop", str(path), "1", str(tmp_path / "out.pt")]
     )

@@ -208,7 +208,7 @@ def test_bad_input_ends_in_one_line(spoken: Spoken, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["es", "auto"])
 def test_a_figure_of_classes_needs_classes(spoken: Spoken, tmp_path: Path, name: str) -> None:
     evaluate = ("evaluate", spoken.bank, "--data", spoken.data, "--subset", "valid", "--task", name)
-    assert "writes texts" in fail(*evaluate, "--figure", tmp_path / "figure.png")
+    assert "is no model for labels" in fail(*evaluate, "--figure", tmp_path / "figure.png")
     assert not (tmp_path / "figure.png").exists()
 
 

@@ -13,8 +13,12 @@ def encoder_of_model(model: Any) -> nn.Module:
     """The self-supervised encoder, without the output layer; a model of text itself, which is
     called with the name of its output layer."""
     speech = _of_speech(model)
-    encoder: nn.Module = model if speech is None else speech.w2v_model
-    return encoder
+    if speech is not None:
+        encoder: nn.Module = speech.w2v_model
+        return encoder
+    assert model.classification_heads is not None  # what has no such thing is not finetuned
+    text: nn.Module = model
+    return text
 
 
 def output_layer_of(model: Any) -> nn.Module:

@@ -20,7 +20,7 @@ from speechprune.checkpoint.file import PathLike, read
 from speechprune.checkpoint.outputs import counted_symbols, dictionary_of
 from speechprune.checkpoint.training_state import HISTORY
 from speechprune.errors import UserError
-from speechprune.files import write_atomically
+from speechprune.files import make_folder, write_atomically
 from speechprune.models.declaration import declared
 from speechprune.models.loading import (
     LoadedLabeller,
@@ -203,7 +203,8 @@ def _dictionaries(folder: Path, by_name: Mapping[str, list[list[Any]]]) -> Itera
     for name, counted in by_name.items():
         path = folder / name
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.parent != folder:
+                make_folder(path.parent)
             lines = [f"{symbol} {count}\n" for symbol, count in counted]
             write_atomically(path, "".join(lines).encode())
             new.append(path)
