@@ -28,7 +28,7 @@ RECIPES = {
     "rp": ("roberta_masked", 6),
     "mpi": ("roberta_masked", 6),
     "omp": ("roberta_masked", 12),
-    "imp": ("roberta_masked", 12),
+    "imp": ("roberta_masked", 10),
     "parp": ("roberta_parp", 6),
     "parp-p": ("roberta_parp", 6),
     "s3router": ("roberta_st", 6),
@@ -54,7 +54,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Setting:
             "dataset.num_workers=0",
         ),
         round_updates=2,
-        step=0.2,
+        step=0.3,
         source=write_sentences(folder / "source", {"train": 32, "valid": 8}, seed=1),
     )
 
@@ -143,12 +143,15 @@ def test_what_cannot_be_cooked_is_refused_in_one_line(base: Setting, tmp_path: P
         ("mpi", {"data": speech.data}, "trains models of text, but .* holds no text"),
         ("transfer", {"source": speech.data}, "trains models of text, but .* holds no text"),
         ("dense", {"config": "demo/nano", "model": speech.model}, "but .* holds no speech"),
-        ("dense", {"data": other}, "training failed .*prepare the data with the dictionary"),
+        ("dense", {"data": other}, "dense: training failed; see"),
     ):
         setting = replace(base, out=tmp_path / "out" / name / str(len(message)), **changes)
         with pytest.raises(UserError, match=message) as raised:
             cook([(name, setting)])
         assert "\n" not in str(raised.value)
+    # Outside of tests, the reason is in the message.
+    log = (setting.out / "dense" / "train.log").read_text()
+    assert "prepare the data with the dictionary of pretraining" in log
 
 
 def test_runs_of_text_and_of_speech_are_compared_apart(
