@@ -16,7 +16,7 @@ from speechprune.errors import UserError
 from speechprune.masking.mask_set import MaskSet
 from speechprune.state_names import ENCODER
 
-#: One is no multiple of eight, one larger than a block.
+#: The size of one is not a multiple of eight, and one is larger than a block.
 SHAPES = {
     "encoder.layers.0.fc1.weight": (300, 256),
     "encoder.layers.0.fc2.weight": (7, 13),

@@ -1,4 +1,4 @@
-"""`distill_ctc` and `distill`: what they add to a loss, what they leave alone, what they refuse."""
+"""`distill_ctc` and `distill`: what they add to a loss, and what they leave alone."""
 
 from __future__ import annotations
 
@@ -6,77 +6,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import nano
 import pytest
 import torch
+from distill_bench import FAMILIES, Bench, bench_of
 from fairseq.logging import metrics
-from loop import Lab, setup
-from nano import write_corpus, write_data2vec, write_finetuned, write_hubert, write_wav2vec2
-from omegaconf import DictConfig, OmegaConf
+from loop import Lab
+from nano import write_corpus, write_finetuned, write_wav2vec2
 from torch import Tensor, nn
 
 from speechprune.backbones import find_backbone
 from speechprune.distillation.loss import distance
-from speechprune.errors import UserError
 from speechprune.models.loading import load_pretrained
 from speechprune.models.sites import encoder_of_model
 from speechprune.rewriting.layer_dropping import drop_layers
-from speechprune.training.rehearsal import rehearse
-
-#: Without what makes a training step random.
-STEADY = (
-    *("model.apply_mask=false", "model.layerdrop=0"),
-    *(f"model.{name}dropout=0" for name in ("", "attention_", "activation_")),
-)
-FAMILIES = {
-    "base": write_wav2vec2,
-    "xlsr": lambda path: write_wav2vec2(
-        path, layer_norm_first=True, extractor_mode="layer_norm", normalize=True
-    ),
-    "data2vec": write_data2vec,
-    "hubert": write_hubert,
-}
-
-
-class Bench:
-    """A student, batches of one to three utterances, and criterions, as training makes them."""
-
-    def __init__(self, cfg: DictConfig) -> None:
-        self.cfg, self.task = setup(cfg)
-        self.task.load_dataset("train")
-        dataset = self.task.dataset("train")
-        self.batches = [
-            dataset.collater([dataset[i] for i in some]) for some in ((0, 1), (2,), (3, 4, 5))
-        ]
-        self.model = self.task.build_model(self.cfg.model)
-        self.model.set_num_updates(0)
-
-    def criterion(self, name: str, **settings: Any) -> Any:
-        cfg = OmegaConf.merge(self.cfg.criterion, {"_name": name, **settings})
-        OmegaConf.set_struct(cfg, True)
-        cfg.sentence_avg = self.cfg.optimization.sentence_avg
-        return self.task.build_criterion(cfg)
-
-    def gradients(self, criterion: nn.Module, batches: list[dict]) -> dict[str, Tensor]:
-        """What the optimizer would get: summed gradients over the summed sample size."""
-        both = nn.ModuleDict({"model": self.model, "criterion": criterion})
-        both.zero_grad()
-        total = 0
-        for batch in batches:
-            loss, sample_size, _ = criterion(self.model, batch)
-            loss.backward()
-            total += sample_size
-        return {n: p.grad / total for n, p in both.named_parameters() if p.grad is not None}
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(tmp_path_factory.mktemp("distill"))
-
-
-def bench_of(lab: Lab, *overrides: str) -> Bench:
-    steady = OmegaConf.from_dotlist([*STEADY, *overrides])
-    return Bench(OmegaConf.merge(lab.compose("model._name=wav2vec_ctc"), steady))
 
 
 @pytest.fixture(scope="module")
@@ -356,105 +303,9 @@ def finetuned(path: Path) -> Path:
     return write_finetuned(path, source, write_corpus(path.parent / "data", train=1, valid=1))
 
 
-def wider(path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Path:
-    """A pretrained model of other settings than the student's."""
-    own = nano._encoder_settings
-    monkeypatch.setattr(nano, "_encoder_settings", lambda layers: {**own(layers), **changes})
-    return write_wav2vec2(path)
-
-
 def test_a_finetuned_teacher_is_taken_for_its_encoder(bench: Bench, tmp_path: Path) -> None:
     path = finetuned(tmp_path / "finetuned.pt")
     criterion = bench.criterion("distill", teacher=str(path))
     source = load_pretrained(path.with_name("source.pt")).state_dict()
     encoder = criterion.distillation.teacher.encoder.state_dict()
     assert all(torch.equal(source[key], encoder[key]) for key in encoder)
-
-
-class TestRefusals:
-    """One line each, before anything is trained."""
-
-    def told(self, bench: Bench, **settings: Any) -> str:
-        with pytest.raises(UserError) as error:
-            bench.criterion("distill_ctc", **settings).prepare(bench.model)
-        assert "\n" not in str(error.value)
-        return str(error.value)
-
-    def test_no_teacher(self, bench: Bench) -> None:
-        assert "criterion.teacher names no checkpoint" in self.told(bench)
-
-    def test_a_file_that_is_not_there_or_no_checkpoint(self, bench: Bench, tmp_path: Path) -> None:
-        assert "gone.pt does not exist" in self.told(bench, teacher=str(tmp_path / "gone.pt"))
-        (tmp_path / "text.pt").write_text("no checkpoint")
-        assert "text.pt" in self.told(bench, teacher=str(tmp_path / "text.pt"))
-
-    def test_another_width(
-        self, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        path = wider(tmp_path / "wide.pt", monkeypatch, encoder_embed_dim=64)
-        message = self.told(bench, teacher=str(path))
-        assert message.endswith(
-            "wide.pt has 64 channels, but the model has 32; name a teacher of the same width"
-        )
-
-    def test_another_frame_rate(
-        self, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        convolutions = "[(16, 10, 5)] + [(16, 3, 2)] * 4 + [(16, 2, 2)]"
-        path = wider(tmp_path / "fast.pt", monkeypatch, conv_feature_layers=convolutions)
-        message = self.told(bench, teacher=str(path))
-        assert "makes 5999 frames of 960000 samples, but the model makes 2999" in message
-
-    def test_audio_normalised_otherwise(self, bench: Bench, lab: Lab) -> None:
-        message = self.told(bench, teacher=str(lab.xlsr))
-        assert "normalize=true, but the model with task.normalize=false" in message
-
-    @pytest.mark.parametrize(
-        ("settings", "message"),
-        [
-            ({"states": [0, 3]}, "there is no hidden state 3 in"),
-            ({"states": [-1]}, "which has the states 0 to 2"),
-            ({"states": [0, 2], "student_states": [0, 4]}, "no hidden state 4 in the model"),
-            ({"states": [0, 2], "student_states": [0]}, "must be as many as"),
-            ({"student_states": [0]}, "give both"),
-            ({"distill_weight": 1.5}, "distill_weight=1.5 is out of range; use 0 to 1"),
-            ({"distill_weight": float("nan")}, "distill_weight=nan is out of range"),
-            ({"l1_weight": -1.0}, "criterion.l1_weight=-1.0 is out of range"),
-            ({"cosine_weight": float("inf")}, "criterion.cosine_weight=inf is out of range"),
-        ],
-    )
-    def test_settings(
-        self, bench: Bench, teacher: Path, settings: dict[str, Any], message: str
-    ) -> None:
-        assert message in self.told(bench, teacher=str(teacher), **settings)
-
-    def test_models_that_are_not_finetuned(self, bench: Bench, teacher: Path) -> None:
-        criterion = bench.criterion("distill", teacher=str(teacher))
-        with pytest.raises(UserError, match="for CTC models, not for Wav2Vec2Model"):
-            criterion.prepare(encoder_of_model(bench.model))
-
-    @pytest.mark.parametrize(
-        ("overrides", "message"),
-        [
-            (["criterion.teacher=x.pt"], "set criterion._name=distill_ctc"),
-            (["criterion._name=distill_ctc"], "name one as criterion.teacher"),
-            (
-                ["criterion._name=distill", "criterion.teacher=x.pt"],
-                "best_checkpoint_metric 'wer'; known: density, distill,",
-            ),
-            (
-                [
-                    "criterion._name=distill_ctc",
-                    "criterion.teacher=x.pt",
-                    "criterion.distill_weight=2",
-                ],
-                "criterion.distill_weight=2.0 is out of range; use 0 to 1",
-            ),
-        ],
-    )
-    def test_before_a_run_is_started(self, lab: Lab, overrides: list[str], message: str) -> None:
-        arguments = ["--config-name", "base_1h", f"task.data={lab.data}", "model.w2v_path=x.pt"]
-        splits = ["dataset.train_subset=train", "dataset.valid_subset=valid"]
-        with pytest.raises(UserError) as error:
-            rehearse([*arguments, *splits, *overrides])
-        assert message in str(error.value)

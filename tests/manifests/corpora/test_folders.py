@@ -145,7 +145,7 @@ def test_what_was_prepared_does_not_depend_on_workers(tmp_path: Path) -> None:
 def test_refusals(tmp_path: Path) -> None:
     root = write_classes(tmp_path / "in")
     for options, complaint in (
-        ({"speakers": "("}, "is no regular expression"),
+        ({"speakers": "("}, "is not a regular expression"),
         ({"speakers": "x"}, "has no group: put the speaker in parentheses"),
         ({"speakers": "/t(.)_"}, "finds no speaker in .*: cat/s0_0.wav"),
         ({"by": "speaker"}, "has no speaker; draw with --by utterance"),
