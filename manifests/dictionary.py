@@ -58,9 +58,12 @@ def symbols_digest(path: Path | None) -> str | None:
 
     Raises UserError as `read_dictionary`.
     """
-    if path is None:
-        return None
-    return hashlib.sha256("\n".join(read_dictionary(path)[0]).encode()).hexdigest()
+    return None if path is None else digest_of_symbols(read_dictionary(path)[0])
+
+
+def digest_of_symbols(symbols: Iterable[str]) -> str:
+    """The same of symbols, without fairseq's own."""
+    return hashlib.sha256("\n".join(symbols).encode()).hexdigest()
 
 
 def by_code_point(counts: Mapping[str, int]) -> dict[str, int]:

@@ -98,7 +98,7 @@ def _by_one(
     from speechprune.decoding.inference import evaluate, read_references, sample_rate
     from speechprune.decoding.labelling import evaluate_labels, read_labels
     from speechprune.manifests.check import check_split
-    from speechprune.models.loading import LoadedLabeller, LoadedRecogniser, LoadedSentences
+    from speechprune.models.loading import LoadedLabeller, LoadedSentences, as_recogniser
 
     if isinstance(loaded, LoadedSentences):
         from speechprune.decoding.sentences import evaluate_sentences
@@ -113,8 +113,8 @@ def _by_one(
             _labels.draw(told, figure)
         return _labels.report(told), _labels.table(told)
     _refuse_figure(figure, loaded.path)
-    assert isinstance(loaded, LoadedRecogniser)
-    evaluation = evaluate(loaded, read_references(loaded, data, subset), **limits)
+    recogniser = as_recogniser(loaded)
+    evaluation = evaluate(recogniser, read_references(recogniser, data, subset), **limits)
     return report(evaluation), table(evaluation)
 
 

@@ -104,7 +104,7 @@ def _compiled(pattern: str) -> Optional[re.Pattern[str]]:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"--speakers {pattern!r} is no regular expression: {error}") from None
+        raise UserError(f"--speakers {pattern!r} is not a regular expression: {error}") from None
     if compiled.groups < 1:
         raise UserError(f"--speakers {pattern!r} has no group: put the speaker in parentheses")
     return compiled

@@ -67,6 +67,15 @@ def test_masks_stay_where_no_policy_is_given() -> None:
     assert not getattr(first.module, first.tensor)[~source[first.name]].any()
 
 
+def test_masks_that_are_empty_somewhere_can_be_given() -> None:
+    """As those of all magnitudes together are where a bias has small values alone."""
+    whole = mask(small("bert"), "parp", density=0.5, biases=False).mask_set()
+    empty = sorted(whole)[0]
+    given = MaskSet({name: each & (name != empty) for name, each in whole.items()})
+    for policy in (None, "parp"):
+        assert mask(small("bert"), policy, masks=given).mask_set() == given
+
+
 @pytest.mark.parametrize(
     ("policy", "scope"), [("parp", "global"), ("parp", "site"), ("s3router", "site")]
 )

@@ -7,20 +7,27 @@ import signal
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from checkpoints import refusal
 from fairseq.tasks.sentence_prediction import SentencePredictionTask
 from loop import Run, run_together
 from mishaps import kill_after_update, save_own_model
 from omegaconf import OmegaConf
-from sentences import dictionary, write_roberta, write_sentences
+from sentences import WORDS, dictionary, write_roberta, write_sentences
 from states import assert_ends_equal, difference
 from test_distributed import free_port
 from text_loop import CONFIG, TextLab
 
+from speechprune.checkpoint.text import read_text_model
 from speechprune.decoding.sentences import evaluate_sentences
+from speechprune.decoding.texts import texts_of
+from speechprune.manifests.dictionary import symbols_digest
 from speechprune.models.loading import LoadedSentences, load_finetuned
 from speechprune.models.mask_reading import read_checkpoint_masks
+from speechprune.rewriting.banking import create
+from speechprune.rewriting.encoder import export_encoder
 from speechprune.rewriting.folding import fold
 
 UPDATES = 40
@@ -140,6 +147,28 @@ def test_a_folded_model_is_fairseqs_own(lab: TextLab, trained: tuple[str, Run]) 
         assert torch.equal(logits(own, tokens), logits(model.eval(), tokens))
 
 
+def test_an_exported_encoder_remembers_its_words(lab: TextLab) -> None:
+    """As many others are refused, with which it would read other texts than there are."""
+    run = lab.train("exported", "model._name=roberta_pruned", config=CONFIG).succeeded()
+    out = lab.folder / "encoder.pt"
+    export_encoder(run.path(), out)
+    assert read_text_model(out).dictionary == symbols_digest(lab.data / "input0" / "dict.txt")
+    path = f"model.roberta_path={out}"
+    lab.train("from-encoder", "model._name=roberta_st", path, config=CONFIG).succeeded()
+    other = write_sentences(lab.folder / "other-words", words=WORDS[::-1])
+    refused = lab.train("refused", path, f"task.data={other}", config=CONFIG)
+    assert f"dict.txt has other symbols than {out} was trained with" in refused.output
+
+
+def test_what_is_for_speech_refuses_text(lab: TextLab) -> None:
+    run = lab.train("spoken-to", "model._name=roberta_pruned", config=CONFIG).succeeded()
+    message = refusal(texts_of, load_finetuned(run.path()), [np.zeros(16000, np.float32)])
+    assert "is a model of text; this needs a CTC model" in message
+    bank = lab.folder / "text.bank"
+    assert "is an encoder of text, but a bank" in refusal(create, lab.roberta, bank)
+    assert not bank.exists()
+
+
 def test_the_command_of_s3router(lab: TextLab) -> None:
     """Its config has its own flags alone, and names the pretrained model as fairseq does."""
     config = lab.folder / "theirs" / "sst-2.yaml"
@@ -190,6 +219,7 @@ def test_refusals(lab: TextLab, tmp_path: Path) -> None:
         (("task.max_positions=16",), "was pretrained with 32; set task.max_positions=32"),
         ((f"model.roberta_path={swapped}", "+model.encoder_layers=2"), "has 3; leave the key out"),
         (("model.roberta_path=null",), "which model is to be finetuned"),
+        (("+model.trainable_proj=false",), "always trains: leave it out"),
     ):
         run = lab.train("refused", "model._name=roberta_st", *overrides, config=CONFIG)
         assert run.exit_code != 0

@@ -11,6 +11,7 @@ from labelled import LabelLab, write_lines, write_tones
 from loop import compose
 from omegaconf import DictConfig, OmegaConf
 
+from speechprune.training.parts import check_parts
 from speechprune.training.preflight import check_checkpoints, check_data, check_settings
 
 
@@ -75,8 +76,6 @@ def test_a_long_recording_fits_if_it_is_cropped(lab: LabelLab) -> None:
 @pytest.mark.parametrize(
     "override, told",
     [
-        ("model._name=wav2vec_ctc_st", "but model._name=wav2vec_ctc_st not"),
-        ("criterion._name=ctc", "but criterion._name=ctc not"),
         ("model.no_prune_proj=false", "stay whole"),
         ("task.crop_seconds=0", "task.crop_seconds=0"),
         ("checkpoint.best_checkpoint_metric=accuracy_pich", "did you mean 'accuracy_pitch'"),
@@ -89,6 +88,12 @@ def test_settings_that_do_not_go_together_are_refused(
 ) -> None:
     check_settings(composed(lab, "checkpoint.best_checkpoint_metric=accuracy_length"))
     assert told in refusal(check_settings, composed(lab, *override.split()))
+
+
+@pytest.mark.parametrize("part", ["model._name=wav2vec_ctc_st", "criterion._name=ctc"])
+def test_parts_that_do_not_go_together_are_refused(lab: LabelLab, part: str) -> None:
+    check_parts(composed(lab))
+    assert f"but {part} not" in refusal(check_parts, composed(lab, part))
 
 
 def test_a_checkpoint_of_another_kind_is_refused(lab: LabelLab, tmp_path: Path) -> None:

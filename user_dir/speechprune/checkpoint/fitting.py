@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from speechprune.backbones import BACKBONES
 from speechprune.checkpoint.evaluated import convolutions
 from speechprune.checkpoint.settings import encoder_of, models_in
 from speechprune.errors import UserError
@@ -143,8 +144,8 @@ def _slim_plan(
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     family = str(settings.get("_name") or settings.get("arch") or plan.backbone)
-    # A finetuned model of text keeps the settings of its encoder among its own.
-    if plan.backbone not in (family, family.partition("_")[0]):
+    known = plan.backbone in BACKBONES.names() and BACKBONES.build(plan.backbone).is_called(family)
+    if plan.backbone != family and not known:
         raise UserError(
             f"{path} is damaged: its slim plan is of the family {plan.backbone}, but its model of "
             f"{family}"

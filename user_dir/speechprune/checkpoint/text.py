@@ -16,11 +16,14 @@ from speechprune.checkpoint.outputs import dictionary_of
 from speechprune.checkpoint.settings import mapping
 from speechprune.checkpoint.upgrading import read_upgraded, upgraded
 from speechprune.errors import UserError
+from speechprune.manifests.dictionary import digest_of_symbols
 from speechprune.manifests.glue.tasks import SENTENCES
 from speechprune.state_names import SYMBOL_EMBEDDINGS, VOCABULARY, is_text
 
 #: Where the state of the task for sentences keeps the symbols of texts and those of classes.
 SYMBOLS, CLASSES = "source_symbols", "label_symbols"
+#: The symbol for masked words, which the task adds to each dictionary that it reads.
+MASK = "<mask>"
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,16 @@ def saved_symbols(state: Mapping[str, Any], kind: str) -> Dictionary | None:
         return None if counted is None else dictionary_of(counted)
     except (TypeError, ValueError) as error:
         raise UserError(f"the checkpoint's {kind} are damaged: {counted}"[:200]) from error
+
+
+def symbols_noted(state: Mapping[str, Any]) -> dict[str, str]:
+    """What to note of the symbols of texts in a checkpoint made of another one, which may keep no
+    dictionary: their digest, which `TextModel` reads; nothing if they are not known."""
+    symbols = saved_symbols(state, SYMBOLS)
+    if symbols is None:
+        return {}
+    own = symbols.symbols[symbols.nspecial :]
+    return {"dictionary": digest_of_symbols(symbol for symbol in own if symbol != MASK)}
 
 
 def find_symbols(

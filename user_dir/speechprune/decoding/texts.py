@@ -9,7 +9,7 @@ import numpy as np
 from speechprune.decoding import MAX_TOKENS
 from speechprune.decoding.inference import batches, transcribe
 from speechprune.decoding.labelling import classify
-from speechprune.models.loading import LoadedLabeller, LoadedModel, LoadedRecogniser
+from speechprune.models.loading import LoadedLabeller, LoadedModel, as_recogniser
 
 
 def texts_of(loaded: LoadedModel, audio: Sequence[np.ndarray]) -> list[str]:
@@ -17,6 +17,9 @@ def texts_of(loaded: LoadedModel, audio: Sequence[np.ndarray]) -> list[str]:
 
     Args:
         audio: float32 recordings of shape (samples,) at the model's sample rate.
+
+    Raises:
+        UserError: the model hears no speech.
     """
     texts = [""] * len(audio)
     for batch in batches([len(samples) for samples in audio], MAX_TOKENS):
@@ -28,5 +31,4 @@ def texts_of(loaded: LoadedModel, audio: Sequence[np.ndarray]) -> list[str]:
 def _of_batch(loaded: LoadedModel, audio: Sequence[np.ndarray]) -> list[str]:
     if isinstance(loaded, LoadedLabeller):
         return ["\t".join(classes or ()) for classes in classify(loaded, audio)]
-    assert isinstance(loaded, LoadedRecogniser)
-    return transcribe(loaded, audio)
+    return transcribe(as_recogniser(loaded), audio)

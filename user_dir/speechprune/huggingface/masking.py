@@ -83,17 +83,23 @@ def mask(
     settings = MaskSettings(
         policy,
         options or {},
-        density,
-        sparsity,
-        schedule,
-        scope,
-        every,
-        trains_weights,
-        units,
-        seed,
+        density=density,
+        sparsity=sparsity,
+        schedule=schedule,
+        scope=scope,
+        every=every,
+        trains_weights=trains_weights,
+        units=units,
+        seed=seed,
     )
     given = MaskSet.load(masks) if isinstance(masks, (str, Path)) else masks
-    whole = _chosen_sites(model, settings, roles, biases, given)
+    return _put_on(model, settings, _chosen_sites(model, settings, roles, biases, given), given)
+
+
+def _put_on(
+    model: nn.Module, settings: MaskSettings, whole: Sequence[Site], given: MaskSet | None
+) -> ModelMasks:
+    """The controller of masks on ``whole``, which begins with those that are given."""
     sites = [before_weight_norm(site) for site in whole] if settings.writes_weights else whole
     if given is not None:
         given = _of_sites(given, whole, sites)
@@ -105,9 +111,9 @@ def mask(
         densities,
         scope=settings.ranked_together,
         every=settings.rest,
-        seed=seed,
+        seed=settings.seed,
         trains_weights=settings.trains,
-        views=views_of(model, sites) if units else None,
+        views=views_of(model, sites) if settings.units else None,
         provenance=_provenance(model, settings.describe(densities, sites)),
     )
     for parameter in encoder if not settings.trains else ():

@@ -169,12 +169,14 @@ class MaskSettings:
 
 def _schedule_of_masks(masks: MaskSet, scope: str) -> Schedule:
     """One at which each site, or all together, keep as many entries as given masks do."""
+    if masks.tally.kept == 0:
+        raise UserError("the masks keep nothing; give the density to go on with")
+    if scope == "global":
+        return ConstantSchedule(density_that_keeps(masks.tally.kept, masks.tally.total))
     tallies = masks.tallies(str)
     for site, tally in tallies.items():
         if tally.kept == 0:
             raise UserError(f"the masks keep nothing of {site}; give the density to go on with")
-    if scope == "global":
-        return ConstantSchedule(density_that_keeps(masks.tally.kept, masks.tally.total))
     densities = {site: density_that_keeps(t.kept, t.total) for site, t in tallies.items()}
     return ConstantSchedule(masks.density, densities)
 

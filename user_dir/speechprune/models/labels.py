@@ -9,6 +9,7 @@ from speechprune.errors import UserError
 from speechprune.manifests.slots import Slots
 from speechprune.models.encoder import building_from, family_of
 from speechprune.models.label_encoder import LabelEncoder
+from speechprune.models.mask_flags import refuse_masked_head
 from speechprune.models.speech import Speech
 
 
@@ -29,11 +30,7 @@ class Labels(Speech):
     @classmethod
     def check_settings(cls, cfg: Any) -> None:
         super().check_settings(cfg)
-        if not cfg.no_prune_proj:
-            raise UserError(
-                "model.no_prune_proj=false puts a mask on the one weight of a CTC head; the head "
-                "of labels has several layers, which stay whole: leave it out"
-            )
+        refuse_masked_head(cfg, "labels")
 
     @classmethod
     def with_outputs(cls, cfg: Any, task: Any) -> "Labels":

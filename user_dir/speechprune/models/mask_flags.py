@@ -122,6 +122,19 @@ def _check_rates(key: str, rates: Optional[List[float]], count: int, what: str) 
         check_density(key, rate)
 
 
+def refuse_masked_head(cfg: Any, head: str) -> None:
+    """Raise UserError if flags put a mask on an output layer that has several weights.
+
+    Args:
+        head: what it is the head of.
+    """
+    if not cfg.no_prune_proj:
+        raise UserError(
+            "model.no_prune_proj=false puts a mask on the one weight of a CTC head; the head of "
+            f"{head} has several layers, which stay whole: leave it out"
+        )
+
+
 def _contradictions(cfg: MaskFlags) -> List[Tuple[bool, str]]:
     unmasked = cfg.fix_attn and cfg.fix_fc
     others = (

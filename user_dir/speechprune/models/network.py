@@ -1,5 +1,6 @@
 """What every finetuned model of ours knows of its encoder: where its settings and file are."""
 
+from abc import abstractmethod
 from typing import Any, ClassVar, Sequence
 
 from fairseq.models import BaseFairseqModel
@@ -16,16 +17,17 @@ class Network(Declared, BaseFairseqModel):
     pretrained_key: ClassVar[str]
 
     @classmethod
+    @abstractmethod
     def is_described(cls, cfg: Any) -> bool:
         """Whether settings are those of a checkpoint, which tell what the encoder is; else a
         pretrained file does."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def pretrained_file(cls, cfg: Any) -> str:
         """The file of the pretrained encoder."""
-        raise NotImplementedError
 
+    @abstractmethod
     def note_lost_layers(self, kept: Sequence[int], depth: int, lost: LayerPlan) -> None:
         """Let what is saved of the settings tell which layers the encoder has lost.
 
@@ -34,4 +36,3 @@ class Network(Declared, BaseFairseqModel):
             depth: layers that are left.
             lost: by the numbers that the layers had at first.
         """
-        raise NotImplementedError

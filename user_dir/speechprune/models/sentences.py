@@ -17,6 +17,7 @@ from speechprune.checkpoint.text import CLASSES, SYMBOLS, TextModel, read_text_m
 from speechprune.errors import UserError
 from speechprune.layers.plan import LayerPlan
 from speechprune.models.encoder import building_from
+from speechprune.models.mask_flags import refuse_masked_head
 from speechprune.models.network import Network
 from speechprune.models.restart import LAST, RESETS
 from speechprune.models.sentence_symbols import refuse_other_symbols
@@ -48,10 +49,11 @@ class Sentences(Network, RobertaModel):
     @classmethod
     def check_settings(cls, cfg: Any) -> None:
         super().check_settings(cfg)
-        if not cfg.no_prune_proj:
+        refuse_masked_head(cfg, "sentences")
+        if not cfg.trainable_proj:
             raise UserError(
-                "model.no_prune_proj=false puts a mask on the one weight of a CTC head; the head "
-                "of sentences has several layers, which stay whole: leave it out"
+                "model.trainable_proj=false would freeze the CTC head; the head of sentences is "
+                "added after a model is frozen, and always trains: leave it out"
             )
 
     @classmethod

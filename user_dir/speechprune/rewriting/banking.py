@@ -17,7 +17,7 @@ from speechprune.decoding.labelling import evaluate_labels, read_labels
 from speechprune.errors import UserError
 from speechprune.files import refuse_to_replace
 from speechprune.manifests.check import check_split
-from speechprune.models.loading import LoadedLabeller, LoadedSentences, load_finetuned
+from speechprune.models.loading import LoadedLabeller, as_recogniser, load_finetuned
 from speechprune.rewriting.bank_outputs import rate_of
 from speechprune.rewriting.bank_settings import without_paths
 from speechprune.rewriting.plain_checkpoint import read_plain
@@ -31,8 +31,8 @@ def create(base: PathLike, path: PathLike) -> Bank:
     The tensors have the types of the file; bfloat16 becomes float32, which holds the same values.
 
     Raises:
-        UserError: the checkpoint cannot be read or is a finetuned one, or something is at ``path``
-            already.
+        UserError: the checkpoint cannot be read, is a finetuned one or of text, or something is at
+            ``path`` already.
     """
     refuse_to_replace(path, base)
     if is_finetuned(read(base, mmap=True)["model"]):
@@ -41,6 +41,11 @@ def create(base: PathLike, path: PathLike) -> Bank:
             "encoder with `speechprune encoder` to take that"
         )
     found = read_plain(base)
+    if found.is_text:
+        raise UserError(
+            f"{base} is an encoder of text, but a bank switches between tasks of speech; keep the "
+            "masks of each task with `speechprune masks export`"
+        )
     names = found.encoder.state_dict()
     pretraining = {section: without_paths(found.pretraining[section]) for section in SECTIONS}
     model = pretraining["model"]
@@ -83,13 +88,12 @@ def _measured(checkpoint: PathLike, folder: Path, split: str) -> float:
     """The error rate of a checkpoint over a split, in percent: of words or units, or of utterances
     of which a class is wrong."""
     loaded = load_finetuned(checkpoint, folder)
-    if isinstance(loaded, LoadedSentences):
-        raise UserError(f"{checkpoint} is a model of text, of which there are no banks yet")
     check_split(folder, split, labels=None, sample_rate=sample_rate(loaded))
     if isinstance(loaded, LoadedLabeller):
         labelled = evaluate_labels(loaded, read_labels(loaded, folder, split))
         return 100 * (1 - labelled.all_slots.rate)
-    return 100 * evaluate(loaded, read_references(loaded, folder, split)).words.rate
+    recogniser = as_recogniser(loaded)
+    return 100 * evaluate(recogniser, read_references(recogniser, folder, split)).words.rate
 
 
 def extract(path: PathLike, name: str, out: PathLike) -> None:

@@ -12,6 +12,7 @@ from speechprune.checkpoint.file import PathLike
 from speechprune.checkpoint.layers import lost_layers
 from speechprune.checkpoint.pretrained import pretrained_state
 from speechprune.checkpoint.slimming import refuse_uncut
+from speechprune.checkpoint.text import symbols_noted
 from speechprune.rewriting.plain_checkpoint import read_plain_finetuned
 from speechprune.rewriting.rewriting import Rewriting
 from speechprune.state_names import encoder_tensors
@@ -32,7 +33,8 @@ class EncoderFile:
 
 
 def export_encoder(path: PathLike, out: PathLike) -> None:
-    """Write the encoder of a finetuned checkpoint as a pretrained one, fit for `model.w2v_path`.
+    """Write the encoder of a finetuned checkpoint as a pretrained one, fit for `model.w2v_path`,
+    or of text for `model.roberta_path`.
 
     Masks are baked in; the tensors have the types of the source.
 
@@ -43,7 +45,11 @@ def export_encoder(path: PathLike, out: PathLike) -> None:
     rewriting = Rewriting(path, out)
     refuse_uncut(path, rewriting.state["model"], "which training would let grow again")
     found = encoder_of_finetuned(path)
-    noted: dict[str, Any] = {"encoder_of": rewriting.digest, **lost_by(rewriting.state)}
+    noted: dict[str, Any] = {
+        "encoder_of": rewriting.digest,
+        **lost_by(rewriting.state),
+        **symbols_noted(rewriting.state),
+    }
     exported = pretrained_state(found.weights, found.task, found.model, updates=0)
     # The dictionary is that of the head, which stays behind.
     rewriting.write(exported, noted, forget=("target_dictionary",))

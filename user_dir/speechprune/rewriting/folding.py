@@ -18,6 +18,7 @@ from torch import Tensor
 from speechprune.backbones import find_backbone
 from speechprune.checkpoint.file import PathLike, read
 from speechprune.checkpoint.outputs import counted_symbols, dictionary_of
+from speechprune.checkpoint.text import MASK
 from speechprune.checkpoint.training_state import HISTORY
 from speechprune.errors import UserError
 from speechprune.files import make_folder, write_atomically
@@ -122,7 +123,7 @@ def _fold_sentences(rewriting: Rewriting, loaded: LoadedSentences) -> str:
 
 def _without_mask(dictionary: Dictionary) -> list[list[Any]]:
     """Counted symbols less the one for masked words, which the task adds to what it reads."""
-    return [pair for pair in counted_symbols(dictionary) if pair[0] != "<mask>"]
+    return [pair for pair in counted_symbols(dictionary) if pair[0] != MASK]
 
 
 def _fold_labeller(rewriting: Rewriting, loaded: LoadedLabeller) -> str:

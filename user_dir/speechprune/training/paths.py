@@ -42,7 +42,7 @@ def anchor_paths(cfg: DictConfig, folder: Path) -> None:
         folder: where it was typed.
     """
     for key in PATHS:
-        value = _value(cfg, key)
+        value = value_at(cfg, key)
         is_default = key == "checkpoint.restore_file" and value == LAST
         if not value or "://" in value or is_default:
             continue
@@ -79,16 +79,16 @@ def check_paths(cfg: DictConfig) -> None:
             there, or a folder that could not be written to.
     """
     for key in (*PATHS, "checkpoint.save_dir", "common.log_file"):
-        if _value(cfg, key) == "":
+        if value_at(cfg, key) == "":
             raise UserError(f"{key} is empty; name a path, or leave it out")
     for key in (*_FILES, *_FOLDERS):
-        value = _value(cfg, key)
+        value = value_at(cfg, key)
         if value is not None and _is_read(cfg, key, value):
             _check_read(key, Path(value))
     for key in ("checkpoint.save_dir", "common.tensorboard_logdir"):
-        if _value(cfg, key) is not None:
-            check_folder(_value(cfg, key))
-    log = _value(cfg, "common.log_file")
+        if value_at(cfg, key) is not None:
+            check_folder(value_at(cfg, key))
+    log = value_at(cfg, "common.log_file")
     if log is not None and not Path(log).absolute().parent.is_dir():
         raise UserError(f"common.log_file={log}: there is no folder {Path(log).absolute().parent}")
 
@@ -108,11 +108,11 @@ def _is_read(cfg: DictConfig, key: str, value: str) -> bool:
     if key == "common.user_dir":
         return Path(value).is_absolute()  # fairseq looks for others in its own folder
     if key == "model.w2v_path":
-        return not _value(cfg, "model.w2v_args")  # which tell what there would be to read
+        return not value_at(cfg, "model.w2v_args")  # which tell what there would be to read
     return key not in _OF_A_BEGINNING or is_first_launch(cfg.checkpoint)
 
 
-def _value(cfg: DictConfig, key: str) -> Any:
+def value_at(cfg: DictConfig, key: str) -> Any:
     """The value of a key; None where a config has no such key."""
     group, _, name = key.partition(".")
     section = cfg.get(group)

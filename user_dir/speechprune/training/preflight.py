@@ -40,7 +40,6 @@ from speechprune.registry import unknown_name
 from speechprune.seams.half_precision import NO_AMP
 from speechprune.state_names import has_masks, is_finetuned
 from speechprune.training.label_data import check_labels, metrics_of_slots
-from speechprune.training.parts import check_parts
 from speechprune.training.ranges import check_ranges
 from speechprune.training.sentence_data import check_sentences
 
@@ -97,7 +96,6 @@ def check_settings(cfg: DictConfig) -> None:
     """
     check_ranges(cfg)
     refuse_code(OmegaConf.to_container(cfg), "the settings")
-    check_parts(cfg)
     _check_post_process(cfg.criterion)
     _check_teacher(cfg.criterion)
     metric = cfg.checkpoint.best_checkpoint_metric

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -11,6 +10,7 @@ from omegaconf import DictConfig
 from speechprune.criterions.names import REPORTED
 from speechprune.errors import UserError
 from speechprune.manifests.glue.folder import task_of_folder
+from speechprune.training.paths import value_at
 
 
 def check_sentences(cfg: DictConfig) -> None:
@@ -26,7 +26,7 @@ def check_sentences(cfg: DictConfig) -> None:
     """
     folder = Path(cfg.task.data)
     task = task_of_folder(folder)
-    regression = bool(_value(cfg.criterion, "regression_target"))
+    regression = bool(value_at(cfg, "criterion.regression_target"))
     if task.has_scores != regression:
         has = "values" if task.has_scores else "classes"
         raise UserError(
@@ -57,7 +57,7 @@ def _check_metric(cfg: DictConfig) -> None:
     validation otherwise."""
     metric = cfg.checkpoint.best_checkpoint_metric
     for flag, metrics in REPORTED.items():
-        if metric in metrics and not _value(cfg.criterion, flag):
+        if metric in metrics and not value_at(cfg, f"criterion.{flag}"):
             raise UserError(
                 f"checkpoint.best_checkpoint_metric={metric} needs criterion.{flag}=true"
             )
@@ -69,12 +69,8 @@ def _check_processes(cfg: DictConfig) -> None:
     if cfg.distributed_training.distributed_world_size == 1 or has_gpus:
         return
     for flag in REPORTED:
-        if _value(cfg.criterion, flag):
+        if value_at(cfg, f"criterion.{flag}"):
             raise UserError(
                 f"criterion.{flag}=true needs one process on a CPU; set it to false, or "
                 "distributed_training.distributed_world_size=1"
             )
-
-
-def _value(section: DictConfig, key: str) -> Any:
-    return section[key] if key in section else None
