@@ -20,6 +20,7 @@ from nano import write_corpus
 from omegaconf import OmegaConf
 from readme import PAGES, ROOT, Block, blocks, commands_in, inline_code, readme_snippet
 from sentences import write_sentences
+from torch.distributed.run import get_args_parser
 
 from speechprune.errors import UserError
 from speechprune.masking.policies import POLICIES
@@ -86,7 +87,14 @@ class Bench:
         """Compose the run and check its settings, on data that exists."""
         if "-m" in arguments:
             assert complete(arguments).sweeps
-            arguments = [re.sub(r"=(\[[^\]]*\]),.*", r"=\1", w) for w in arguments if w != "-m"]
+            for plugin in _plugins_of(arguments):
+                pytest.importorskip(f"hydra_plugins.{plugin}")
+            # The first of the values, or the lower end of those that are searched.
+            arguments = [
+                re.sub(r"=(?:interval\()?(\[[^\]]*\]|[\d.]+),.*", r"=\1", word)
+                for word in arguments
+                if word != "-m"
+            ]
         if "--cfg" in arguments:
             complete(arguments)
             return
@@ -153,6 +161,15 @@ class Bench:
         names = [name for name in names if name not in extras]
         assert {name.lower() for name in names} <= pinned
 
+    def _srun(self, words: Words) -> None:
+        self.check(words)
+
+    def _torchrun(self, words: Words) -> None:
+        parsed = get_args_parser().parse_args(list(words))
+        assert parsed.no_python and not parsed.module, words
+        self.check([parsed.training_script, *parsed.training_script_args])
+        assert any(key_of(word) == "hydra.run.dir" for word in words), words
+
     def _python(self, words: Words) -> None:
         flag, module, *rest = words
         assert flag == "-m" and module.startswith("benchmarks."), words
@@ -165,6 +182,13 @@ class Bench:
 
     def _pre_commit(self, words: Words) -> None:
         assert list(words) == ["install"]
+
+
+def _plugins_of(arguments: Words) -> list[str]:
+    """The plugins of hydra that a sweep needs."""
+    joined = " ".join(arguments)
+    named = {"submitit": "hydra_submitit_launcher", "optuna": "hydra_optuna_sweeper"}
+    return [plugin for word, plugin in named.items() if word in joined]
 
 
 def _lines(name: str) -> list[str]:
