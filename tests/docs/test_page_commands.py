@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 import pytest
+from fairseq.logging import progress_bar
 from labelled import write_tones
 from loop import compose
 from nano import write_corpus
@@ -43,6 +44,9 @@ class Bench:
         self.sentences = write_sentences(folder / "sentences")
         # The files of the examples exist only where they are used.
         monkeypatch.setattr(click.Path, "convert", lambda self, value, param, ctx: Path(value))
+        # Curves are drawn by packages that need not be here.
+        for name in ("SummaryWriter", "wandb"):
+            monkeypatch.setattr(progress_bar, name, object())
         # Benchmarks are started in the root of a checkout.
         monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT)])
         # The policy of the how-to is one that a command of it trains.
