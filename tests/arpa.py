@@ -12,7 +12,7 @@ DISCOUNT = 0.2
 
 
 def write_arpa(path: Path, sentences: Sequence[str]) -> Path:
-    """Write bigrams with absolute backing-off: words by their counts plus one, an unknown one too."""
+    """Write bigrams that back off to words by their counts plus one, an unknown one too."""
     words, pairs, begun = Counter[str](), Counter[tuple[str, str]](), Counter[str]()
     for sentence in sentences:
         line = ["<s>", *sentence.split(), "</s>"]
