@@ -63,7 +63,9 @@ def command(
     options.check()
     _check_output(files, options, timestamps, as_json=as_json)
     found = list(zip(files, _transcripts(checkpoint, files, task, options)))
-    click.echo(_printed(found, options, timestamps, as_json=as_json))
+    text = _printed(found, options, timestamps, as_json=as_json)
+    if text:
+        click.echo(text)
     truncated = [(file, transcript.missing) for file, transcript in found if transcript.missing]
     for file, missing in truncated:
         click.echo(f"speechprune: error: {file} {missing}", err=True)

@@ -84,10 +84,9 @@ def _most_silent(samples: np.ndarray, at: FrameTimes) -> int:
     """
     energies = np.square(samples.reshape(-1, at.stride), dtype=np.float64).sum(axis=1)
     width = max(1, round(_PAUSE * at.rate / at.stride))
-    around = np.convolve(energies, np.ones(width), mode="same")
-    # Where less is around, at the edges, less was added up.
-    around /= np.convolve(np.ones(len(energies)), np.ones(width), mode="same")
-    return (len(around) - 1 - int(around[::-1].argmin())) * at.stride
+    around = np.convolve(energies, np.ones(width), mode="valid")
+    place = len(around) - 1 - int(around[::-1].argmin())
+    return (place + width // 2) * at.stride
 
 
 def emissions_of(source: EmissionSource, found: Iterable[Window]) -> Iterator[np.ndarray]:
