@@ -46,8 +46,10 @@ class TimedWord:
 def timed_words(
     hypothesis: Hypothesis, symbols: OutputSymbols, at: FrameTimes
 ) -> tuple[TimedWord, ...]:
-    """The words of a hypothesis whose tokens have their frames."""
+    """The words of a hypothesis; none, if its search was not asked for the frames of tokens."""
     spans = hypothesis.spans
+    if not spans:
+        return ()
     return tuple(
         TimedWord(word, at.seconds(spans[place[0]][0]), at.seconds(spans[place[-1]][1]))
         for word, place in zip(hypothesis.words, symbols.words(hypothesis.tokens))

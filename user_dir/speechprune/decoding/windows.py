@@ -44,8 +44,8 @@ class Cutting:
         context: audio on either side of it that the model hears beside.
     """
 
-    shortest: float = 6.0
-    longest: float = 14.0
+    shortest: float = 12.0
+    longest: float = 20.0
     context: float = 1.5
 
 
