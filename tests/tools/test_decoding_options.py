@@ -162,7 +162,7 @@ def test_a_long_recording_is_heard_in_windows(folder: Path, tmp_path: Path) -> N
         ),
         (f"transcribe {{model}} {VALID} --lm {{folder}}/no.arpa", "no.arpa cannot be read"),
         (f"transcribe {{model}} {VALID} --lm {{model}}", "model.pt is neither a language model"),
-        (f"transcribe {{model}} {VALID} --lexicon {{lm}}", "no word of"),
+        (f"transcribe {{model}} {VALID} --lexicon {{lm}}", "is not a word with its letters"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line(folder: Path, line: str, reason: str) -> None:
