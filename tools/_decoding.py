@@ -89,7 +89,7 @@ lexicon_option = click.option(
 beam_option = click.option(
     "--beam",
     type=whole_number(1, 100_000),
-    help=f"Number of hypotheses that a search keeps.  [default: {BEAM}]",
+    help=f"Number of hypotheses that a search keeps; without it, {BEAM}.",
 )
 workers_option = click.option(
     "--workers",
@@ -100,14 +100,14 @@ _weight_options = (
     click.option(
         "--lm-weight",
         type=Number(min=0.0),
-        help="Weight of the language model's base-10 logarithms, as in fairseq.  "
-        f"[default: {LM_WEIGHT:g}]",
+        help="Weight of the language model's base-10 logarithms, as in fairseq; without it, "
+        f"{LM_WEIGHT:g}.",
     ),
     click.option(
         "--word-score",
         type=Number(),
-        help="Score that is added for each word of a lexicon; below 0, fewer words are written.  "
-        f"[default: {WORD_SCORE:g}]",
+        help="Score that is added for each word of a lexicon, and below 0 makes words fewer; without "
+        f"it, {WORD_SCORE:g}.",
     ),
 )
 
