@@ -106,8 +106,8 @@ _weight_options = (
     click.option(
         "--word-score",
         type=Number(),
-        help="Score that is added for each word of a lexicon, and below 0 makes words fewer; without "
-        f"it, {WORD_SCORE:g}.",
+        help="Score that is added for each word of a lexicon; below 0, it makes words fewer. "
+        f"Without it, {WORD_SCORE:g}.",
     ),
 )
 
