@@ -39,7 +39,7 @@ SPARSITIES = (0.5, 0.7, 0.9)
 METHODS = {"MPI": "mpi", "OMP": "omp", "PARP": "parp", "S3-Router": "s3router"}
 CONFIGS = {"sign": "glue/sst-2", "value": "glue/sts-b"}
 RATES = (5e-4, 1e-3, 2e-3)
-SCORE_RATES = (1e-4, 5e-4, 2e-3)
+SCORE_RATES = (1e-4, 5e-4, 2e-3, 1e-2)
 
 
 @dataclass(frozen=True)

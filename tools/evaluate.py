@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from speechprune.decoding import MAX_TOKENS
+from speechprune.decoding import MAX_SYMBOLS, MAX_TOKENS
 from speechprune.errors import UserError
 from speechprune.tools import _labels, _sentences
 from speechprune.tools._options import AUTO, task_option, whole_number
@@ -29,10 +29,9 @@ if TYPE_CHECKING:
 @task_option
 @click.option(
     "--max-tokens",
-    default=MAX_TOKENS,
-    show_default=True,
     type=whole_number(1),
-    help="Most audio samples in a batch, padding included.",
+    help="Most samples of audio, or symbols of text, in a batch, padding included.  "
+    f"[default: {MAX_TOKENS}, or {MAX_SYMBOLS} of text]",
 )
 @click.option(
     "--batch-size",
@@ -52,7 +51,7 @@ def command(
     data: Path,
     subset: str,
     task: str | None,
-    max_tokens: int,
+    max_tokens: int | None,
     batch_size: int | None,
     figure: Path | None,
     as_json: bool,
@@ -76,7 +75,8 @@ def command(
 
     if figure is not None:
         check_figure_path(figure)
-    limits = {"max_tokens": max_tokens, "batch_size": batch_size}
+    given = {"max_tokens": max_tokens, "batch_size": batch_size}
+    limits = {name: limit for name, limit in given.items() if limit is not None}
     if task == AUTO and is_bank(checkpoint):
         _refuse_figure(figure, checkpoint)
         found = _by_the_surest(BankModel(checkpoint), data, subset, limits)
@@ -104,7 +104,7 @@ def _by_one(
         from speechprune.decoding.sentences import evaluate_sentences
 
         _refuse_figure(figure, loaded.path)
-        of_text = evaluate_sentences(loaded, data, subset, batch_size=limits["batch_size"])
+        of_text = evaluate_sentences(loaded, data, subset, **limits)
         return _sentences.report(of_text), _sentences.table(of_text)
     check_split(data, subset, labels=None, sample_rate=sample_rate(loaded))
     if isinstance(loaded, LoadedLabeller):

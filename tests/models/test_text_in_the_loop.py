@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 from functools import partial
 from pathlib import Path
@@ -213,6 +214,10 @@ def test_refusals(lab: TextLab, tmp_path: Path) -> None:
     """Each in words, before anything is trained."""
     other = write_sentences(tmp_path / "other", words=("good", "bad", "a", "film"))
     swapped = write_roberta(tmp_path / "deeper.pt", layers=3)
+    roberta = f"model.roberta_path={lab.roberta}"
+    for ending in ("idx", "bin"):
+        source = lab.data / "input0" / f"train.{ending}"
+        shutil.copy(source, source.with_stem("untold"))
     for overrides, complaint in (
         (("checkpoint.restore_file=/nowhere.pt",), "/nowhere.pt does not exist"),
         ((f"task.data={other}",), "has 9 symbols with fairseq's own, but .* pretrained with 15"),
@@ -220,6 +225,12 @@ def test_refusals(lab: TextLab, tmp_path: Path) -> None:
         ((f"model.roberta_path={swapped}", "+model.encoder_layers=2"), "has 3; leave the key out"),
         (("model.roberta_path=null",), "which model is to be finetuned"),
         (("+model.trainable_proj=false",), "always trains: leave it out"),
+        (("model._name=roberta",), "does not read model.roberta_path; take .*=roberta_pruned"),
+        (("task.num_classes=3",), "task.num_classes=3, but .*label/dict.txt has 2 classes"),
+        (("criterion.regression_target=true",), "has classes of sentences; set criterion"),
+        (("dataset.valid_subset=nowhere",), "there is no .*input0/nowhere.idx; prepare"),
+        (("dataset.train_subset=untold",), "there is no .*label/untold.idx; prepare the split"),
+        ((f"checkpoint.restore_file={lab.roberta}", roberta), "both name a pretrained model"),
     ):
         run = lab.train("refused", "model._name=roberta_st", *overrides, config=CONFIG)
         assert run.exit_code != 0
