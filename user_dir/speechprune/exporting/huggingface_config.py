@@ -69,6 +69,7 @@ def network_of_settings(family: str, settings: Mapping[str, Any], path: object) 
 
     Raises UserError if Hugging Face has none such.
     """
+    backbone_called(family).make_known()
     found = {**default_settings(family), **settings}
     for name, known in _ONLY.items():
         if name in found and found[name] not in known:
@@ -102,6 +103,7 @@ def network_of_settings(family: str, settings: Mapping[str, Any], path: object) 
 
 def settings_of(network: Network) -> dict[str, Any]:
     """The settings with which fairseq builds a network, those of training by default."""
+    backbone_called(network.family).make_known()
     own = {
         "encoder_layers": network.layers,
         "encoder_embed_dim": network.channels,
@@ -298,11 +300,14 @@ def extractor_config(normalize: bool, rate: int, *, has_tokenizer: bool) -> dict
     return {**config, "processor_class": "Wav2Vec2Processor"} if has_tokenizer else config
 
 
-def default_settings(family: str) -> dict[str, Any]:
-    """What fairseq takes for settings of an encoder that are not given; without those that it
-    takes from elsewhere."""
-    backbone_called(family).make_known()
-    structured = OmegaConf.structured(MODEL_DATACLASS_REGISTRY[family])
+def default_settings(name: str) -> dict[str, Any]:
+    """What fairseq takes for settings of a model that are not given; without those that it takes
+    from elsewhere.
+
+    Args:
+        name: in fairseq's registry.
+    """
+    structured = OmegaConf.structured(MODEL_DATACLASS_REGISTRY[name])
     container: Any = OmegaConf.to_container(structured, enum_to_str=True)
     return {k: v for k, v in container.items() if not str(v).startswith(("${", "???"))}
 

@@ -89,6 +89,11 @@ def _label_head(plain: PlainCheckpoint, network: Network, path: PathLike) -> Hea
     slots = saved_slots(read_finetuned(plain.path), path) or ()
     if len(slots) != 1:
         raise UserError(f"{path} tells {len(slots)} slots, and a head of Hugging Face's tells one")
+    if network.layer_norm_first:
+        raise UserError(
+            f"{path}: its layers begin with their norm, so that its head reads the output of the "
+            "last one after one more norm, and that of Hugging Face before it"
+        )
     classes = slots[0].classes
     config = {
         "use_weighted_layer_sum": True,

@@ -49,8 +49,8 @@ def vocabulary_of(dictionary: Dictionary, path: object) -> dict[str, int]:
     own = list(_SPECIAL.values())
     if dictionary.symbols[:4] != ["<s>", "<pad>", "</s>", "<unk>"]:
         raise UserError(
-            f"{path}: its dictionary does not begin with <s> <pad> </s> <unk>, which Hugging Face's "
-            "tokenizer needs"
+            f"{path}: its dictionary does not begin with <s> <pad> </s> <unk>, which tokenizers of "
+            "Hugging Face's need"
         )
     return {s: row for row, s in enumerate([*own, *dictionary.symbols[4:]])}
 
@@ -99,8 +99,8 @@ def outputs_of(
     _refuse_misfit(vocabulary, special, count, at)
     if vocabulary.get(special["pad_token"] or "") != blank:
         raise UserError(
-            f"{at}: the token {special['pad_token']} for padding is not the output {blank!r}, which "
-            "is the model's blank (pad_token_id)"
+            f"{at}: the token {special['pad_token']} for padding is not the output {blank!r}, the "
+            "model's blank (pad_token_id)"
         )
     delimiter = tokenizer.get("word_delimiter_token", WORD_END)
     tokens = {row: token for token, row in vocabulary.items() if row < count}
