@@ -14,7 +14,7 @@ _PATH = click.Path(path_type=Path)
 
 @click.command()
 @click.argument("checkpoint", metavar="CKPT", type=_PATH)
-@click.argument("folder", metavar="DIR", type=_PATH)
+@click.argument("out", metavar="DIR", type=_PATH)
 @click.option("--task", metavar="NAME", help="Task of a bank to export.")
 @click.option(
     "--tolerance",
@@ -31,7 +31,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--subset", help="Name of the manifest to measure it on, such as test-clean.")
 def huggingface(
     checkpoint: Path,
-    folder: Path,
+    out: Path,
     task: Optional[str],
     tolerance: float,
     data: Optional[Path],
@@ -52,7 +52,7 @@ def huggingface(
     if (data is None) != (subset is None):
         raise click.UsageError("--data and --subset go together.")
     on = None if data is None or subset is None else (data, subset)
-    found = export_huggingface(checkpoint, folder, task=task, tolerance=tolerance, measured_on=on)
+    found = export_huggingface(checkpoint, out, task=task, tolerance=tolerance, measured_on=on)
     click.echo(
-        f"{folder}: a {found.kind}, whose outputs differ by at most {found.difference:.1e} on noise"
+        f"{out}: a {found.kind}, whose outputs differ by at most {found.difference:.1e} on noise"
     )

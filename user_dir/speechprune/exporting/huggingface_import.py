@@ -43,7 +43,7 @@ from speechprune.exporting.huggingface_names import (
     quantizer_names,
 )
 from speechprune.exporting.huggingface_vocabulary import Outputs, outputs_of
-from speechprune.files import folder_beside, refuse_to_replace
+from speechprune.files import check_output, folder_beside, refuse_to_replace
 from speechprune.huggingface.availability import prepare_transformers
 from speechprune.models.names import WEIGHTS
 from speechprune.state_names import ENCODER, FINETUNED, MASK_EMBEDDING
@@ -91,6 +91,7 @@ def import_huggingface(
             tensors and its vocabulary do not fit each other; fairseq has no such network; the
             outputs differ; or ``out`` cannot be written.
     """
+    check_output(out)
     prepare_transformers()
     source = read_folder(folder)
     refuse_to_replace(out, source.weights)
