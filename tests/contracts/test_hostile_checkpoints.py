@@ -76,7 +76,8 @@ LINES = {
     "transcribe": ["{finetuned} {data}/audio/valid-0.wav"],
 }
 #: What reads no checkpoint of its user's, or banks, of which tests/bank has hostile ones, or
-#: folders of Hugging Face's, of which tests/exporting has; and recipes, whose runs are those of `train`.
+#: folders of Hugging Face's, of which tests/exporting has; and recipes, whose runs are those of
+#: `train`.
 OTHERS = (
     *(
         "bank extract",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ import numpy as np
 from safetensors.torch import load_file
 from transformers import AutoModelForCTC, AutoProcessor
 
-from speechprune.checkpoint import digest
+from speechprune.checkpoint import digest, read
 from speechprune.decoding.inference import (
     evaluate,
     read_audio,
@@ -38,6 +39,7 @@ from speechprune.decoding.inference import (
 )
 from speechprune.exporting import huggingface_export
 from speechprune.exporting.huggingface_export import export_huggingface
+from speechprune.exporting.huggingface_import import import_huggingface
 from speechprune.files import digest as digest_of_file
 from speechprune.layers.plan import LayerPlan
 from speechprune.models.loading import load_finetuned, load_pretrained, load_recogniser
@@ -158,6 +160,9 @@ def test_units_stay_apart(exports: Exports, tmp_path: Path) -> None:
     ours = transcribe(load_recogniser(path), samples)
     export_huggingface(path, tmp_path / "units", tolerance=5e-3)
     assert ours == _texts(tmp_path / "units", samples) and " " in ours[0]
+    import_huggingface(tmp_path / "units", tmp_path / "back.pt", tolerance=5e-3)
+    back = load_recogniser(tmp_path / "back.pt")
+    assert transcribe(back, samples) == ours and back.cfg.task.labels == "phn"
 
 
 def test_masks_are_baked_in(exports: Exports) -> None:
@@ -214,6 +219,17 @@ def _keep_one_slot(path: Path) -> Path:
             state["model"][f"{HEAD}output.{part}"] = state["model"][f"{HEAD}output.{part}"][:3]
 
     return rewrite(path, cut)
+
+
+def test_half_precision_stays_half(exports: Exports, tmp_path: Path) -> None:
+    path = Path(shutil.copy(exports.pretrained("xlsr"), tmp_path / "half.pt"))
+    rewrite(path, lambda s: s.update(model={k: v.half() for k, v in s["model"].items()}))
+    export_huggingface(path, tmp_path / "half")
+    tensors = load_file(tmp_path / "half" / "model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
+    import_huggingface(tmp_path / "half", tmp_path / "back.pt")
+    before, after = read(path)["model"], read(tmp_path / "back.pt")["model"]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
 
 
 def test_a_task_of_a_bank(tmp_path: Path) -> None:

@@ -35,20 +35,22 @@ from speechprune.models.loading import load_pretrained, load_recogniser
 from speechprune.tools.main import commands
 
 #: What makes small models of Hugging Face's own classes, with layer norms where these have them.
-FOREIGN: dict[str, dict[str, Any]] = {
-    "wav2vec2": {},
-    "wav2vec2 ": {
-        "do_stable_layer_norm": True,
-        "feat_extract_norm": "layer",
-        "conv_bias": True,
-    },
-    "hubert": {},
-    "hubert ": {"conv_pos_batch_norm": True, "hidden_act": "relu"},
-    "data2vec-audio": {
-        "num_conv_pos_embeddings": 3,
-        "conv_pos_kernel_size": 5,
-        "num_conv_pos_embedding_groups": 4,
-    },
+FOREIGN: dict[str, tuple[str, dict[str, Any]]] = {
+    "wav2vec2": ("wav2vec2", {}),
+    "stable": (
+        "wav2vec2",
+        {"do_stable_layer_norm": True, "feat_extract_norm": "layer", "conv_bias": True},
+    ),
+    "hubert": ("hubert", {}),
+    "batch norm": ("hubert", {"conv_pos_batch_norm": True, "hidden_act": "relu"}),
+    "data2vec": (
+        "data2vec-audio",
+        {
+            "num_conv_pos_embeddings": 3,
+            "conv_pos_kernel_size": 5,
+            "num_conv_pos_embedding_groups": 4,
+        },
+    ),
 }
 LETTERS = {"a": 0, "b": 1, "c": 2, "|": 3, "[UNK]": 4, "[PAD]": 5}
 
@@ -60,8 +62,9 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
 
 def foreign(name: str, kind: Any = AutoModel, **settings: Any) -> Any:
     """A small model of Hugging Face's with random weights, none of them at zero."""
-    own = {**SETTINGS["wav2vec2"], "initializer_range": 0.3, **FOREIGN[name], **settings}
-    config = AutoConfig.for_model(name.strip(), **own)
+    model_type, variant = FOREIGN[name]
+    own = {**SETTINGS["wav2vec2"], "initializer_range": 0.3, **variant, **settings}
+    config = AutoConfig.for_model(model_type, **own)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = kind.from_config(config) if hasattr(kind, "from_config") else kind(config)
@@ -95,7 +98,7 @@ def saved_ctc(model: Any, folder: Path, vocabulary: dict[str, int], **tokens: st
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_finetuned_round_trip_is_bit_equal(family: str, exports: Exports, tmp_path: Path) -> None:
     path, out = exports.ctc(family), tmp_path / "back.pt"
-    import_huggingface(exports.folder_of(path), out)
+    import_huggingface(exports.folder_of(path), out, tolerance=5e-3)
     before, after = read(path), read(out)
     assert before["model"].keys() == after["model"].keys()
     assert all(torch.equal(t, after["model"][name]) for name, t in before["model"].items())
@@ -248,7 +251,7 @@ def test_what_is_imported_trains_here(exports: Exports, tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     encoder, whole = tmp_path / "encoder.pt", tmp_path / "whole.pt"
     import_huggingface(exports.folder_of(exports.pretrained("base")), encoder)
-    import_huggingface(exports.folder_of(exports.ctc("base")), whole)
+    import_huggingface(exports.folder_of(exports.ctc("base")), whole, tolerance=5e-3)
     begun = lab.train(
         "masked",
         f"model.w2v_path={encoder}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,19 +96,19 @@ def import_huggingface(
     prepare_transformers()
     source = read_folder(folder)
     refuse_to_replace(out, source.weights)
-    heads = {name for name in source.heads if name in _CTC_HEAD}
-    state, used = _finetuned(source) if heads else _pretrained(source)
+    outputs = _outputs(source) if any(name in source.heads for name in _CTC_HEAD) else None
+    state, used = _pretrained(source) if outputs is None else _finetuned(source, outputs)
     state[PROVENANCE] = {"version": __version__, "imported_from": source.digest}
     with folder_beside(out) as temporary:
         write(state, temporary / "checkpoint.pt")
-        theirs = _theirs(source, is_finetuned=bool(heads))
+        theirs = _theirs(source, outputs)
         difference = largest_difference(fairseq_hears(temporary / "checkpoint.pt"), theirs)
         refuse_difference(folder, difference, tolerance, what="the checkpoint")
     write(state, out)
     return Imported(
         Path(out),
         source.network.family,
-        bool(heads),
+        outputs is not None,
         tuple(sorted(set(source.heads) - used)),
         SPAN_EMBEDDING in source.encoder,
         difference,
@@ -128,10 +129,9 @@ def _pretrained(source: HuggingFaceFolder) -> tuple[dict[str, Any], set[str]]:
     return state, {each.hugging_face for each in names}
 
 
-def _finetuned(source: HuggingFaceFolder) -> tuple[dict[str, Any], set[str]]:
+def _finetuned(source: HuggingFaceFolder, outputs: Outputs) -> tuple[dict[str, Any], set[str]]:
     """The same of a finetuned one."""
     encoder, settings = _encoder(source), _encoder_settings(source)
-    outputs = _outputs(source)
     names = ctc_head_names(source.network, source.config.vocab_size)
     head = {
         FINETUNED + each.fairseq: outputs.ordered(
@@ -154,7 +154,7 @@ def _finetuned_state(
 ) -> dict[str, Any]:
     """As fairseq saves it when it finetunes, without paths and without a state of training."""
     normalize, rate = source.listening()
-    training = training_settings(source.config, source.path)
+    training = training_settings(source.config, source.path / "config.json")
     task = {
         "_name": "audio_finetuning",
         "data": ".",
@@ -245,18 +245,26 @@ def _refuse_projection(source: HuggingFaceFolder) -> None:
         )
 
 
-def _theirs(source: HuggingFaceFolder, *, is_finetuned: bool) -> Hear:
-    """What transformers makes of audio with the tensors of a folder."""
+def _theirs(source: HuggingFaceFolder, outputs: Outputs | None) -> Hear:
+    """What transformers makes of audio with the tensors of a folder.
+
+    Args:
+        outputs: of a CTC model, whose logits are given in the order of fairseq's dictionary.
+    """
     from transformers import AutoModel, AutoModelForCTC, Wav2Vec2FeatureExtractor
 
-    if is_finetuned:
-        model = AutoModelForCTC.from_config(source.config)
-        model.load_state_dict(source.tensors, strict=False)
-    else:
+    if outputs is None:
         model = AutoModel.from_config(source.config)
         model.load_state_dict(source.encoder, strict=False)
+    else:
+        model = AutoModelForCTC.from_config(source.config)
+        model.load_state_dict(source.tensors, strict=False)
     normalize, rate = source.listening()
     extractor = Wav2Vec2FeatureExtractor(
         sampling_rate=rate, do_normalize=normalize, return_attention_mask=True
     )
-    return transformers_hears(model.float(), extractor)
+    hear = transformers_hears(model.float(), extractor)
+    if outputs is None:
+        return hear
+    ordered = partial(outputs.ordered, is_bias=True)
+    return lambda audio: [ordered(logits.T).T for logits in hear(audio)]
