@@ -48,7 +48,9 @@ def _encoder_hears(path: PathLike) -> Hear:
     def hear(audio: Sequence[np.ndarray]) -> Sequence[Tensor]:
         batch = padded_batch(audio, normalize=normalize, device=_CPU)
         with torch.inference_mode():
-            features, _ = find_backbone(encoder).features(encoder, **batch)
+            features, _ = find_backbone(encoder).features(
+                encoder, batch["source"], batch["padding_mask"]
+            )
         return _own_frames(encoder, features, audio)
 
     return hear

@@ -145,7 +145,7 @@ def _config(folder: Path) -> Any:
     path = folder / _CONFIG
     found = read_json(path, _ADVICE)
     kind = found.get("model_type")
-    if kind not in MODEL_TYPES.values():
+    if not isinstance(kind, str) or kind not in MODEL_TYPES.values():
         raise UserError(
             f"{path} is of a {kind!r} model; only {', '.join(MODEL_TYPES.values())} are known"
         )

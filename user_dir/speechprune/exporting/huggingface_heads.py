@@ -86,9 +86,10 @@ def _ctc_head(plain: PlainCheckpoint, network: Network, path: PathLike) -> Head:
 
 
 def _label_head(plain: PlainCheckpoint, network: Network, path: PathLike) -> Head:
-    slots = saved_slots(read_finetuned(plain.path), path) or ()
-    if len(slots) != 1:
-        raise UserError(f"{path} tells {len(slots)} slots, and a head of Hugging Face's tells one")
+    slots = saved_slots(read_finetuned(plain.path), path)
+    if slots is None or len(slots) != 1:
+        count = 0 if slots is None else len(slots)
+        raise UserError(f"{path} tells {count} slots, and a head of Hugging Face's tells one")
     if network.layer_norm_first:
         raise UserError(
             f"{path}: its layers begin with their norm, so that its head reads the output of the "
