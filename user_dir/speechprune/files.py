@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO, Union
 
@@ -109,7 +110,8 @@ def folder_beside(path: Union[str, Path]) -> Iterator[Path]:
     Raises UserError if it cannot be made.
     """
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name[:40]}.{os.getpid()}.tmp")
+    names = (f".{target.name[:40]}.{os.getpid()}-{number}.tmp" for number in count())
+    temporary = next(t for t in map(target.with_name, names) if not t.exists())
     try:
         temporary.mkdir()
     except OSError as error:
