@@ -45,6 +45,7 @@ LEVELS = (
     ("tasks",),
     ("models",),
     ("rewriting", "decoding"),
+    ("exporting",),
     ("criterions",),
     ("seams",),
     ("plugin",),

@@ -33,6 +33,7 @@ LINES = {
     "convert": ["{pretrained} {out}", "{finetuned} {out}"],
     "encoder": ["{finetuned} {out}"],
     "evaluate": ["{finetuned} --data {data} --subset valid"],
+    "export huggingface": ["{pretrained} {out}", "{finetuned} {out}"],
     "layers auto": [
         "{pretrained} --drop 1 --data {data} --train train --valid valid --out {out}",
         "{finetuned} --drop 1 --data {data} --train train --valid valid --out {out}",
@@ -74,8 +75,9 @@ LINES = {
     ],
     "transcribe": ["{finetuned} {data}/audio/valid-0.wav"],
 }
-#: What reads no checkpoint of its user's, or banks, of which tests/bank has hostile ones; and
-#: recipes, whose runs are those of `train`.
+#: What reads no checkpoint of its user's, or banks, of which tests/bank has hostile ones, or
+#: folders of Hugging Face's, of which tests/exporting has; and recipes, whose runs are those of
+#: `train`.
 OTHERS = (
     *(
         "bank extract",
@@ -83,6 +85,7 @@ OTHERS = (
         "bank remove",
         "completion",
         "demo",
+        "import ",
         "layers search",
         "manifest ",
         "policies",

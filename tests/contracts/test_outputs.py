@@ -29,6 +29,8 @@ LINES = {
     "demo --out": "demo --out {out} --data data --updates 1",
     "encoder --out": "encoder spanish.pt {out}",
     "evaluate --figure": "evaluate spanish.pt --data data --subset valid --figure {out}",
+    "export huggingface --out": "export huggingface spanish.pt {out}",
+    "import huggingface --out": "import huggingface words {out}",
     "layers auto --out": "layers auto plain.pt --drop 1 --data data --train train --valid valid "
     "--out {out} --measure cka --config-name demo/nano model.mask_length=2",
     "layers drop --out": "layers drop plain.pt 1 {out}",
