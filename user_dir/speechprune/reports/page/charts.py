@@ -13,7 +13,7 @@ from speechprune.reports.page.scales import Scale, scale_of, short
 
 #: Of a drawing, in its own units, which are about pixels on a phone.
 WIDTH, HEIGHT = 340.0, 230.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 10.0, 40.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54.0, 14.0, 10.0, 40.0
 #: More points than a line of this width could show are drawn as means.
 MOST_POINTS = 240
 #: How many looks there are before they come again.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from speechprune.reports.page.charts import Chart, Series, charts, legend
 from speechprune.reports.page.contents import Contents, Run
@@ -15,7 +15,6 @@ from speechprune.reports.page.markup import (
     remarks,
     table,
 )
-from speechprune.training.log import TrainingLog
 
 TITLE = "Runs and their training"
 
@@ -80,18 +79,18 @@ def _missing(runs: Sequence[Run]) -> Markup:
 
 def _curves(runs: Sequence[Run]) -> Markup:
     logs = {run.name: run.log for run in runs if run.log is not None}
-    names, drawn = list(logs), []
+    names = list(logs)
+    drawn: list[tuple[str, str, list[Series]]] = []
     for key, title, axis in _TRAINED:
-        found = _series(logs, lambda log, key=key: {"": log.trained.get(key, {})})
-        drawn += [(title, axis, found)] if found else []
+        trained = {name: {"": log.trained.get(key, {})} for name, log in logs.items()}
+        drawn.append((title, axis, _series(trained)))
     for key, title, axis in _VALIDATED:
-        found = _series(
-            logs,
-            lambda log, key=key: {
-                split: curves.get(key, {}) for split, curves in log.validated.items()
-            },
-        )
-        drawn += [(title, axis, found)] if found else []
+        validated = {
+            name: {split: curves.get(key, {}) for split, curves in log.validated.items()}
+            for name, log in logs.items()
+        }
+        drawn.append((title, axis, _series(validated)))
+    drawn = [each for each in drawn if each[2]]
     if not drawn:
         return Markup()
     figures = [Chart(title, "update", axis, found, lines=True) for title, axis, found in drawn]
@@ -115,14 +114,15 @@ def _curves(runs: Sequence[Run]) -> Markup:
     )
 
 
-def _series(
-    logs: Mapping[str, TrainingLog], of: Callable[[TrainingLog], Mapping[str, Mapping[int, float]]]
-) -> list[Series]:
-    """A series for each run, and each of its splits, that has any value; the second split's and
-    all further ones are dashed."""
+def _series(runs: Mapping[str, Mapping[str, Mapping[int, float]]]) -> list[Series]:
+    """A series for each curve with values; those of the second split and further ones are dashed.
+
+    Args:
+        runs: by name, curves by split.
+    """
     found = []
-    for look, (name, log) in enumerate(logs.items()):
-        for number, (split, curve) in enumerate(of(log).items()):
+    for look, (name, curves) in enumerate(runs.items()):
+        for number, (split, curve) in enumerate(curves.items()):
             if curve:
                 title = f"{name} on {split}" if split else name
                 x, y = [float(update) for update in curve], list(curve.values())

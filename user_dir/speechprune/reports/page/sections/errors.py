@@ -61,14 +61,14 @@ _COSTS = (
         "multiply-adds for 10 s",
         lambda found: found.multiply_adds,
         lambda found: f"{short(found.multiply_adds or 0)}",
-        "reports of `speechprune slim auto` tell them",
+        "reports of speechprune slim auto tell them",
     ),
     _Cost(
         "speed",
         "s of audio per s",
         lambda found: found.speed,
         lambda found: f"{found.speed:.1f} ({found.device})",
-        "give what `speechprune evaluate --json` prints of them",
+        "give what speechprune evaluate --json prints of them",
     ),
 )
 

@@ -16,7 +16,7 @@ def section(contents: Contents) -> Markup:
     """The first utterances of a split, as each model hears them."""
     if not contents.examples:
         return paragraph(
-            "Nothing was transcribed: `--subset SPLIT` transcribes the first utterances of a split."
+            "Nothing was transcribed: --subset SPLIT transcribes the first utterances of a split."
         )
     key = paragraph(
         "Marked are words that are ",
