@@ -59,7 +59,7 @@ def imported(folder: Path, program: str, *words: str) -> tuple[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A matrix, mask files, a bank, manifest folders, Kaldi data, a log, and a run that was compared
+    """A matrix, mask files, a bank, manifest folders, Kaldi data, a log and a run that was compared
     before."""
     folder = tmp_path_factory.mktemp("start up")
     np.save(folder / "matrix.npy", np.eye(5))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from speechprune.reports.page.markup import Markup, element, joined, name_of
+from speechprune.reports.page.markup import Markup, element, name_of
 from speechprune.reports.page.scales import Scale, scale_of, short
 
 #: Of a drawing, in its own units, which are about pixels on a phone.
@@ -183,12 +183,11 @@ def _points(series: Series, x: Scale, y: Scale) -> list[Markup]:
 
 
 def _mark(look: int, x: float, y: float, title: str = "") -> Markup:
-    inside = joined([element("title", title)]) if title else ""
-    place = f"translate({x:.2f} {y:.2f})"
+    """The sign of a look; a title is shown by a browser where the pointer rests."""
     return element(
         "path",
-        *([inside] if inside else []),
+        *([element("title", title)] if title else []),
         d=_MARKS[look % LOOKS],
-        transform=place,
+        transform=f"translate({x:.2f} {y:.2f})",
         class_=f"mark {_look(look)}",
     )

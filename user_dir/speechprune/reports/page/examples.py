@@ -7,8 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from speechprune.manifests.split_files import split_digest
-from speechprune.reports.page.contents import Contents, Examples, Transcripts
+from speechprune.reports.page.contents import Contents, Examples, Transcripts, data_key
 from speechprune.reports.runs import FinishedRun
 
 
@@ -43,7 +42,7 @@ def add_examples(
         except _Textless as reason:
             contents.note("examples", f"{name} is left out: {reason}")
             continue
-        key = f"{_key(folder, subset)} {references}"
+        key = f"{data_key(folder, subset)} {references}"
         group = groups.setdefault(key, (folder, references, {}))
         group[2][name] = texts
     for folder, references, found in groups.values():
@@ -75,10 +74,3 @@ def _heard(
     first = split.utterances[:count]
     audio = [read_audio(split.root / each.path, sample_rate(loaded)) for each in first]
     return [Transcripts(each.path, each.text, {}) for each in first], texts_of(loaded, audio)
-
-
-def _key(folder: Path, subset: str) -> str:
-    try:
-        return split_digest(folder, subset, "ltr")
-    except OSError:
-        return str(folder)

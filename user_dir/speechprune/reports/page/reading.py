@@ -14,7 +14,6 @@ from speechprune.errors import UserError
 from speechprune.layers.matrix import FORMAT as MATRIX_FORMAT
 from speechprune.layers.matrix import SimilarityMatrix
 from speechprune.layers.plan import LayerPlan, LayerPlans
-from speechprune.manifests.split_files import split_digest
 from speechprune.masking.mask_set import MaskSet
 from speechprune.reports.comparison import Comparison
 from speechprune.reports.page.contents import (
@@ -24,6 +23,7 @@ from speechprune.reports.page.contents import (
     Model,
     Plans,
     Run,
+    data_key,
 )
 from speechprune.reports.page.models import read_model
 from speechprune.reports.page.sources import Kind, Source
@@ -152,7 +152,7 @@ class Reader:
             Measurement(
                 source.name,
                 subset,
-                _data_key(data, subset),
+                data_key(data, subset),
                 f"{subset} of {data}",
                 {"WER": found.wer, "CER": found.cer},
                 parameters=found.parameters - found.removed,
@@ -208,7 +208,7 @@ class Reader:
                 Measurement(
                     source.name,
                     subset,
-                    _data_key(data, subset),
+                    data_key(data, subset),
                     f"{subset} of {data}",
                     {title: _share(found[rate]) for title, rate in shown.items()},
                     **_costs(found),
@@ -297,14 +297,6 @@ def _of_run(
     kept = found.parameters - found.removed
     where = f"{subset} of {run.task['data']}"
     return Measurement(name, subset, manifest, where, errors, parameters=kept)
-
-
-def _data_key(data: Path, subset: str) -> str:
-    """Tells data apart: as of runs where it is there, and by its name elsewhere."""
-    try:
-        return split_digest(data, subset, "ltr")
-    except OSError:
-        return f"{data} {subset}"
 
 
 def _costs(values: Mapping[str, Any]) -> dict[str, Any]:

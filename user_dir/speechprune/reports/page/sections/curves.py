@@ -29,7 +29,7 @@ _TRAINED = (
 _VALIDATED = (
     ("loss", "Validation loss", "loss"),
     ("wer", "Validation WER", "WER (%)"),
-    ("uer", "Validation UER", "UER (%)"),
+    ("uer", "Validation UER", "error rate of units (%)"),
     ("accuracy", "Validation accuracy", "accuracy (%)"),
 )
 
