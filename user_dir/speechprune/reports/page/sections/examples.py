@@ -70,9 +70,9 @@ def _marked(word: Aligned) -> Markup:
     if word.is_right:
         return joined([word.reference or ""])
     if word.hypothesis is None:
-        return element("del", "−", word.reference or "", title="missed", class_="missed")
+        return element("del", _sign("−"), word.reference or "", title="missed", class_="missed")
     if word.reference is None:
-        return element("ins", "+", word.hypothesis, title="added", class_="added")
+        return element("ins", _sign("+"), word.hypothesis, title="added", class_="added")
     return element(
         "span",
         element("del", word.reference),
@@ -81,3 +81,8 @@ def _marked(word: Aligned) -> Markup:
         title="taken for another word",
         class_="swap",
     )
+
+
+def _sign(sign: str) -> Markup:
+    """A sign that the line through or under a word leaves alone."""
+    return element("span", sign, class_="sign")
