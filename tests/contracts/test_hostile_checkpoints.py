@@ -57,6 +57,11 @@ LINES = {
     ],
     "masks phonetics": ["{masks} {finetuned} --languages es,fr"],
     "masks stats": ["{finetuned}"],
+    "report": [
+        "{run} --out {out}",
+        "{finetuned} --out {out}",
+        "{pretrained} {masks} --out {out}",
+    ],
     "slim apply": ["{pretrained} {out}", "{finetuned} {out}"],
     "slim auto": [
         "{pretrained} --ffn 0.5 --data {data} --train train --valid valid --out {out}",

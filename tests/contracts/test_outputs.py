@@ -53,6 +53,7 @@ LINES = {
     "prepare synthetic --out": "prepare synthetic --out {out} --train 2 --valid 1 --test 1",
     "recipe dense --out": "recipe dense --data data --model pretrained.pt --out {out} --updates 1 "
     "--config-name demo/nano",
+    "report --out": "report run --out {out}",
     "slim apply --out": "slim apply idle.pt {out}",
     "slim auto --out": "slim auto plain.pt --ffn 0.5 --data data --train train --valid valid "
     "--out {out} --config-name demo/nano model.mask_length=2",

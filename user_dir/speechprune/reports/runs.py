@@ -18,6 +18,9 @@ from speechprune.reports.run_files import are_facts, are_values, read_summary
 from speechprune.state_names import is_finetuned
 from speechprune.training.run import DONE, SETTINGS
 
+#: What the names of files with kept evaluations begin with.
+_EVALUATION = "evaluation-"
+
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -268,7 +271,7 @@ def evaluate_checkpoint(
     Raises:
         UserError: recordings are missing or damaged, or the checkpoint does not load.
     """
-    path = folder / f"evaluation-{subset.replace('/', '-')}.json"
+    path = folder / f"{_EVALUATION}{subset.replace('/', '-')}.json"
     checkpoint = checkpoint_path(folder, which)
     key = {"checkpoint": digest(checkpoint), "data": manifest, "version": __version__}
     kept = read_entries(path)
@@ -277,7 +280,7 @@ def evaluate_checkpoint(
         values = {name: value for name, value in found.items() if name not in key}
         if are_values(values):
             return RunEvaluation(**values), None
-    measured = _evaluate(checkpoint, data, subset, rate)
+    measured = measure(checkpoint, data, subset, rate)
     try:
         write_entries(path, {**kept, which: {**key, **asdict(measured)}})
     except UserError as error:  # the result is worth more than its copy
@@ -285,7 +288,36 @@ def evaluate_checkpoint(
     return measured, None
 
 
-def _evaluate(checkpoint: Path, folder: Path, subset: str, rate: int | None) -> RunEvaluation:
+def kept_evaluations(folder: Path, which: str) -> dict[str, tuple[RunEvaluation, str] | None]:
+    """What `evaluate_checkpoint` has kept of a run's "last" or "best" checkpoint, by subset.
+
+    With each evaluation comes the digest of what it was made on; None stands for one of another
+    checkpoint, or by another version of the program, and for what cannot be read.
+    """
+    found: dict[str, tuple[RunEvaluation, str] | None] = {}
+    for path in sorted(folder.glob(f"{_EVALUATION}*.json")):
+        subset = path.stem[len(_EVALUATION) :]
+        known = read_entries(path).get(which)
+        if known is None:
+            continue
+        data = known.pop("data", None)
+        key = {"checkpoint": digest(checkpoint_path(folder, which)), "version": __version__}
+        is_current = all(known.pop(name, None) == value for name, value in key.items())
+        is_usable = is_current and isinstance(data, str) and are_values(known)
+        found[subset] = (RunEvaluation(**known), data) if is_usable else None
+    return found
+
+
+def measure(checkpoint: Path, folder: Path, subset: str, rate: int | None = None) -> RunEvaluation:
+    """The evaluation of any finetuned checkpoint, which is not kept.
+
+    Args:
+        folder: of manifests.
+        rate: of the recordings, in Hz; `SAMPLE_RATE` if None.
+
+    Raises:
+        UserError: recordings are missing or damaged, or the checkpoint does not load.
+    """
     from speechprune.decoding.inference import evaluate, read_references
     from speechprune.decoding.labelling import evaluate_labels, read_labels
     from speechprune.decoding.sentences import evaluate_sentences
