@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 @click.option(
     "--max-tokens",
     type=whole_number(1),
-    help="Most samples of audio, or symbols of text, in a batch, padding included.  "
-    f"[default: {MAX_TOKENS}, or {MAX_SYMBOLS} of text]",
+    help=f"Most samples of audio in a batch, padding included, {MAX_TOKENS} by default; of text, "
+    f"most symbols, {MAX_SYMBOLS} by default.",
 )
 @click.option(
     "--batch-size",
