@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from speechprune.decoding.alignment import Aligned, align
+from speechprune.decoding.edits import Aligned, align
 from speechprune.decoding.scoring import count_word_errors
 from speechprune.reports.page.contents import Contents, Examples, Transcripts
 from speechprune.reports.page.markup import Child, Markup, element, joined, name_of, paragraph

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from speechprune.decoding.alignment import Aligned, align
+from speechprune.decoding.edits import Aligned, align
 from speechprune.decoding.scoring import count_errors
 
 
