@@ -16,7 +16,7 @@ from fairseq.tasks.sentence_prediction import SentencePredictionTask
 from loop import Run, run_together
 from mishaps import kill_after_update, save_own_model
 from omegaconf import OmegaConf
-from sentences import WORDS, dictionary, write_roberta, write_sentences
+from sentences import WORDS, dictionary, write_roberta, write_sentences, write_values
 from states import assert_ends_equal, difference
 from test_distributed import free_port
 from text_loop import CONFIG, TextLab
@@ -127,6 +127,19 @@ def test_a_run_goes_on_from_a_checkpoint_that_is_named(lab: TextLab) -> None:
     restored = (*flags, f"checkpoint.restore_file={begun}")
     after = lab.train("named-after", *restored, updates=6, config=CONFIG).succeeded()
     assert_ends_equal(whole, after, 6)
+
+
+def test_values_are_measured_as_in_training(lab: TextLab) -> None:
+    folder = write_values(lab.folder / "values")
+    own = (f"task.data={folder}", "checkpoint.best_checkpoint_metric=pearson")
+    run = lab.train("values", "model._name=roberta_pruned", *own, config="glue/sts-b").succeeded()
+    found = evaluate_sentences(loaded_from(run.path()), folder, "valid")
+    logged = run.records("valid")[-1]
+    assert [metric.name for metric in found.metrics] == ["pearson", "spearman"]
+    for metric in found.metrics:
+        in_percent = float(logged[f"valid_{metric.name}"])  # of one decimal
+        assert 100 * metric.value == pytest.approx(in_percent, abs=0.06)
+    assert found.metrics[0].value > 0.2
 
 
 def test_a_folded_model_is_fairseqs_own(lab: TextLab, trained: tuple[str, Run]) -> None:

@@ -137,7 +137,8 @@ def symbols_in(data: Any, batch: Sequence[int]) -> Tensor:
 
 def targets_in(data: Any) -> np.ndarray:
     """What is to be told of each text of a split, float64 (texts,)."""
-    return np.array([float(data[index]["target"]) for index in range(len(data))])
+    # Values are lists of one.
+    return np.array([float(np.ravel(data[index]["target"])[0]) for index in range(len(data))])
 
 
 @torch.inference_mode()
