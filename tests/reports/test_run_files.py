@@ -32,7 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.parent.mkdir(parents=True)
     write_finetuned(path, pretrained, data)
     rewrite(path, lambda state: state["cfg"].update(dataset={"train_subset": "train"}))
-    monkeypatch.setattr(runs, "_evaluate", lambda *_: MEASURED)
+    monkeypatch.setattr(runs, "measure", lambda *_: MEASURED)
     run = path.parent.parent
     (run / "summary.json").write_text(json.dumps(SUMMARY))
     evaluate_run(read_run(run), "valid", "digest")
