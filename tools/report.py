@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from speechprune.tools._options import whole_number
+from speechprune.tools._options import data_of_runs_option, which_option, whole_number
 
 _PATH = click.Path(path_type=Path)
 
@@ -20,11 +20,7 @@ _PATH = click.Path(path_type=Path)
     help="Name of the manifest to evaluate on and to take examples from; by default earlier "
     "evaluations are shown, and nothing is transcribed.",
 )
-@click.option(
-    "--data",
-    type=_PATH,
-    help="Folder of the manifest; by default the one that each run was trained on.",
-)
+@data_of_runs_option
 @click.option(
     "--examples",
     type=whole_number(0, 1000),
@@ -32,14 +28,7 @@ _PATH = click.Path(path_type=Path)
     show_default=True,
     help="Number of utterances of the subset to transcribe.",
 )
-@click.option(
-    "--checkpoint",
-    "which",
-    type=click.Choice(["last", "best"]),
-    default="last",
-    show_default=True,
-    help="Checkpoint of each run that counts.",
-)
+@which_option
 def command(
     sources: tuple[Path, ...],
     out: Path,

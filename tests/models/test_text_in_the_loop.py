@@ -149,7 +149,7 @@ def test_a_folded_model_is_fairseqs_own(lab: TextLab, trained: tuple[str, Run]) 
         return
     out = lab.folder / f"{name}-folded" / "plain.pt"
     assert fold(run.path(), out) == "roberta"
-    state = torch.load(out, weights_only=False)
+    state = torch.load(out, weights_only=True)
     cfg = OmegaConf.create(state["cfg"])
     task = SentencePredictionTask.setup_task(cfg.task)
     model = task.build_model(cfg.model, from_checkpoint=True)

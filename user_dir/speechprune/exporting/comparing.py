@@ -61,8 +61,8 @@ def refuse_difference(path: object, difference: float, tolerance: float, *, what
         return
     how = f"by {difference:.1e}" if math.isfinite(difference) else "in their shapes, or are NaN"
     raise UserError(
-        f"{path}: the outputs of {what} differ from those of the source {how}, but by at most "
-        f"{tolerance:.0e} they may, so that nothing was written"
+        f"{path}: the outputs of {what} differ from those of the source {how}; at most "
+        f"{tolerance:.0e} is allowed (--tolerance), so nothing was written"
     )
 
 

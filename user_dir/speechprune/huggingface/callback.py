@@ -15,8 +15,6 @@ from speechprune.huggingface.masks import ModelMasks, fold, masks_of
 MASK_FILE = "masks.safetensors"
 #: An update after the end of any schedule.
 _END = 1 << 60
-#: Counts of kept entries are whole numbers.
-_TOLERANCE = 5e-3
 
 
 class MaskCallback(TrainerCallback):
@@ -96,8 +94,8 @@ def _refuse_other_masks(masks: ModelMasks, updates: int) -> None:
     found = masks.mask_set().density
     # Those of the next update, but for policies that need its gradients to choose them.
     choices = [masks.timetable.last_selection(each) for each in (updates, updates - 1)]
-    expected = [_density(masks, update) for update in choices]
-    if all(abs(found - each) > _TOLERANCE for each in expected):
+    expected = [masks.density_at(update) for update in choices]
+    if all(abs(found - each) > _rounding(masks) for each in expected):
         raise UserError(
             f"the checkpoint's masks keep {found:.4g}, but those on the model are to keep "
             f"{expected[0]:.4g} after {updates} updates; go on with the settings of the run"
@@ -105,8 +103,8 @@ def _refuse_other_masks(masks: ModelMasks, updates: int) -> None:
 
 
 def _refuse_denser(masks: ModelMasks) -> None:
-    found, target = masks.mask_set().density, _density(masks, _END)
-    if found > target + _TOLERANCE:
+    found, target = masks.mask_set().density, masks.density_at(_END)
+    if found > target + _rounding(masks):
         raise UserError(
             f"the masks keep {found:.4g}, not the {target:.4g} that the schedule ends with: "
             "training ended early, or went back to an early checkpoint. Train on, leave out "
@@ -114,8 +112,7 @@ def _refuse_denser(masks: ModelMasks) -> None:
         )
 
 
-def _density(masks: ModelMasks, update: int) -> float:
-    """The share that the schedule keeps of all masked entries at an update."""
-    sizes = {name: tally.total for name, tally in masks.mask_set().tallies(str).items()}
-    kept = sum(masks.schedule.density(site, update) * sizes[site.name] for site in masks.sites)
-    return kept / sum(sizes.values())
+def _rounding(masks: ModelMasks) -> float:
+    """By how much a density that is ranked over all sites can differ from one of each: an entry a
+    site."""
+    return len(masks.sites) / masks.mask_set().tally.total

@@ -31,7 +31,6 @@ from speechprune.reports.runs import (
     FinishedRun,
     Result,
     RunEvaluation,
-    UnfinishedRun,
     checkpoint_path,
     evaluate_run,
     kept_evaluations,
@@ -39,6 +38,7 @@ from speechprune.reports.runs import (
     read_run,
     subset_digest,
 )
+from speechprune.reports.unfinished import UnfinishedRun
 from speechprune.training.log import read_log
 
 #: How rates are called by their names in JSON.
