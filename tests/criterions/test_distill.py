@@ -21,6 +21,22 @@ from speechprune.models.sites import encoder_of_model
 from speechprune.rewriting.layer_dropping import drop_layers
 
 
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(tmp_path_factory.mktemp("distill"))
+
+
+@pytest.fixture(scope="module")
+def teacher(lab: Lab) -> Path:
+    """Of other weights than the student."""
+    return write_wav2vec2(lab.folder / "teacher.pt", layers=2, seed=5)
+
+
+@pytest.fixture(scope="module")
+def bench(lab: Lab) -> Bench:
+    return bench_of(lab)
+
+
 @pytest.fixture
 def deep(lab: Lab) -> Path:
     return write_wav2vec2(lab.folder / "deep.pt", layers=4, seed=2)
