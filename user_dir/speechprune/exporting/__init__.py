@@ -1,0 +1,1 @@
+"""Models in the formats of others: one file for each part of a format."""
