@@ -135,8 +135,8 @@ def measure(
 ) -> list[Measured]:
     """Measure models side by side, on the CPU.
 
-    In each round each model hears one recording and then a batch, so that what else the machine does
-    falls on all alike; a first round is not counted.
+    In each round each model hears one recording and then a batch, so that whatever else the machine
+    does falls on all alike; a first round is not counted.
 
     Args:
         paths: checkpoints, banks and ONNX files.

@@ -237,7 +237,7 @@ def _compared(
 def _staging(out: Path) -> Iterator[Path]:
     """A folder beside ``out``, which is gone in the end unless it was renamed."""
     folder = Path(os.path.realpath(out))
-    folder = folder.with_name(f".{folder.name[:40]}.{os.getpid()}.tmp")
+    folder = folder.with_name(f".{folder.name[:40]}.{os.getpid()}.onnx")
     try:
         folder.mkdir()
     except OSError as error:

@@ -144,7 +144,7 @@ def graph_of(model: Any, layout: Layout, *, normalize: bool, opset: int) -> Any:
             ((_FEATURES, _FRAMES) if padded else (_FEATURES,), (layout.scores,)),
             opset,
         )
-    return _joined(first, second, layout)
+    return _joined(first, second, layout, opset)
 
 
 def make_traceable(model: Any) -> None:
@@ -197,7 +197,7 @@ def _traced(
     return exported.model_proto
 
 
-def _joined(first: Any, second: Any, layout: Layout) -> Any:
+def _joined(first: Any, second: Any, layout: Layout, opset: int) -> Any:
     """One graph of two, whose inputs and outputs are called as the layout has them."""
     compose, helper = onnx_package("onnx.compose"), onnx_package("onnx.helper")
     shared = [(each.name, each.name) for each in second.graph.input]
@@ -218,8 +218,14 @@ def _joined(first: Any, second: Any, layout: Layout) -> Any:
     for listed, names in ((graph.input, layout.inputs), (graph.output, layout.outputs)):
         del listed[:]
         listed.extend(helper.make_tensor_value_info(n, types[n], shapes[n]) for n in names)
-    # The halves name the same sizes otherwise.
+    # Both halves import the operators, under both names of their domain; and each names its sizes.
+    del joined.opset_import[:]
+    joined.opset_import.append(helper.make_opsetid("", opset))
     del graph.value_info[:]
+    # Which lines of which files on this machine each node was made by.
+    for each in (joined, graph, *graph.node, *graph.initializer):
+        del each.metadata_props[:]
+        each.doc_string = ""
     return joined
 
 
