@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from checkpoints import rewrite
 from mask_files import MASKED
 from nano import write_corpus, write_data2vec, write_finetuned, write_hubert, write_wav2vec2
 from slim_files import with_idle_units
@@ -17,6 +18,7 @@ from speechprune.exporting.onnx_export import Exported, export_onnx
 from speechprune.models.loading import LoadedRecogniser
 from speechprune.rewriting.layer_dropping import drop_layers
 from speechprune.rewriting.slimming import apply
+from speechprune.state_names import HEAD
 
 LARGE = {"layer_norm_first": True, "extractor_mode": "layer_norm", "normalize": True}
 
@@ -88,7 +90,13 @@ def hubert(shop: Workshop) -> Pair:
 def sherpa(shop: Workshop) -> Pair:
     """Of XLS-R's kind, for sherpa-onnx."""
     pretrained = write_wav2vec2(shop.folder / "pretrained.pt", layers=1, **LARGE)
-    return shop.export(shop.finetuned("sherpa", pretrained), layout="sherpa-onnx")
+    checkpoint = shop.finetuned("sherpa", pretrained)
+
+    def speak(state: dict[str, Any]) -> None:
+        """As every trained model, it never writes what stands for padding or for an end."""
+        state["model"][f"{HEAD}bias"][1:4] = -20.0
+
+    return shop.export(rewrite(checkpoint, speak), layout="sherpa-onnx")
 
 
 PAIRS: dict[str, Callable[[Workshop], Pair]] = {

@@ -29,10 +29,12 @@ LINES = {
     "average": ["{run} {out}"],
     "bank add": ["{bank} es {finetuned}"],
     "bank create": ["{pretrained} {out}"],
+    "benchmark": ["{finetuned}"],
     "compare": ["{run}"],
     "convert": ["{pretrained} {out}", "{finetuned} {out}"],
     "encoder": ["{finetuned} {out}"],
     "evaluate": ["{finetuned} --data {data} --subset valid"],
+    "export onnx": ["{finetuned} {out}", "{finetuned} {out} --layout sherpa-onnx"],
     "layers auto": [
         "{pretrained} --drop 1 --data {data} --train train --valid valid --out {out}",
         "{finetuned} --drop 1 --data {data} --train train --valid valid --out {out}",
