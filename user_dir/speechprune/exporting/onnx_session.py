@@ -45,6 +45,8 @@ class OnnxSession:
         options.intra_op_num_threads = threads or 0
         # Threads that wait in a loop would take time from whoever works meanwhile.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        # Weights that are stored in 8 bits are widened once, and not for each batch.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
         try:
             self._session = runtime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
