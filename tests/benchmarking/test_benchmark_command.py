@@ -71,7 +71,7 @@ def test_what_cannot_be_measured(pair: Pair, tmp_path: Path) -> None:
     for words, problem in (
         ((tmp_path / "nowhere.pt",), "nowhere.pt is missing"),
         ((damaged,), "damaged.onnx is no ONNX file"),
-        ((pair.path, "--task", "es"), "leave out --task"),
+        ((pair.path, "--task", "es"), "no model is a bank"),
         ((pair.path, "--data", tmp_path), "--data and --subset go together"),
         ((pair.path, "--figure", tmp_path / "a.txt"), "cannot be drawn"),
     ):

@@ -89,8 +89,6 @@ def _hearer(source: Source) -> Hearer:
         os.environ[name] = str(source.threads)
     if not is_onnx(source.path):
         return _FromCheckpoint(source)
-    if source.task is not None:
-        raise UserError(f"{source.path} is no bank, but an ONNX file: leave out --task")
     return _FromOnnx(source)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from speechprune.benchmarking.hearing import Source, serve
 from speechprune.errors import UserError
+from speechprune.files import kind_of
 
 #: How long a process may take to end by itself, in seconds.
 _PATIENCE = 10.0
@@ -154,9 +155,13 @@ def measure(
     for path in paths:
         if not path.is_file():
             raise UserError(f"{path} is no file" if path.exists() else f"{path} is missing")
+    banks = [path for path in paths if kind_of(path) == "safetensors"]
+    if task is not None and not banks:
+        raise UserError(f"no model is a bank, of which --task {task} would be one: leave it out")
     threads = threads or len(os.sched_getaffinity(0))
+    sources = [Source(path, task if path in banks else None, threads) for path in paths]
     with ExitStack() as stack:
-        processes = [stack.enter_context(_running(Source(path, task, threads))) for path in paths]
+        processes = [stack.enter_context(_running(source)) for source in sources]
         rates = {process.ask("rate") for process in processes}
         if len(rates) > 1:
             raise UserError("models that listen at several sample rates hear no audio alike")
