@@ -6,6 +6,7 @@ It imports what its model needs. PyTorch and fairseq are not among that for an O
 from __future__ import annotations
 
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -125,6 +126,8 @@ class _FromCheckpoint(Hearer):
     def __init__(self, source: Source) -> None:
         import torch
 
+        # As the commands do: what newer libraries think of fairseq's code helps nobody here.
+        warnings.filterwarnings("ignore", category=FutureWarning)
         from speechprune.decoding.bank import load_task
         from speechprune.decoding.inference import sample_rate
         from speechprune.models.loading import as_recogniser
