@@ -152,6 +152,8 @@ def _check_opset(opset: int) -> None:
 def _prepared(loaded: LoadedRecogniser, layout: Layout) -> Description:
     """Fold a model's masks, and describe it."""
     model, density = loaded.model, loaded.density
+    # Before weight norm is baked in, which has some of its own.
+    parameters = count_parameters(model)
     if hasattr(model, "fold"):
         model.fold()
     make_traceable(model)
@@ -166,7 +168,7 @@ def _prepared(loaded: LoadedRecogniser, layout: Layout) -> Description:
         trained_normalized=trained,
         labels=str(loaded.cfg.task.labels),
         symbols=tuple(loaded.dictionary.symbols),
-        parameters=count_parameters(model),
+        parameters=parameters,
         density=density,
         costs=costs_of(encoder, head),
         family=find_backbone(encoder).fairseq_name,
