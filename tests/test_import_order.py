@@ -50,7 +50,7 @@ LEVELS = (
     ("seams",),
     ("plugin",),
     ("training",),
-    ("reports",),
+    ("reports", "benchmarking"),
     ("recipes", "dropping", "autoslim"),
     ("tools", "config"),
 )

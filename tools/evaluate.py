@@ -70,7 +70,8 @@ def command(
     CHECKPOINT may be a bank, of which --task names a task. With auto, each utterance is transcribed
     by the task that is surest, and what is printed ends with how many utterances chose which task.
     """
-    from speechprune.decoding.bank import BankModel, is_bank, load_task
+    from speechprune.decoding.bank import BankModel, is_bank
+    from speechprune.exporting.onnx_model import load_any
     from speechprune.figures import check_figure_path
 
     if figure is not None:
@@ -81,7 +82,7 @@ def command(
         _refuse_figure(figure, checkpoint)
         found = _by_the_surest(BankModel(checkpoint), data, subset, limits)
     else:
-        found = _by_one(load_task(checkpoint, task, data), data, subset, figure, limits)
+        found = _by_one(load_any(checkpoint, task, data), data, subset, figure, limits)
     described, text = found
     if as_json:
         source = {"checkpoint": str(checkpoint), "data": str(data), "subset": subset}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from speechprune.tools._export_huggingface import huggingface
+from speechprune.tools._export_onnx import onnx
 
 
 @click.group("export")
@@ -16,3 +17,4 @@ def command() -> None:
 
 
 command.add_command(huggingface)
+command.add_command(onnx)

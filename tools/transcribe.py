@@ -37,13 +37,14 @@ def command(
     Nothing is printed if one of them cannot be read. Of a truncated one the text of what is there
     is printed, an error says how much is missing, and the exit status is 1.
     """
-    from speechprune.decoding.bank import BankModel, is_bank, load_task
+    from speechprune.decoding.bank import BankModel, is_bank
     from speechprune.decoding.files import hear_files, transcribe_files
+    from speechprune.exporting.onnx_model import load_any
 
     if task == AUTO and is_bank(checkpoint):
         transcripts = hear_files(BankModel(checkpoint), files)
     else:
-        transcripts = transcribe_files(load_task(checkpoint, task), files)
+        transcripts = transcribe_files(load_any(checkpoint, task), files)
     found = list(zip(files, transcripts))
     if as_json:
         click.echo(json.dumps([_row(*each) for each in found], indent=2, ensure_ascii=False))

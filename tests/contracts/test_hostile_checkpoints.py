@@ -29,11 +29,13 @@ LINES = {
     "average": ["{run} {out}"],
     "bank add": ["{bank} es {finetuned}"],
     "bank create": ["{pretrained} {out}"],
+    "benchmark": ["{finetuned}"],
     "compare": ["{run}"],
     "convert": ["{pretrained} {out}", "{finetuned} {out}"],
     "encoder": ["{finetuned} {out}"],
     "evaluate": ["{finetuned} --data {data} --subset valid"],
     "export huggingface": ["{pretrained} {out}", "{finetuned} {out}"],
+    "export onnx": ["{finetuned} {out}", "{finetuned} {out} --layout sherpa-onnx"],
     "layers auto": [
         "{pretrained} --drop 1 --data {data} --train train --valid valid --out {out}",
         "{finetuned} --drop 1 --data {data} --train train --valid valid --out {out}",

@@ -24,12 +24,14 @@ from speechprune.tools.main import commands
 LINES = {
     "average --out": "average run {out}",
     "bank extract --out": "bank extract tasks.bank es {out}",
+    "benchmark --figure": "benchmark spanish.pt --figure {out}",
     "compare --figure": "compare run --figure {out}",
     "convert --out": "convert spanish.pt {out}",
     "demo --out": "demo --out {out} --data data --updates 1",
     "encoder --out": "encoder spanish.pt {out}",
     "evaluate --figure": "evaluate spanish.pt --data data --subset valid --figure {out}",
     "export huggingface --out": "export huggingface spanish.pt {out}",
+    "export onnx --out": "export onnx spanish.pt {out}",
     "import huggingface --out": "import huggingface words {out}",
     "layers auto --out": "layers auto plain.pt --drop 1 --data data --train train --valid valid "
     "--out {out} --measure cka --config-name demo/nano model.mask_length=2",

@@ -150,7 +150,7 @@ def new_folder(path: Union[str, Path]) -> Iterator[Path]:
 
 def kind_of(path: Path) -> str:
     """What a file is by its first bytes: "checkpoint", "figure", "safetensors" (masks, a matrix
-    or a bank), "JSON", "text", or "" if it is empty, missing or no file at all."""
+    or a bank), "ONNX", "JSON", "text", or "" if it is empty, missing or no file at all."""
     if not path.is_file():
         return ""
     try:
@@ -163,6 +163,8 @@ def kind_of(path: Path) -> str:
         # First of all, since it begins with a length, whose bytes may be those of other kinds.
         ("safetensors", start[8:9] == b"{" and start[4:8] == bytes(4)),
         ("checkpoint", start.startswith((b"PK\x03\x04", b"\x80"))),
+        # The version of its form, and then its producer, graph or operators.
+        ("ONNX", start[:1] == b"\x08" and start[2:3] in (b"\x12", b":", b"B")),
         ("figure", start.startswith((b"\x89PNG", b"%PDF", b"<?xml", b"<svg"))),
         ("JSON", start.lstrip().startswith((b"{", b"["))),
     ):
