@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from speechprune.decoding import MAX_TOKENS
+from speechprune.decoding import MAX_SYMBOLS, MAX_TOKENS
 from speechprune.errors import UserError
 from speechprune.tools import _labels, _sentences
 from speechprune.tools._decoding import Decoding, decoding_options
@@ -30,10 +30,9 @@ if TYPE_CHECKING:
 @task_option
 @click.option(
     "--max-tokens",
-    default=MAX_TOKENS,
-    show_default=True,
     type=whole_number(1),
-    help="Most audio samples in a batch, padding included.",
+    help=f"Most samples of audio in a batch, padding included, {MAX_TOKENS} by default; of text, "
+    f"most symbols, {MAX_SYMBOLS} by default.",
 )
 @click.option(
     "--batch-size",
@@ -54,7 +53,7 @@ def command(
     data: Path,
     subset: str,
     task: str | None,
-    max_tokens: int,
+    max_tokens: int | None,
     batch_size: int | None,
     figure: Path | None,
     as_json: bool,
@@ -77,20 +76,23 @@ def command(
     Transcripts are made of the best symbol of each frame. --lm, --lexicon or --beam search for the
     best transcript instead.
     """
-    from speechprune.decoding.bank import BankModel, is_bank, load_task
+    from speechprune.decoding.bank import BankModel, is_bank
+    from speechprune.exporting.onnx_model import load_any
     from speechprune.figures import check_figure_path
 
     if figure is not None:
         check_figure_path(figure)
     options = Decoding(**given)
     options.check()
-    limits = {"max_tokens": max_tokens, "batch_size": batch_size}
+    asked = {"max_tokens": max_tokens, "batch_size": batch_size}
+    limits = {name: limit for name, limit in asked.items() if limit is not None}
     if task == AUTO and is_bank(checkpoint):
         _refuse_figure(figure, checkpoint)
         _refuse_search(options, checkpoint)
         found = _by_the_surest(BankModel(checkpoint), data, subset, limits)
     else:
-        found = _by_one(load_task(checkpoint, task, data), data, subset, figure, limits, options)
+        loaded = load_any(checkpoint, task, data)
+        found = _by_one(loaded, data, subset, figure, limits, options)
     described, text = found
     if as_json:
         source = {"checkpoint": str(checkpoint), "data": str(data), "subset": subset}
@@ -121,7 +123,7 @@ def _by_one(
 
         _refuse_figure(figure, loaded.path)
         _refuse_search(options, loaded.path)
-        of_text = evaluate_sentences(loaded, data, subset, batch_size=limits["batch_size"])
+        of_text = evaluate_sentences(loaded, data, subset, **limits)
         return _sentences.report(of_text), _sentences.table(of_text)
     check_split(data, subset, labels=None, sample_rate=sample_rate(loaded))
     if isinstance(loaded, LoadedLabeller):

@@ -91,8 +91,9 @@ def _check_output(
 def _transcripts(
     checkpoint: Path, files: Sequence[Path], task: str | None, options: Decoding
 ) -> list[Transcript]:
-    from speechprune.decoding.bank import BankModel, is_bank, load_task
+    from speechprune.decoding.bank import BankModel, is_bank
     from speechprune.decoding.files import hear_files, search_files, transcribe_files
+    from speechprune.exporting.onnx_model import load_any
 
     searches = options.searches or options.with_spans
     if task == AUTO and is_bank(checkpoint):
@@ -102,7 +103,7 @@ def _transcripts(
                 f"name a task of {checkpoint}"
             )
         return hear_files(BankModel(checkpoint), files)
-    loaded = load_task(checkpoint, task)
+    loaded = load_any(checkpoint, task)
     if not searches:
         return transcribe_files(loaded, files)
     from speechprune.decoding.emissions import ModelEmissions

@@ -29,10 +29,13 @@ LINES = {
     "average": ["{run} {out}"],
     "bank add": ["{bank} es {finetuned}"],
     "bank create": ["{pretrained} {out}"],
+    "benchmark": ["{finetuned}"],
     "compare": ["{run}"],
     "convert": ["{pretrained} {out}", "{finetuned} {out}"],
     "encoder": ["{finetuned} {out}"],
     "evaluate": ["{finetuned} --data {data} --subset valid"],
+    "export huggingface": ["{pretrained} {out}", "{finetuned} {out}"],
+    "export onnx": ["{finetuned} {out}", "{finetuned} {out} --layout sherpa-onnx"],
     "layers auto": [
         "{pretrained} --drop 1 --data {data} --train train --valid valid --out {out}",
         "{finetuned} --drop 1 --data {data} --train train --valid valid --out {out}",
@@ -56,6 +59,11 @@ LINES = {
     ],
     "masks phonetics": ["{masks} {finetuned} --languages es,fr"],
     "masks stats": ["{finetuned}"],
+    "report": [
+        "{run} --out {out}",
+        "{finetuned} --out {out}",
+        "{pretrained} {masks} --out {out}",
+    ],
     "slim apply": ["{pretrained} {out}", "{finetuned} {out}"],
     "slim auto": [
         "{pretrained} --ffn 0.5 --data {data} --train train --valid valid --out {out}",
@@ -78,8 +86,9 @@ LINES = {
     ],
     "tune-decoder": ["{finetuned} --data {data} --subset valid --lm {data}/words.arpa"],
 }
-#: What reads no checkpoint of its user's, or banks, of which tests/bank has hostile ones; and
-#: recipes, whose runs are those of `train`.
+#: What reads no checkpoint of its user's, or banks, of which tests/bank has hostile ones, or
+#: folders of Hugging Face's, of which tests/exporting has; and recipes, whose runs are those of
+#: `train`.
 OTHERS = (
     *(
         "bank extract",
@@ -87,6 +96,7 @@ OTHERS = (
         "bank remove",
         "completion",
         "demo",
+        "import ",
         "layers search",
         "manifest ",
         "policies",

@@ -13,12 +13,10 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from speechprune.backbones import find_backbone
 from speechprune.decoding.inference import audible, best_device, padded, sample_rate
 from speechprune.decoding.symbols import OutputSymbols, symbols_of
 from speechprune.decoding.timing import FrameTimes
 from speechprune.models.loading import LoadedRecogniser
-from speechprune.models.sites import encoder_of_model
 
 
 class EmissionSource(Protocol):
@@ -49,7 +47,7 @@ class EmissionSource(Protocol):
 
 
 class ModelEmissions:
-    """The emissions of a checkpoint's model, or of a task's of a bank; an `EmissionSource`."""
+    """The emissions of the model in a checkpoint, a bank or an ONNX file; an `EmissionSource`."""
 
     def __init__(self, loaded: LoadedRecogniser) -> None:
         self.loaded = loaded
@@ -60,8 +58,7 @@ class ModelEmissions:
 
     def frame_count(self, samples: int) -> int:
         """As `EmissionSource`."""
-        encoder = encoder_of_model(self.loaded.model)
-        return find_backbone(encoder).frame_count(encoder, samples)
+        return self.loaded.frame_count(samples)
 
     def emissions(self, audio: Sequence[np.ndarray]) -> list[np.ndarray]:
         """As `EmissionSource`."""
