@@ -7,7 +7,7 @@ from typing import Optional
 
 import click
 
-from speechprune.tools._options import Number
+from speechprune.tools._options import Number, whole_number
 
 _PATH = click.Path(path_type=Path)
 
@@ -38,7 +38,7 @@ _PATH = click.Path(path_type=Path)
     "--opset",
     default=20,
     show_default=True,
-    type=int,
+    type=whole_number(0),
     help="Version of ONNX's operators, from 20 to 23.",
 )
 @click.option(
@@ -87,9 +87,8 @@ def onnx(
         bounds=Bounds(tolerance, agreement),
     )
     for each in written:
-        found = each.comparison
         click.echo(
             f"{each.path}: {each.size:,} bytes in {each.precision}; scores differ from the model's "
-            f"by {found.difference:.2g} at most, and {100 * found.agreement:.1f} % of "
-            f"{found.frames} frames have its best symbol"
+            f"by {each.difference:.2g} at most, and {100 * each.agreement:.1f} % of {each.frames} "
+            "frames have its best symbol"
         )

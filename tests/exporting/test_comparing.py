@@ -13,6 +13,8 @@ from torch import Tensor
 
 from speechprune.exporting.comparing import (
     LENGTHS,
+    agreement,
+    heard,
     largest_difference,
     noise,
     refuse_difference,
@@ -42,26 +44,32 @@ def test_the_largest_of_all_recordings_is_found() -> None:
                 frames[3] += 0.25
         return found
 
-    assert largest_difference(means, means) == 0.0
-    assert largest_difference(means, other) == pytest.approx(0.25)
-    assert largest_difference(means, other, LENGTHS[:2]) == 0.0
+    ours = heard(means)
+    assert largest_difference(ours, heard(means)) == 0.0
+    assert largest_difference(ours, heard(other)) == pytest.approx(0.25)
+    assert largest_difference(heard(means, LENGTHS[:2]), heard(other, LENGTHS[:2])) == 0.0
 
 
 def test_recordings_are_alone_or_together() -> None:
     sizes: list[int] = []
 
-    def heard(audio: Sequence[np.ndarray]) -> list[Tensor]:
+    def hear(audio: Sequence[np.ndarray]) -> list[Tensor]:
         sizes.append(len(audio))
         return means(audio)
 
-    largest_difference(heard, means, (400, 800))
-    largest_difference(heard, means, (400, 800), together=True)
+    assert len(heard(hear, (400, 800))) == len(heard(hear, (400, 800), together=True)) == 2
     assert sizes == [1, 1, 2]
+
+
+def test_frames_whose_best_symbol_is_the_same_are_counted() -> None:
+    ours = [torch.tensor([[1.0, 2.0], [3.0, 1.0]]), torch.tensor([[0.0, 1.0], [0.0, 1.0]])]
+    theirs = [torch.tensor([[9.0, 2.0], [5.0, 1.0]]), torch.tensor([[0.0, 7.0], [0.0, 1.0]])]
+    assert agreement(ours, theirs) == 0.75
 
 
 @pytest.mark.parametrize("wrong", [torch.zeros(3), torch.full((2,), torch.nan)])
 def test_other_shapes_and_nan_differ_without_bound(wrong: Tensor) -> None:
-    found = largest_difference(lambda a: [torch.zeros(2)], lambda a: [wrong], (800,))
+    found = largest_difference([torch.zeros(2)], [wrong])
     assert found == math.inf
     assert "in their shapes" in refusal(refuse_difference, "a.pt", found, 1e-4, what="the file")
 

@@ -141,7 +141,7 @@ def test_what_lies_beside_a_model_for_onnx_asr(shop: Workshop) -> None:
 def test_8_bits_take_less_and_choose_the_same_symbols(shop: Workshop) -> None:
     """The sizes of nano models are those of what is not in 8 bits; bytes of weights are counted."""
     full, small = shop.pair("slim").written
-    assert small.precision == "int8" and small.comparison.agreement >= 0.9
+    assert small.precision == "int8" and small.agreement >= 0.9
     weights = onnx.load(small.path).graph.initializer
     whole = onnx.load(full.path).graph.initializer
     stored = [each for each in weights if each.data_type == onnx.TensorProto.INT8]

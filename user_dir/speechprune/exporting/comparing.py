@@ -32,22 +32,33 @@ def noise(lengths: Sequence[int] = LENGTHS, seed: int = 0) -> list[np.ndarray]:
     return [scale * generator.standard_normal(length, dtype=np.float32) for length in lengths]
 
 
-def largest_difference(
-    ours: Hear, theirs: Hear, lengths: Sequence[int] = LENGTHS, *, together: bool = False
-) -> float:
-    """The largest difference between outputs of two models on recordings of noise.
+def heard(hear: Hear, lengths: Sequence[int] = LENGTHS, *, together: bool = False) -> list[Tensor]:
+    """What a model makes of recordings of noise.
 
     Args:
         lengths: of the recordings, in samples.
         together: hear all of them in one padded batch, instead of each by itself.
-
-    Returns:
-        Infinity if outputs have other shapes, or are not finite.
     """
     audio = noise(lengths)
     batches = [audio] if together else [[each] for each in audio]
-    pairs = [pair for batch in batches for pair in zip(ours(batch), theirs(batch))]
-    return max(_difference(one, other) for one, other in pairs)
+    return [outputs for batch in batches for outputs in hear(batch)]
+
+
+def largest_difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+    """The largest difference between outputs of two models; infinity if they have other shapes, or
+    are not finite."""
+    return max(_difference(one, other) for one, other in zip(ours, theirs))
+
+
+def agreement(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+    """The share of frames of which two models prefer the same symbol.
+
+    Args:
+        ours, theirs: scores of each recording, (T, symbols), in the same shapes.
+    """
+    pairs = list(zip(ours, theirs))
+    same = sum(int((one.argmax(-1) == other.argmax(-1)).sum()) for one, other in pairs)
+    return same / sum(len(one) for one, _ in pairs)
 
 
 def refuse_difference(path: object, difference: float, tolerance: float, *, what: str) -> None:

@@ -1,4 +1,4 @@
-"""What models of either library make of recordings, in the form in which they are compared."""
+"""What models of each library make of recordings, in the form in which they are compared."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ from speechprune.checkpoint.file import PathLike, read
 from speechprune.checkpoint.finetuned import listening
 from speechprune.decoding.inference import padded, padded_batch
 from speechprune.exporting.comparing import Hear
-from speechprune.models.loading import LoadedLabeller, load_finetuned, load_pretrained
+from speechprune.exporting.onnx_session import OnnxSession
+from speechprune.models.loading import (
+    LoadedLabeller,
+    LoadedModel,
+    load_finetuned,
+    load_pretrained,
+)
 from speechprune.models.sites import encoder_of_model
 from speechprune.state_names import is_finetuned
 
@@ -29,14 +35,25 @@ def fairseq_hears(path: PathLike) -> Hear:
     if not is_finetuned(read(path, mmap=True)["model"]):
         return _encoder_hears(path)
     loaded = load_finetuned(path)
+    return _labeller_hears(loaded) if isinstance(loaded, LoadedLabeller) else model_hears(loaded)
+
+
+def model_hears(loaded: LoadedModel) -> Hear:
+    """A CTC model: logits."""
     encoder = encoder_of_model(loaded.model)
 
     def hear(audio: Sequence[np.ndarray]) -> Sequence[Tensor]:
         with torch.inference_mode():
             output = loaded.model(**padded(loaded, audio))
-        if isinstance(loaded, LoadedLabeller):
-            return list(output["logits"])
         return _own_frames(encoder, output["encoder_out"].transpose(0, 1), audio)
+
+    return hear
+
+
+def _labeller_hears(loaded: LoadedLabeller) -> Hear:
+    def hear(audio: Sequence[np.ndarray]) -> Sequence[Tensor]:
+        with torch.inference_mode():
+            return list(loaded.model(**padded(loaded, audio))["logits"])
 
     return hear
 
@@ -93,6 +110,20 @@ def transformers_hears(model: Any, extractor: Any) -> Hear:
         lengths = torch.tensor([len(samples) for samples in audio])
         frames = model._get_feat_extract_output_lengths(lengths).tolist()
         return [row[:own] for row, own in zip(found, frames)]
+
+    return hear
+
+
+def onnx_hears(session: OnnxSession) -> Hear:
+    """The model in an ONNX file, whose recordings are normalised as in its training."""
+    told = session.description
+    normalize = told.trained_normalized and told.normalize
+
+    def hear(audio: Sequence[np.ndarray]) -> Sequence[Tensor]:
+        source = padded_batch(audio, normalize=normalize, device=_CPU)["source"]
+        scores = session.run(source.numpy(), np.array([len(each) for each in audio]))
+        frames = [session.frame_count(len(each)) for each in audio]
+        return [torch.from_numpy(row[:own]) for row, own in zip(scores, frames)]
 
     return hear
 

@@ -22,7 +22,7 @@ from speechprune.checkpoint.slimming import is_uncut, slim_plan_in
 from speechprune.checkpoint.text import refuse_text
 from speechprune.decoding.bank import is_bank
 from speechprune.errors import UserError
-from speechprune.exporting.comparing import TOLERANCE, largest_difference, refuse_difference
+from speechprune.exporting.comparing import TOLERANCE, heard, largest_difference, refuse_difference
 from speechprune.exporting.hearing import fairseq_hears, folder_hears
 from speechprune.exporting.huggingface_card import Card, rate_of_checkpoint
 from speechprune.exporting.huggingface_config import (
@@ -110,7 +110,7 @@ def _checkpoint(path: PathLike, task: str | None, folder: PathLike) -> Iterator[
     """The file of a checkpoint, or that of a task of a bank, which is gone afterwards."""
     if not is_bank(path):
         if task is not None:
-            raise UserError(f"{path} is no bank, but a checkpoint of one task: leave out --task")
+            raise UserError(f"{path} is a checkpoint of one task, and no bank: leave out --task")
         yield Path(path)
         return
     if task is None:
@@ -169,7 +169,8 @@ def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
 def _difference(source: Path, folder: Path, kind: str, network: Network) -> float:
     """The largest between the outputs of a checkpoint and those of a folder that was written."""
     ours, theirs = fairseq_hears(source), folder_hears(folder, kind)
-    alone = largest_difference(ours, theirs)
+    alone = largest_difference(heard(ours), heard(theirs))
     if not network.pads_alike:
         return alone
-    return max(alone, largest_difference(ours, theirs, together=True))
+    together = largest_difference(heard(ours, together=True), heard(theirs, together=True))
+    return max(alone, together)

@@ -21,6 +21,7 @@ from speechprune.errors import UserError
 from speechprune.exporting.comparing import (
     TOLERANCE,
     Hear,
+    heard,
     largest_difference,
     refuse_difference,
 )
@@ -102,7 +103,9 @@ def import_huggingface(
     with folder_beside(out) as temporary:
         write(state, temporary / "checkpoint.pt")
         theirs = _theirs(source, outputs)
-        difference = largest_difference(fairseq_hears(temporary / "checkpoint.pt"), theirs)
+        difference = largest_difference(
+            heard(fairseq_hears(temporary / "checkpoint.pt")), heard(theirs)
+        )
         refuse_difference(folder, difference, tolerance, what="the checkpoint")
     write(state, out)
     return Imported(

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
+from torch import Tensor
 
 from speechprune import __version__
 from speechprune.backbones import find_backbone
@@ -19,16 +16,31 @@ from speechprune.checkpoint.file import PathLike
 from speechprune.decoding.bank import load_task
 from speechprune.decoding.inference import count_parameters, sample_rate
 from speechprune.errors import UserError
-from speechprune.exporting.onnx_comparing import Comparison, compared, scores_of
+from speechprune.exporting.comparing import (
+    TOLERANCE,
+    agreement,
+    heard,
+    largest_difference,
+    refuse_difference,
+)
+from speechprune.exporting.hearing import model_hears, onnx_hears
 from speechprune.exporting.onnx_cost import costs_of
 from speechprune.exporting.onnx_description import FLOAT32, INT8, KEY, Description
-from speechprune.exporting.onnx_files import check_place, put_file, put_folder, write_symbols
+from speechprune.exporting.onnx_files import put_file, write_symbols
 from speechprune.exporting.onnx_graph import graph_of, make_traceable
 from speechprune.exporting.onnx_int8 import quantize
 from speechprune.exporting.onnx_layouts import Layout, layout_called
 from speechprune.exporting.onnx_packages import check_onnx, onnx_package
 from speechprune.exporting.onnx_session import OnnxSession
-from speechprune.files import digest, refuse_to_replace
+from speechprune.files import (
+    check_output,
+    digest,
+    folder_beside,
+    new_folder,
+    refuse_existing,
+    refuse_other_kind,
+    refuse_to_replace,
+)
 from speechprune.models.loading import LoadedRecogniser, as_recogniser
 from speechprune.models.sites import encoder_of_model, output_layer_of
 
@@ -36,16 +48,15 @@ logger = logging.getLogger(__name__)
 
 #: Of ONNX's operators: GELU is one from 20 on, and onnxruntime knows no newer ones.
 OLDEST_OPSET, OPSET, NEWEST_OPSET = 20, 20, 23
-#: How far a file may be from its source: the largest difference of any score in float32, and the
-#: smallest share of frames with the same best symbol in int8.
-TOLERANCE, AGREEMENT = 1e-4, 0.9
+#: The smallest share of frames of which a file in 8 bits prefers the symbol that its source does.
+AGREEMENT = 0.9
 #: A file of Protocol Buffers holds no more.
 _MOST_BYTES = (1 << 31) - 1
 _NAMES = {FLOAT32: "model.onnx", INT8: "model.int8.onnx"}
 
 
 class Bounds(NamedTuple):
-    """How far a file may be from its source, as `TOLERANCE` and `AGREEMENT`."""
+    """How far a file may be from its source: in float32 by its scores, in 8 bits by `AGREEMENT`."""
 
     tolerance: float = TOLERANCE
     agreement: float = AGREEMENT
@@ -61,13 +72,17 @@ class Exported:
     Attributes:
         precision: "float32" or "int8".
         size: in bytes.
-        comparison: with its source.
+        difference: the largest of any score from its source's.
+        agreement: the share of frames of which both prefer the same symbol.
+        frames: that were compared.
     """
 
     path: Path
     precision: str
     size: int
-    comparison: Comparison
+    difference: float
+    agreement: float
+    frames: int
 
 
 def export_onnx(
@@ -85,7 +100,7 @@ def export_onnx(
 
     Args:
         path: the checkpoint, or a bank.
-        out: a file; of the layouts with a file of symbols, a folder that is not there yet.
+        out: a file; of the layouts with a file of symbols, a new folder.
         task: of a bank.
         layout: one of `speechprune.exporting.onnx_layouts.LAYOUTS`.
         int8: write a file in 8 bits, and no other, or, into a folder, one besides.
@@ -103,43 +118,57 @@ def export_onnx(
     names = layout_called(layout)
     _check_opset(opset)
     check_onnx()
-    refuse_to_replace_source(path, out, names)
-    if normalize_inside and names.normalizes != "caller":
-        raise UserError(
-            f"the layout {layout} says who normalises recordings: leave out --normalize-inside"
-        )
+    _check_place(path, Path(out), names)
+    if normalize_inside:
+        names = _normalizing(names)
     loaded = as_recogniser(load_task(path, task))
     loaded.model.to("cpu")
-    if normalize_inside:
-        names = replace(names, normalizes="graph")
-    expected = scores_of(loaded)
+    expected = _expected(loaded, names)
     description = _prepared(loaded, names)
     _warn(loaded, names)
     graph = _graph(loaded, names, opset)
-    with _staging(Path(out)) as staging:
-        written = [_write(graph, replace(description, precision=FLOAT32), staging, path)]
-        if int8:
-            quantized = staging / _NAMES[INT8]
-            quantize(written[0], quantized)
-            onnx = onnx_package("onnx")
-            written.append(
-                _write(onnx.load(quantized), replace(description, precision=INT8), staging, path)
-            )
-        found = [_compared(each, out, expected, bounds) for each in written]
-        if names.symbols is not None:
-            write_symbols(staging, names, description.symbols)
-            put_folder(staging, Path(out))
-            return [replace(each, path=Path(out) / each.path.name) for each in found]
-        put_file(found[-1].path, Path(out))
-        return [replace(found[-1], path=Path(out))]
+
+    def write(folder: Path) -> list[Exported]:
+        written = _written(graph, description, folder, int8=int8)
+        return [_compared(each, out, expected, bounds) for each in written]
+
+    if names.symbols is None:
+        with folder_beside(out) as folder:
+            last = write(folder)[-1]
+            put_file(last.path, Path(out))
+        return [replace(last, path=Path(out))]
+    with new_folder(out) as folder:
+        found = write(folder)
+        write_symbols(folder, names, description.symbols)
+    return [replace(each, path=Path(out) / each.path.name) for each in found]
 
 
-def refuse_to_replace_source(path: PathLike, out: PathLike, layout: Layout) -> None:
-    """Raise UserError if what is to be written would replace what it is made of, or something of
-    another kind."""
-    if layout.symbols is None:
-        refuse_to_replace(out, path)
-    check_place(Path(out), is_folder=layout.symbols is not None)
+def _check_place(path: PathLike, out: Path, layout: Layout) -> None:
+    """Raise UserError if ``out`` cannot be written, or is what is to be exported."""
+    if layout.symbols is not None:
+        refuse_existing(out)
+        return
+    refuse_to_replace(out, path)
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"{out} cannot be written: there is no folder {out.absolute().parent}")
+    check_output(out)
+    refuse_other_kind(out, "ONNX")
+
+
+def _normalizing(layout: Layout) -> Layout:
+    """A layout whose graph normalises recordings; UserError if the layout itself says who does."""
+    if layout.normalizes != "caller":
+        raise UserError(
+            f"the layout {layout.name} says who normalises recordings: leave out --normalize-inside"
+        )
+    return replace(layout, normalizes="graph")
+
+
+def _expected(loaded: LoadedRecogniser, layout: Layout) -> list[Tensor]:
+    """The scores that a model gives, on recordings alone and then on a padded batch of them."""
+    hear = model_hears(loaded)
+    scores = [*heard(hear), *heard(hear, together=True)]
+    return [each.log_softmax(-1) for each in scores] if layout.log_probabilities else scores
 
 
 def _check_opset(opset: int) -> None:
@@ -203,48 +232,41 @@ def _graph(loaded: LoadedRecogniser, layout: Layout, opset: int) -> Any:
         raise UserError(f"{loaded.path} cannot be exported to ONNX: {reason}") from error
 
 
-def _write(model: Any, description: Description, folder: Path, source: PathLike) -> Path:
-    """Write a model with its description under the name of its precision."""
-    helper = onnx_package("onnx.helper")
-    helper.set_model_props(model, {KEY: description.encode()})
+def _written(graph: Any, description: Description, folder: Path, *, int8: bool) -> list[Path]:
+    """Write a graph in float32 and, if so wished, in 8 bits; each under its precision's name."""
+    try:
+        whole = _write(graph, replace(description, precision=FLOAT32), folder)
+        if not int8:
+            return [whole]
+        quantize(whole, folder / _NAMES[INT8])
+        small = onnx_package("onnx").load(folder / _NAMES[INT8])
+        return [whole, _write(small, replace(description, precision=INT8), folder)]
+    except OSError as error:
+        raise UserError(f"{folder.parent} cannot be written to: {error.strerror}") from error
+
+
+def _write(model: Any, description: Description, folder: Path) -> Path:
+    """Write a model with its description."""
+    onnx_package("onnx.helper").set_model_props(model, {KEY: description.encode()})
     model.producer_name, model.producer_version = "speechprune", __version__
     path = folder / _NAMES[description.precision]
-    try:
-        path.write_bytes(model.SerializeToString())
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+    path.write_bytes(model.SerializeToString())
     return path
 
 
-def _compared(
-    path: Path, out: PathLike, expected: Sequence[np.ndarray], bounds: Bounds
-) -> Exported:
+def _compared(path: Path, out: PathLike, expected: Sequence[Tensor], bounds: Bounds) -> Exported:
     session = OnnxSession(path)
-    found = compared(session, expected)
+    hear = onnx_hears(session)
+    found = [*heard(hear), *heard(hear, together=True)]
+    difference, agreeing = largest_difference(expected, found), agreement(expected, found)
     precision = session.description.precision
-    if precision == FLOAT32 and not found.difference <= bounds.tolerance:
+    if precision == FLOAT32:
+        refuse_difference(out, difference, bounds.tolerance, what="the ONNX file")
+    elif not agreeing >= bounds.agreement:
         raise UserError(
-            f"{out} is not written: its scores differ from the model's by up to "
-            f"{found.difference:.2g}, which is more than {bounds.tolerance:g}"
+            f"{out} is not written: in 8 bits, only {100 * agreeing:.1f} % of the frames have the "
+            f"best symbol of the model, and at least {100 * bounds.agreement:g} % have to "
+            "(--agreement)"
         )
-    if precision == INT8 and not found.agreement >= bounds.agreement:
-        raise UserError(
-            f"{out} is not written: in 8 bits, only {100 * found.agreement:.1f} % of the frames "
-            f"have the best symbol of the model, which is less than {100 * bounds.agreement:g} %"
-        )
-    return Exported(path, precision, path.stat().st_size, found)
-
-
-@contextmanager
-def _staging(out: Path) -> Iterator[Path]:
-    """A folder beside ``out``, which is gone in the end unless it was renamed."""
-    folder = Path(os.path.realpath(out))
-    folder = folder.with_name(f".{folder.name[:40]}.{os.getpid()}.onnx")
-    try:
-        folder.mkdir()
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror}") from error
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    frames = sum(len(scores) for scores in found)
+    return Exported(path, precision, path.stat().st_size, difference, agreeing, frames)
