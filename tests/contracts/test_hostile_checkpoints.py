@@ -80,7 +80,11 @@ LINES = {
         _TRAIN + "model.w2v_path={sound} checkpoint.restore_file={finetuned}",
         _TRAIN + "model.w2v_path={sound} checkpoint.save_dir={run}/checkpoints",
     ],
-    "transcribe": ["{finetuned} {data}/audio/valid-0.wav"],
+    "transcribe": [
+        "{finetuned} {data}/audio/valid-0.wav",
+        "{finetuned} {data}/audio/valid-0.wav --beam 5 --timestamps json",
+    ],
+    "tune-decoder": ["{finetuned} --data {data} --subset valid --lm {data}/words.arpa"],
 }
 #: What reads no checkpoint of its user's, or banks, of which tests/bank has hostile ones, or
 #: folders of Hugging Face's, of which tests/exporting has; and recipes, whose runs are those of
