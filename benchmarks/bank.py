@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.harness import RESULTS, Report, device_option, in_words, machine
+from benchmarks.harness import RESULTS, Report, device_option, in_words, machine, spread
 from benchmarks.memory import forget_peak, peak
 from benchmarks.slim_models import FAMILY, dense
 from speechprune.backbones import LAYER_ROLES
@@ -158,11 +158,7 @@ def show_switches(report: Report, banks: dict[str, Bank], device: str, count: in
     for name, bank in banks.items():
         taken = switches(bank, dense({}), device, count)
         first, again = taken[1:3], taken[3:]
-        table.add(name, in_words(median(first)), *map(in_words, _spread(again)))
-
-
-def _spread(values: Sequence[float]) -> tuple[float, float, float]:
-    return median(values), min(values), max(values)
+        table.add(name, in_words(median(first)), *map(in_words, spread(again)))
 
 
 def show_other_ways(report: Report, model: nn.Module, folder: Path) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any, TypeVar
 from unittest.mock import patch
 
@@ -161,6 +162,11 @@ class Report:
 
     def save(self, path: Path) -> None:
         write_atomically(path, ("\n".join(self.lines) + "\n").encode())
+
+
+def spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """Median, least and most."""
+    return median(values), min(values), max(values)
 
 
 def in_words(seconds: float) -> str:

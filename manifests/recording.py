@@ -27,8 +27,8 @@ CUT_SHORT, INTEGER_SCALE, ANTIPHASE = "cut short", "integer scale", "antiphase"
 _FLOATS = ("FLOAT", "DOUBLE")
 _LOUDEST = 16.0  # float audio may be a little louder than 1; that of integers is in the hundreds
 _QUIET = 0.03  # of the loudest channel: their mean, if they cancel each other
-_ENDLESS = (1 << 63) - 1  # libsndfile's number of samples for FLAC of unknown length
-_MP3_ERROR = 0.1  # share of the samples: headers of MP3 only estimate the length
+ENDLESS = (1 << 63) - 1  # libsndfile's number of samples for FLAC of unknown length
+MP3_ERROR = 0.1  # share of the samples: headers of MP3 only estimate the length
 _BLOCK = 4096  # samples, read at a time where a recording is damaged
 #: fairseq's `archive.zip:offset:size`; a file has fewer bytes than 18 digits can say.
 _STORED = re.compile(r"(.+\.zip):(\d{1,18}):(\d{1,18})")
@@ -110,8 +110,21 @@ class Decoded:
         return cut + self.oddities
 
 
-def open_recording(path: Path) -> soundfile.SoundFile:
+class _Forward(soundfile.SoundFile):
+    """A file that is read from its beginning to its end.
+
+    soundfile seeks after each read where it can, which changes what MP3 decodes to.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+def open_recording(path: Path, *, forward: bool = False) -> soundfile.SoundFile:
     """Open a file, or the slice of an archive that fairseq's `archive.zip:offset:size` means.
+
+    Args:
+        forward: it will be read in blocks, from its beginning to its end.
 
     Raises:
         MissingAudio: there is no such file.
@@ -120,10 +133,10 @@ def open_recording(path: Path) -> soundfile.SoundFile:
     with _reasons():
         stored = _stored(path)
         if stored:
-            return _open_memory(_slice(stored))
+            return _open_memory(_slice(stored), forward)
         _size_of_file(path)
         # soundfile encodes a string strictly, and a name need not be text.
-        return _open(os.fsencode(path))
+        return _open(os.fsencode(path), forward)
 
 
 def promised_frames(file: soundfile.SoundFile) -> int:
@@ -235,16 +248,16 @@ def _slice(stored: re.Match[str]) -> bytes:
         return file.read(size)
 
 
-def _open_memory(content: bytes) -> soundfile.SoundFile:
+def _open_memory(content: bytes, forward: bool = False) -> soundfile.SoundFile:
     with _reasons(), memory_file() as file:
         file.write(content)
         file.seek(0)
-        return _open(os.dup(file.fileno()))
+        return _open(os.dup(file.fileno()), forward)
 
 
-def _open(source: bytes | int) -> soundfile.SoundFile:
+def _open(source: bytes | int, forward: bool = False) -> soundfile.SoundFile:
     """Open a file by its name or its descriptor, which is closed with it."""
-    file = soundfile.SoundFile(source)
+    file = (_Forward if forward else soundfile.SoundFile)(source)
     uncounted = not file.frames and _UNCOUNTED.search(file.extra_info)
     if uncounted or file.frames < 0:
         file.close()
@@ -286,10 +299,12 @@ def _decode(reopen: _Opener, start: float, end: float | None, bound: Bound) -> D
         readable = max(0, min(count, file.frames - first))
         samples = _read(file, reopen, first, readable, bound.frames(file))
         found = len(samples)
-        if file.frames == _ENDLESS or file.format == "MP3" and found >= (1 - _MP3_ERROR) * count:
+        if file.frames == ENDLESS or file.format == "MP3" and found >= (1 - MP3_ERROR) * count:
             count = readable = found
-        _refuse_not_finite(samples, first, rate)
-        oddities = tuple(_oddities(samples, file.subtype))
+        refuse_not_finite(samples, first, rate)
+        loudness = Loudness(file.subtype)
+        loudness.add(samples)
+        oddities = tuple(loudness.oddities())
         return Decoded(to_mono(samples), rate, count, found < readable, oddities)
 
 
@@ -300,8 +315,8 @@ def _read(
 
     Raises BadAudio if they are more than `most`.
     """
-    if file.frames == _ENDLESS:
-        samples = _read_in_blocks(reopen, first, min(count, most + 1), file.channels)
+    if file.frames == ENDLESS:
+        samples = read_in_blocks(reopen, first, min(count, most + 1), file.channels)
         count = len(samples)
     elif count <= most:
         samples = _read_in_one(file, reopen, first, count)
@@ -318,10 +333,10 @@ def _read_in_one(file: soundfile.SoundFile, reopen: _Opener, first: int, count: 
         file.seek(first)
         return file.read(count, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError:
-        return _read_in_blocks(reopen, first, count, file.channels)
+        return read_in_blocks(reopen, first, count, file.channels)
 
 
-def _read_in_blocks(reopen: _Opener, first: int, count: int, channels: int) -> np.ndarray:
+def read_in_blocks(reopen: _Opener, first: int, count: int, channels: int) -> np.ndarray:
     """What can be decoded before the end or the first damage, but for a sample."""
     blocks = [np.empty((0, channels), dtype=np.float32)]
     step, done = _BLOCK, 0
@@ -340,7 +355,7 @@ def _read_in_blocks(reopen: _Opener, first: int, count: int, channels: int) -> n
     return np.concatenate(blocks)
 
 
-def _refuse_not_finite(samples: np.ndarray, first: int, rate: int) -> None:
+def refuse_not_finite(samples: np.ndarray, first: int, rate: int) -> None:
     """Raise BadAudio that says where the first sample is that is not a finite number."""
     bad = ~np.isfinite(samples).all(axis=1)
     if bad.any():
@@ -350,15 +365,41 @@ def _refuse_not_finite(samples: np.ndarray, first: int, rate: int) -> None:
         )
 
 
-def _oddities(samples: np.ndarray, subtype: str) -> Iterator[Remark]:
-    """What makes samples (T, channels) doubtful."""
-    if not len(samples):
-        return
-    if subtype in _FLOATS and (loudest := float(np.abs(samples).max())) > _LOUDEST:
-        message = f"has float samples up to {loudest:g}, as if they were integers; bring them to 1"
-        yield Remark(INTEGER_SCALE, message)
-    if samples.shape[1] > 1:
-        loudness = float(np.linalg.norm(samples, axis=0).max())
-        if loudness and np.linalg.norm(to_mono(samples)) < _QUIET * loudness:
-            message = "has channels that cancel each other: their mean is silence; keep one of them"
-            yield Remark(ANTIPHASE, message)
+class Loudness:
+    """What makes samples doubtful, gathered over a recording or over its parts in order.
+
+    Args:
+        subtype: the form in which their file holds them.
+    """
+
+    def __init__(self, subtype: str) -> None:
+        self._may_be_loud = subtype in _FLOATS
+        self._loudest = self._mono = 0.0
+        self._channels: np.ndarray | None = None
+
+    def add(self, samples: np.ndarray) -> None:
+        """Take more samples (T, channels) into account."""
+        if not len(samples):
+            return
+        if self._may_be_loud:
+            self._loudest = max(self._loudest, float(np.abs(samples).max()))
+        if samples.shape[1] > 1:
+            norms = np.linalg.norm(samples, axis=0)
+            self._channels = norms if self._channels is None else np.hypot(self._channels, norms)
+            self._mono = float(np.hypot(self._mono, np.linalg.norm(to_mono(samples))))
+
+    def oddities(self) -> Iterator[Remark]:
+        """What is odd about them."""
+        if self._loudest > _LOUDEST:
+            message = (
+                f"has float samples up to {self._loudest:g}, as if they were integers; bring them "
+                "to 1"
+            )
+            yield Remark(INTEGER_SCALE, message)
+        if self._channels is not None:
+            loudness = float(self._channels.max())
+            if loudness and self._mono < _QUIET * loudness:
+                message = (
+                    "has channels that cancel each other: their mean is silence; keep one of them"
+                )
+                yield Remark(ANTIPHASE, message)

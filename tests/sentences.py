@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from fairseq.data import Dictionary
-from fairseq.data.indexed_dataset import make_builder
+from fairseq.data.indexed_dataset import make_builder, make_dataset
 
 from speechprune.backbones.roberta import Roberta
 
@@ -135,6 +135,22 @@ def write_sentences(
             targets.append(labels[label])
         _write(folder / "input0" / split, symbols, texts)
         _write(folder / "label" / split, classes, targets)
+    return folder
+
+
+def write_values(folder: Path) -> Path:
+    """The same with values in place of labels: higher ones for sentences that begin with the first
+    word."""
+    write_sentences(folder)
+    (folder / "label" / "dict.txt").unlink()
+    words = dictionary(WORDS)
+    for split in ("train", "valid"):
+        texts = make_dataset(str(folder / "input0" / split), "mmap")
+        values = [
+            (text[0] == words.index(WORDS[0])).item() * 3 + index % 3 / 2
+            for index, text in enumerate(texts)
+        ]
+        (folder / "label" / f"{split}.label").write_text("".join(f"{v}\n" for v in values))
     return folder
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from speechprune.errors import UserError
-from speechprune.figures import Curve, Panel, draw_panel, heat_map, new_figure
+from speechprune.figures import Curve, Panel, bar_panels, draw_panel, heat_map, new_figure
 
 
 def size(path) -> tuple[int, int]:
@@ -67,6 +67,18 @@ def test_values_at_one_place_are_drawn_over_it_alone():
     assert [label.get_text() for label in axes.get_xticklabels()] == ["50"]
     (chance,) = [line for line in axes.get_lines() if line.get_linestyle() == "--"]
     assert list(chance.get_xdata()) == [0, 1] and list(chance.get_ydata()) == [0.3, 0.3]
+
+
+def test_bars_grow_with_their_names_and_say_their_values(tmp_path):
+    names, panels = ["dense", "slim"], {"latency [ms]": [120.4, 12.34], "size [MB]": [378.0, 0.0]}
+    bar_panels(names, panels, tmp_path / "bars.svg")
+    drawn = (tmp_path / "bars.svg").read_text()
+    assert all(f"<!-- {text} -->" in drawn for text in (*names, *panels, "120", "12.3", "378"))
+    bar_panels(names, panels, tmp_path / "two.png")
+    bar_panels([*names, "x"], {k: [*v, 1.0] for k, v in panels.items()}, tmp_path / "three.png")
+    assert size(tmp_path / "three.png")[1] > size(tmp_path / "two.png")[1]
+    with pytest.raises(ValueError, match="2 values of 'latency"):
+        bar_panels(["dense"], panels, tmp_path / "none.png")
 
 
 def test_labels_must_fit_the_matrix(tmp_path):

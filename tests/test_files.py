@@ -31,6 +31,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def files(tmp_path: Path) -> dict[str, Path]:
     """One file of each kind."""
     contents = {"figure": PNG, "JSON": b' {"a": 1}', "text": b"WER 3\n", "": b""}
+    contents["ONNX"] = b"\x08\x0a\x12\x07pytorch"
     found = {kind: tmp_path / f"{kind}.file" for kind in (*contents, "checkpoint", "safetensors")}
     for kind, content in contents.items():
         found[kind].write_bytes(content)

@@ -45,11 +45,12 @@ LEVELS = (
     ("tasks",),
     ("models",),
     ("rewriting", "decoding"),
+    ("exporting",),
     ("criterions",),
     ("seams",),
     ("plugin",),
     ("training",),
-    ("reports",),
+    ("reports", "benchmarking"),
     ("recipes", "dropping", "autoslim"),
     ("tools", "config"),
 )

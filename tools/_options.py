@@ -36,6 +36,23 @@ class Number(click.FloatRange):
         return number
 
 
+#: Of commands that read runs: the checkpoint of each that counts, as ``which``.
+which_option = click.option(
+    "--checkpoint",
+    "which",
+    type=click.Choice(["last", "best"]),
+    default="last",
+    show_default=True,
+    help="Checkpoint of each run that counts.",
+)
+#: Of the same: the folder that they are evaluated on, as ``data``.
+data_of_runs_option = click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Folder of the manifest; by default the one that each run was trained on.",
+)
+
+
 def add_options(
     options: Sequence[Option],
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from speechprune.tools._options import data_of_runs_option, which_option
+
 _PATH = click.Path(path_type=Path)
 
 
@@ -15,19 +17,8 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--subset", default="test", show_default=True, help="Name of the manifest to evaluate on."
 )
-@click.option(
-    "--data",
-    type=_PATH,
-    help="Folder of the manifest; by default the one that each run was trained on.",
-)
-@click.option(
-    "--checkpoint",
-    "which",
-    type=click.Choice(["last", "best"]),
-    default="last",
-    show_default=True,
-    help="Checkpoint of each run that is evaluated.",
-)
+@data_of_runs_option
+@which_option
 @click.option(
     "--figure",
     type=_PATH,

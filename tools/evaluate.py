@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from speechprune.decoding import MAX_TOKENS
+from speechprune.decoding import MAX_SYMBOLS, MAX_TOKENS
 from speechprune.errors import UserError
 from speechprune.tools import _labels, _sentences
+from speechprune.tools._decoding import Decoding, decoding_options
 from speechprune.tools._options import AUTO, task_option, whole_number
 
 if TYPE_CHECKING:
@@ -29,16 +30,16 @@ if TYPE_CHECKING:
 @task_option
 @click.option(
     "--max-tokens",
-    default=MAX_TOKENS,
-    show_default=True,
     type=whole_number(1),
-    help="Most audio samples in a batch, padding included.",
+    help=f"Most samples of audio in a batch, padding included, {MAX_TOKENS} by default; of text, "
+    f"most symbols, {MAX_SYMBOLS} by default.",
 )
 @click.option(
     "--batch-size",
     type=whole_number(1),
     help="Most utterances in a batch; 1 keeps a base model free of padding.",
 )
+@decoding_options
 @click.option(
     "--figure",
     type=click.Path(path_type=Path),
@@ -52,10 +53,11 @@ def command(
     data: Path,
     subset: str,
     task: str | None,
-    max_tokens: int,
+    max_tokens: int | None,
     batch_size: int | None,
     figure: Path | None,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Print the word and character error rates of CHECKPOINT over every utterance of a subset.
 
@@ -70,18 +72,27 @@ def command(
 
     CHECKPOINT may be a bank, of which --task names a task. With auto, each utterance is transcribed
     by the task that is surest, and what is printed ends with how many utterances chose which task.
+
+    Transcripts are made of the best symbol of each frame. --lm, --lexicon or --beam search for the
+    best transcript instead.
     """
-    from speechprune.decoding.bank import BankModel, is_bank, load_task
+    from speechprune.decoding.bank import BankModel, is_bank
+    from speechprune.exporting.onnx_model import load_any
     from speechprune.figures import check_figure_path
 
     if figure is not None:
         check_figure_path(figure)
-    limits = {"max_tokens": max_tokens, "batch_size": batch_size}
+    options = Decoding(**given)
+    options.check()
+    asked = {"max_tokens": max_tokens, "batch_size": batch_size}
+    limits = {name: limit for name, limit in asked.items() if limit is not None}
     if task == AUTO and is_bank(checkpoint):
         _refuse_figure(figure, checkpoint)
+        _refuse_search(options, checkpoint)
         found = _by_the_surest(BankModel(checkpoint), data, subset, limits)
     else:
-        found = _by_one(load_task(checkpoint, task, data), data, subset, figure, limits)
+        loaded = load_any(checkpoint, task, data)
+        found = _by_one(loaded, data, subset, figure, limits, options)
     described, text = found
     if as_json:
         source = {"checkpoint": str(checkpoint), "data": str(data), "subset": subset}
@@ -92,11 +103,18 @@ def command(
 
 
 def _by_one(
-    loaded: LoadedModel, data: Path, subset: str, figure: Path | None, limits: Mapping[str, Any]
+    loaded: LoadedModel,
+    data: Path,
+    subset: str,
+    figure: Path | None,
+    limits: Mapping[str, Any],
+    options: Decoding,
 ) -> tuple[dict[str, Any], str]:
     """What a model is worth, to be read by programs and by people."""
     from speechprune.decoding.inference import evaluate, read_references, sample_rate
     from speechprune.decoding.labelling import evaluate_labels, read_labels
+    from speechprune.decoding.searching import evaluate_search
+    from speechprune.decoding.symbols import symbols_of
     from speechprune.manifests.check import check_split
     from speechprune.models.loading import LoadedLabeller, LoadedSentences, as_recogniser
 
@@ -104,17 +122,24 @@ def _by_one(
         from speechprune.decoding.sentences import evaluate_sentences
 
         _refuse_figure(figure, loaded.path)
-        of_text = evaluate_sentences(loaded, data, subset, batch_size=limits["batch_size"])
+        _refuse_search(options, loaded.path)
+        of_text = evaluate_sentences(loaded, data, subset, **limits)
         return _sentences.report(of_text), _sentences.table(of_text)
     check_split(data, subset, labels=None, sample_rate=sample_rate(loaded))
     if isinstance(loaded, LoadedLabeller):
+        _refuse_search(options, loaded.path)
         told = evaluate_labels(loaded, read_labels(loaded, data, subset), **limits)
         if figure is not None:
             _labels.draw(told, figure)
         return _labels.report(told), _labels.table(told)
     _refuse_figure(figure, loaded.path)
     recogniser = as_recogniser(loaded)
-    evaluation = evaluate(recogniser, read_references(recogniser, data, subset), **limits)
+    split = read_references(recogniser, data, subset)
+    if options.searches:
+        search = options.search(loaded.path, symbols_of(recogniser.dictionary))
+        found = evaluate_search(recogniser, split, search, workers=options.workers, **limits)
+        return report(found), table(found)
+    evaluation = evaluate(recogniser, split, **limits)
     return report(evaluation), table(evaluation)
 
 
@@ -137,6 +162,14 @@ def _refuse_figure(figure: Path | None, checkpoint: Path) -> None:
         raise UserError(
             f"--figure draws which classes are taken for which, but {checkpoint} is no model for "
             "labels of utterances; leave it out"
+        )
+
+
+def _refuse_search(options: Decoding, checkpoint: Path) -> None:
+    if options.searches:
+        raise UserError(
+            f"a beam search is for a CTC model, or for one task of a bank, which {checkpoint} is "
+            "not; leave out --lm, --lexicon and --beam"
         )
 
 

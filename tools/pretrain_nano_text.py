@@ -28,7 +28,7 @@ _PATH = click.Path(path_type=Path)
     default=Path("nano-text"),
     help="Folder of the binary text, the run and its log; what is there already is used.",
 )
-@click.option("--updates", type=whole_number(1), default=1500, help="Updates of the training.")
+@click.option("--updates", type=whole_number(1), default=4000, help="Updates of the training.")
 @click.option(
     "--min-count",
     type=whole_number(1),
@@ -47,7 +47,7 @@ def command(
 ) -> None:
     """Learn a dictionary of words, and pretrain by masked words, as RoBERTa was.
 
-    It takes about ten minutes on one core. Prepare tasks with --dictionary NAME.dict.txt, and
+    It takes about twenty minutes on one core. Prepare tasks with --dictionary NAME.dict.txt, and
     finetune with checkpoint.restore_file=NAME.pt task.max_positions=128. OVERRIDES are
     fairseq-hydra-train's, such as model.encoder_layers=6; the config is pretraining/nano_text.
     """

@@ -112,10 +112,15 @@ def read_table(path: Path, headless: Sequence[str] = ()) -> Table:
     """
     with open_text(path, newline="\n", hint="download it again") as file:
         lines = [line.rstrip("\r\n") for line in file]
-    rows = [(number, line.split("\t")) for number, line in enumerate(lines, start=1) if line]
+    while lines and not lines[-1]:
+        lines.pop()
+    rows = [(number, line.split("\t")) for number, line in enumerate(lines, start=1)]
     names = list(headless) if headless or not rows else rows.pop(0)[1]
     if not rows:
         raise UserError(f"{path} has no rows; download it again")
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UserError(f"{path} has two columns {twice[0]!r}; rename one")
     return Table(path, names, rows)
 
 
@@ -164,8 +169,10 @@ def _checked(label: str, path: Path, number: int, task: TextTask) -> str:
         score = float(label)
     except ValueError:
         raise UserError(f"{where} is not a number") from None
+    if not math.isfinite(score):
+        raise UserError(f"{where} is not a finite number")
     low, high = task.bounds or (-math.inf, math.inf)
-    if not (math.isfinite(score) and low <= score <= high):
+    if not low <= score <= high:
         raise UserError(f"{where} is not a number from {low:g} to {high:g}")
     return label
 

@@ -29,10 +29,13 @@ LINES = {
     "average": ["{run} {out}"],
     "bank add": ["{bank} es {finetuned}"],
     "bank create": ["{pretrained} {out}"],
+    "benchmark": ["{finetuned}"],
     "compare": ["{run}"],
     "convert": ["{pretrained} {out}", "{finetuned} {out}"],
     "encoder": ["{finetuned} {out}"],
     "evaluate": ["{finetuned} --data {data} --subset valid"],
+    "export huggingface": ["{pretrained} {out}", "{finetuned} {out}"],
+    "export onnx": ["{finetuned} {out}", "{finetuned} {out} --layout sherpa-onnx"],
     "layers auto": [
         "{pretrained} --drop 1 --data {data} --train train --valid valid --out {out}",
         "{finetuned} --drop 1 --data {data} --train train --valid valid --out {out}",
@@ -56,6 +59,11 @@ LINES = {
     ],
     "masks phonetics": ["{masks} {finetuned} --languages es,fr"],
     "masks stats": ["{finetuned}"],
+    "report": [
+        "{run} --out {out}",
+        "{finetuned} --out {out}",
+        "{pretrained} {masks} --out {out}",
+    ],
     "slim apply": ["{pretrained} {out}", "{finetuned} {out}"],
     "slim auto": [
         "{pretrained} --ffn 0.5 --data {data} --train train --valid valid --out {out}",
@@ -72,10 +80,15 @@ LINES = {
         _TRAIN + "model.w2v_path={sound} checkpoint.restore_file={finetuned}",
         _TRAIN + "model.w2v_path={sound} checkpoint.save_dir={run}/checkpoints",
     ],
-    "transcribe": ["{finetuned} {data}/audio/valid-0.wav"],
+    "transcribe": [
+        "{finetuned} {data}/audio/valid-0.wav",
+        "{finetuned} {data}/audio/valid-0.wav --beam 5 --timestamps json",
+    ],
+    "tune-decoder": ["{finetuned} --data {data} --subset valid --lm {data}/words.arpa"],
 }
-#: What reads no checkpoint of its user's, or banks, of which tests/bank has hostile ones; and
-#: recipes, whose runs are those of `train`.
+#: What reads no checkpoint of its user's, or banks, of which tests/bank has hostile ones, or
+#: folders of Hugging Face's, of which tests/exporting has; and recipes, whose runs are those of
+#: `train`.
 OTHERS = (
     *(
         "bank extract",
@@ -83,6 +96,7 @@ OTHERS = (
         "bank remove",
         "completion",
         "demo",
+        "import ",
         "layers search",
         "manifest ",
         "policies",

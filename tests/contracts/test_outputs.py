@@ -24,11 +24,15 @@ from speechprune.tools.main import commands
 LINES = {
     "average --out": "average run {out}",
     "bank extract --out": "bank extract tasks.bank es {out}",
+    "benchmark --figure": "benchmark spanish.pt --figure {out}",
     "compare --figure": "compare run --figure {out}",
     "convert --out": "convert spanish.pt {out}",
     "demo --out": "demo --out {out} --data data --updates 1",
     "encoder --out": "encoder spanish.pt {out}",
     "evaluate --figure": "evaluate spanish.pt --data data --subset valid --figure {out}",
+    "export huggingface --out": "export huggingface spanish.pt {out}",
+    "export onnx --out": "export onnx spanish.pt {out}",
+    "import huggingface --out": "import huggingface words {out}",
     "layers auto --out": "layers auto plain.pt --drop 1 --data data --train train --valid valid "
     "--out {out} --measure cka --config-name demo/nano model.mask_length=2",
     "layers drop --out": "layers drop plain.pt 1 {out}",
@@ -51,6 +55,7 @@ LINES = {
     "prepare synthetic --out": "prepare synthetic --out {out} --train 2 --valid 1 --test 1",
     "recipe dense --out": "recipe dense --data data --model pretrained.pt --out {out} --updates 1 "
     "--config-name demo/nano",
+    "report --out": "report run --out {out}",
     "slim apply --out": "slim apply idle.pt {out}",
     "slim auto --out": "slim auto plain.pt --ffn 0.5 --data data --train train --valid valid "
     "--out {out} --config-name demo/nano model.mask_length=2",

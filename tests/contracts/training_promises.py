@@ -145,6 +145,8 @@ def survives_fairseqs_fp16_optimizer(case: Case) -> None:
     """bf16 training through fp32 master copies: scores learn, frozen weights and counts stay."""
     from fairseq.optim import FP16Optimizer
 
+    import speechprune.plugin  # noqa: F401  (tells fairseq's optimizer of edits to weights)
+
     model = case.toy(0.4).to(torch.bfloat16)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = FP16Optimizer.build_optimizer(fp16_settings(), parameters)

@@ -24,6 +24,8 @@ TESTED = {
 PYTHON = blocks("python")
 #: Pieces of Python that need fairseq, and files beside them.
 WITH_A_BANK = ("bank.md", "From Python")
+#: Those that need an exported file, which tests/exporting/test_export_page.py runs.
+WITH_AN_ONNX_FILE = (("export.md", "ONNX"), ("export.md", "OpenVINO"))
 #: Pieces of Python that are added to a folder of parts; the tests of these parts run them.
 ADDED = (
     *("Add a policy", "Add a slimming criterion", "Add a backbone", "Add a measure"),
@@ -40,7 +42,12 @@ def needs_a_bank(block: Block) -> bool:
     return (block.page.name, block.section) == WITH_A_BANK
 
 
-ALONE = [b for b in PYTHON if b.section not in ADDED and not needs_a_bank(b)]
+def stands_alone(block: Block) -> bool:
+    needing_files = (WITH_A_BANK, *WITH_AN_ONNX_FILE)
+    return block.section not in ADDED and (block.page.name, block.section) not in needing_files
+
+
+ALONE = [block for block in PYTHON if stands_alone(block)]
 
 
 @pytest.mark.parametrize("block", ALONE, ids=str)

@@ -180,18 +180,26 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"masks": "wide.safetensors"}, "has the shape"),
     ({"policy": "parp", "masks": "masks.safetensors", "density": 0.9}, "the masks keep 0.5"),
     ({"policy": "parp", "masks": "empty.safetensors"}, "keep nothing"),
+    ({"masks": "shallow.safetensors"}, "masks have none for encoder.layer.1.intermediate"),
+    ({"masks": "family.safetensors"}, "the masks are of a roberta model, but this is a bert"),
 ]
 
 
 @pytest.fixture(scope="module")
 def mask_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("masks")
-    name = "encoder.layer.0.intermediate.dense.weight"
+    names = [f"encoder.layer.{number}.intermediate.dense.weight" for number in range(LAYERS)]
     half = torch.arange(CHANNELS * WIDTH).view(CHANNELS, WIDTH) % 2 == 0
-    MaskSet({name: half}).save(folder / "masks.safetensors")
-    MaskSet({name: half & False}).save(folder / "empty.safetensors")
-    MaskSet({name: half.t()}).save(folder / "wide.safetensors")
-    MaskSet({name: half, "encoder.layer.9.x.weight": half}).save(folder / "others.safetensors")
+    whole = dict.fromkeys(names, half)
+    for name, masks, provenance in (
+        ("masks", whole, {}),
+        ("empty", dict.fromkeys(names, half & False), {}),
+        ("wide", dict.fromkeys(names, half.t()), {}),
+        ("others", {**whole, "encoder.layer.9.x.weight": half}, {}),
+        ("shallow", {names[0]: half}, {}),
+        ("family", whole, {"backbone": "roberta"}),
+    ):
+        MaskSet(masks, provenance).save(folder / f"{name}.safetensors")
     return folder
 
 

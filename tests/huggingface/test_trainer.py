@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hugging_face import batch, evaluated, small
+from hugging_face import HEADS, batch, evaluated, small
 from torch import Tensor
 from torch.utils.data import Dataset
 from toy import kept_of
@@ -80,7 +80,7 @@ def test_resuming_ends_where_an_uninterrupted_run_does(policy: str, tmp_path: Pa
         def on_step_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
             control.should_training_stop |= state.global_step == 4
 
-    trainer_of(masked(policy), tmp_path / "parts", Interrupted()).train()
+    trainer_of(masked(policy), tmp_path / "parts", Interrupted(fold=False)).train()
     again = masked(policy, seed=1)  # other weights, which the checkpoint replaces
     trainer_of(again, tmp_path / "parts").train(str(tmp_path / "parts" / "checkpoint-4"))
     for key, value in whole.state_dict().items():
@@ -138,6 +138,49 @@ def test_the_best_checkpoint_is_folded_with_its_own_masks(tmp_path: Path) -> Non
     for name, kept in MaskSet.load(Path(best) / "masks.safetensors").items():
         assert not model.base_model.get_parameter(name)[~kept].any(), name
     assert trainer.evaluate()["eval_loss"] == pytest.approx(trainer.state.best_metric, abs=1e-6)
+
+
+@pytest.mark.parametrize("stopped", ["early", "gone back"])
+def test_a_network_that_is_too_dense_is_not_folded(stopped: str, tmp_path: Path) -> None:
+    class Impatient(MaskCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+            control.should_training_stop |= stopped == "early" and state.global_step == 3
+
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "loss"}
+    early = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "greater_is_better": True}
+    model = masked("snip")
+    trainer = trainer_of(
+        model, tmp_path, Impatient(), **({} if stopped == "early" else best | early)
+    )
+    with pytest.raises(UserError, match=r"not the 0.4\d* that the schedule ends with") as error:
+        trainer.train()
+    assert "\n" not in str(error.value)
+    assert any(key.endswith("weight_mask") for key in model.state_dict())
+
+
+def test_resuming_with_another_sparsity_is_refused(tmp_path: Path) -> None:
+    trainer_of(masked("parp"), tmp_path).train()
+    other = small("bert", head=True)
+    mask(other, "parp", density=0.7, every=3)
+    with pytest.raises(
+        UserError, match=r"masks keep 0.4\d*, but .* to keep 0.7\d* after 4 updates"
+    ):
+        trainer_of(other, tmp_path).train(str(tmp_path / "checkpoint-4"))
+
+
+def test_whole_units_are_folded_at_the_nearest_density(tmp_path: Path) -> None:
+    """Of four heads, two are the fewest that keep 40 %."""
+    model = small("bert", head=True)
+    how = {"granularity": "row", "init_score": "weight_rank"}
+    mask(model, "s3router", density=0.4, units=True, options=how)
+    trainer_of(model, tmp_path).train(None)
+    query = model.base_model.encoder.layer[0].attention.self.query.weight
+    heads = query.detach().reshape(HEADS, -1).abs().sum(1)
+    assert int((heads > 0).sum()) == kept_of(HEADS, 0.4) > 0.4 * HEADS
+    again = small("bert", head=True)
+    mask(again, "s3router", density=0.4, units=True, options=how)
+    trainer_of(again, tmp_path).train(str(tmp_path / "checkpoint-4"))
+    assert torch.equal(again.base_model.encoder.layer[0].attention.self.query.weight, query)
 
 
 def test_micro_batches_and_validation_change_nothing(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 from glue_tables import write_glue, write_pairs_of_bytes
 
+from speechprune.manifests.glue.tables import read_table
 from speechprune.manifests.provenance import read_provenance
 from speechprune.tools.main import commands
 
@@ -77,13 +78,22 @@ def replaced(path: Path, old: str, new: str, count: int = -1) -> None:
             "train.tsv line 2: label '-1' is not one of the classes 0, 1",
         ),
         ("STS-B", lambda f: replaced(f / "dev.tsv", "5.000", "5.1"), "not a number from 0 to 5"),
-        ("STS-B", lambda f: replaced(f / "dev.tsv", "5.000", "nan"), "not a number from 0 to 5"),
+        ("STS-B", lambda f: replaced(f / "dev.tsv", "5.000", "nan"), "is not a finite number"),
         ("STS-B", lambda f: replaced(f / "dev.tsv", "0.4", ""), "line 3: score '' is not a number"),
     ],
 )
 def test_bad_tables(task: str, change: Change, expected: str, tmp_path: Path) -> None:
     change(write_glue(tmp_path, task) / task)
     assert expected in refusal(tmp_path, "--task", task)
+
+
+def test_an_empty_line_is_a_row(tmp_path: Path) -> None:
+    """Predictions of what follows would belong to other rows without it."""
+    (tmp_path / "test.tsv").write_text("sentence\nred\n\nblue\n\n")
+    assert read_table(tmp_path / "test.tsv").rows == [(2, ["red"]), (3, [""]), (4, ["blue"])]
+    folder = write_glue(tmp_path, "RTE") / "RTE" / "test.tsv"
+    folder.write_text(folder.read_text().replace("\n", "\n\n", 2))
+    assert "test.tsv line 2 has 1 columns, not 3" in refusal(tmp_path, "--task", "RTE")
 
 
 @pytest.mark.parametrize(
@@ -96,7 +106,8 @@ def test_bad_tables(task: str, change: Change, expected: str, tmp_path: Path) ->
         ("sentence\tlabel\na\tx\nb\ty z\n", "'y z' cannot be a class of mine"),
         ("sentence\tlabel\na\tx\nb\t</s>\n", "'</s>' cannot be a class of mine"),
         ("sentence\tlabel\na\tx\nb\t\n", "'' cannot be a class of mine"),
-        ("sentence\tscore\na\t1\nb\tinf\n", "not a number from -inf to inf"),
+        ("sentence\tscore\na\t1\nb\tinf\n", "'inf' is not a finite number"),
+        ("sentence\tlabel\tlabel\na\tx\ty\n", "train.tsv has two columns 'label'; rename one"),
         ("sentence\tlabel\n?\tx\n\u00ad\ty\n", "a word is in the training set"),
     ],
 )

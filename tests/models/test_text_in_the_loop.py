@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from fairseq.tasks.sentence_prediction import SentencePredictionTask
 from loop import Run, run_together
 from mishaps import kill_after_update, save_own_model
 from omegaconf import OmegaConf
-from sentences import WORDS, dictionary, write_roberta, write_sentences
+from sentences import WORDS, dictionary, write_roberta, write_sentences, write_values
 from states import assert_ends_equal, difference
 from test_distributed import free_port
 from text_loop import CONFIG, TextLab
@@ -128,6 +129,19 @@ def test_a_run_goes_on_from_a_checkpoint_that_is_named(lab: TextLab) -> None:
     assert_ends_equal(whole, after, 6)
 
 
+def test_values_are_measured_as_in_training(lab: TextLab) -> None:
+    folder = write_values(lab.folder / "values")
+    own = (f"task.data={folder}", "checkpoint.best_checkpoint_metric=pearson")
+    run = lab.train("values", "model._name=roberta_pruned", *own, config="glue/sts-b").succeeded()
+    found = evaluate_sentences(loaded_from(run.path()), folder, "valid")
+    logged = run.records("valid")[-1]
+    assert [metric.name for metric in found.metrics] == ["pearson", "spearman"]
+    for metric in found.metrics:
+        in_percent = float(logged[f"valid_{metric.name}"])  # of one decimal
+        assert 100 * metric.value == pytest.approx(in_percent, abs=0.06)
+    assert found.metrics[0].value > 0.2
+
+
 def test_a_folded_model_is_fairseqs_own(lab: TextLab, trained: tuple[str, Run]) -> None:
     """With equal outputs, by fairseq's own task and model."""
     name, run = trained
@@ -135,7 +149,7 @@ def test_a_folded_model_is_fairseqs_own(lab: TextLab, trained: tuple[str, Run]) 
         return
     out = lab.folder / f"{name}-folded" / "plain.pt"
     assert fold(run.path(), out) == "roberta"
-    state = torch.load(out, weights_only=False)
+    state = torch.load(out, weights_only=True)
     cfg = OmegaConf.create(state["cfg"])
     task = SentencePredictionTask.setup_task(cfg.task)
     model = task.build_model(cfg.model, from_checkpoint=True)
@@ -213,6 +227,10 @@ def test_refusals(lab: TextLab, tmp_path: Path) -> None:
     """Each in words, before anything is trained."""
     other = write_sentences(tmp_path / "other", words=("good", "bad", "a", "film"))
     swapped = write_roberta(tmp_path / "deeper.pt", layers=3)
+    roberta = f"model.roberta_path={lab.roberta}"
+    for ending in ("idx", "bin"):
+        source = lab.data / "input0" / f"train.{ending}"
+        shutil.copy(source, source.with_stem("untold"))
     for overrides, complaint in (
         (("checkpoint.restore_file=/nowhere.pt",), "/nowhere.pt does not exist"),
         ((f"task.data={other}",), "has 9 symbols with fairseq's own, but .* pretrained with 15"),
@@ -220,6 +238,12 @@ def test_refusals(lab: TextLab, tmp_path: Path) -> None:
         ((f"model.roberta_path={swapped}", "+model.encoder_layers=2"), "has 3; leave the key out"),
         (("model.roberta_path=null",), "which model is to be finetuned"),
         (("+model.trainable_proj=false",), "always trains: leave it out"),
+        (("model._name=roberta",), "does not read model.roberta_path; take .*=roberta_pruned"),
+        (("task.num_classes=3",), "task.num_classes=3, but .*label/dict.txt has 2 classes"),
+        (("criterion.regression_target=true",), "has classes of sentences; set criterion"),
+        (("dataset.valid_subset=nowhere",), "there is no .*input0/nowhere.idx; prepare"),
+        (("dataset.train_subset=untold",), "there is no .*label/untold.idx; prepare the split"),
+        ((f"checkpoint.restore_file={lab.roberta}", roberta), "both name a pretrained model"),
     ):
         run = lab.train("refused", "model._name=roberta_st", *overrides, config=CONFIG)
         assert run.exit_code != 0

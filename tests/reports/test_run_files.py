@@ -14,7 +14,7 @@ from benchmarks.mutations import mutated_bytes, mutations
 from speechprune.checksums import CHECKSUM
 from speechprune.errors import UserError
 from speechprune.reports import runs
-from speechprune.reports.runs import RunEvaluation, evaluate_run, read_run
+from speechprune.reports.runs import RunEvaluation, evaluate_run, kept_evaluations, read_run
 
 SUMMARY = {
     **{"recipe": "omp", "label": "OMP", "sparsity": 0.5, "updates": 2},
@@ -32,7 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.parent.mkdir(parents=True)
     write_finetuned(path, pretrained, data)
     rewrite(path, lambda state: state["cfg"].update(dataset={"train_subset": "train"}))
-    monkeypatch.setattr(runs, "_evaluate", lambda *_: MEASURED)
+    monkeypatch.setattr(runs, "measure", lambda *_: MEASURED)
     run = path.parent.parent
     (run / "summary.json").write_text(json.dumps(SUMMARY))
     evaluate_run(read_run(run), "valid", "digest")
@@ -88,3 +88,11 @@ def _without_checksums(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     return {key: _without_checksums(each) for key, each in value.items() if key != CHECKSUM}
+
+
+@pytest.mark.parametrize("kept", [{"data": 3}, {}])
+def test_what_is_no_evaluation_is_not_shown_as_one(folder: Path, kept: object) -> None:
+    assert kept_evaluations(folder, "last") == {"valid": (MEASURED, "digest")}
+    assert kept_evaluations(folder, "best") == {}
+    (folder / "evaluation-valid.json").write_text(json.dumps({"last": kept}))
+    assert kept_evaluations(folder, "last") == {"valid": None}

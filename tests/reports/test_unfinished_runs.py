@@ -11,7 +11,8 @@ import torch
 from click.testing import CliRunner
 from nano import write_corpus, write_finetuned, write_wav2vec2
 
-from speechprune.reports.runs import UnfinishedRun, read_run
+from speechprune.reports.runs import read_run
+from speechprune.reports.unfinished import UnfinishedRun
 from speechprune.tools.main import commands
 
 SETTINGS = json.dumps({"config": "demo/nano", "overrides": ["optimization.max_update=9", "a=b=c"]})

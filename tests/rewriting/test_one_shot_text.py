@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import refusal
-from sentences import write_roberta, write_sentences
+from sentences import write_roberta, write_sentences, write_values
 from text_loop import CONFIG, TextLab
 
 from speechprune.checkpoint.file import PROVENANCE, read
@@ -42,11 +42,7 @@ def finetuned(lab: TextLab) -> Path:
 @pytest.fixture(scope="module")
 def of_values(lab: TextLab) -> tuple[Path, Path]:
     """A model of values, and the folder that it was trained on."""
-    folder = write_sentences(lab.folder / "values")
-    (folder / "label" / "dict.txt").unlink()
-    for split, count in (("train", 64), ("valid", 16)):
-        lines = [f"{index % 5}.5\n" for index in range(count)]
-        (folder / "label" / f"{split}.label").write_text("".join(lines))
+    folder = write_values(lab.folder / "values")
     run = lab.train(
         "values",
         *("model._name=roberta_pruned", f"task.data={folder}"),

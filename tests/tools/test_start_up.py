@@ -59,7 +59,7 @@ def imported(folder: Path, program: str, *words: str) -> tuple[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A matrix, mask files, a bank, manifest folders, Kaldi data and a run that was compared
+    """A matrix, mask files, a bank, manifest folders, Kaldi data, a log and a run that was compared
     before."""
     folder = tmp_path_factory.mktemp("start up")
     np.save(folder / "matrix.npy", np.eye(5))
@@ -73,6 +73,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "kaldi").mkdir()
     (folder / "kaldi" / "wav.scp").write_text("".join(f"{i} {p}\n" for i, p in enumerate(audio)))
     (folder / "kaldi" / "text").write_text("".join(f"{i} ON\n" for i, _ in enumerate(audio)))
+    (folder / "log").mkdir()
+    (folder / "log" / "train.log").write_text('[t][train_inner][INFO] - {"num_updates": "1"}\n')
     finished_run(folder / "run", write_corpus(folder / "corpus", train=2, valid=2))
     return folder
 
@@ -108,6 +110,7 @@ def finished_run(folder: Path, data: Path) -> None:
         ("manifest merge pooled data other --language en --language es", "train"),
         ("prepare kaldi kaldi --out prepared --language en", "utterances"),
         ("compare run --subset valid", "dense control"),
+        ("report one.safetensors two.safetensors matrix.npy log --out page.html", "page.html"),
         ("bank list bank.safetensors", "saving"),
         ("bank remove bank.safetensors es", "1 task left"),
     ],

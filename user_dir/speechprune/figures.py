@@ -107,6 +107,42 @@ def grouped_bars(
     save_figure(figure, path)
 
 
+def bar_panels(
+    names: Sequence[str],
+    panels: Mapping[str, Sequence[float]],
+    path: Union[str, Path],
+    title: str = "",
+) -> None:
+    """Draw horizontal bars from the top down, panels side by side, each bar with its value.
+
+    Args:
+        names: N of them, left of the first panel.
+        panels: what is measured to N values of 0 or more.
+        path: the figure, .png, .pdf or .svg; written atomically.
+
+    Raises ValueError if a panel has another length, and UserError as `save_figure` does.
+    """
+    figure, first = new_figure((2.6 * len(panels), 0.5 + 0.36 * len(names)))
+    share = 1.0 / len(panels)
+    for index, (name, values) in enumerate(panels.items()):
+        if len(values) != len(names):
+            raise ValueError(f"{len(values)} values of {name!r} for {len(names)} names")
+        place = (index * share, 0.0, share * 0.8, 1.0)
+        axes = figure.add_axes(place) if index else first
+        axes.set_position(place)
+        bars = axes.barh(range(len(names)), values, 0.7, color=SHADES[0])
+        labels = [f"{value:.3g}" if value < 100 else f"{value:.0f}" for value in values]
+        axes.bar_label(bars, labels, fontsize=8, color=INK, padding=3)
+        axes.set_yticks(range(len(names)), [] if index else names, fontsize=9, color=INK)
+        axes.invert_yaxis()
+        axes.set_xticks([])
+        axes.tick_params(length=0)
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
+        axes.set_xlabel(name, fontsize=9, color=INK)
+    first.set_title(title, fontsize=11, color=INK, pad=10, loc="left")
+    save_figure(figure, path)
+
+
 @dataclass(frozen=True)
 class Curve:
     """A value at each of some places.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO, Union
 
@@ -101,9 +103,54 @@ def check_folder(path: Union[str, Path]) -> None:
         raise UserError(f"{path} cannot be written to: no permission in {there}")
 
 
+@contextmanager
+def folder_beside(path: Union[str, Path]) -> Iterator[Path]:
+    """An empty folder next to ``path``, which is gone when the block ends, with what is in it.
+
+    Raises UserError if it cannot be made.
+    """
+    target = Path(os.path.realpath(path))
+    names = (f".{target.name[:40]}.{os.getpid()}-{number}.tmp" for number in count())
+    temporary = next(t for t in map(target.with_name, names) if not t.exists())
+    try:
+        temporary.mkdir()
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_existing(path: Union[str, Path]) -> None:
+    """Raise UserError if there is anything at ``path`` already, which is to be a new folder."""
+    if os.path.lexists(path):
+        raise UserError(f"{path} is there already; name a new folder, or remove it")
+
+
+@contextmanager
+def new_folder(path: Union[str, Path]) -> Iterator[Path]:
+    """An empty folder that becomes ``path`` when the block ends, and vanishes if it fails.
+
+    Raises UserError if something is at ``path`` already, or it cannot be written. Folders within
+    are not synced.
+    """
+    refuse_existing(path)
+    make_folder(Path(path).absolute().parent)
+    with folder_beside(path) as temporary:
+        yield temporary
+        refuse_existing(path)  # it may have appeared meanwhile
+        try:
+            for file in sorted(temporary.iterdir()):
+                sync(file)
+            put_in_place(temporary, path)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}") from error
+
+
 def kind_of(path: Path) -> str:
     """What a file is by its first bytes: "checkpoint", "figure", "safetensors" (masks, a matrix
-    or a bank), "JSON", "text", or "" if it is empty, missing or no file at all."""
+    or a bank), "ONNX", "JSON", "text", or "" if it is empty, missing or no file at all."""
     if not path.is_file():
         return ""
     try:
@@ -116,6 +163,8 @@ def kind_of(path: Path) -> str:
         # First of all, since it begins with a length, whose bytes may be those of other kinds.
         ("safetensors", start[8:9] == b"{" and start[4:8] == bytes(4)),
         ("checkpoint", start.startswith((b"PK\x03\x04", b"\x80"))),
+        # The version of its form, and then its producer, graph or operators.
+        ("ONNX", start[:1] == b"\x08" and start[2:3] in (b"\x12", b":", b"B")),
         ("figure", start.startswith((b"\x89PNG", b"%PDF", b"<?xml", b"<svg"))),
         ("JSON", start.lstrip().startswith((b"{", b"["))),
     ):

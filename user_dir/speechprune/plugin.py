@@ -22,6 +22,7 @@ from fairseq.models.hubert import hubert
 from fairseq.models.wav2vec import wav2vec2
 from fairseq.optim import amp_optimizer, fp16_optimizer
 from fairseq.tasks import audio_finetuning
+from fairseq.tasks.sentence_prediction import SentencePredictionTask
 from fairseq.trainer import Trainer
 
 from speechprune.backbones import BACKBONES
@@ -29,6 +30,7 @@ from speechprune.backbones.data2vec import data2vec_audio
 from speechprune.models.classes import comparing_classes
 from speechprune.models.registration import register_all
 from speechprune.models.sentence_symbols import comparing_symbols
+from speechprune.models.sentence_task import checking_outputs, checking_split
 from speechprune.models.symbols import following_symbols
 from speechprune.replacing import replace
 from speechprune.seams import checkpoints, half_precision, settings, spans, text, training_loop
@@ -49,6 +51,8 @@ def _enter() -> None:
     replace(Trainer, "load_checkpoint", following_symbols)
     replace(Trainer, "load_checkpoint", comparing_classes)
     replace(Trainer, "load_checkpoint", comparing_symbols)
+    replace(SentencePredictionTask, "build_model", checking_outputs)
+    replace(SentencePredictionTask, "load_dataset", checking_split)
     replace(Trainer, "clip_grad_norm", training_loop.observing)
     optimizer = fp16_optimizer.FP16Optimizer
     replace(optimizer, "__init__", half_precision.naming_copies)

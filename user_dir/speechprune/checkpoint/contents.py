@@ -49,7 +49,7 @@ def validated(found: Any, path: object) -> dict[str, Any]:
             f"{path} is not a fairseq checkpoint: it has no `model` with its `cfg` or `args`"
         )
     state = {**found, "cfg": cfg, "args": args}
-    _check_tensors(weights, path)
+    check_tensors(weights, path)
     refuse_other_types(state, path)
     refuse_misfit(state, path)
     return state
@@ -78,7 +78,8 @@ def _tensors(weights: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
     return found
 
 
-def _check_tensors(weights: Mapping[Any, Any], path: object) -> None:
+def check_tensors(weights: Mapping[Any, Any], path: object) -> None:
+    """Raise UserError unless weights are tensors by name, of types that models are trained in."""
     for name, tensor in _tensors(weights):
         if not isinstance(name, str):
             raise UserError(f"{path} is damaged: {name!r} cannot be the name of a tensor")

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, ListConfig
 from omegaconf.base import ContainerMetadata, Metadata
 from omegaconf.nodes import AnyNode
 
-from speechprune.checkpoint.contents import refuse_infinite, validated
+from speechprune.checkpoint.contents import check_tensors, refuse_infinite, validated
 from speechprune.checkpoint.training_state import PROVENANCE
 from speechprune.errors import UserError
 from speechprune.files import digest, kind_of, replacing_file
@@ -88,8 +88,35 @@ def read(path: PathLike, *, mmap: bool = False) -> dict[str, Any]:
     path = Path(path)
     is_archive = _check_file(path)
     status = path.stat()
+    state = validated(_unpickled(path, mmap=mmap and is_archive), path)
+    content = (path.absolute(), status.st_mtime_ns, status.st_size, status.st_ino)
+    if content not in _FINITE:
+        refuse_infinite(state["model"], path)
+        _FINITE.add(content)
+    return state
+
+
+def read_tensors(path: PathLike) -> dict[str, torch.Tensor]:
+    """The tensors by name in a file that holds nothing else, as libraries beside fairseq save
+    them; on the CPU, without running any code in the file.
+
+    Raises:
+        UserError: as `read`.
+    """
+    path = Path(path)
+    found = _unpickled(path, mmap=_check_file(path))
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is not a file of tensors by name; give the weights of a model")
+    tensors = dict(found)
+    check_tensors(tensors, path)
+    refuse_infinite(tensors, path)
+    return tensors
+
+
+def _unpickled(path: Path, *, mmap: bool) -> Any:
+    """What is in a file that was checked; raises UserError, or DamagedCheckpoint, as `read`."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_archive)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     # A damaged pickle may fail anywhere, with any exception.
     except Exception as error:
         names = _unknown_classes(path, error)
@@ -99,12 +126,6 @@ def read(path: PathLike, *, mmap: bool = False) -> dict[str, Any]:
                 "save it again with tensors and plain containers only"
             ) from error
         raise DamagedCheckpoint(_damaged(path, error)) from error
-    state = validated(state, path)
-    content = (path.absolute(), status.st_mtime_ns, status.st_size, status.st_ino)
-    if content not in _FINITE:
-        refuse_infinite(state["model"], path)
-        _FINITE.add(content)
-    return state
 
 
 def write(state: dict[str, Any], path: PathLike) -> None:

@@ -24,7 +24,6 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from speechprune.backbones import find_backbone
 from speechprune.decoding import MAX_TOKENS
 from speechprune.decoding.greedy import decode, spells_words
 from speechprune.decoding.scoring import ErrorCounts, count_text_errors
@@ -35,7 +34,6 @@ from speechprune.manifests.manifest import Split, Utterance, read_split
 from speechprune.manifests.recording import BadAudio, decode_recording
 from speechprune.masking.masked_site import masked_weight
 from speechprune.models.loading import LoadedModel, LoadedRecogniser
-from speechprune.models.sites import encoder_of_model
 
 if TYPE_CHECKING:
     from fairseq.data.dictionary import Dictionary
@@ -92,8 +90,7 @@ def evaluate(
             loaded, or there is no text to compare with, or one in another alphabet.
     """
     check_references(loaded, split)
-    device = best_device()
-    loaded.model.to(device)
+    loaded.model.to(best_device())
     texts, seconds = in_batches(
         split.root,
         split.utterances,
@@ -128,7 +125,7 @@ def evaluation_of(
         density=loaded.density,
         audio_seconds=sum(u.frames for u in split.utterances) / sample_rate(loaded),
         seconds=seconds,
-        device=best_device().type,
+        device=loaded.device.type,
     )
 
 
@@ -236,15 +233,13 @@ def transcribe(loaded: LoadedRecogniser, audio: Sequence[np.ndarray]) -> list[st
 
 def audible(loaded: LoadedModel, audio: Sequence[np.ndarray]) -> list[int]:
     """The recordings of (samples,) that are long enough for a frame."""
-    encoder = encoder_of_model(loaded.model)
-    family = find_backbone(encoder)
-    return [i for i, samples in enumerate(audio) if family.frame_count(encoder, len(samples))]
+    return [i for i, samples in enumerate(audio) if loaded.frame_count(len(samples))]
 
 
 def padded(loaded: LoadedModel, audio: Sequence[np.ndarray]) -> dict[str, Tensor]:
     """A batch as the model takes it: ``source``, float32 (B, samples), and ``padding_mask``."""
-    device = next(loaded.model.parameters()).device
-    return padded_batch(audio, normalize=bool(loaded.cfg.task.get("normalize")), device=device)
+    normalize = bool(loaded.cfg.task.get("normalize"))
+    return padded_batch(audio, normalize=normalize, device=loaded.device)
 
 
 def padded_batch(
@@ -296,7 +291,13 @@ def batches(
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Parameters that inference reads: masks leave the count alone, scores are not counted."""
+    """Parameters that inference reads: masks leave the count alone, scores are not counted.
+
+    An exported model, whose parameters are elsewhere, says how many there are.
+    """
+    told: int | None = getattr(model, "parameter_count", None)
+    if told is not None:
+        return told
     controller = getattr(model, "mask_controller", None)
     sites = controller.sites if controller else []
     scores = {id(s): s for site in sites if (s := masked_weight(site).scores) is not None}

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from speechprune.checkpoint import PathLike, read
 from speechprune.checkpoint.finetuned import read_finetuned
 from speechprune.checkpoint.text import SYMBOLS, find_symbols, read_text_model
+from speechprune.decoding import MAX_SYMBOLS
 from speechprune.decoding.inference import batches, best_device, count_parameters
 from speechprune.decoding.text_metrics import MeasuredMetric, measure
 from speechprune.errors import UserError
@@ -31,9 +32,6 @@ from speechprune.models.loading import LoadedSentences
 from speechprune.models.sentence_symbols import refuse_other_symbols
 from speechprune.models.sentences import network_of, refuse_other_task
 from speechprune.state_names import is_finetuned
-
-#: Symbols in a batch, padding included.
-MAX_SYMBOLS = 16384
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def evaluate_sentences(
     folder: Path,
     name: str,
     *,
-    max_symbols: int = MAX_SYMBOLS,
+    max_tokens: int = MAX_SYMBOLS,
     batch_size: int | None = None,
 ) -> SentenceEvaluation:
     """Tell the class or value of every sentence of a split, and compare it with its own.
@@ -82,7 +80,7 @@ def evaluate_sentences(
     Args:
         folder: as `prepare glue` makes it, or fairseq's own script.
         name: of the split, such as valid.
-        max_symbols: in a batch, padding included.
+        max_tokens: symbols in a batch, padding included.
         batch_size: at most this many sentences in a batch; None for no such limit.
 
     Raises:
@@ -95,7 +93,7 @@ def evaluate_sentences(
     model = loaded.model.to(device)
     told: list[np.ndarray] = [np.empty(0)] * len(data)
     start = perf_counter()
-    numbers = list(batches(data.sizes[0].tolist(), max_symbols, batch_size))
+    numbers = list(batches(data.sizes[0].tolist(), max_tokens, batch_size))
     for batch in tqdm(numbers, disable=None, unit="batch"):
         scores = _scores(loaded, model, symbols_in(data, batch).to(device))
         for index, row in zip(batch, scores):
@@ -139,7 +137,8 @@ def symbols_in(data: Any, batch: Sequence[int]) -> Tensor:
 
 def targets_in(data: Any) -> np.ndarray:
     """What is to be told of each text of a split, float64 (texts,)."""
-    return np.array([float(data[index]["target"]) for index in range(len(data))])
+    # Values are lists of one.
+    return np.array([float(np.ravel(data[index]["target"])[0]) for index in range(len(data))])
 
 
 @torch.inference_mode()

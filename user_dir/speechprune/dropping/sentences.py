@@ -9,9 +9,9 @@ import numpy as np
 from torch import Tensor
 
 from speechprune.backbones.base import Entry
+from speechprune.decoding import MAX_SYMBOLS
 from speechprune.decoding.inference import best_device
 from speechprune.decoding.sentences import (
-    MAX_SYMBOLS,
     measured,
     predictions,
     symbols_in,

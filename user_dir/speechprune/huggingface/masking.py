@@ -21,6 +21,7 @@ from speechprune.masking.mask_set import MaskSet
 from speechprune.masking.schedule import Schedule
 from speechprune.masking.sites import Site, before_weight_norm
 from speechprune.masking.weight_norm import current_weight, has_weight_norm
+from speechprune.state_names import role_of
 
 
 def mask(
@@ -93,6 +94,8 @@ def mask(
         seed=seed,
     )
     given = MaskSet.load(masks) if isinstance(masks, (str, Path)) else masks
+    if given is not None:
+        _refuse_other_family(model, given)
     return _put_on(model, settings, _chosen_sites(model, settings, roles, biases, given), given)
 
 
@@ -135,7 +138,8 @@ def _chosen_sites(
     if roles is None and given is not None:
         family = family_of(model)
         known = sites_of(model, [*family.outside, *family.weights], biases=biases is not False)
-        found = [s for s in known if s.name in given or before_weight_norm(s).name in given]
+        found = [s for s in known if _is_named(s, given)]
+        _refuse_other_layers(given, known)
     else:
         of_policy = settings.rule.prunes_biases if biases is None else biases
         found = sites_of(model, LAYER_ROLES if roles is None else roles, biases=of_policy)
@@ -146,6 +150,33 @@ def _chosen_sites(
             if not has_weight_norm(site.module, site.tensor):
                 raise UserError(f"{site.name} is parametrized already, by something else")
     return found
+
+
+def _is_named(site: Site, given: MaskSet) -> bool:
+    return site.name in given or before_weight_norm(site).name in given
+
+
+def _refuse_other_family(model: Any, given: MaskSet) -> None:
+    """Raise UserError if masks say that they are of a model of another family."""
+    family, own = given.provenance.get("backbone"), model.config.model_type
+    if family not in (None, own):
+        raise UserError(f"the masks are of a {family} model, but this is a {own} model")
+
+
+def _refuse_other_layers(given: MaskSet, known: Sequence[Site]) -> None:
+    """Raise UserError if masks leave out some of the layers that a model has."""
+    kinds = set(map(_kind, given))
+    for site in known:
+        if _kind(site.name) in kinds and not _is_named(site, given):
+            raise UserError(
+                f"the masks have none for {site.name}: they are of a model with other layers; to "
+                "mask some layers alone, name all, with masks that keep everything of the others"
+            )
+
+
+def _kind(site: str) -> tuple[str, bool]:
+    """What a tensor does in its layer, and whether it is a bias."""
+    return role_of(site), site.endswith(".bias")
 
 
 def _of_sites(given: MaskSet, whole: Sequence[Site], sites: Sequence[Site]) -> MaskSet:

@@ -11,6 +11,8 @@ from speechprune.errors import UserError
 from speechprune.masking.controller import MaskController
 from speechprune.masking.mask_set import MaskSet
 from speechprune.masking.recomputation import require_gradient
+from speechprune.masking.selection import keep_count
+from speechprune.masking.weight_norm import current_weight
 
 #: Where a model keeps its masks.
 _MASKS = "mask_controller"
@@ -53,6 +55,18 @@ class ModelMasks(MaskController):
             provenance: what to say of where they come from, beside what is known.
         """
         return super().mask_set({**self.provenance, **(provenance or {})})
+
+    def density_at(self, update: int) -> float:
+        """The share of all masked entries that the schedule keeps at an update: of each site a
+        whole number of entries, or of units."""
+        kept, total = 0.0, 0
+        for site in self.sites:
+            entries = current_weight(site.module, site.tensor).numel()
+            view = self._views.get(site.name)
+            ranked = entries if view is None else view.count
+            chosen = keep_count(ranked, self.schedule.density(site, update))
+            kept, total = kept + chosen * entries / ranked, total + entries
+        return kept / total
 
     def fold(self) -> None:
         super().fold()

@@ -51,6 +51,8 @@ def sites_of(
     Raises:
         UserError: a family that speechprune does not know, or a role that it has no tensor of.
     """
+    if isinstance(roles, str):
+        raise UserError(f"roles is a list of names, not {roles!r}; give [{roles!r}]")
     family = family_of(model)
     known = [*family.outside, *family.weights]
     for role in roles:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from fairseq import tasks
 from fairseq.data.dictionary import Dictionary
 from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
@@ -82,6 +83,17 @@ class LoadedModel:
             units = find_backbone(encoder).units(encoder)
             return 1.0 - self.removed / sum(u.parameters_of(u.heads, u.channels) for u in units)
         return float(self.provenance.get("density", 1.0))
+
+    def frame_count(self, samples: int) -> int:
+        """T, the frames of a recording of so many samples; 0 if it is too short for one."""
+        encoder = encoder_of_model(self.model)
+        return find_backbone(encoder).frame_count(encoder, samples)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     @property
     def removed(self) -> int:

@@ -64,7 +64,7 @@ def _provenance(state: Mapping[str, Any], path: Union[str, Path]) -> dict[str, s
     """Backbone, pretrained file, the checkpoint's digest, settings that are not the default,
     versions, and the symbols of an output layer that has masks."""
     from speechprune.checkpoint.outputs import saved_dictionary, spelt
-    from speechprune.checkpoint.settings import encoder_of, models_in
+    from speechprune.checkpoint.settings import models_in
     from speechprune.models.declaration import declared, is_changed
     from speechprune.models.registration import register_all
 
@@ -77,8 +77,8 @@ def _provenance(state: Mapping[str, Any], path: Union[str, Path]) -> dict[str, s
         if flag in model and (flag in _ALWAYS_MENTIONED or is_changed(flag, model[flag]))
     ]
     facts = {
-        "backbone": encoder_of(model).get("_name") if model.get("w2v_args") else None,
-        "pretrained": Path(str(model.get("w2v_path") or "")).name,
+        "backbone": _family(model),
+        "pretrained": Path(str(model.get("w2v_path") or model.get("roberta_path") or "")).name,
         "checkpoint": f"sha256:{digest(path)}",
         "settings": " ".join(settings),
         "versions": f"speechprune={__version__} torch={version('torch')}",
@@ -88,6 +88,16 @@ def _provenance(state: Mapping[str, Any], path: Union[str, Path]) -> dict[str, s
     if dictionary is not None and masked:
         facts[SYMBOLS] = spelt(dictionary)
     return {key: str(fact) for key, fact in facts.items() if fact}
+
+
+def _family(model: Mapping[str, Any]) -> str | None:
+    """The family of the encoder that a model's settings name, if they name one."""
+    from speechprune.checkpoint.settings import encoder_of
+    from speechprune.models.names import ROBERTA, is_of_sentences
+
+    if is_of_sentences(str(model.get("_name"))):
+        return ROBERTA
+    return encoder_of(model).get("_name") if model.get("w2v_args") else None
 
 
 def _text(value: Any) -> str:

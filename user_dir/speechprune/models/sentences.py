@@ -21,6 +21,7 @@ from speechprune.models.mask_flags import refuse_masked_head
 from speechprune.models.network import Network
 from speechprune.models.restart import LAST, RESETS
 from speechprune.models.sentence_symbols import refuse_other_symbols
+from speechprune.models.sentence_task import refuse_unlabelled
 from speechprune.models.text_config import TOLD, TextFinetuning
 from speechprune.slimming.plan import SLIM_PLAN, SlimPlan
 from speechprune.state_names import VOCABULARY, has_masks, is_finetuned
@@ -62,6 +63,11 @@ class Sentences(Network, RobertaModel):
 
     @classmethod
     def pretrained_file(cls, cfg: Any) -> str:
+        if cfg.roberta_path and begins_from_pretrained(cfg):
+            raise UserError(
+                f"model.roberta_path={cfg.roberta_path} and checkpoint.restore_file="
+                f"{cfg.restore_file} both name a pretrained model; leave one out"
+            )
         last = os.path.join(cfg.save_dir, LAST)
         for path in (
             cfg.roberta_path,
@@ -129,7 +135,11 @@ class Sentences(Network, RobertaModel):
         Args:
             cfg: all groups of the run's config.
             task: `sentence_prediction`.
+
+        Raises:
+            UserError: a split that is to be read lacks labels.
         """
+        refuse_unlabelled(cfg)
         if begins_from_pretrained(cfg.checkpoint):
             cfg.checkpoint.restore_file = LAST
             for key in RESETS:

@@ -21,7 +21,7 @@ from speechprune.training.run import TrainingRun
 #: How often the training text has a word of the dictionary: of the rated texts that the benchmarks
 #: read, 8,067 words, with which the file stays below 4 MB.
 MIN_COUNT = 4
-UPDATES = 1500
+UPDATES = 4000
 
 #: Settings of the task that finetuning has to have as well, beside the dictionary.
 _OF_TASK = ("_name", "sample_break_mode", "tokens_per_sample")

@@ -19,11 +19,11 @@ from speechprune.models.names import OF_SPEECH, OF_TEXT
 from speechprune.reports.runs import (
     FinishedRun,
     Result,
-    UnfinishedRun,
     evaluate_run,
     read_run,
     subset_digest,
 )
+from speechprune.reports.unfinished import UnfinishedRun
 from speechprune.tables import table
 
 _COLUMNS = ("method", "seeds", "sparsity %")

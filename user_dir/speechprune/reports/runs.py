@@ -1,4 +1,4 @@
-"""Training runs: what their files say, whether they are finished, and their evaluation."""
+"""Training runs: what their files say, and their evaluation."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from speechprune import __version__
-from speechprune.checksums import read_entries, read_json, write_entries
+from speechprune.checksums import read_entries, write_entries
 from speechprune.errors import UserError
 from speechprune.files import digest
 from speechprune.manifests.glue.folder import task_of_folder
 from speechprune.manifests.glue.tasks import SENTENCES
 from speechprune.manifests.split_files import split_digest
 from speechprune.reports.run_files import are_facts, are_values, read_summary
+from speechprune.reports.unfinished import UnfinishedRun, refuse_missing, refuse_unfinished
 from speechprune.state_names import is_finetuned
 from speechprune.training.run import DONE, SETTINGS
+
+#: What the names of files with kept evaluations begin with.
+_EVALUATION = "evaluation-"
 
 
 @dataclass(frozen=True)
@@ -268,24 +272,65 @@ def evaluate_checkpoint(
     Raises:
         UserError: recordings are missing or damaged, or the checkpoint does not load.
     """
-    path = folder / f"evaluation-{subset.replace('/', '-')}.json"
+    path = folder / f"{_EVALUATION}{subset.replace('/', '-')}.json"
     checkpoint = checkpoint_path(folder, which)
-    key = {"checkpoint": digest(checkpoint), "data": manifest, "version": __version__}
+    key = _key(checkpoint)
     kept = read_entries(path)
-    found = kept.get(which)
-    if isinstance(found, dict) and {name: found.get(name) for name in key} == key:
-        values = {name: value for name, value in found.items() if name not in key}
-        if are_values(values):
-            return RunEvaluation(**values), None
-    measured = _evaluate(checkpoint, data, subset, rate)
+    found = _usable(kept.get(which), key)
+    if found is not None and found[1] == manifest:
+        return found[0], None
+    measured = measure(checkpoint, data, subset, rate)
     try:
-        write_entries(path, {**kept, which: {**key, **asdict(measured)}})
+        write_entries(path, {**kept, which: {**key, "data": manifest, **asdict(measured)}})
     except UserError as error:  # the result is worth more than its copy
         return measured, f"{error}; it will be evaluated again"
     return measured, None
 
 
-def _evaluate(checkpoint: Path, folder: Path, subset: str, rate: int | None) -> RunEvaluation:
+def kept_evaluations(folder: Path, which: str) -> dict[str, tuple[RunEvaluation, str] | None]:
+    """What `evaluate_checkpoint` has kept of a run's "last" or "best" checkpoint, by subset.
+
+    With each evaluation comes the digest of what it was made on; None stands for one of another
+    checkpoint, or by another version of the program, and for what cannot be read.
+    """
+    paths = sorted(folder.glob(f"{_EVALUATION}*.json"))
+    kept = {path.stem[len(_EVALUATION) :]: read_entries(path).get(which) for path in paths}
+    if all(each is None for each in kept.values()):
+        return {}
+    key = _key(checkpoint_path(folder, which))
+    return {name: _usable(each, key) for name, each in kept.items() if each is not None}
+
+
+def _key(checkpoint: Path) -> dict[str, str]:
+    """What an evaluation counts for, beside the digest of its data."""
+    return {"checkpoint": digest(checkpoint), "version": __version__}
+
+
+def _usable(
+    kept: Mapping[str, Any] | None, key: Mapping[str, str]
+) -> tuple[RunEvaluation, str] | None:
+    """A kept evaluation with the digest of its data; None for one of something else, and for what
+    is damaged."""
+    if kept is None:
+        return None
+    values = {name: value for name, value in kept.items() if name not in (*key, "data")}
+    is_current = all(kept.get(name) == value for name, value in key.items())
+    data = kept.get("data")
+    if not (is_current and isinstance(data, str) and are_values(values)):
+        return None
+    return RunEvaluation(**values), data
+
+
+def measure(checkpoint: Path, folder: Path, subset: str, rate: int | None = None) -> RunEvaluation:
+    """The evaluation of any finetuned checkpoint, which is not kept.
+
+    Args:
+        folder: of manifests.
+        rate: of the recordings, in Hz; `SAMPLE_RATE` if None.
+
+    Raises:
+        UserError: recordings are missing or damaged, or the checkpoint does not load.
+    """
     from speechprune.decoding.inference import evaluate, read_references
     from speechprune.decoding.labelling import evaluate_labels, read_labels
     from speechprune.decoding.sentences import evaluate_sentences
@@ -311,75 +356,3 @@ def _evaluate(checkpoint: Path, folder: Path, subset: str, rate: int | None) -> 
         parameters=found.parameters,
         removed=loaded.removed,
     )
-
-
-# --- unfinished runs --------------------------------------------------------------------------
-
-#: What may end a training before its last update; off if it is not positive.
-_OTHER_ENDS = (
-    ("checkpoint", "patience"),
-    ("optimization", "max_epoch"),
-    ("optimization", "stop_min_lr"),
-    ("optimization", "stop_time_hours"),
-)
-
-
-class UnfinishedRun(UserError):
-    """The reason why a folder is not that of a finished training run."""
-
-
-def refuse_missing(folder: Path, checkpoint: Path) -> None:
-    """Refuse a folder without the checkpoint that counts.
-
-    Args:
-        checkpoint: in ``folder``.
-
-    Raises:
-        UnfinishedRun: there is something, but not this checkpoint.
-        UserError: there is nothing at all, as after a misspelt name.
-    """
-    if checkpoint.is_file():
-        return
-    if not folder.exists():
-        raise UserError(f"{folder} does not exist; name the folders of training runs")
-    if not folder.is_dir():
-        raise UnfinishedRun("no folder")
-    started = folder / SETTINGS
-    if started.exists() and not (folder / DONE).exists():
-        raise UnfinishedRun(f"unfinished: 0 of {_planned(started)} updates are saved")
-    raise UnfinishedRun(f"it holds no run: no {checkpoint.relative_to(folder)}")
-
-
-def refuse_unfinished(folder: Path, state: Mapping[str, Any]) -> None:
-    """Refuse a run that was to train further.
-
-    Args:
-        state: its last checkpoint.
-
-    Raises:
-        UnfinishedRun: with its updates.
-    """
-    from speechprune.checkpoint.settings import updates_of
-
-    cfg = state["cfg"]
-    done = updates_of(state)
-    if done is None:
-        raise UnfinishedRun("its last checkpoint does not tell how long it was trained")
-    planned = (cfg.get("optimization") or {}).get("max_update") or 0
-    if done >= planned or (folder / DONE).exists():
-        return
-    # Whoever writes down the settings writes down the end too, whichever it was.
-    tells_its_end = (folder / SETTINGS).exists()
-    if tells_its_end or not any(
-        ((cfg.get(group) or {}).get(key) or 0) > 0 for group, key in _OTHER_ENDS
-    ):
-        raise UnfinishedRun(f"unfinished: {done} of {planned} updates")
-
-
-def _planned(path: Path) -> str:
-    """The updates that a run was started for, in what it was started with."""
-    try:
-        given = read_json(path)["overrides"]
-        return dict(override.partition("=")[::2] for override in given)["optimization.max_update"]
-    except (AttributeError, ValueError, KeyError, TypeError):
-        return "all"

@@ -77,14 +77,14 @@ def add(
     refuse_taken(bank, name)
     task = task_of(bank, name, checkpoint)
     if on is not None:
-        percent = _measured(checkpoint, *on)
+        percent = measured(checkpoint, *on)
     if percent is not None:
         rate = ErrorRate(percent, rate_of(task.about["kind"]), None if on is None else on[1])
         task = replace(task, about={**task.about, "error_rate": rate.describe()})
     return add_task(path, task, onto=bank.digest)
 
 
-def _measured(checkpoint: PathLike, folder: Path, split: str) -> float:
+def measured(checkpoint: PathLike, folder: Path, split: str) -> float:
     """The error rate of a checkpoint over a split, in percent: of words or units, or of utterances
     of which a class is wrong."""
     loaded = load_finetuned(checkpoint, folder)

@@ -9,7 +9,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from speechprune.backbones.roberta import PAD
 from speechprune.checkpoint.file import PathLike, digest
-from speechprune.decoding.sentences import MAX_SYMBOLS, read_labelled, read_texts
+from speechprune.decoding import MAX_SYMBOLS
+from speechprune.decoding.sentences import read_labelled, read_texts
 from speechprune.models.loading import LoadedSentences
 from speechprune.rewriting.calibration import Calibration, Draw, Part
 

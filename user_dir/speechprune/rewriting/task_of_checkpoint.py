@@ -57,7 +57,7 @@ def task_of(bank: Bank, name: str, path: PathLike) -> Task:
         "regrown": found.regrown,
         "saved": name_of(found.saved),
     }
-    measured = _validated(path, state, about["kind"])
+    measured = validation_of(path, state, about["kind"])
     if measured is not None:
         about["error_rate"] = measured.describe()
     return Task(name, masks, own, _plain(about, path), name_of(found.precision))
@@ -108,7 +108,7 @@ def _why(model: Any) -> str:
     return "it is on another base"
 
 
-def _validated(path: PathLike, state: Mapping[str, Any], kind: str) -> ErrorRate | None:
+def validation_of(path: PathLike, state: Mapping[str, Any], kind: str) -> ErrorRate | None:
     """The error rate of this very checkpoint in its training's validation; None without one."""
     saved = read_saved(Path(path)) if updates_of(state) is not None else None
     if saved is None or saved.valid is None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from omegaconf import DictConfig
 
 from speechprune.criterions.names import REPORTED
 from speechprune.errors import UserError
-from speechprune.manifests.glue.folder import task_of_folder
+from speechprune.models.sentence_task import refuse_other_outputs, refuse_unlabelled
 from speechprune.training.paths import value_at
 
 
@@ -24,32 +22,10 @@ def check_sentences(cfg: DictConfig) -> None:
             values in their place; a split or its labels are missing; the metric that chooses the
             best checkpoint is not reported, or cannot be in several processes.
     """
-    folder = Path(cfg.task.data)
-    task = task_of_folder(folder)
-    regression = bool(value_at(cfg, "criterion.regression_target"))
-    if task.has_scores != regression:
-        has = "values" if task.has_scores else "classes"
-        raise UserError(
-            f"{folder} has {has} of sentences; set criterion.regression_target="
-            f"{str(task.has_scores).lower()}"
-        )
-    outputs = 1 if regression else len(task.classes)
-    if cfg.task.num_classes != outputs:
-        of = "values need 1" if regression else f"{folder}/label/dict.txt has {outputs} classes"
-        raise UserError(f"task.num_classes={cfg.task.num_classes}, but {of}")
-    names = [cfg.dataset.train_subset]
-    if not cfg.dataset.disable_validation:
-        names += cfg.dataset.valid_subset.split(",")
-    for name in names:
-        _check_split(folder, name, "label" if regression else "idx")
+    refuse_other_outputs(cfg.task, bool(value_at(cfg, "criterion.regression_target")))
+    refuse_unlabelled(cfg)
     _check_metric(cfg)
     _check_processes(cfg)
-
-
-def _check_split(folder: Path, name: str, ending: str) -> None:
-    for file in (folder / "input0" / f"{name}.idx", folder / "label" / f"{name}.{ending}"):
-        if not file.is_file():
-            raise UserError(f"there is no {file}; prepare the split {name} with its labels")
 
 
 def _check_metric(cfg: DictConfig) -> None:

@@ -1,0 +1,64 @@
+"""What was measured of models, to be read by people and by programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from speechprune.benchmarking.measuring import Measured
+from speechprune.figures import bar_panels
+from speechprune.tables import table
+
+_MEGABYTE = 1e6
+_HEADS = (
+    *("model", "latency", "real-time factor", "audio s/s", "faster", "memory MB"),
+    *("size MB", "of its bytes", "parameters", "multiply-adds"),
+)
+
+
+def describe(found: Sequence[Measured]) -> list[dict[str, Any]]:
+    """The measurements under the names of `Measured`, with seconds and bytes."""
+    return [{**asdict(each), "path": str(each.path)} for each in found]
+
+
+def in_words(found: Sequence[Measured]) -> str:
+    """A table; how much faster a model is, and its share of bytes, are those beside the first."""
+    first = found[0]
+    rows = [
+        (
+            name,
+            f"{1e3 * each.latency:.1f} ms",
+            f"{each.real_time_factor:.4f}",
+            f"{each.throughput:.1f}",
+            f"{first.latency / each.latency:.2f} x",
+            f"{each.peak / _MEGABYTE:.0f}",
+            f"{each.size / _MEGABYTE:.1f}",
+            f"{100 * each.size / first.size:.1f} %",
+            f"{each.parameters / 1e6:.2f} M",
+            f"{each.multiply_adds / 1e9:.2f} G",
+        )
+        for name, each in zip(_names(found), found)
+    ]
+    return table([_HEADS, *rows])
+
+
+def draw(found: Sequence[Measured], path: Path) -> None:
+    """Draw latency, memory and size as bars; raises UserError as `save_figure`."""
+    panels = {
+        "latency [ms]": [1e3 * each.latency for each in found],
+        "peak memory [MB]": [each.peak / _MEGABYTE for each in found],
+        "size on disk [MB]": [each.size / _MEGABYTE for each in found],
+    }
+    bar_panels(_names(found), panels, path)
+
+
+def _names(found: Sequence[Measured]) -> list[str]:
+    """The names of files, with as much of their folders as tells them apart."""
+    paths = [each.path for each in found]
+    for count in range(1, 1 + max(len(path.parts) for path in paths)):
+        names = [str(Path(*path.parts[-count:])) for path in paths]
+        if len(set(names)) == len(set(paths)):
+            break
+    return names

@@ -1,0 +1,143 @@
+"""The weights of a beam search that make the fewest errors on a validation split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+from tqdm import tqdm
+
+from speechprune.decoding import MAX_TOKENS
+from speechprune.decoding.beam import BeamSearch
+from speechprune.decoding.emissions import ModelEmissions
+from speechprune.decoding.greedy import spells_words
+from speechprune.decoding.hypothesis import GreedySearch, Search
+from speechprune.decoding.inference import check_references
+from speechprune.decoding.parallel import searched
+from speechprune.decoding.scoring import ErrorCounts, count_text_errors
+from speechprune.decoding.searching import SplitEmissions
+from speechprune.manifests.manifest import Split
+from speechprune.models.loading import LoadedRecogniser
+
+#: Where the search for weights begins.
+LM_WEIGHTS = (0.0, 1.0, 2.0, 3.0, 4.0)
+WORD_SCORES = (-2.0, -1.0, 0.0, 1.0, 2.0)
+#: How far apart they lie.
+_STEP = 1.0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The errors that a search makes with some weights.
+
+    Attributes:
+        lm_weight, word_score: as of `BeamSearch`.
+        words, characters: errors over all utterances.
+    """
+
+    lm_weight: float
+    word_score: float
+    words: ErrorCounts
+    characters: ErrorCounts
+
+    @property
+    def rank(self) -> tuple[int, int, float, float]:
+        """Smaller is better: errors of words, then of characters, then small weights."""
+        return self.words.errors, self.characters.errors, self.lm_weight, abs(self.word_score)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What was tried, in the order in which it was, and what there is without a search."""
+
+    greedy: Trial
+    trials: tuple[Trial, ...]
+
+    @property
+    def best(self) -> Trial:
+        """The trial with the fewest errors; of equal ones that with the smaller weights."""
+        return _best(self.trials)
+
+
+def tune(
+    loaded: LoadedRecogniser,
+    split: Split,
+    search: BeamSearch,
+    *,
+    rounds: int = 2,
+    max_tokens: int = MAX_TOKENS,
+    workers: int | None = None,
+) -> Tuning:
+    """Try weights on a grid, and then ever closer around the best ones.
+
+    The model hears the split once; its emissions stay in memory. All weights are tried in an order
+    that depends on nothing but the errors before.
+
+    Args:
+        search: with any weights. If it has no lexicon's words, the word score stays 0.
+        rounds: how often the neighbours of the best weights are tried, at half the distance of the
+            round before.
+        max_tokens: as for `evaluate`.
+        workers: processes that search, None for one per core.
+
+    Raises:
+        UserError: as `evaluate_search`.
+    """
+    search.prepare()
+    check_references(loaded, split)
+    heard = SplitEmissions(ModelEmissions(loaded), split, max_tokens=max_tokens, batch_size=None)
+    emissions = list(heard)
+    in_order = [emissions[place] for place in np.argsort(heard.order)]
+    letters = spells_words(loaded.dictionary)
+    words = search.has_words
+    trials: dict[tuple[float, float], Trial] = {}
+    scores = WORD_SCORES if words else (0.0,)
+    around = 9 if words else 3
+    total = len(LM_WEIGHTS) * len(scores) + rounds * (around - 1)
+    with tqdm(total=total, desc="weights", leave=False, disable=None) as bar:
+
+        def attempt(points: Sequence[tuple[float, float]]) -> None:
+            for point in points:
+                if point not in trials:
+                    tried = replace(search, nbest=1, lm_weight=point[0], word_score=point[1])
+                    counts = _errors(tried, in_order, split, workers, letters=letters)
+                    trials[point] = Trial(*point, *counts)
+                bar.update()
+
+        attempt(list(product(LM_WEIGHTS, scores)))
+        step = _STEP
+        for _ in range(rounds):
+            step /= 2
+            attempt(list(_neighbours(_best(trials.values()), step, words=words)))
+    greedy = _errors(GreedySearch(search.symbols), in_order, split, workers, letters=letters)
+    return Tuning(Trial(0.0, 0.0, *greedy), tuple(trials.values()))
+
+
+def _best(trials: Iterable[Trial]) -> Trial:
+    return min(trials, key=lambda trial: trial.rank)
+
+
+def _neighbours(best: Trial, step: float, *, words: bool) -> Iterator[tuple[float, float]]:
+    """The weights around the best ones, in order; none is below 0."""
+    for more, longer in product((-step, 0.0, step), (-step, 0.0, step) if words else (0.0,)):
+        if (more or longer) and best.lm_weight + more >= 0:
+            yield best.lm_weight + more, best.word_score + longer
+
+
+def _errors(
+    search: Search,
+    emissions: Sequence[np.ndarray],
+    split: Split,
+    workers: int | None,
+    *,
+    letters: bool,
+) -> tuple[ErrorCounts, ErrorCounts]:
+    """Errors over words and over characters of all utterances, in the order of the split."""
+    words, characters = ErrorCounts(), ErrorCounts()
+    found = searched(search, emissions, workers)
+    for utterance, hypotheses in zip(split.utterances, found):
+        counts = count_text_errors(utterance.text, hypotheses[0].text, letters=letters)
+        words, characters = words + counts[0], characters + counts[1]
+    return words, characters

@@ -1,0 +1,1 @@
+"""Models out of fairseq, in the files of other libraries, and back."""

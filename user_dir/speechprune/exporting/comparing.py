@@ -1,0 +1,84 @@
+"""Whether a model that was written gives what its source gives, on some seconds of noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from speechprune.errors import UserError
+
+#: Of the recordings that are compared, in samples at any rate: with strides of 320 they have odd
+#: and even counts of frames, and end within a frame or just where one does.
+LENGTHS = (4000, 4320, 16000, 16239, 32080, 41337)
+#: By how much outputs may differ: far less than moves a decision, and more than rounding does.
+TOLERANCE = 1e-4
+
+#: Of the noise. Loud: before they divide by a variance, libraries add to it 1e-5 or 1e-7, of which
+#: nothing is to show.
+_VARIANCE = 100.0
+
+#: What a model makes of a batch of recordings, each float32 of (samples,): of each its outputs,
+#: such as logits of (frames, symbols) without frames of padding.
+Hear = Callable[[Sequence[np.ndarray]], Sequence[Tensor]]
+
+
+def noise(lengths: Sequence[int] = LENGTHS, seed: int = 0) -> list[np.ndarray]:
+    """Recordings of noise, float32 (samples,), the same in each process."""
+    generator = np.random.default_rng(seed)
+    scale = np.float32(_VARIANCE**0.5)
+    return [scale * generator.standard_normal(length, dtype=np.float32) for length in lengths]
+
+
+def heard(hear: Hear, lengths: Sequence[int] = LENGTHS, *, together: bool = False) -> list[Tensor]:
+    """What a model makes of recordings of noise.
+
+    Args:
+        lengths: of the recordings, in samples.
+        together: hear all of them in one padded batch, instead of each by itself.
+    """
+    audio = noise(lengths)
+    batches = [audio] if together else [[each] for each in audio]
+    return [outputs for batch in batches for outputs in hear(batch)]
+
+
+def largest_difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+    """The largest difference between outputs of two models; infinity if they have other shapes, or
+    are not finite."""
+    return max(_difference(one, other) for one, other in zip(ours, theirs))
+
+
+def agreement(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+    """The share of frames of which two models prefer the same symbol.
+
+    Args:
+        ours, theirs: scores of each recording, (T, symbols), in the same shapes.
+    """
+    pairs = list(zip(ours, theirs))
+    same = sum(int((one.argmax(-1) == other.argmax(-1)).sum()) for one, other in pairs)
+    return same / sum(len(one) for one, _ in pairs)
+
+
+def refuse_difference(path: object, difference: float, tolerance: float, *, what: str) -> None:
+    """Raise UserError if outputs differ by more than is tolerated.
+
+    Args:
+        path: of the source.
+        what: what was made of it, such as "the ONNX file".
+    """
+    if difference <= tolerance:
+        return
+    how = f"by {difference:.1e}" if math.isfinite(difference) else "in their shapes, or are NaN"
+    raise UserError(
+        f"{path}: the outputs of {what} differ from those of the source {how}; at most "
+        f"{tolerance:.0e} is allowed (--tolerance), so nothing was written"
+    )
+
+
+def _difference(one: Tensor, other: Tensor) -> float:
+    if one.shape != other.shape:
+        return math.inf
+    found = float((one.double() - other.double()).abs().max()) if one.numel() else 0.0
+    return found if math.isfinite(found) else math.inf

@@ -1,0 +1,316 @@
+"""Everything that sources say, read once, in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from speechprune.checksums import read_json
+from speechprune.errors import UserError
+from speechprune.layers.matrix import FORMAT as MATRIX_FORMAT
+from speechprune.layers.matrix import SimilarityMatrix
+from speechprune.layers.plan import LayerPlan, LayerPlans
+from speechprune.masking.mask_set import MaskSet
+from speechprune.reports.comparison import Comparison
+from speechprune.reports.page.contents import (
+    Contents,
+    LayerUnits,
+    Measurement,
+    Model,
+    Plans,
+    Run,
+    data_key,
+)
+from speechprune.reports.page.models import read_model
+from speechprune.reports.page.sources import Kind, Source
+from speechprune.reports.runs import (
+    FinishedRun,
+    Result,
+    RunEvaluation,
+    checkpoint_path,
+    evaluate_run,
+    kept_evaluations,
+    measure,
+    read_run,
+    subset_digest,
+)
+from speechprune.reports.unfinished import UnfinishedRun
+from speechprune.training.log import read_log
+
+#: How rates are called by their names in JSON.
+_RATES = {"wer": "WER", "cer": "CER", "error": "error"}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a page.
+
+    Attributes:
+        which: "last" or "best", the checkpoint of a run that counts.
+        subset: to evaluate on, and to take examples from; None for what was evaluated before.
+        data: its folder; by default that of each run's own training.
+        examples: utterances of the subset to transcribe.
+    """
+
+    which: str = "last"
+    subset: str | None = None
+    data: Path | None = None
+    examples: int = 10
+
+
+class Reader:
+    """Reads sources into contents.
+
+    Attributes:
+        contents: what was read so far.
+        finished: what is known of the runs that are finished, by their names.
+        checkpoints: the files that were given by themselves, by their names.
+    """
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
+        self.contents = Contents()
+        self.finished: dict[str, FinishedRun] = {}
+        self.checkpoints: dict[str, Path] = {}
+        self._results: list[tuple[str, Result]] = []
+        self._notes: list[str] = []
+
+    def read(self, sources: Sequence[Source]) -> Contents:
+        """Read all; raises UserError if something is damaged."""
+        readers: Mapping[Kind, Callable[[Source], None]] = {
+            Kind.RUN: self._run,
+            Kind.CHECKPOINT: self._checkpoint,
+            Kind.SAFETENSORS: self._safetensors,
+            Kind.MATRIX: self._matrix,
+            Kind.PLANS: self._plans,
+            Kind.EVALUATION: self._evaluation,
+            Kind.LAYERS: self._layers,
+            Kind.SLIMMING: self._slimming,
+        }
+        for source in tqdm(sources, unit="source", desc="reading", disable=None):
+            readers[source.kind](source)
+        self._compare()
+        return self.contents
+
+    # --- runs and checkpoints -----------------------------------------------------------------
+
+    def _run(self, source: Source) -> None:
+        log, problem, facts = read_log(source.path), "", {}
+        try:
+            run = read_run(source.path, self.wanted.which, self.wanted.data)
+        except UnfinishedRun as reason:
+            problem = str(reason)
+        else:
+            self.finished[source.name] = run
+            facts = _facts(run)
+            self._evaluate(source.name, run)
+        self.contents.runs.append(Run(source.name, source.path, facts, problem, log))
+        path = checkpoint_path(source.path, self.wanted.which)
+        if path.is_file():
+            self.contents.models.append(read_model(path, source.name))
+
+    def _evaluate(self, name: str, run: FinishedRun) -> None:
+        """Evaluate a run, or take what was kept of earlier evaluations."""
+        found: dict[str, tuple[RunEvaluation, str] | None] = {}
+        if self.wanted.subset is not None:
+            manifest = subset_digest(run, self.wanted.subset)
+            evaluation, warning = evaluate_run(run, self.wanted.subset, manifest)
+            self._notes += [warning] if warning else []
+            found[self.wanted.subset] = (evaluation, manifest)
+        else:
+            found = dict(kept_evaluations(run.folder, run.which))
+        if not found:
+            self.contents.note("errors", f"{name} has no evaluation: --subset SPLIT makes one")
+        for subset, kept in found.items():
+            if kept is None:
+                self.contents.note(
+                    "errors",
+                    f"the evaluation of {name} on {subset} is of another checkpoint or version, or "
+                    "damaged, and is left out: --subset makes it anew",
+                )
+                continue
+            evaluation, manifest = kept
+            self._results.append((subset, Result(run, evaluation, manifest)))
+            self.contents.measurements.append(_of_run(name, subset, run, evaluation, manifest))
+
+    def _checkpoint(self, source: Source) -> None:
+        self.contents.models.append(read_model(source.path, source.name))
+        self.checkpoints[source.name] = source.path
+        subset, data = self.wanted.subset, self.wanted.data
+        if subset is None or data is None:
+            self.contents.note(
+                "errors",
+                f"{source.name} is not evaluated: that takes --data DIR and --subset SPLIT",
+            )
+            return
+        found = measure(source.path, data, subset)
+        self.contents.measurements.append(
+            Measurement(
+                source.name,
+                subset,
+                data_key(data, subset),
+                f"{subset} of {data}",
+                {"WER": found.wer, "CER": found.cer},
+                parameters=found.parameters - found.removed,
+                size=source.path.stat().st_size,
+            )
+        )
+
+    def _compare(self) -> None:
+        """Runs of one subset and kind of error rate side by side, as `speechprune compare` does."""
+        groups: dict[tuple[str, tuple[str, ...]], list[Result]] = {}
+        for subset, result in self._results:
+            groups.setdefault((subset, tuple(result.run.errors.values())), []).append(result)
+        for (subset, _), results in groups.items():
+            compared = Comparison(subset, self.wanted.which, tuple(results), tuple(self._notes))
+            self.contents.comparisons.append(compared)
+
+    # --- masks and layers ---------------------------------------------------------------------
+
+    def _safetensors(self, source: Source) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(str(source.path), framework="numpy") as file:
+                is_matrix = MATRIX_FORMAT in (file.metadata() or {})
+        except (SafetensorError, OSError):
+            is_matrix = False
+        if is_matrix:
+            self._matrix(source)
+        else:
+            self.contents.models.append(Model(source.name, MaskSet.load(source.path)))
+
+    def _matrix(self, source: Source) -> None:
+        self.contents.matrices[source.name] = SimilarityMatrix.load(source.path)
+
+    def _plans(self, source: Source) -> None:
+        layers = read_json(source.path, "restore it").get("layers")
+        if type(layers) is not int:
+            raise UserError(f"{source.path} does not tell of how many layers its plans are")
+        plans = LayerPlans.load(source.path, layers).plans
+        facts = tuple(
+            {} if plan.score is None else {"score": f"{plan.score:.4f}"} for plan in plans
+        )
+        self.contents.plans.append(Plans(source.name, plans, facts))
+
+    # --- reports ------------------------------------------------------------------------------
+
+    def _evaluation(self, source: Source) -> None:
+        found = read_json(source.path, "restore it")
+        with _Damage(source.path):
+            data, subset = Path(found["data"]), str(found["subset"])
+            shown = {"UER": "wer"} if found.get("units") else {"WER": "wer", "CER": "cer"}
+            self.contents.measurements.append(
+                Measurement(
+                    source.name,
+                    subset,
+                    data_key(data, subset),
+                    f"{subset} of {data}",
+                    {title: _share(found[rate]) for title, rate in shown.items()},
+                    **_costs(found),
+                )
+            )
+
+    def _layers(self, source: Source) -> None:
+        found = read_json(source.path, "restore it")
+        with _Damage(source.path):
+            layers, rows = int(found["layers"]), found["verified"]["plans"]
+            plans = tuple(LayerPlan(layers, tuple(row["drop"])) for row in rows)
+            facts = tuple(
+                {
+                    **{f"{_RATES[r]} %": f"{100 * _share(row[r]):.2f}" for r in _RATES if r in row},
+                    "found by": "; ".join(map(str, row["found_by"])),
+                }
+                for row in rows
+            )
+            self.contents.plans.append(Plans(source.name, plans, facts))
+            self._stages(source, found)
+
+    def _slimming(self, source: Source) -> None:
+        found = read_json(source.path, "restore it")
+        with _Damage(source.path):
+            units = tuple(
+                LayerUnits(*(int(row[key]) for key in LayerUnits.__dataclass_fields__))
+                for row in found["kept"]["layers"]
+            )
+            self.contents.models.append(Model(source.name, units=units))
+            self._stages(source, found)
+
+    def _stages(self, source: Source, found: Mapping[str, Any]) -> None:
+        """The evaluations of the stages that a report tells of."""
+        settings = source.path.with_name("settings.json")
+        splits = read_json(settings, "restore it").get("splits") if settings.is_file() else None
+        costs = found.get("costs", {})
+        for split, stages in found["evaluations"].items():
+            digest = (splits or {}).get(split)
+            for stage, values in stages.items():
+                cost = costs.get(stage, {})
+                self.contents.measurements.append(
+                    Measurement(
+                        f"{source.name}: {stage}",
+                        split,
+                        str(digest or source.path),
+                        f"{split} of {source.name}",
+                        {_RATES[r]: _share(values[r]) for r in _RATES if r in values},
+                        **{
+                            **_costs(values),
+                            "size": cost.get("bytes"),
+                            "multiply_adds": cost.get("multiply_adds"),
+                        },
+                    )
+                )
+
+
+class _Damage:
+    """What a report should say and does not, in one line with its path."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if isinstance(error, (KeyError, TypeError, ValueError, AttributeError, UserError)):
+            raise UserError(f"{self.path} is damaged ({error!r}); restore it"[:300]) from error
+
+
+def _facts(run: FinishedRun) -> dict[str, str]:
+    frozen = f", encoder frozen for {run.freeze_finetune_updates:,}"
+    return {
+        "method": run.label,
+        "sparsity asked for": "" if run.sparsity is None else f"{100 * run.sparsity:.1f} %",
+        "seed": str(run.seed),
+        "updates": f"{run.updates:,}" + (frozen if run.freeze_finetune_updates else ""),
+        "trained on": run.training_data,
+    }
+
+
+def _of_run(
+    name: str, subset: str, run: FinishedRun, found: RunEvaluation, manifest: str
+) -> Measurement:
+    errors = {title: getattr(found, rate) for rate, title in run.errors.items()}
+    kept = found.parameters - found.removed
+    where = f"{subset} of {run.task['data']}"
+    return Measurement(name, subset, manifest, where, errors, parameters=kept)
+
+
+def _costs(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Size and speed in what was measured; the size of a masked model is not told."""
+    speed, whole = values.get("seconds_of_audio_per_second"), values["density"] == 1.0
+    return {
+        "parameters": int(values["parameters"]) if whole else None,
+        "speed": None if speed is None else float(speed),
+        "device": str(values.get("device", "")),
+    }
+
+
+def _share(value: Any) -> float:
+    share = float(value)
+    if not 0 <= share < float("inf"):
+        raise ValueError(f"{value!r} is not an error rate")
+    return share
