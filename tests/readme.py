@@ -28,7 +28,7 @@ _STAND_IN = """#!/bin/sh
 """
 _STAND_INS = (
     *("speechprune", "fairseq-hydra-train", "make", "pip", "python"),
-    *("pytest", "ruff", "mypy", "pre-commit"),
+    *("pytest", "ruff", "mypy", "pre-commit", "torchrun", "srun"),
 )
 
 

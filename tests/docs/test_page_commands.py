@@ -14,12 +14,14 @@ from typing import Any
 
 import click
 import pytest
+from fairseq.logging import progress_bar
 from labelled import write_tones
 from loop import compose
 from nano import write_corpus
 from omegaconf import OmegaConf
 from readme import PAGES, ROOT, Block, blocks, commands_in, inline_code, readme_snippet
 from sentences import write_sentences
+from torch.distributed.run import get_args_parser
 
 from speechprune.errors import UserError
 from speechprune.masking.policies import POLICIES
@@ -42,6 +44,9 @@ class Bench:
         self.sentences = write_sentences(folder / "sentences")
         # The files of the examples exist only where they are used.
         monkeypatch.setattr(click.Path, "convert", lambda self, value, param, ctx: Path(value))
+        # Curves are drawn by packages that need not be here.
+        for name in ("SummaryWriter", "wandb"):
+            monkeypatch.setattr(progress_bar, name, object())
         # Benchmarks are started in the root of a checkout.
         monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT)])
         # The policy of the how-to is one that a command of it trains.
@@ -86,7 +91,14 @@ class Bench:
         """Compose the run and check its settings, on data that exists."""
         if "-m" in arguments:
             assert complete(arguments).sweeps
-            arguments = [re.sub(r"=(\[[^\]]*\]),.*", r"=\1", w) for w in arguments if w != "-m"]
+            for plugin in _plugins_of(arguments):
+                pytest.importorskip(f"hydra_plugins.{plugin}")
+            # The first of the values, or the lower end of those that are searched.
+            arguments = [
+                re.sub(r"=(?:interval\()?(\[[^\]]*\]|[\d.]+),.*", r"=\1", word)
+                for word in arguments
+                if word != "-m"
+            ]
         if "--cfg" in arguments:
             complete(arguments)
             return
@@ -153,6 +165,15 @@ class Bench:
         names = [name for name in names if name not in extras]
         assert {name.lower() for name in names} <= pinned
 
+    def _srun(self, words: Words) -> None:
+        self.check(words)
+
+    def _torchrun(self, words: Words) -> None:
+        parsed = get_args_parser().parse_args(list(words))
+        assert parsed.no_python and not parsed.module, words
+        self.check([parsed.training_script, *parsed.training_script_args])
+        assert any(key_of(word) == "hydra.run.dir" for word in words), words
+
     def _python(self, words: Words) -> None:
         flag, module, *rest = words
         assert flag == "-m" and module.startswith("benchmarks."), words
@@ -165,6 +186,13 @@ class Bench:
 
     def _pre_commit(self, words: Words) -> None:
         assert list(words) == ["install"]
+
+
+def _plugins_of(arguments: Words) -> list[str]:
+    """The plugins of hydra that a sweep needs."""
+    joined = " ".join(arguments)
+    named = {"submitit": "hydra_submitit_launcher", "optuna": "hydra_optuna_sweeper"}
+    return [plugin for word, plugin in named.items() if word in joined]
 
 
 def _lines(name: str) -> list[str]:

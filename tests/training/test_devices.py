@@ -23,6 +23,9 @@ def config(world: int, *, fp16: bool = True, init_method: str | None = None) -> 
                 "distributed_world_size": world,
                 "distributed_init_method": init_method,
                 "distributed_no_spawn": False,
+                "distributed_rank": 0,
+                "distributed_port": -1,
+                "device_id": 0,
                 "distributed_backend": "nccl",
                 "pipeline_model_parallel": False,
                 "ddp_backend": "pytorch_ddp",
@@ -78,9 +81,80 @@ def test_other_launchers_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None
     joined = config(2)
     joined.distributed_training.distributed_no_spawn = True
     assert fit(joined, (WORLD,), CPU) is None
-    for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK"):
-        monkeypatch.setenv(name, "1")
+    set_torchrun(monkeypatch, world=1, rank=0)
     assert fit(config(2), (), ONE_GPU) is None
+
+
+def set_torchrun(monkeypatch: pytest.MonkeyPatch, world: int, rank: int, place: int = 0) -> None:
+    """The environment of a process of torchrun."""
+    told = {"MASTER_ADDR": "node-0", "MASTER_PORT": "1", "WORLD_SIZE": world, "RANK": rank}
+    for name, value in {**told, "LOCAL_RANK": place}.items():
+        monkeypatch.setenv(name, str(value))
+
+
+@pytest.mark.parametrize(
+    ("own", "world", "given", "frequencies"),
+    [
+        (2, 4, (), [2, 3]),
+        (2, 2, (WORLD,), [4, 6]),
+        (4, 2, (), [8, 12]),
+        (2, 3, (), [4, 6]),  # 3 do not divide 2 x 4
+        (2, 4, ("optimization.update_freq",), [4, 6]),
+    ],
+)
+def test_processes_of_torchrun_join_each_other(
+    monkeypatch: pytest.MonkeyPatch, own: int, world: int, given: tuple, frequencies: list
+) -> None:
+    set_torchrun(monkeypatch, world, rank=1, place=1)
+    for machine in (CPU, THREE_GPUS):
+        cfg = config(own, fp16=False, init_method="tcp://localhost:1")
+        assert fit(cfg, given, machine) is None
+        settings = cfg.distributed_training
+        assert (settings.distributed_world_size, settings.distributed_rank) == (world, 1)
+        assert (settings.distributed_init_method, settings.device_id) == ("env://", 1)
+        assert settings.distributed_no_spawn
+        assert list(cfg.optimization.update_freq) == frequencies
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "place", "told"),
+    [
+        (3, (WORLD,), 0, "world_size=3, but torchrun starts 2 processes; leave it out"),
+        (2, (devices.INIT_METHOD,), 0, "leave out distributed_training.distributed_init_method"),
+        (2, (), 3, "more processes than this machine has GPUs; use --nproc-per-node=3"),
+    ],
+)
+def test_settings_that_contradict_torchrun(
+    monkeypatch: pytest.MonkeyPatch, own: int, given: tuple, place: int, told: str
+) -> None:
+    set_torchrun(monkeypatch, 2, rank=1, place=place)
+    with pytest.raises(UserError, match=told):
+        fit(config(own), given, THREE_GPUS)
+
+
+@pytest.mark.parametrize(
+    ("machine", "nodes", "port", "told"),
+    [
+        (CPU, "1", 1, "only with GPUs; start torchrun in one task"),
+        (THREE_GPUS, "2", -1, "set distributed_training.distributed_port=29500"),
+        (THREE_GPUS, "2", 29500, None),
+        (THREE_GPUS, "1", -1, None),
+    ],
+)
+def test_tasks_of_slurm_that_would_not_meet(
+    monkeypatch: pytest.MonkeyPatch, machine: Machine, nodes: str, port: int, told: str | None
+) -> None:
+    monkeypatch.setattr(devices, "which", lambda name: name)
+    slurm = {"SLURM_NTASKS": "2", "SLURM_NNODES": nodes, "SLURM_JOB_NODELIST": "node-[0-1]"}
+    for name, value in slurm.items():
+        monkeypatch.setenv(name, value)
+    cfg = config(2, fp16=False)
+    cfg.distributed_training.distributed_port = port
+    if told is None:
+        assert fit(cfg, (), machine) is None
+        return
+    with pytest.raises(UserError, match=told):
+        fit(cfg, (), machine)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +175,7 @@ def test_a_job_of_slurm_is_one_that_fairseq_can_join(
     monkeypatch.setenv("SLURM_NTASKS", tasks)
     if nodes is not None:
         monkeypatch.setenv("SLURM_JOB_NODELIST", nodes)
-    assert fit(config(2, fp16=False), (WORLD,), CPU) == (None if joined else 2)
+    assert fit(config(2, fp16=False), (WORLD,), THREE_GPUS) == (None if joined else 2)
 
 
 def test_half_precision_on_a_cpu_is_dropped_or_refused() -> None:

@@ -27,7 +27,7 @@ import speechprune.plugin  # registers our models, whose keys are checked
 from speechprune.errors import UserError
 from speechprune.models.names import WEIGHTS
 from speechprune.registry import unknown_name
-from speechprune.training.configs import configs, find_config
+from speechprune.training.configs import SWEEPS, configs, find_config
 from speechprune.training.overrides import is_quoted, key_of, quoted, unquoted, value_of
 from speechprune.training.paths import PATHS
 
@@ -56,6 +56,8 @@ def complete(arguments: Sequence[str]) -> CommandLine:
     # The folder of each run is where its checkpoints go; older hydras have no choice, and no key.
     if "hydra.job.chdir" not in given and "chdir" in {field.name for field in fields(JobConf)}:
         overrides.append("hydra.job.chdir=true")
+    if SWEEPS in given and "hydra.searchpath" not in given:
+        overrides.append("hydra.searchpath=[pkg://speechprune.config]")
     if parsed.config_name is None:
         raise UserError(f"name a config with --config-name: {', '.join(configs())}")
     folder, name = parsed.config_dir, parsed.config_name

@@ -9,11 +9,15 @@ from typing import Any
 from speechprune.errors import UserError
 from speechprune.registry import unknown_name
 
+#: The group of settings that are added to a config (`+sweeps=...`).
+SWEEPS = "sweeps"
+
 
 def configs() -> dict[str, Path]:
     """All of them by "folder/name", sorted."""
     root = Path(str(files("speechprune.config")))
-    return {f"{file.parent.name}/{file.stem}": file for file in sorted(root.glob("*/*.yaml"))}
+    found = {f"{file.parent.name}/{file.stem}": file for file in sorted(root.glob("*/*.yaml"))}
+    return {name: file for name, file in found.items() if file.parent.name != SWEEPS}
 
 
 def find_config(name: str) -> Path:

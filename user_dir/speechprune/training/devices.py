@@ -18,6 +18,7 @@ from speechprune.starting import THIS_MACHINE
 logger = logging.getLogger(__name__)
 
 WORLD_SIZE = "distributed_training.distributed_world_size"
+INIT_METHOD = "distributed_training.distributed_init_method"
 UPDATE_FREQ = "optimization.update_freq"
 _LAUNCHER_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK")
 
@@ -60,12 +61,14 @@ def fit(cfg: DictConfig, given: Collection[str], machine: Machine) -> int | None
         (torchrun, Slurm, several machines), which fairseq then joins by itself.
 
     Raises:
-        UserError: more processes than places, or half precision on a CPU.
+        UserError: more processes than places, half precision on a CPU, or a launcher whose
+            processes would not find each other.
     """
     _fit_precision(cfg, given, machine)
     if not machine.gpus:
         _use_cpu(cfg)
     if is_launched_elsewhere(cfg, machine):
+        _join(cfg, given, machine)
         return None
     world = int(cfg.distributed_training.distributed_world_size)
     processes = world
@@ -74,7 +77,8 @@ def fit(cfg: DictConfig, given: Collection[str], machine: Machine) -> int | None
     if WORLD_SIZE not in given:
         processes = _processes_for(cfg, world, 1 if not machine.gpus else machine.places)
     if processes != world:
-        _keep_batch(cfg, given, world, processes, machine)
+        here = machine.described if machine.gpus else "no GPU"
+        _keep_batch(cfg, given, world, processes, f"this machine has {here}")
     cfg.distributed_training.distributed_world_size = processes
     if processes == 1:
         # With an address, fairseq would spawn as many processes as there are GPUs: none on a CPU.
@@ -87,13 +91,69 @@ def is_launched_elsewhere(cfg: DictConfig, machine: Machine) -> bool:
     settings = cfg.distributed_training
     if settings.distributed_no_spawn or settings.pipeline_model_parallel or cfg.common.tpu:
         return True
-    if all(name in os.environ for name in _LAUNCHER_VARIABLES):
-        return True
-    if _is_slurm_job():
+    if is_started_by_torchrun() or _is_slurm_job():
         return True
     host = (settings.distributed_init_method or "tcp://localhost").partition("://")[2]
     too_many = settings.distributed_world_size > machine.places
     return machine.gpus and too_many and not host.startswith(THIS_MACHINE)
+
+
+def is_started_by_torchrun() -> bool:
+    """Whether the environment says which of several processes this is."""
+    return all(name in os.environ for name in _LAUNCHER_VARIABLES)
+
+
+def _join(cfg: DictConfig, given: Collection[str], machine: Machine) -> None:
+    """Make this process one of those that another launcher has started, in place."""
+    settings = cfg.distributed_training
+    if settings.distributed_no_spawn or settings.pipeline_model_parallel or cfg.common.tpu:
+        return
+    if is_started_by_torchrun():
+        _join_torchrun(cfg, given, machine)
+    elif _is_slurm_job():
+        _check_slurm(cfg, machine)
+
+
+def _join_torchrun(cfg: DictConfig, given: Collection[str], machine: Machine) -> None:
+    """fairseq would divide by the number of GPUs, pass over a config for one process, and take an
+    address for that of processes of its own."""
+    settings = cfg.distributed_training
+    world, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+    place = int(os.environ.get("LOCAL_RANK", rank))
+    own = settings.distributed_world_size
+    if WORLD_SIZE in given and own != world:
+        raise UserError(f"{WORLD_SIZE}={own}, but torchrun starts {world} processes; leave it out")
+    if INIT_METHOD in given:
+        raise UserError(f"torchrun says where its processes meet: leave out {INIT_METHOD}")
+    if machine.gpus and place >= machine.places:
+        raise UserError(
+            f"torchrun starts more processes than this machine has GPUs; use "
+            f"--nproc-per-node={machine.places}"
+        )
+    if own != world:
+        _keep_batch(cfg, given, own, world, f"torchrun starts {world}")
+    settings.distributed_world_size, settings.distributed_rank = world, rank
+    settings.device_id = place
+    settings.distributed_no_spawn = world > 1
+    settings.distributed_init_method = "env://" if world > 1 else None
+
+
+def _check_slurm(cfg: DictConfig, machine: Machine) -> None:
+    """Refuse what fairseq makes tasks of Slurm wait for each other with."""
+    settings = cfg.distributed_training
+    if settings.distributed_init_method is not None:
+        return
+    if not machine.gpus:
+        raise UserError(
+            "fairseq joins the tasks of a Slurm job only with GPUs; start torchrun in one task "
+            "on each machine"
+        )
+    are_several = int(os.environ.get("SLURM_NNODES") or 1) > 1
+    if are_several and settings.distributed_port <= 0:
+        raise UserError(
+            "the machines of a Slurm job meet at a port: set distributed_training.distributed_port"
+            "=29500, or another that is free"
+        )
 
 
 def _is_slurm_job() -> bool:
@@ -135,19 +195,21 @@ def _processes_for(cfg: DictConfig, world: int, places: int) -> int:
 
 
 def _keep_batch(
-    cfg: DictConfig, given: Collection[str], world: int, processes: int, machine: Machine
+    cfg: DictConfig, given: Collection[str], world: int, processes: int, reason: str
 ) -> None:
-    if UPDATE_FREQ not in given:
-        raised = [world * f // processes for f in cfg.optimization.update_freq]
-        cfg.optimization.update_freq = raised
-        outcome = "the batch stays the same"
-    else:
+    """Let ``processes`` have the batch of the config's ``world``, and say why, and what it is."""
+    frequencies = cfg.optimization.update_freq
+    if UPDATE_FREQ in given:
         outcome = (
             f"with the update_freq that was given, a batch is {processes}/{world} of the config's"
         )
-    here = machine.described if machine.gpus else "no GPU"
+    elif all(world * f % processes == 0 for f in frequencies):
+        cfg.optimization.update_freq = [world * f // processes for f in frequencies]
+        outcome = "the batch stays the same"
+    else:
+        outcome = f"a batch is {processes}/{world} of the config's"
     logger.info(
-        f"the config is for {world} GPUs, this machine has {here}: training with "
+        f"the config is for {world} GPUs, {reason}: training with "
         f"{WORLD_SIZE}={processes} {UPDATE_FREQ}={_listed(cfg.optimization.update_freq)}; {outcome}"
     )
 

@@ -36,8 +36,8 @@ from speechprune.models.restart import LAST
 from speechprune.seams.training_loop import end_in_time
 from speechprune.starting import why_nothing_starts
 from speechprune.training.command_line import CommandLine, complete
-from speechprune.training.devices import Machine, find_machine, fit
-from speechprune.training.failures import storage_failure
+from speechprune.training.devices import Machine, find_machine, fit, is_started_by_torchrun
+from speechprune.training.failures import storage_failure, user_message
 from speechprune.training.leftovers import leaving_nothing
 from speechprune.training.overrides import key_of
 from speechprune.training.parts import check_parts
@@ -52,6 +52,7 @@ from speechprune.training.preflight import (
 )
 from speechprune.training.processes import address_of, run_ranks, set_environment
 from speechprune.training.refusals import first_lines, naming_refused_settings
+from speechprune.training.sweeps import check_direction, noting_outcomes, run_name
 from speechprune.training.yardstick import choose_yardstick
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,8 @@ def train(arguments: Sequence[str]) -> list[float]:
         UserError: what cannot be trained, or a failure outside the program such as a full disk.
     """
     line = complete(arguments)
+    if line.sweeps:
+        return _sweep(line)
     values: list[float] = []
     failures: list[Exception] = []
 
@@ -82,22 +85,47 @@ def train(arguments: Sequence[str]) -> list[float]:
         try:
             values.append(run(cfg, _given_keys()))
         except Exception as error:
-            failures.append(error)
-            if line.sweeps:
-                raise
             # Hydra would print the error in its own words.
+            failures.append(error)
             return math.inf
         return values[-1]
 
     try:
         _start_hydra(job, line)
     except Exception as error:
-        if failures:
-            raise
         raise UserError(_words_of_hydra(error)) from error
     for failure in failures:
         raise failure
     return values
+
+
+def _sweep(line: CommandLine) -> list[float]:
+    """As `train`, for the jobs of a sweep: all are begun, whichever fails."""
+    if is_started_by_torchrun():
+        raise UserError(
+            "each process of torchrun would sweep by itself; leave out -m, or give the jobs of a "
+            "sweep several processes with distributed_training.distributed_world_size"
+        )
+
+    def job(cfg: DictConfig) -> float:
+        try:
+            return run(cfg, _given_keys())
+        except Exception as error:
+            # Hydra keeps it until all jobs have ended, and other processes lose its traceback.
+            message, number = user_message(error), HydraConfig.get().job.num
+            logger.error(f"job {number} failed: {message or error}", exc_info=message is None)
+            raise UserError(message) from error if message else error
+
+    with noting_outcomes() as outcomes:
+        try:
+            _start_hydra(job, line)
+        except Exception as error:
+            if isinstance(error, UserError) and not outcomes.failures:
+                raise
+            if not outcomes.failures:
+                raise UserError(_words_of_hydra(error)) from error
+    outcomes.refuse_failures()
+    return outcomes.values
 
 
 def run(cfg: DictConfig, given: Collection[str]) -> float:
@@ -114,7 +142,8 @@ def run(cfg: DictConfig, given: Collection[str]) -> float:
         UserError: as `train`.
     """
     hydra_cfg = HydraConfig.get()
-    if not OmegaConf.is_missing(hydra_cfg.job, "num"):
+    is_job_of_sweep = not OmegaConf.is_missing(hydra_cfg.job, "num")
+    if is_job_of_sweep:
         number_curves(cfg, hydra_cfg.job.num)
     cfg = _with_logging(completed(cfg, Path(hydra_cfg.runtime.cwd)))
     check_settings(cfg)
@@ -124,6 +153,10 @@ def run(cfg: DictConfig, given: Collection[str]) -> float:
     processes = fit(cfg, given, machine)
     check_data(cfg)
     choose_yardstick(cfg, given)
+    if processes is None:
+        _refuse_folders_apart(cfg, hydra_cfg)
+    if is_job_of_sweep:
+        _check_direction(cfg, hydra_cfg)
     # Another launcher's processes all come here, and each sees to it in turn.
     patience = _PATIENCE_WITH_RANKS if processes is None else 0.0
     _mend_last(Path(cfg.checkpoint.save_dir).absolute(), patience)
@@ -131,7 +164,8 @@ def run(cfg: DictConfig, given: Collection[str]) -> float:
     warn_of_denser_best(cfg)
     warn_of_unread(cfg, given)
     try:
-        value = _train_in(cfg, processes, machine)
+        with set_environment(_names(hydra_cfg) if is_job_of_sweep else {}):
+            value = _train_in(cfg, processes, machine)
     except Exception as error:
         if not cfg.common.suppress_crashes:
             raise
@@ -289,6 +323,31 @@ def _train_in(cfg: DictConfig, processes: int | None, machine: Machine) -> float
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads),
         }
     return run_ranks(train_rank, processes, settings, address, environment=environment)
+
+
+def _refuse_folders_apart(cfg: DictConfig, hydra_cfg: DictConfig) -> None:
+    """Each process of another launcher finds the folder of the run by itself."""
+    folder: Any = OmegaConf.to_container(hydra_cfg.run, resolve=False)
+    if cfg.distributed_training.distributed_world_size > 1 and "${now:" in folder["dir"]:
+        raise UserError(
+            "processes that another program starts need one folder, and hydra.run.dir is named by "
+            "the time: set hydra.run.dir, to a folder that all machines share"
+        )
+
+
+def _check_direction(cfg: DictConfig, hydra_cfg: DictConfig) -> None:
+    settings = cfg.checkpoint
+    check_direction(
+        hydra_cfg.sweeper,
+        maximizes=settings.maximize_best_checkpoint_metric,
+        metric=settings.best_checkpoint_metric,
+    )
+
+
+def _names(hydra_cfg: DictConfig) -> dict[str, str]:
+    """Variables that tell the jobs of a sweep apart."""
+    asked = os.environ.get("WANDB_NAME")
+    return {"WANDB_NAME": run_name(hydra_cfg.sweep.dir, hydra_cfg.job.num, asked)}
 
 
 def _mend_last(folder: Path, patience: float) -> None:

@@ -14,6 +14,7 @@ from fairseq.data.data_utils import (
     post_process,
     raise_if_valid_subsets_unintentionally_ignored,
 )
+from fairseq.logging import progress_bar
 from omegaconf import DictConfig, OmegaConf
 
 from speechprune.checkpoint import read
@@ -44,6 +45,14 @@ from speechprune.training.ranges import check_ranges
 from speechprune.training.sentence_data import check_sentences
 
 logger = logging.getLogger(__name__)
+
+#: Settings that ask for curves elsewhere, the package that draws them, and what fairseq has of it.
+_TRACKERS = (
+    ("aim_repo", "aim", "get_aim_run"),
+    ("azureml_logging", "azureml-core", "Run"),
+    ("tensorboard_logdir", "tensorboard", "SummaryWriter"),
+    ("wandb_project", "wandb", "wandb"),
+)
 
 
 def check_data(cfg: DictConfig) -> list[SplitSummary]:
@@ -91,8 +100,8 @@ def check_settings(cfg: DictConfig) -> None:
 
     Raises:
         UserError: a number outside its range, code where fairseq expects a literal, amp, batches
-            without a limit, a metric that the criterion does not measure, a device without its
-            library, or what the model's own check refuses.
+            without a limit, a metric that the criterion does not measure, a device or a tracker
+            without its library, or what the model's own check refuses.
     """
     check_ranges(cfg)
     refuse_code(OmegaConf.to_container(cfg), "the settings")
@@ -117,6 +126,7 @@ def check_settings(cfg: DictConfig) -> None:
     ):
         if is_wrong:
             raise UserError(message)
+    _check_trackers(cfg.common)
     _check_schedule(cfg)
     declared(cfg.model._name).check_settings(cfg.model)
 
@@ -146,6 +156,16 @@ def _check_teacher(criterion: DictConfig) -> None:
             f"criterion._name={criterion._name} needs a checkpoint to learn from; name one as "
             "criterion.teacher"
         )
+
+
+def _check_trackers(common: DictConfig) -> None:
+    """Refuse curves that fairseq would leave out, with a warning among many lines."""
+    for key, package, name in _TRACKERS:
+        if common[key] and getattr(progress_bar, name, None) is None:
+            raise UserError(
+                f"common.{key} needs {package}, which is not installed: pip install {package}, or "
+                "leave the setting out"
+            )
 
 
 def _check_schedule(cfg: DictConfig) -> None:
