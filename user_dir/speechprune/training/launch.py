@@ -24,6 +24,7 @@ from fairseq.dataclass.initialize import add_defaults, hydra_init
 from fairseq.dataclass.utils import omegaconf_no_object_check
 from fairseq.distributed import utils as distributed
 from fairseq.utils import reset_logging
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -325,7 +326,7 @@ def _train_in(cfg: DictConfig, processes: int | None, machine: Machine) -> float
     return run_ranks(train_rank, processes, settings, address, environment=environment)
 
 
-def _refuse_folders_apart(cfg: DictConfig, hydra_cfg: DictConfig) -> None:
+def _refuse_folders_apart(cfg: DictConfig, hydra_cfg: HydraConf) -> None:
     """Each process of another launcher finds the folder of the run by itself."""
     folder: Any = OmegaConf.to_container(hydra_cfg.run, resolve=False)
     if cfg.distributed_training.distributed_world_size > 1 and "${now:" in folder["dir"]:
@@ -335,7 +336,7 @@ def _refuse_folders_apart(cfg: DictConfig, hydra_cfg: DictConfig) -> None:
         )
 
 
-def _check_direction(cfg: DictConfig, hydra_cfg: DictConfig) -> None:
+def _check_direction(cfg: DictConfig, hydra_cfg: HydraConf) -> None:
     settings = cfg.checkpoint
     check_direction(
         hydra_cfg.sweeper,
@@ -344,7 +345,7 @@ def _check_direction(cfg: DictConfig, hydra_cfg: DictConfig) -> None:
     )
 
 
-def _names(hydra_cfg: DictConfig) -> dict[str, str]:
+def _names(hydra_cfg: HydraConf) -> dict[str, str]:
     """Variables that tell the jobs of a sweep apart."""
     asked = os.environ.get("WANDB_NAME")
     return {"WANDB_NAME": run_name(hydra_cfg.sweep.dir, hydra_cfg.job.num, asked)}

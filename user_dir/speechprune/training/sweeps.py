@@ -92,8 +92,9 @@ class _Noting(Launcher):
             ) from error
         for number, job in enumerate(returned, initial_job_idx):
             # The property raises what the job raised, and hydra 1.0 raises it before.
-            found = vars(job)
-            self._outcomes.by_job[number] = found.get("_return_value", found.get("return_value"))
+            found: dict[str, Any] = vars(job)
+            key = "_return_value" if "_return_value" in found else "return_value"
+            self._outcomes.by_job[number] = found[key]
         return returned
 
 
