@@ -10,30 +10,14 @@ on two quiet cores.
 
 from __future__ import annotations
 
-import io
 import tempfile
-from collections.abc import Mapping
-from contextlib import redirect_stdout
-from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import click
-import torch
-from fairseq import tasks
-from omegaconf import OmegaConf
 
-import speechprune.plugin  # noqa: F401  (models and tasks are registered)
 from benchmarks.harness import Report, machine
-from benchmarks.recognisers import SMALL_ENCODER
-from benchmarks.slim_models import Kept, cut, dense, write
 from speechprune.benchmarking.measuring import measure
 from speechprune.benchmarking.report import draw, in_words
-from speechprune.exporting.onnx_export import Bounds, export_onnx
-from speechprune.models.names import WEIGHTS
-
-SLIM = Kept(heads=Fraction(3, 4), channels=Fraction(1, 2), layers=Fraction(2, 3))
-_LETTERS = "|ETAONIHSRDLUMWCFGYPBVK'XJQZ"
 
 
 @click.command(help=__doc__)
@@ -53,10 +37,13 @@ def main(
     save: Path | None,
     figure: Path | None,
 ) -> None:
+    # The processes that measure import this file, and what it imports would count as theirs.
+    from benchmarks.exported_models import write_files
+
     report = Report()
     report.tell(f"{machine()}; {threads} threads for each model, 1 and {batch} x {seconds} s\n")
     with tempfile.TemporaryDirectory() as folder:
-        paths = _files(Path(folder), SMALL_ENCODER if quick else {})
+        paths = write_files(Path(folder), small=quick)
         found = measure(
             paths,
             seconds=seconds,
@@ -70,52 +57,6 @@ def main(
         draw(found, figure)
     if save is not None:
         report.save(save)
-
-
-def _files(folder: Path, settings: Mapping[str, Any]) -> list[Path]:
-    """Both models, each as a checkpoint and as two ONNX files."""
-    (folder / "dict.ltr.txt").write_text("".join(f"{letter} 1\n" for letter in _LETTERS))
-    whole = dense(settings)
-    found = []
-    for name, kept in (("dense", Kept()), ("slim", SLIM)):
-        pretrained = folder / f"{name}_pretrained.pt"
-        write(cut(whole, kept), pretrained)
-        checkpoint = _finetuned(pretrained, folder / f"{name}.pt")
-        found.append(checkpoint)
-        for kind, in_8_bits in (("fp32", False), ("int8", True)):
-            out = folder / f"{name}-{kind}.onnx"
-            # Weights that were not trained say nothing, which symbol is best hangs by a thread.
-            export_onnx(checkpoint, out, int8=in_8_bits, bounds=Bounds(agreement=0.0))
-            found.append(out)
-    return found
-
-
-def _finetuned(pretrained: Path, path: Path) -> Path:
-    """Write a CTC model with a pretrained encoder and a random head, without an optimizer."""
-    data = str(pretrained.parent)
-    cfg = OmegaConf.create(
-        {
-            "task": {"_name": "audio_finetuning", "labels": "ltr", "data": data},
-            "model": {"_name": WEIGHTS, "w2v_path": str(pretrained), "data": data},
-            "criterion": {"_name": "ctc"},
-        }
-    )
-    with redirect_stdout(io.StringIO()):
-        task = tasks.setup_task(cfg.task)
-        cfg.task = task.cfg
-        model = task.build_model(cfg.model)
-        cfg.model = model.cfg
-    state = {
-        "args": None,
-        "cfg": OmegaConf.to_container(cfg, resolve=True, enum_to_str=True),
-        "model": model.state_dict(),
-        "criterion": None,
-        "optimizer_history": [],
-        "task_state": task.state_dict(),
-        "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
-    }
-    torch.save(state, path)
-    return path
 
 
 if __name__ == "__main__":

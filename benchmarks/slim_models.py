@@ -89,6 +89,6 @@ def write(model: Any, path: Path) -> None:
     plan = FAMILY.slim_plan(model)
     if plan is not None:
         settings[SLIM_PLAN] = plan.describe()
-    task = {"_name": "audio_pretraining", "sample_rate": 16000, "normalize": False}
+    task = {"_name": "audio_pretraining", "data": "", "sample_rate": 16000, "normalize": False}
     cfg = {"task": task, "model": settings, "criterion": {"_name": "wav2vec"}}
     torch.save({"args": None, "cfg": cfg, "model": model.state_dict()}, path)
