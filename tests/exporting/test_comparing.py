@@ -36,6 +36,14 @@ def test_noise_is_the_same_each_time() -> None:
     assert [each.dtype for each in noise((5,))] == [np.float32]
 
 
+def test_noise_is_loud_and_quiet() -> None:
+    """By 60 dB, in a block of 10 ms each."""
+    (samples,) = noise((16000,))
+    loudness = np.square(samples.reshape(-1, 160)).mean(1)
+    assert 5e5 < loudness.max() / loudness.min() < 5e6
+    assert 50 < loudness.max() < 200
+
+
 def test_the_largest_of_all_recordings_is_found() -> None:
     def other(audio: Sequence[np.ndarray]) -> list[Tensor]:
         found = means(audio)

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from speechprune.errors import UserError
+from speechprune.manifests.audio import SAMPLE_RATE
 
 #: Of the recordings that are compared, in samples at any rate: with strides of 320 they have odd
 #: and even counts of frames, and end within a frame or just where one does.
@@ -16,9 +17,12 @@ LENGTHS = (4000, 4320, 16000, 16239, 32080, 41337)
 #: By how much outputs may differ: far less than moves a decision, and more than rounding does.
 TOLERANCE = 1e-4
 
-#: Of the noise. Loud: before they divide by a variance, libraries add to it 1e-5 or 1e-7, of which
-#: nothing is to show.
+#: Of the noise where it is loudest: so loud that nothing shows of the 1e-5 or 1e-7 that libraries
+#: add to a variance before they divide by it.
 _VARIANCE = 100.0
+#: By how many decibels it fades, and how often in a second: about as speech does. Noise of one
+#: loudness does not tell what a model in too few bits makes of what is quiet.
+_FADING, _FREQUENCY = 60.0, 2.0
 
 #: What a model makes of a batch of recordings, each float32 of (samples,): of each its outputs,
 #: such as logits of (frames, symbols) without frames of padding.
@@ -26,10 +30,15 @@ Hear = Callable[[Sequence[np.ndarray]], Sequence[Tensor]]
 
 
 def noise(lengths: Sequence[int] = LENGTHS, seed: int = 0) -> list[np.ndarray]:
-    """Recordings of noise, float32 (samples,), the same in each process."""
+    """Recordings of noise that fades and swells, float32 (samples,), the same in each process."""
     generator = np.random.default_rng(seed)
-    scale = np.float32(_VARIANCE**0.5)
-    return [scale * generator.standard_normal(length, dtype=np.float32) for length in lengths]
+    return [_noise(generator, length) for length in lengths]
+
+
+def _noise(generator: np.random.Generator, length: int) -> np.ndarray:
+    faded = _FADING * np.sin(np.pi * _FREQUENCY * np.arange(length) / SAMPLE_RATE) ** 2
+    loudness = _VARIANCE**0.5 * 10 ** (-faded / 20)
+    return (loudness * generator.standard_normal(length)).astype(np.float32)
 
 
 def heard(hear: Hear, lengths: Sequence[int] = LENGTHS, *, together: bool = False) -> list[Tensor]:

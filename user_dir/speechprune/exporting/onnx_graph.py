@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -30,15 +30,15 @@ _FEATURES, _FRAMES = "features", "frames_of_features"
 _TELLING = ("torch.onnx", "onnxscript", "onnx_ir")
 
 
-def frame_counts(model: Any, lengths: Tensor) -> list[Tensor]:
+def frame_counts(blocks: Iterable[Any], lengths: Tensor) -> list[Tensor]:
     """The frames of recordings after each convolution of the front end; 0 where one is too short.
 
     Args:
-        model: an encoder of speech.
-        lengths: samples of each, int64 (B,).
+        blocks: of the front end, each of which begins with its convolution.
+        lengths: samples of each recording, int64 (B,).
     """
     counts = []
-    for block in model.feature_extractor.conv_layers:
+    for block in blocks:
         (kernel,), (stride,) = block[0].kernel_size, block[0].stride
         lengths = (lengths - (kernel - stride)).clamp(min=0) // stride
         counts.append(lengths)
@@ -49,13 +49,14 @@ class FrontEnd(nn.Module):
     """Samples to what the convolutions make of them.
 
     Args:
-        encoder: of a family whose front end is wav2vec 2.0's.
+        blocks: `nn.ModuleList` of wav2vec 2.0's front end: a convolution, maybe a norm, and an
+            activation each.
         normalize: give each recording mean 0 and variance 1 first.
     """
 
-    def __init__(self, encoder: Any, *, normalize: bool) -> None:
+    def __init__(self, blocks: Any, *, normalize: bool) -> None:
         super().__init__()
-        self.encoder, self.normalize = encoder, normalize
+        self.blocks, self.normalize = blocks, normalize
 
     def forward(self, audio: Tensor, lengths: Tensor | None = None) -> Any:
         """
@@ -68,15 +69,18 @@ class FrontEnd(nn.Module):
         """
         if self.normalize:
             audio = _normalized(audio, lengths)
-        if lengths is None:
-            return self.encoder.feature_extractor(audio)
-        counts = frame_counts(self.encoder, lengths)
-        features = audio.unsqueeze(1)
-        for block, frames in zip(self.encoder.feature_extractor.conv_layers, counts):
-            for module in block:
-                apart = isinstance(module, nn.GroupNorm)
-                features = _norm_apart(module, features, frames) if apart else module(features)
-        return features, counts[-1]
+        counts = None if lengths is None else frame_counts(self.blocks, lengths)
+        first, *others = self.blocks
+        norm = _norm_over_time(first)
+        if norm is None:
+            features = first(audio[:, None])
+        else:
+            frames = None if counts is None else counts[0]
+            windows, matrix = windows_and_map(audio, first[0], norm, frames)
+            features = first[-1](matrix @ windows.transpose(1, 2))
+        for block in others:
+            features = block(features)
+        return features if counts is None else (features, counts[-1])
 
 
 class BackEnd(nn.Module):
@@ -120,18 +124,18 @@ def graph_of(model: Any, layout: Layout, *, normalize: bool, opset: int) -> Any:
         opset: of ONNX's operators.
     """
     encoder: Any = encoder_of_model(model)
-    front = FrontEnd(encoder, normalize=normalize)
-    shortest = _samples_of(encoder, frames=2)
+    blocks = encoder.feature_extractor.conv_layers
+    shortest = _samples_of(blocks, frames=2)
     audio = torch.zeros(2, 2 * shortest + 1)
     features = encoder.feature_extractor(audio)
     lengths = torch.tensor([audio.shape[1], shortest])
-    counts = frame_counts(encoder, lengths)[-1]
+    counts = frame_counts(blocks, lengths)[-1]
     padded = layout.lengths is not None
     batch, time = torch.export.Dim("batch"), torch.export.Dim("time", min=shortest)
     frames = torch.export.Dim("frames", min=2)
     with _quietly():
         first = _traced(
-            front,
+            FrontEnd(blocks, normalize=normalize),
             (audio, lengths) if padded else (audio,),
             ({0: batch, 1: time}, {0: batch}) if padded else ({0: batch, 1: time},),
             (layout.inputs, (_FEATURES, _FRAMES) if padded else (_FEATURES,)),
@@ -161,9 +165,9 @@ def make_traceable(model: Any) -> None:
     encoder.requires_grad_(False)
 
 
-def _samples_of(encoder: Any, frames: int) -> int:
-    """The fewest samples of which there are so many frames."""
-    for block in reversed(encoder.feature_extractor.conv_layers):
+def _samples_of(blocks: Any, frames: int) -> int:
+    """The fewest samples of which the front end makes so many frames."""
+    for block in reversed(blocks):
         (kernel,), (stride,) = block[0].kernel_size, block[0].stride
         frames = (frames - 1) * stride + kernel
     return frames
@@ -242,23 +246,47 @@ def _normalized(audio: Tensor, lengths: Tensor | None) -> Tensor:
     return centred / (centred.square().sum(dim=1, keepdim=True) / count + _EPSILON).sqrt()
 
 
-def _norm_apart(norm: nn.GroupNorm, features: Tensor, frames: Tensor) -> Tensor:
-    """A norm over each recording's own frames.
+def _norm_over_time(block: Any) -> nn.GroupNorm | None:
+    """The norm of a block over time, of each channel by itself, if it has one."""
+    norms = [module for module in block.modules() if isinstance(module, nn.GroupNorm)]
+    for norm in norms:
+        assert norm.num_groups == norm.num_channels and norm.affine
+    return norms[0] if norms else None
+
+
+def windows_and_map(
+    audio: Tensor, convolution: Any, norm: nn.GroupNorm, frames: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """A convolution of audio and a norm of each channel over a recording's own frames, as factors.
+
+    Mean and variance of what a linear map gives follow from those of what it is given, here of the
+    few samples of a kernel. So the norm becomes part of the map, and outputs, which are a hundred
+    times larger than the audio, need not be read for it. A bias would be gone with the mean.
 
     Args:
-        features: (B, C, T).
-        frames: of each recording, int64 (B,).
+        audio: (B, samples).
+        frames: of each recording, int64 (B,); None if there is no padding.
+
+    Returns:
+        Windows, (B, T, kernel + 1), whose last column is 1, and the map, (B, C, kernel + 1).
     """
-    own = _own(features.shape[2], frames)[:, None, None].to(features.dtype)
-    grouped = features.unflatten(1, (norm.num_groups, -1))
-    count = frames.clamp(min=1)[:, None, None, None] * grouped.shape[2]
-    mean = (grouped * own).sum(dim=(2, 3), keepdim=True) / count
-    centred = (grouped - mean) * own
-    variance = centred.square().sum(dim=(2, 3), keepdim=True) / count
-    normalized = (centred * (variance + norm.eps).rsqrt()).flatten(1, 2)
-    if not norm.affine:
-        return normalized
-    return normalized * norm.weight[:, None] + norm.bias[:, None]
+    (kernel,), (stride,) = convolution.kernel_size, convolution.stride
+    last = audio.shape[1] - kernel + 1
+    taps = [audio[:, tap : last + tap : stride] for tap in range(kernel)]
+    windows = torch.stack([*taps, torch.ones_like(taps[0])], dim=2)
+    # In double precision: where audio changes slowly, the variance is a small rest of large terms.
+    heard, weight = windows[:, :, :-1].double(), convolution.weight[:, 0].double()
+    size = frames if frames is not None else torch.full((len(audio),), windows.shape[1])
+    own = _own(windows.shape[1], size)[:, :, None].to(heard.dtype)
+    count = size.clamp(min=1)[:, None, None].to(heard.dtype)
+    mean = (heard * own).sum(dim=1, keepdim=True) / count
+    centred = (heard - mean) * own
+    moments = centred.transpose(1, 2) @ centred / count
+    variance = ((weight @ moments) * weight).sum(dim=2)
+    scale = norm.weight.double() / (variance + norm.eps).sqrt()
+    scaled = weight * scale[:, :, None]
+    shift = norm.bias.double()[:, None] - scaled @ mean.transpose(1, 2)
+    return windows, torch.cat([scaled, shift], dim=2).to(audio.dtype)
 
 
 @contextmanager
