@@ -63,8 +63,12 @@ class Bound(NamedTuple):
     seconds: float
 
     def frames(self, file: soundfile.SoundFile) -> int:
-        """The most samples that a file may have."""
-        return min(self.values // file.channels, round(self.seconds * file.samplerate))
+        """The most samples that a file may have that is held in memory."""
+        return min(self.values // file.channels, self.streamed_frames(file))
+
+    def streamed_frames(self, file: soundfile.SoundFile) -> int:
+        """The most samples that a file may have of which one block at a time is held."""
+        return round(self.seconds * file.samplerate)
 
 
 #: 2 GiB while it is decoded, and no more at 16 kHz.

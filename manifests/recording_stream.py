@@ -33,11 +33,21 @@ def seconds_of(path: Path) -> float:
     """How long a recording is by its header; infinite if that does not know.
 
     Raises:
-        BadAudio: as `open_recording`.
+        BadAudio: as `open_recording`, or it is longer than any stream may be.
     """
     with open_recording(path) as file:
         frames = promised_frames(file)
-        return float("inf") if frames == ENDLESS else frames / file.samplerate
+        if frames == ENDLESS:
+            return float("inf")
+        _refuse_endless(frames, file)
+        return frames / file.samplerate
+
+
+def _refuse_endless(frames: int, file: soundfile.SoundFile) -> None:
+    """Raise BadAudio if samples are more than a stream may have."""
+    if frames > BOUND.streamed_frames(file):
+        hours = BOUND.seconds / 3600
+        raise BadAudio(f"is too long for one recording: more than {hours:g} hours; cut it")
 
 
 class RecordingStream:
@@ -75,7 +85,7 @@ class RecordingStream:
     def _decoded(self, file: soundfile.SoundFile) -> Iterator[np.ndarray]:
         """All that can be decoded, float32 (n,), at its own rate."""
         promised, loudness, done = promised_frames(file), Loudness(file.subtype), 0
-        readable, most = min(promised, file.frames), BOUND.frames(file)
+        readable = min(promised, file.frames)
         block = round(_BLOCK * file.samplerate)
         while done < readable:
             wanted = min(block, readable - done)
@@ -83,8 +93,7 @@ class RecordingStream:
             refuse_not_finite(samples, done, file.samplerate)
             loudness.add(samples)
             done += len(samples)
-            if done > most:
-                raise BadAudio(f"is too long for one recording: more than {most:,} samples")
+            _refuse_endless(done, file)
             yield to_mono(samples)
             if len(samples) < wanted:
                 break

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from speechprune.decoding import BEAM, LM_WEIGHT, WORD_SCORE
 from speechprune.errors import UserError
 from speechprune.tools._options import AT_A_TIME, Number, whole_number
 
 if TYPE_CHECKING:
     from speechprune.decoding.beam import BeamSearch
     from speechprune.decoding.symbols import OutputSymbols
-
-#: What `BeamSearch` has without these options; importing it takes more than an option does.
-BEAM, LM_WEIGHT, WORD_SCORE = 100, 2.0, 0.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,10 @@ class Decoding:
 
     def check(self) -> None:
         """Refuse options that others leave without a meaning; reads no file."""
+        if self.workers is not None and not self.searches:
+            raise UserError(
+                "--workers is for a beam search; ask for one by --lm, --lexicon or --beam"
+            )
         if self.lm_weight is not None and self.lm is None:
             raise UserError("--lm-weight is for a language model; name one by --lm")
         if self.word_score is not None and self.lm is None and self.lexicon is None:

@@ -18,6 +18,7 @@ from speechprune.tools._options import AUTO, task_option, whole_number
 
 if TYPE_CHECKING:
     from speechprune.decoding.bank import BankModel
+    from speechprune.decoding.beam import BeamSearch
     from speechprune.decoding.inference import Evaluation
     from speechprune.decoding.scoring import ErrorCounts
     from speechprune.models.loading import LoadedModel
@@ -138,7 +139,8 @@ def _by_one(
     if options.searches:
         search = options.search(loaded.path, symbols_of(recogniser.dictionary))
         found = evaluate_search(recogniser, split, search, workers=options.workers, **limits)
-        return report(found), table(found)
+        search_told, in_words = describe(search)
+        return {**report(found), "decoding": search_told}, f"{table(found)}\ndecoding    {in_words}"
     evaluation = evaluate(recogniser, split, **limits)
     return report(evaluation), table(evaluation)
 
@@ -171,6 +173,19 @@ def _refuse_search(options: Decoding, checkpoint: Path) -> None:
             f"a beam search is for a CTC model, or for one task of a bank, which {checkpoint} is "
             "not; leave out --lm, --lexicon and --beam"
         )
+
+
+def describe(search: BeamSearch) -> tuple[dict[str, Any], str]:
+    """How transcripts were found, to be read by programs and by people."""
+    files = {"lm": search.language_model, "lexicon": search.lexicon}
+    found = {
+        **{name: None if path is None else str(path) for name, path in files.items()},
+        "beam": search.beam,
+        "lm_weight": None if search.language_model is None else search.lm_weight,
+        "word_score": None if search.words is None else search.word_score,
+    }
+    given = {name: value for name, value in found.items() if value is not None}
+    return found, ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in given.items())
 
 
 def report(evaluation: Evaluation) -> dict[str, Any]:

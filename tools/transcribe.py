@@ -28,7 +28,8 @@ JSON, CTM, SRT = "json", "ctm", "srt"
 @click.option(
     "--nbest",
     type=whole_number(1, 10_000),
-    help="Number of transcripts to print of each file, best first, each with its score.",
+    help="Number of transcripts to print of each file, best first, each with its score; the beam "
+    "is at least as wide.",
 )
 @click.option(
     "--timestamps",
@@ -55,7 +56,7 @@ def command(
     the best transcript instead; with --nbest, score and text follow the file's name in each line.
 
     FILES may have any sample rate, number of channels and format that libsndfile reads. One of more
-    than 80 seconds is heard in windows, cut at silence, so that it may be hours long.
+    than 80 seconds (at 16 kHz) is heard in windows, cut at silence, so that it may be hours long.
     Nothing is printed if one of them cannot be read. Of a truncated one the text of what is there
     is printed, an error says how much is missing, and the exit status is 1.
     """

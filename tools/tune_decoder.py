@@ -69,14 +69,14 @@ def command(
     best ones, at half the distance in each round. Of weights with equally many word errors, fewer
     character errors decide, and then the smaller weights.
     """
-    from speechprune.decoding.bank import load_task
     from speechprune.decoding.inference import read_references, sample_rate
     from speechprune.decoding.symbols import symbols_of
     from speechprune.decoding.tuning import tune
+    from speechprune.exporting.onnx_model import load_any
     from speechprune.manifests.check import check_split
     from speechprune.models.loading import as_recogniser
 
-    loaded = as_recogniser(load_task(checkpoint, task, data))
+    loaded = as_recogniser(load_any(checkpoint, task, data))
     check_split(data, subset, labels=None, sample_rate=sample_rate(loaded))
     options = Decoding(lm, lexicon, beam, None, None, workers)
     search = options.search(checkpoint, symbols_of(loaded.dictionary))
@@ -90,7 +90,7 @@ def command(
         "lexicon": lexicon,
         "beam": beam,
         "lm-weight": f"{tuning.best.lm_weight:g}",
-        "word-score": f"{tuning.best.word_score:g}" if search.has_words else None,
+        "word-score": f"{tuning.best.word_score:g}" if search.words is not None else None,
     }
     line = _line(checkpoint, given)
     click.echo(json.dumps(_report(tuning, line), indent=2) if as_json else _table(tuning, line))

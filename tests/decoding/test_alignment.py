@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from emissions import SYMBOLS, random_emissions
 
-from speechprune.decoding.alignment import align
+from speechprune.decoding.alignment import aligned
 from speechprune.decoding.hypothesis import GreedySearch, Hypothesis
 from speechprune.decoding.timing import FrameTimes, timed_words
 
@@ -28,7 +28,7 @@ def best_by_trying(emissions: np.ndarray, tokens: tuple[int, ...]) -> tuple[int,
 def test_spans_are_those_of_the_best_path(tokens: tuple[int, ...], seed: int) -> None:
     emissions = random_emissions(7, SYMBOLS, seed)
     expected = SYMBOLS.runs(np.array(best_by_trying(emissions, tokens)))
-    assert align(emissions, tokens, 0) == expected
+    assert aligned(emissions, tokens, 0) == expected
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -37,17 +37,17 @@ def test_the_best_path_of_all_is_its_own_alignment(seed: int) -> None:
     emissions[:, [1, 2]] = -30.0
     (greedy,) = GreedySearch(SYMBOLS)(emissions)
     assert len(greedy.tokens) > 10
-    assert tuple(align(emissions, greedy.tokens, 0)) == greedy.spans
+    assert tuple(aligned(emissions, greedy.tokens, 0)) == greedy.spans
 
 
 def test_nothing_takes_no_frames_and_too_much_is_refused() -> None:
     emissions = random_emissions(3, SYMBOLS, 0)
-    assert align(emissions, (), 0) == []
-    assert align(emissions, (5, 5), 0) == [(0, 1), (2, 3)]
+    assert aligned(emissions, (), 0) == []
+    assert aligned(emissions, (5, 5), 0) == [(0, 1), (2, 3)]
     with pytest.raises(ValueError, match="3 frames cannot say 4 tokens"):
-        align(emissions, (5, 6, 5, 6), 0)
+        aligned(emissions, (5, 6, 5, 6), 0)
     with pytest.raises(ValueError, match="3 frames cannot say 3 tokens"):
-        align(emissions, (5, 5, 6), 0)
+        aligned(emissions, (5, 5, 6), 0)
 
 
 def test_times_lie_in_the_middle_of_what_frames_hear() -> None:

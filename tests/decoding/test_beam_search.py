@@ -116,6 +116,17 @@ def test_a_lexicon_tells_what_is_written_and_how_it_is_spelt(tmp_path: Path, wor
     assert without.words == ("BA", "AB") and without.language_score == 0
 
 
+def test_scores_are_probabilities_where_no_word_could_end(tmp_path: Path) -> None:
+    lexicon = tmp_path / "lexicon.txt"
+    lexicon.write_text("AB A B\nBA B A\n")
+    path = [5, 6, 4, 5, 6, 6]
+    emissions = np.log(np.full((len(path), 7), 0.02) + 0.8 * np.eye(7)[path]).astype(np.float32)
+    for beam in (1, 2, 5, 50):
+        (found,) = BeamSearch(MODEL, SYMBOLS, None, lexicon, beam=beam)(emissions)
+        assert emissions.min() * len(path) <= found.emission_score <= 0, beam
+        assert found.score == found.emission_score
+
+
 def test_nothing_is_found_in_nothing(words: Path) -> None:
     (found,) = BeamSearch(MODEL, SYMBOLS, words)(np.empty((0, 7), dtype=np.float32))
     assert found.text == "" and found.tokens == ()

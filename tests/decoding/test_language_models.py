@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import kenlm
 import pytest
 from arpa import write_arpa
 from emissions import SYMBOLS, UNITS, random_emissions
@@ -96,6 +99,50 @@ def test_letters_that_a_language_model_lacks_are_named(tmp_path: Path) -> None:
     assert "is a language model of letters without '|'" in refusal(without_end)
     units = write_arpa(tmp_path / "units.arpa", ["a a"])
     assert refusal(units, symbols=UNITS).endswith("lacks some of model.pt: b")
+
+
+def test_words_among_which_all_letters_are_make_no_model_of_letters(tmp_path: Path) -> None:
+    """As the web's: searched by letters, it would write nothing right."""
+    web = write_arpa(tmp_path / "web.arpa", ["AB BA | A B", "BA AB"])
+    search = BeamSearch(MODEL, SYMBOLS, web)
+    assert search.words == {"A", "B", "AB", "BA"}
+    (found,) = search(random_emissions(7, SYMBOLS, 1))
+    assert search.words.issuperset(found.words)
+
+
+def test_a_lexicon_makes_no_words_for_a_model_of_letters(tmp_path: Path) -> None:
+    """One of its words is a letter, which the model knows."""
+    letters = write_arpa(tmp_path / "letters.arpa", ["A B | A |"])
+    lexicon = tmp_path / "lexicon.txt"
+    lexicon.write_text("A A |\nAB A B |\n")
+    assert "is a language model of letters, and" in refusal(letters, lexicon)
+
+
+def test_white_space_that_is_no_blank_is_part_of_a_word(tmp_path: Path) -> None:
+    """For KenLM too."""
+    lm = write_arpa(tmp_path / "words.arpa", ["AB BA"])
+    lm.write_text(lm.read_text(encoding="utf-8").replace("AB", "A\u00a0B"), encoding="utf-8")
+    assert arpa_words(lm) == ["A\u00a0B", "BA"]
+    assert "A\u00a0B" in kenlm.Model(str(lm))
+    lexicon = tmp_path / "lexicon.txt"
+    lexicon.write_text("A\u00a0B A B |\r\nBA B A |\r\n", encoding="utf-8-sig")
+    assert [entry.word for entry in read_lexicon(lexicon)] == ["A\u00a0B", "BA"]
+    assert BeamSearch(MODEL, SYMBOLS, lm, lexicon).words == {"A\u00a0B", "BA"}
+
+
+def test_a_packed_file_is_to_be_unpacked(lm: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "words.arpa.gz"
+    packed.write_bytes(gzip.compress(lm.read_bytes()))
+    assert refusal(packed) == f"{packed} is packed: unpack it by gunzip"
+
+
+def test_a_file_that_was_rewritten_is_read_again(tmp_path: Path) -> None:
+    lexicon = tmp_path / "lexicon.txt"
+    search = BeamSearch(MODEL, SYMBOLS, lexicon=lexicon)
+    for modified, words in enumerate(({"AB"}, {"BA", "AB"})):
+        lexicon.write_text("".join(f"{word} {' '.join(word)} |\n" for word in words))
+        os.utime(lexicon, (modified, modified))
+        assert search.words == words
 
 
 def test_words_in_other_letters_are_refused_or_left_out(

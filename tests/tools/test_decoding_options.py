@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 from arpa import write_arpa
 from click.testing import CliRunner
 from nano import write_corpus, write_finetuned, write_wav2vec2
@@ -18,8 +19,8 @@ from nano import write_corpus, write_finetuned, write_wav2vec2
 from speechprune.decoding.beam import BeamSearch
 from speechprune.decoding.emissions import ModelEmissions, frame_times
 from speechprune.decoding.inference import read_audio
+from speechprune.errors import UserError
 from speechprune.models.loading import load_recogniser
-from speechprune.tools import _decoding
 from speechprune.tools.main import commands
 
 
@@ -42,14 +43,6 @@ def printed(folder: Path, line: str) -> str:
     result = run(folder, line)
     assert result.exit_code == 0, result.output
     return str(result.stdout)
-
-
-def test_defaults_are_those_of_the_search() -> None:
-    assert (_decoding.BEAM, _decoding.LM_WEIGHT, _decoding.WORD_SCORE) == (
-        BeamSearch.beam,
-        BeamSearch.lm_weight,
-        BeamSearch.word_score,
-    )
 
 
 VALID = "{data}/audio/valid-0.wav {data}/audio/valid-1.wav"
@@ -135,6 +128,53 @@ def test_tuning_prints_the_line_that_gives_its_error_rate(folder: Path) -> None:
     assert table[-1] == report["command"]
 
 
+def test_what_was_searched_stands_beside_its_error_rate(folder: Path) -> None:
+    line = "evaluate {model} --data {data} --subset valid --lm {lm} --beam 30 --lm-weight 1"
+    told = json.loads(printed(folder, f"{line} --json"))["decoding"]
+    assert told == {
+        "lm": str(folder / "words.arpa"),
+        "lexicon": None,
+        "beam": 30,
+        "lm_weight": 1.0,
+        "word_score": 0.0,
+    }
+    last = printed(folder, line).splitlines()[-1]
+    assert last.split(None, 1) == [
+        "decoding",
+        f"lm {folder / 'words.arpa'}, beam 30, lm weight 1.0, word score 0.0",
+    ]
+    greedy = json.loads(printed(folder, "evaluate {model} --data {data} --subset valid --json"))
+    assert "decoding" not in greedy
+
+
+def test_a_lexicon_of_other_words_than_the_references_is_refused(
+    folder: Path, tmp_path: Path
+) -> None:
+    """In another case, for instance: all would be wrong."""
+    lexicon = tmp_path / "lexicon.txt"
+    words = (folder / "data" / "valid.wrd").read_text().split()
+    lexicon.write_text("".join(f"{word.lower()} {' '.join(word)} |\n" for word in words))
+    for command in ("evaluate", "tune-decoder"):
+        lm = (
+            ""
+            if command == "evaluate"
+            else f"--lm {write_arpa(tmp_path / 'lm', ['x ' + ' '.join(words).lower()])}"
+        )
+        line = f"{command} {{model}} --data {{data}} --subset valid --lexicon {lexicon} {lm}"
+        result = run(folder, line)
+        assert result.exit_code == 1 and result.stdout == ""
+        assert "no word of valid, such as" in result.stderr
+        assert "both must be written alike" in result.stderr
+
+
+def test_scores_that_are_no_numbers_are_no_transcript(folder: Path) -> None:
+    loaded = load_recogniser(folder / "model.pt")
+    with torch.no_grad():
+        loaded.model.w2v_encoder.proj.weight.fill_(3e38)
+    with pytest.raises(UserError, match="model.pt is damaged: its scores are no finite numbers"):
+        ModelEmissions(loaded).emissions([np.ones(16000, dtype=np.float32)])
+
+
 def test_a_long_recording_is_heard_in_windows(folder: Path, tmp_path: Path) -> None:
     pieces = [read_audio(folder / "data" / "audio" / f"valid-{i}.wav", 16000) for i in range(3)]
     soundfile.write(tmp_path / "long.wav", np.tile(np.concatenate(pieces), 30), 16000)
@@ -153,6 +193,7 @@ def test_a_long_recording_is_heard_in_windows(folder: Path, tmp_path: Path) -> N
     [
         (f"transcribe {{model}} {VALID} --lm-weight 1", "--lm-weight is for a language model"),
         ("evaluate {model} --data {data} --subset valid --word-score 1", "--word-score is for"),
+        (f"transcribe {{model}} {VALID} --workers 2", "--workers is for a beam search"),
         (f"transcribe {{model}} {VALID} --timestamps srt", "name one file"),
         (f"transcribe {{model}} {VALID} --timestamps ctm --json", "no room for --json"),
         (f"transcribe {{model}} {VALID} --timestamps ctm --nbest 2", "no room for --nbest"),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def align(emissions: np.ndarray, tokens: Sequence[int], blank: int) -> list[tuple[int, int]]:
+def aligned(emissions: np.ndarray, tokens: Sequence[int], blank: int) -> list[tuple[int, int]]:
     """The frames of each token on the most probable path that says just these tokens.
 
     Source: the Viterbi form of the forward recursion in Graves et al., "Connectionist temporal

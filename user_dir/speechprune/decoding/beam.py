@@ -7,16 +7,19 @@ ConvNet-based speech recognition system", 2016, as fairseq's examples use it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from speechprune.decoding.alignment import align
+from speechprune.decoding import BEAM, LM_WEIGHT, WORD_SCORE
+from speechprune.decoding.alignment import aligned
 from speechprune.decoding.hypothesis import Hypothesis
 from speechprune.decoding.language_model import (
     arpa_words,
@@ -31,8 +34,6 @@ from speechprune.errors import UserError
 from speechprune.manifests.spelling import WORD_END
 
 logger = logging.getLogger(__name__)
-
-BEAM, LM_WEIGHT, WORD_SCORE = 100, 2.0, 0.0
 
 #: Hypotheses whose score is so much below the best one's are dropped, in natural logarithms.
 _THRESHOLD = 50.0
@@ -74,13 +75,15 @@ class BeamSearch:
     with_spans: bool = False
 
     def prepare(self) -> None:
-        """Read the files, for this process and for those that it forks.
+        """Read the files, for this process and for those that it forks, and warn of what is odd
+        about them.
 
         Raises:
             UserError: a library is not installed; a file cannot be read, is damaged, or does not
                 fit the model.
         """
-        opened = _opened(self.model, self.symbols, self.language_model, self.lexicon)
+        opened = self._open()
+        _warn_once(opened.remarks)
         if opened.trie is None and self.word_score:
             raise UserError(
                 f"--word-score {self.word_score:g} is for the words of a lexicon, but "
@@ -88,16 +91,20 @@ class BeamSearch:
             )
 
     @property
-    def has_words(self) -> bool:
-        """Whether it writes the words of a lexicon, and not any symbols."""
-        opened = _opened(self.model, self.symbols, self.language_model, self.lexicon)
-        return opened.trie is not None
+    def words(self) -> frozenset[str] | None:
+        """All that it may write; None if that is any symbols."""
+        opened = self._open()
+        return None if opened.trie is None else frozenset(opened.words)
+
+    def _open(self) -> _Opened:
+        files = self.language_model, self.lexicon
+        return _opened(self.model, self.symbols, *files, tuple(map(_state, files)))
 
     def __call__(self, emissions: np.ndarray) -> list[Hypothesis]:
         """As `Search`."""
         if not len(emissions):
             return [Hypothesis((), (), 0.0, 0.0, 0.0)]
-        opened = _opened(self.model, self.symbols, self.language_model, self.lexicon)
+        opened = self._open()
         columns = _columns(emissions, self.symbols, ends_words=opened.trie is not None)
         results = self._decoder(opened).decode(columns.ctypes.data, *columns.shape)
         found: dict[str, Hypothesis] = {}
@@ -110,7 +117,7 @@ class BeamSearch:
             return list(found.values())
         heard = silent_as_blank(emissions, self.symbols)
         return [
-            replace(each, spans=tuple(align(heard, each.tokens, self.symbols.blank)))
+            replace(each, spans=tuple(aligned(heard, each.tokens, self.symbols.blank)))
             for each in found.values()
         ]
 
@@ -148,7 +155,11 @@ class BeamSearch:
             heard = self.symbols.words(tokens)
             # A word that was begun and is not in the lexicon was not written.
             tokens = tokens[: heard[len(words)].start] if len(heard) > len(words) else tokens
-        return Hypothesis(words, tokens, result.score, result.emittingModelScore, result.lmScore)
+        # The added frame is no part of the probability, whatever was found in it.
+        added = opened.trie is not None and numbers[result.tokens[frames + 1]]
+        extra = 0.0 if not added or added == self.symbols.separator else _NEVER
+        emission_score = result.emittingModelScore - extra
+        return Hypothesis(words, tokens, result.score - extra, emission_score, result.lmScore)
 
 
 class _Opened(NamedTuple):
@@ -158,17 +169,24 @@ class _Opened(NamedTuple):
         scorer: flashlight's language model.
         trie: of the spellings; None if any symbols may follow each other.
         words: of the trie, by their numbers.
+        remarks: on words that cannot be written, or that the language model does not know.
     """
 
     scorer: Any
     trie: Any
     words: tuple[str, ...]
+    remarks: tuple[str, ...]
 
 
 @lru_cache(maxsize=4)
 def _opened(
-    model: Path, symbols: OutputSymbols, language_model: Path | None, lexicon: Path | None
+    model: Path,
+    symbols: OutputSymbols,
+    language_model: Path | None,
+    lexicon: Path | None,
+    states: tuple[int, ...],
 ) -> _Opened:
+    """The files of a search, read once in each of their states."""
     check_installed()
     if lexicon is not None and symbols.separator is None:
         raise UserError(
@@ -176,18 +194,34 @@ def _opened(
             "--lexicon"
         )
     if lexicon is None and _is_of_symbols(language_model, symbols, model):
-        return _Opened(_scorer(language_model, _column_names(symbols)), None, ())
+        return _Opened(_scorer(language_model, _column_names(symbols)), None, (), ())
     if lexicon is not None:
         entries, source = read_lexicon(lexicon), lexicon
     else:
         assert language_model is not None
         entries, source = spelt_by_letters(arpa_words(language_model)), language_model
-    entries = fitting(entries, symbols, source, model)
+    entries, left_out = fitting(entries, symbols, source, model)
     words = tuple(dict.fromkeys(entry.word for entry in entries))
+    unknown = ""
     if language_model is not None and lexicon is not None:
-        _check_words(words, language_model, lexicon)
+        unknown = _unknown_words(words, language_model, lexicon, symbols)
     scorer = _scorer(language_model, words)
-    return _Opened(scorer, _trie(entries, words, scorer, symbols), words)
+    remarks = tuple(remark for remark in (left_out, unknown) if remark)
+    return _Opened(scorer, _trie(entries, words, scorer, symbols), words, remarks)
+
+
+def _state(path: Path | None) -> int:
+    """When a file was last written; 0 if there is none."""
+    try:
+        return 0 if path is None else os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
+
+
+@lru_cache(maxsize=4)
+def _warn_once(remarks: tuple[str, ...]) -> None:
+    for remark in remarks:
+        logger.warning(remark)
 
 
 def _is_of_symbols(language_model: Path | None, symbols: OutputSymbols, model: Path) -> bool:
@@ -202,7 +236,7 @@ def _is_of_symbols(language_model: Path | None, symbols: OutputSymbols, model: P
     known = vocabulary_of(language_model)
     names = [symbols.names[number] for number in symbols.written]
     missing = [name for name in names if name not in known]
-    if symbols.separator is None or WORD_END in known:
+    if symbols.separator is None or _is_of_letters(language_model, symbols):
         if missing:
             raise UserError(
                 f"{language_model} is a language model of symbols that lacks some of {model}: "
@@ -222,8 +256,35 @@ def _is_of_symbols(language_model: Path | None, symbols: OutputSymbols, model: P
     return False
 
 
-def _check_words(words: Sequence[str], language_model: Path, lexicon: Path) -> None:
-    """Warn of words of a lexicon that a language model does not know; refuse if it knows none."""
+def _is_of_letters(language_model: Path, symbols: OutputSymbols) -> bool:
+    """Whether the "words" of a language model are letters and `|`. That it knows them is not
+    enough: texts of the web have all letters, and bars, among their words."""
+    known = vocabulary_of(language_model)
+    if WORD_END not in known:
+        return False
+    if not is_binary(language_model):
+        return all(len(w) == 1 or w in symbols.names for w in arpa_words(language_model))
+    return not any(word in known for word in _short_words(symbols))
+
+
+def _short_words(symbols: OutputSymbols) -> Iterator[str]:
+    """All that two or three letters can spell: a language model of words knows some of it."""
+    letters = [symbols.names[n] for n in symbols.written if n != symbols.separator]
+    for length in (2, 3):
+        for spelling in product(letters, repeat=length):
+            yield "".join(spelling)
+
+
+def _unknown_words(
+    words: Sequence[str], language_model: Path, lexicon: Path, symbols: OutputSymbols
+) -> str:
+    """A remark on words of a lexicon that a language model does not know, or ""; UserError if it
+    knows none, or is one of letters."""
+    if _is_of_letters(language_model, symbols):
+        raise UserError(
+            f"{language_model} is a language model of letters, and {lexicon} makes words of them: "
+            "leave out --lexicon, or name a language model of words"
+        )
     known = vocabulary_of(language_model)
     unknown = [word for word in words if word not in known]
     if len(unknown) == len(words):
@@ -231,11 +292,12 @@ def _check_words(words: Sequence[str], language_model: Path, lexicon: Path) -> N
             f"{language_model} knows no word of {lexicon}, such as {words[0]!r}; both must be "
             "written alike, in upper or in lower case"
         )
-    if unknown:
-        logger.warning(
-            f"{len(unknown)} of {len(words)} words of {lexicon}, such as {unknown[0]!r}, are "
-            f"unknown to {language_model}: each gets the probability of unknown words"
-        )
+    if not unknown:
+        return ""
+    return (
+        f"{len(unknown)} of {len(words)} words of {lexicon}, such as {unknown[0]!r}, are unknown "
+        f"to {language_model}: each gets the probability of unknown words"
+    )
 
 
 def _scorer(language_model: Path | None, names: Sequence[str]) -> Any:

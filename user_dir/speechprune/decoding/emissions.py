@@ -16,6 +16,7 @@ import torch
 from speechprune.decoding.inference import audible, best_device, padded, sample_rate
 from speechprune.decoding.symbols import OutputSymbols, symbols_of
 from speechprune.decoding.timing import FrameTimes
+from speechprune.errors import UserError
 from speechprune.models.loading import LoadedRecogniser
 
 
@@ -61,7 +62,7 @@ class ModelEmissions:
         return self.loaded.frame_count(samples)
 
     def emissions(self, audio: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """As `EmissionSource`."""
+        """As `EmissionSource`; raises UserError if they are not finite."""
         found = [np.empty((0, len(self.symbols.names)), dtype=np.float32)] * len(audio)
         heard = audible(self.loaded, audio)
         if heard:
@@ -69,7 +70,10 @@ class ModelEmissions:
                 output = self.loaded.model(**padded(self.loaded, [audio[i] for i in heard]))
                 scores = self.loaded.model.get_logits(output).float().log_softmax(-1).cpu()
             for place, index in enumerate(heard):
-                found[index] = scores[: self.frame_count(len(audio[index])), place].numpy()
+                own = scores[: self.frame_count(len(audio[index])), place]
+                if not own.isfinite().all():
+                    raise UserError(f"{self.path} is damaged: its scores are no finite numbers")
+                found[index] = own.numpy()
         return found
 
 

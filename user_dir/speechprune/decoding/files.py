@@ -36,7 +36,8 @@ class Transcript(NamedTuple):
         missing: what is missing of the file, going on from its name, or "".
         task: of a bank, if it was chosen among several; else "".
         words: of the text with their times, if those were asked for.
-        hypotheses: all that a search found, the text's own first; () without a search.
+        hypotheses: all that was found, the text's own first; () for classes, and where only texts
+            were asked for.
     """
 
     text: str

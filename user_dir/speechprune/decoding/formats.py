@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from math import inf
 from pathlib import Path
+from textwrap import wrap
 
 from speechprune.decoding.timing import TimedWord
 from speechprune.errors import UserError
 
-#: What a subtitle shows at most, as broadcasters recommend: two lines, and as long as one can read.
-_CHARACTERS, _SECONDS = 84, 6.0
+#: What a subtitle shows at most, as broadcasters recommend: two lines of so many characters, for so
+#: many seconds; and for how long it has to be there to be read.
+_LINES, _CHARACTERS, _SECONDS, _LEAST = 2, 42, 6.0, 1.0
 #: Seconds of silence after which a new subtitle begins.
 _PAUSE = 0.8
 
@@ -43,19 +46,25 @@ def ctm(words: Sequence[Sequence[TimedWord]], paths: Sequence[Path]) -> str:
 def srt(words: Sequence[TimedWord]) -> str:
     """Subtitles in SubRip's form: numbered, each with its times and the words of some seconds."""
     blocks = []
-    for number, shown in enumerate(_subtitles(words), start=1):
-        text = " ".join(word.text for word in shown)
-        times = f"{_clock(shown[0].start)} --> {_clock(shown[-1].end)}"
-        blocks.append(f"{number}\n{times}\n{text}\n")
+    subtitles = list(_subtitles(words))
+    begins = [shown[0].start for shown in subtitles]
+    for number, (shown, following) in enumerate(zip(subtitles, [*begins[1:], inf]), start=1):
+        end = max(shown[-1].end, min(shown[0].start + _LEAST, following))
+        text = "\n".join(_lines(shown))
+        blocks.append(f"{number}\n{_clock(shown[0].start)} --> {_clock(end)}\n{text}\n")
     return "\n".join(blocks).rstrip("\n")
+
+
+def _lines(words: Sequence[TimedWord]) -> list[str]:
+    text = " ".join(word.text for word in words)
+    return wrap(text, _CHARACTERS, break_long_words=False, break_on_hyphens=False)
 
 
 def _subtitles(words: Sequence[TimedWord]) -> Iterator[list[TimedWord]]:
     shown: list[TimedWord] = []
     for word in words:
-        text = " ".join(each.text for each in (*shown, word))
         if shown and (
-            len(text) > _CHARACTERS
+            len(_lines((*shown, word))) > _LINES
             or word.end - shown[0].start > _SECONDS
             or word.start - shown[-1].end > _PAUSE
         ):

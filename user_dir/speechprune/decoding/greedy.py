@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from speechprune.manifests.spelling import WORD_END, unspell
+from speechprune.decoding.symbols import symbols_of
+from speechprune.manifests.spelling import WORD_END
 
 if TYPE_CHECKING:
     from fairseq.data.dictionary import Dictionary
-
-#: Stands for fairseq's `<unk>` in transcripts: one character, since it is one error.
-UNKNOWN = "\u2047"
 
 
 def spells_words(dictionary: Dictionary) -> bool:
@@ -29,9 +27,6 @@ def decode(dictionary: Dictionary, emissions: Tensor) -> Iterator[str]:
         dictionary: of the outputs; its `<s>` is the blank.
         emissions: CTC scores, (T, B, symbols); frames of padding emit blanks.
     """
-    letters = spells_words(dictionary)
-    silent = {dictionary.bos(), dictionary.pad(), dictionary.eos()}
-    for frames in emissions.argmax(dim=-1).T.cpu():
-        numbers = [n for n in frames.unique_consecutive().tolist() if n not in silent]
-        symbols = (UNKNOWN if n == dictionary.unk() else dictionary[n] for n in numbers)
-        yield unspell(" ".join(symbols), letters=letters)
+    symbols = symbols_of(dictionary)
+    for path in emissions.argmax(dim=-1).T.cpu().numpy():
+        yield symbols.text(symbols.tokens(path))

@@ -18,7 +18,8 @@ class Hypothesis:
         words: in order; units of a model that writes units.
         tokens: numbers of the model's symbols that were heard, without repetitions and blanks. Each
             word has its own, parted by separators.
-        score: what it was chosen by, the sum of the next and of the weighted others.
+        score: what it was chosen by: the emission score, the weighted language score, and the word
+            score of each word.
         emission_score: natural logarithm of the probability of its best path.
         language_score: base-10 logarithm of its probability in the language model, unweighted; 0
             without one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from speechprune.errors import UserError
 _INSTALL = "pip install 'speechprune[lm]'"
 #: How KenLM's binary files begin, of whatever version.
 _BINARY = b"mmap lm http://kheafield.com/code"
+#: How files begin that gzip has packed.
+_GZIP = b"\x1f\x8b"
 #: What stands in a model for the beginning and the end of texts, and for words that it lacks.
 MARKS = frozenset(("<s>", "</s>", "<unk>", "<UNK>"))
 #: Opens a model where a crash does no harm: a damaged binary file can end the process.
@@ -83,6 +86,7 @@ def arpa_words(path: Path) -> list[str]:
     """
     words: list[str] = []
     inside = False
+    _refuse_packed(path)
     try:
         with open(path, encoding="utf-8") as file:
             for line in file:
@@ -91,7 +95,7 @@ def arpa_words(path: Path) -> list[str]:
                         return words
                     inside = line.startswith("\\1-grams:")
                 elif inside and line.strip():
-                    fields = line.split()
+                    fields = split_fields(line)
                     if len(fields) not in (2, 3):
                         raise UserError(
                             f"{path} is damaged: {line.strip()[:60]!r} is not a word with its "
@@ -108,6 +112,18 @@ def arpa_words(path: Path) -> list[str]:
         f"{path} is not a whole language model in ARPA's form: it ends before its words do; "
         "make it again"
     )
+
+
+def _refuse_packed(path: Path) -> None:
+    with open(path, "rb") as file:
+        if file.read(2) == _GZIP:
+            raise UserError(f"{path} is packed: unpack it by gunzip")
+
+
+def split_fields(line: str) -> list[str]:
+    """The fields of a line, parted by blanks and tabs, as KenLM parts them: a word may hold any
+    other white space."""
+    return re.findall(r"[^ \t\r\n]+", line)
 
 
 def open_kenlm(path: Path, words: Any) -> Any:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from speechprune.decoding.language_model import split_fields
 from speechprune.decoding.symbols import OutputSymbols
 from speechprune.errors import UserError
 from speechprune.manifests.spelling import WORD_END
-
-logger = logging.getLogger(__name__)
 
 #: Most words that flashlight's trie holds for one spelling.
 MOST_OF_ONE_SPELLING = 6
@@ -27,21 +25,23 @@ class Entry(NamedTuple):
 
 
 def read_lexicon(path: Path) -> list[Entry]:
-    """The entries of a lexicon in fairseq's form: lines of a word and its letters, parted by white
-    space, with or without the `|` at the end. A word may have several spellings, in as many lines.
+    """The entries of a lexicon in fairseq's form: lines of a word and its letters, parted by blanks
+    or tabs, with or without the `|` at the end. A word may have several spellings, in as many
+    lines.
 
     Raises:
         UserError: it cannot be read, or a line is not of this form.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Other white space than blanks and tabs may be part of a word, as KenLM sees it.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not a lexicon: it is not text in UTF-8") from error
     entries = []
     for number, line in enumerate(lines, start=1):
-        word, *spelling = line.split() or [""]
+        word, *spelling = split_fields(line) or [""]
         if not word:
             continue
         if spelling[-1:] == [WORD_END]:
@@ -64,8 +64,8 @@ def spelt_by_letters(words: Iterable[str]) -> list[Entry]:
 
 def fitting(
     entries: Sequence[Entry], symbols: OutputSymbols, source: Path, model: Path
-) -> list[Entry]:
-    """The entries that a model can spell. Warns of how many others there are, which are left out.
+) -> tuple[list[Entry], str]:
+    """The entries that a model can spell, and a remark on those that are left out, or "".
 
     Args:
         source: of the entries, for messages; and ``model``, of the symbols.
@@ -83,13 +83,13 @@ def fitting(
             f"no word of {source} can be spelt by {model}, which lacks {_listed(list(unknown))}; "
             f"its own symbols are {_listed(sorted(letters))}"
         )
-    if len(fit) < len(entries):
-        logger.warning(
-            f"{len(entries) - len(fit)} of {len(entries)} words of {source} are left out: {model} "
-            f"lacks {_listed(list(unknown))}"
-        )
     _refuse_homonyms(fit, source)
-    return fit
+    if len(fit) == len(entries):
+        return fit, ""
+    return fit, (
+        f"{len(entries) - len(fit)} of {len(entries)} words of {source} are left out: {model} "
+        f"lacks {_listed(list(unknown))}"
+    )
 
 
 def _refuse_homonyms(entries: Sequence[Entry], source: Path) -> None:

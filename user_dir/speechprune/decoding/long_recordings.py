@@ -87,7 +87,8 @@ def _pause(path: np.ndarray, symbols: OutputSymbols) -> int:
 
     A pause has a separator, if the model writes any: there are silent frames within words too.
     """
-    silent = np.isin(path, [*symbols.silent, symbols.separator or symbols.blank])
+    parting = [] if symbols.separator is None else [symbols.separator]
+    silent = np.isin(path, [*symbols.silent, *parting])
     edges = np.flatnonzero(np.diff(silent.astype(np.int8), prepend=0, append=0))
     pauses = [(int(begin), int(end)) for begin, end in zip(edges[::2], edges[1::2])]
     if symbols.separator is not None:

@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from speechprune.decoding import MAX_TOKENS
+from speechprune.decoding.beam import BeamSearch
 from speechprune.decoding.emissions import EmissionSource, ModelEmissions
 from speechprune.decoding.hypothesis import Search
 from speechprune.decoding.inference import (
@@ -19,6 +20,7 @@ from speechprune.decoding.inference import (
     read_audio,
 )
 from speechprune.decoding.parallel import searched
+from speechprune.errors import UserError
 from speechprune.manifests.manifest import Split
 from speechprune.models.loading import LoadedRecogniser
 
@@ -53,6 +55,21 @@ class SplitEmissions:
                 bar.update(len(batch))
 
 
+def check_words(search: Search, split: Split) -> None:
+    """Raise UserError if no word of the references can be written by a search."""
+    words = search.words if isinstance(search, BeamSearch) else None
+    if words is None:
+        return
+    wanted = dict.fromkeys(word for each in split.utterances for word in each.text.split())
+    if words.isdisjoint(wanted):
+        assert isinstance(search, BeamSearch)
+        raise UserError(
+            f"no word of {split.name}, such as {next(iter(wanted))!r}, is one of "
+            f"{search.lexicon or search.language_model}, such as {min(words)!r}; both must be "
+            "written alike, in upper or in lower case"
+        )
+
+
 def evaluate_search(
     loaded: LoadedRecogniser,
     split: Split,
@@ -71,6 +88,7 @@ def evaluate_search(
         UserError: as that; or as the search.
     """
     check_references(loaded, split)
+    check_words(search, split)
     heard = SplitEmissions(
         ModelEmissions(loaded), split, max_tokens=max_tokens, batch_size=batch_size
     )

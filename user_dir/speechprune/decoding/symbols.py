@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from speechprune.decoding.greedy import UNKNOWN
 from speechprune.manifests.spelling import WORD_END, unspell
 
 if TYPE_CHECKING:
     from fairseq.data.dictionary import Dictionary
 
+#: Stands for fairseq's `<unk>` in transcripts: one character, since it is one error.
+UNKNOWN = "\u2047"
 #: What fairseq fills a dictionary up with, to a number of symbols that is good for GPUs.
 _FILLER = re.compile(r"madeupword\d{4}")
 

@@ -15,13 +15,13 @@ from speechprune.decoding.emissions import ModelEmissions
 from speechprune.decoding.greedy import spells_words
 from speechprune.decoding.hypothesis import GreedySearch, Search
 from speechprune.decoding.inference import check_references
-from speechprune.decoding.parallel import searched
+from speechprune.decoding.parallel import searched_by_all
 from speechprune.decoding.scoring import ErrorCounts, count_text_errors
-from speechprune.decoding.searching import SplitEmissions
+from speechprune.decoding.searching import SplitEmissions, check_words
 from speechprune.manifests.manifest import Split
 from speechprune.models.loading import LoadedRecogniser
 
-#: Where the search for weights begins.
+#: Where the search for weights begins; it goes on beyond if the best ones lie on the edge.
 LM_WEIGHTS = (0.0, 1.0, 2.0, 3.0, 4.0)
 WORD_SCORES = (-2.0, -1.0, 0.0, 1.0, 2.0)
 #: How far apart they lie.
@@ -87,31 +87,34 @@ def tune(
     """
     search.prepare()
     check_references(loaded, split)
+    check_words(search, split)
     heard = SplitEmissions(ModelEmissions(loaded), split, max_tokens=max_tokens, batch_size=None)
     emissions = list(heard)
     in_order = [emissions[place] for place in np.argsort(heard.order)]
     letters = spells_words(loaded.dictionary)
-    words = search.has_words
+    words = search.words is not None
     trials: dict[tuple[float, float], Trial] = {}
-    scores = WORD_SCORES if words else (0.0,)
-    around = 9 if words else 3
-    total = len(LM_WEIGHTS) * len(scores) + rounds * (around - 1)
-    with tqdm(total=total, desc="weights", leave=False, disable=None) as bar:
+    with tqdm(desc="weights", unit="pair", leave=False, disable=None) as bar:
 
-        def attempt(points: Sequence[tuple[float, float]]) -> None:
-            for point in points:
-                if point not in trials:
-                    tried = replace(search, nbest=1, lm_weight=point[0], word_score=point[1])
-                    counts = _errors(tried, in_order, split, workers, letters=letters)
-                    trials[point] = Trial(*point, *counts)
+        def attempt(points: Iterable[tuple[float, float]]) -> None:
+            new = [point for point in points if point not in trials]
+            searches = [
+                replace(search, nbest=1, lm_weight=weight, word_score=score)
+                for weight, score in new
+            ]
+            found = _errors(searches, in_order, split, workers, letters=letters)
+            for point, counts in zip(new, found):
+                trials[point] = Trial(*point, *counts)
                 bar.update()
 
-        attempt(list(product(LM_WEIGHTS, scores)))
-        step = _STEP
-        for _ in range(rounds):
-            step /= 2
-            attempt(list(_neighbours(_best(trials.values()), step, words=words)))
-    greedy = _errors(GreedySearch(search.symbols), in_order, split, workers, letters=letters)
+        attempt(product(LM_WEIGHTS, WORD_SCORES if words else (0.0,)))
+        best = None
+        while best != _best(trials.values()):  # it may lie on the edge of the grid
+            best = _best(trials.values())
+            attempt(_neighbours(best, _STEP, words=words))
+        for halvings in range(1, 1 + rounds):
+            attempt(_neighbours(_best(trials.values()), _STEP / 2**halvings, words=words))
+    (greedy,) = _errors([GreedySearch(search.symbols)], in_order, split, 1, letters=letters)
     return Tuning(Trial(0.0, 0.0, *greedy), tuple(trials.values()))
 
 
@@ -127,17 +130,20 @@ def _neighbours(best: Trial, step: float, *, words: bool) -> Iterator[tuple[floa
 
 
 def _errors(
-    search: Search,
+    searches: Sequence[Search],
     emissions: Sequence[np.ndarray],
     split: Split,
     workers: int | None,
     *,
     letters: bool,
-) -> tuple[ErrorCounts, ErrorCounts]:
-    """Errors over words and over characters of all utterances, in the order of the split."""
-    words, characters = ErrorCounts(), ErrorCounts()
-    found = searched(search, emissions, workers)
-    for utterance, hypotheses in zip(split.utterances, found):
-        counts = count_text_errors(utterance.text, hypotheses[0].text, letters=letters)
-        words, characters = words + counts[0], characters + counts[1]
-    return words, characters
+) -> Iterator[tuple[ErrorCounts, ErrorCounts]]:
+    """Errors of each search over words and over characters of all utterances, in the order of the
+    split."""
+    found = searched_by_all(searches, emissions, workers)
+    for _ in searches:
+        words, characters = ErrorCounts(), ErrorCounts()
+        for utterance in split.utterances:
+            text = next(found)[0].text
+            counts = count_text_errors(utterance.text, text, letters=letters)
+            words, characters = words + counts[0], characters + counts[1]
+        yield words, characters

@@ -34,8 +34,8 @@ def quantize(source: Path, out: Path) -> None:
             out,
             op_types_to_quantize=["MatMul", "Gemm"],
             weight_type=quantization.QuantType.QInt8,
-            # Weights take 7 of the 8 bits: older processors add two products in 16 bits, and cut off
-            # in silence what is too large for these.
+            # Weights take 7 of the 8 bits: older processors add two products in 16 bits, and cut
+            # off in silence what is too large for these.
             reduce_range=True,
         )
     finally:
