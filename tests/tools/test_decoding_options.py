@@ -154,13 +154,9 @@ def test_a_lexicon_of_other_words_than_the_references_is_refused(
     lexicon = tmp_path / "lexicon.txt"
     words = (folder / "data" / "valid.wrd").read_text().split()
     lexicon.write_text("".join(f"{word.lower()} {' '.join(word)} |\n" for word in words))
-    for command in ("evaluate", "tune-decoder"):
-        lm = (
-            ""
-            if command == "evaluate"
-            else f"--lm {write_arpa(tmp_path / 'lm', ['x ' + ' '.join(words).lower()])}"
-        )
-        line = f"{command} {{model}} --data {{data}} --subset valid --lexicon {lexicon} {lm}"
+    lm = write_arpa(tmp_path / "lower.arpa", [" ".join(words).lower()])
+    for command in ("evaluate {model}", f"tune-decoder {{model}} --lm {lm}"):
+        line = f"{command} --data {{data}} --subset valid --lexicon {lexicon}"
         result = run(folder, line)
         assert result.exit_code == 1 and result.stdout == ""
         assert "no word of valid, such as" in result.stderr
