@@ -99,8 +99,14 @@ def sherpa(shop: Workshop) -> Pair:
     return shop.export(rewrite(checkpoint, speak), layout="sherpa-onnx")
 
 
+def sherpa_base(shop: Workshop) -> Pair:
+    """Of base's kind, whose norm over time has no lengths to go by, for sherpa-onnx."""
+    pretrained = write_wav2vec2(shop.folder / "whole_base.pt", layers=1)
+    return shop.export(shop.finetuned("sherpa_base", pretrained), layout="sherpa-onnx")
+
+
 PAIRS: dict[str, Callable[[Workshop], Pair]] = {
-    each.__name__: each for each in (masked, slim, dropped, hubert, sherpa)
+    each.__name__: each for each in (masked, slim, dropped, hubert, sherpa, sherpa_base)
 }
 
 

@@ -63,7 +63,7 @@ def command(
     median of some rounds, in which all models take turns. Memory is the most that a model's process
     took. How much faster a model is, and its share of bytes, are those beside the first one.
     """
-    from speechprune.benchmarking.measuring import measure
+    from speechprune.benchmarking.measuring import cores, measure
     from speechprune.benchmarking.report import describe, draw, in_words
     from speechprune.figures import check_figure_path
 
@@ -83,4 +83,9 @@ def command(
     )
     if figure is not None:
         draw(found, figure)
-    click.echo(json.dumps(describe(found), indent=2) if as_json else in_words(found))
+    if not as_json:
+        click.echo(in_words(found))
+        return
+    heard = {"seconds": seconds} if split is None else {"data": str(data), "subset": subset}
+    conditions = {**heard, "batch": batch, "threads": threads or cores(), "repeats": repeats}
+    click.echo(json.dumps(describe(found, conditions), indent=2))

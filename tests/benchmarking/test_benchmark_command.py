@@ -37,7 +37,15 @@ def test_a_checkpoint_and_its_file(shop: Workshop, pair: Pair, tmp_path: Path) -
     figure = tmp_path / "speed.svg"
     result = run(*line, *recordings, "--json", "--figure", figure)
     assert result.exit_code == 0, result.output
-    checkpoint, exported = json.loads(result.stdout)
+    told = json.loads(result.stdout)
+    checkpoint, exported = told.pop("models")
+    assert told == {
+        "data": str(shop.data),
+        "subset": "valid",
+        "batch": 2,
+        "threads": 1,
+        "repeats": 1,
+    }
     assert checkpoint["size"] == pair.checkpoint.stat().st_size
     assert exported["size"] == pair.path.stat().st_size
     parameters = count_parameters(load_recogniser(pair.checkpoint).model)

@@ -34,7 +34,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
     yield Workshop(tmp_path_factory.mktemp("exported"))
 
 
-@pytest.mark.parametrize("name", ["masked", "slim", "dropped", "hubert", "sherpa"])
+@pytest.mark.parametrize("name", ["masked", "slim", "dropped", "hubert", "sherpa", "sherpa_base"])
 def test_scores_are_those_of_the_model_alone(shop: Workshop, name: str) -> None:
     pair = shop.pair(name)
     source = load_recogniser(pair.checkpoint)

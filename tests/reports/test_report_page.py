@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from banks import task, write_bank
 from click.testing import CliRunner, Result
 from matrices import some_matrix
 from nano import write_corpus, write_finetuned, write_wav2vec2
@@ -211,6 +212,33 @@ def test_files_of_masks_layers_and_evaluations(tmp_path: Path) -> None:
     assert strip[-1] == "0.2500"
     row = found.table("Every model that was measured")[1]
     assert row == ["fast", "25.00", "12.50", "1,000", "80.0 (cpu)"]
+
+
+def test_what_was_timed_side_by_side(tmp_path: Path) -> None:
+    model = {"real_time_factor": 0.02, "throughput": 60.5, "parameters": 1234567}
+    model |= {"multiply_adds": 2_000_000_000}
+    rows = [
+        {**model, "path": "a/dense.pt", "latency": 0.5, "peak": 2_000_000_000, "size": 8_000_000},
+        {**model, "path": "a/slim.onnx", "latency": 0.125, "peak": 5e8, "size": 1_500_000},
+    ]
+    told = {"seconds": 10.0, "batch": 4, "threads": 2, "repeats": 5, "models": rows}
+    (tmp_path / "speed.json").write_text(json.dumps(told))
+    found = page(tmp_path / "speed.json", out=tmp_path / "page.html")
+    table = found.table("10 s of noise; batches of 4, 2 threads, median of 5 rounds")
+    assert table[2] == [
+        *("slim.onnx", "125.0", "0.0200", "60.5", "4.00×", "500", "1.5", "1,234,567", "2G")
+    ]
+    assert table[1][4] == "1.00×"
+    del rows[1]["latency"]
+    (tmp_path / "speed.json").write_text(json.dumps(told))
+    assert "speed.json is damaged" in refused(tmp_path / "speed.json", "--out", tmp_path / "b.html")
+
+
+def test_tasks_of_a_bank_have_their_masks(tmp_path: Path) -> None:
+    bank = write_bank(tmp_path / "tasks.bank", task("es", seed=1), task("it", seed=2))
+    found = page(bank.path, out=tmp_path / "page.html")
+    table = found.table("IOU: kept in both")
+    assert [row[0] for row in table[1:]] == ["tasks: es", "tasks: it"]
 
 
 def test_other_data_stand_apart(tmp_path: Path) -> None:

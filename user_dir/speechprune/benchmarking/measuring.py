@@ -158,7 +158,7 @@ def measure(
     banks = [path for path in paths if kind_of(path) == "safetensors"]
     if task is not None and not banks:
         raise UserError(f"no model is a bank, of which --task {task} would be one: leave it out")
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or cores()
     sources = [Source(path, task if path in banks else None, threads) for path in paths]
     with ExitStack() as stack:
         processes = [stack.enter_context(_running(source)) for source in sources]
@@ -175,6 +175,11 @@ def measure(
         return [
             _measured(process, audio, times) for process, times in zip(processes, zip(*rounds[1:]))
         ]
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,13 @@ _HEADS = (
 )
 
 
-def describe(found: Sequence[Measured]) -> list[dict[str, Any]]:
-    """The measurements under the names of `Measured`, with seconds and bytes."""
-    return [{**asdict(each), "path": str(each.path)} for each in found]
+def describe(found: Sequence[Measured], conditions: Mapping[str, Any]) -> dict[str, Any]:
+    """The measurements under the names of `Measured`, with seconds and bytes.
+
+    Args:
+        conditions: that are those of all, by their names.
+    """
+    return {**conditions, "models": [{**asdict(each), "path": str(each.path)} for each in found]}
 
 
 def in_words(found: Sequence[Measured]) -> str:

@@ -276,7 +276,7 @@ def windows_and_map(
     windows = torch.stack([*taps, torch.ones_like(taps[0])], dim=2)
     # In double precision: where audio changes slowly, the variance is a small rest of large terms.
     heard, weight = windows[:, :, :-1].double(), convolution.weight[:, 0].double()
-    size = frames if frames is not None else torch.full((len(audio),), windows.shape[1])
+    size = frames if frames is not None else torch.full((audio.shape[0],), windows.shape[1])
     own = _own(windows.shape[1], size)[:, :, None].to(heard.dtype)
     count = size.clamp(min=1)[:, None, None].to(heard.dtype)
     mean = (heard * own).sum(dim=1, keepdim=True) / count

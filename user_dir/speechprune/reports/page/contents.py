@@ -44,6 +44,46 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Timing:
+    """What a model takes to hear.
+
+    Attributes:
+        name: of its file.
+        latency: seconds for one recording alone.
+        real_time_factor: that, by the length of the recording.
+        throughput: seconds of audio per second, in batches.
+        peak: the most memory that its process took, in bytes.
+        size: of the file in bytes.
+        parameters: of the model.
+        multiply_adds: for the recording.
+    """
+
+    name: str
+    latency: float
+    real_time_factor: float
+    throughput: float
+    peak: float
+    size: float
+    parameters: float
+    multiply_adds: float
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Models that heard the same side by side.
+
+    Attributes:
+        name: of the file.
+        conditions: in words.
+        timings: of the models, in the order in which they were given.
+    """
+
+    name: str
+    conditions: str
+    timings: tuple[Timing, ...]
+
+
+@dataclass(frozen=True)
 class LayerUnits:
     """The heads and channels that a layer has kept, of those that it had at first."""
 
@@ -139,6 +179,7 @@ class Contents:
     Attributes:
         comparisons: of runs, one for each subset and kind of error rate.
         measurements: of runs, reports and evaluations.
+        benchmarks: of files, each on one machine.
         matrices: by name.
         examples: of the models that were heard.
         missing: by section, what is not there, or was left out, and why.
@@ -147,6 +188,7 @@ class Contents:
     runs: list[Run] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
+    benchmarks: list[Benchmark] = field(default_factory=list)
     models: list[Model] = field(default_factory=list)
     matrices: dict[str, SimilarityMatrix] = field(default_factory=dict)
     plans: list[Plans] = field(default_factory=list)

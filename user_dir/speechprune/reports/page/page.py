@@ -15,7 +15,15 @@ from speechprune.reports.page.contents import Contents
 from speechprune.reports.page.examples import add_examples
 from speechprune.reports.page.markup import Markup, element, paragraph, remarks
 from speechprune.reports.page.reading import Reader, Wanted
-from speechprune.reports.page.sections import curves, errors, examples, layers, masks, slimming
+from speechprune.reports.page.sections import (
+    curves,
+    errors,
+    examples,
+    layers,
+    masks,
+    slimming,
+    speed,
+)
 from speechprune.reports.page.sources import find_sources
 
 STYLE = Path(speechprune.__file__).parent / "assets" / "report.css"
@@ -23,6 +31,7 @@ STYLE = Path(speechprune.__file__).parent / "assets" / "report.css"
 #: By the name that links and remarks have for them.
 _SECTIONS: dict[str, ModuleType] = {
     "errors": errors,
+    "speed": speed,
     "training": curves,
     "masks": masks,
     "layers": layers,

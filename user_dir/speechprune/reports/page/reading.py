@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from speechprune.bank.bank import Bank
+from speechprune.bank.header import FORMAT as BANK_FORMAT
 from speechprune.checksums import read_json
 from speechprune.errors import UserError
 from speechprune.layers.matrix import FORMAT as MATRIX_FORMAT
@@ -17,12 +19,14 @@ from speechprune.layers.plan import LayerPlan, LayerPlans
 from speechprune.masking.mask_set import MaskSet
 from speechprune.reports.comparison import Comparison
 from speechprune.reports.page.contents import (
+    Benchmark,
     Contents,
     LayerUnits,
     Measurement,
     Model,
     Plans,
     Run,
+    Timing,
     data_key,
 )
 from speechprune.reports.page.models import read_model
@@ -43,6 +47,7 @@ from speechprune.training.log import read_log
 
 #: How rates are called by their names in JSON.
 _RATES = {"wer": "WER", "cer": "CER", "error": "error"}
+_TIMES = [each.name for each in fields(Timing) if each.name != "name"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,7 @@ class Reader:
             Kind.MATRIX: self._matrix,
             Kind.PLANS: self._plans,
             Kind.EVALUATION: self._evaluation,
+            Kind.BENCHMARK: self._benchmark,
             Kind.LAYERS: self._layers,
             Kind.SLIMMING: self._slimming,
         }
@@ -176,11 +182,15 @@ class Reader:
 
         try:
             with safe_open(str(source.path), framework="numpy") as file:
-                is_matrix = MATRIX_FORMAT in (file.metadata() or {})
+                told = file.metadata() or {}
         except (SafetensorError, OSError):
-            is_matrix = False
-        if is_matrix:
+            told = {}
+        if MATRIX_FORMAT in told:
             self._matrix(source)
+        elif BANK_FORMAT in told:
+            bank = Bank(source.path)
+            for name in bank.names:
+                self.contents.models.append(Model(f"{source.name}: {name}", bank.masks(name)))
         else:
             self.contents.models.append(Model(source.name, MaskSet.load(source.path)))
 
@@ -214,6 +224,28 @@ class Reader:
                     **_costs(found),
                 )
             )
+
+    def _benchmark(self, source: Source) -> None:
+        found = read_json(source.path, "restore it")
+        with _Damage(source.path):
+            rows = found["models"]
+            names = [Path(row["path"]).name for row in rows]
+            if len(set(names)) < len(names):
+                names = [row["path"] for row in rows]
+            timings = tuple(
+                Timing(name, **{key: _finite(row[key]) for key in _TIMES})
+                for name, row in zip(names, rows)
+            )
+            heard = (
+                f"{found['subset']} of {found['data']}"
+                if "data" in found
+                else f"{_finite(found['seconds']):g} s of noise"
+            )
+            conditions = (
+                f"{heard}; batches of {found['batch']}, {found['threads']} threads, median of "
+                f"{found['repeats']} rounds"
+            )
+            self.contents.benchmarks.append(Benchmark(source.name, conditions, timings))
 
     def _layers(self, source: Source) -> None:
         found = read_json(source.path, "restore it")
@@ -307,6 +339,13 @@ def _costs(values: Mapping[str, Any]) -> dict[str, Any]:
         "speed": None if speed is None else float(speed),
         "device": str(values.get("device", "")),
     }
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not 0 < number < float("inf"):
+        raise ValueError(f"{value!r} was not measured")
+    return number
 
 
 def _share(value: Any) -> float:

@@ -28,10 +28,11 @@ class Kind(Enum):
 
     RUN = "a training run"
     CHECKPOINT = "a checkpoint"
-    SAFETENSORS = "masks or a similarity matrix"
+    SAFETENSORS = "masks, a bank or a similarity matrix"
     MATRIX = "a similarity matrix"
     PLANS = "layer plans"
     EVALUATION = "an evaluation"
+    BENCHMARK = "a benchmark"
     LAYERS = "a report of dropping layers"
     SLIMMING = "a report of slimming"
 
@@ -135,7 +136,8 @@ def _of_file(path: Path) -> Kind:
     if kind is None:
         raise UserError(
             f"{path} is none of what a page can tell of: a training run, a checkpoint, masks, a "
-            "similarity matrix, layer plans, report.json, or what `evaluate --json` prints"
+            "similarity matrix, layer plans, a bank, report.json, or what `evaluate --json` or "
+            "`benchmark --json` prints"
         )
     return kind
 
@@ -151,4 +153,6 @@ def _of_report(found: dict[str, Any]) -> Kind | None:
 def _of_json(found: dict[str, Any]) -> Kind | None:
     if isinstance(found.get("plans"), list):
         return Kind.PLANS
+    if isinstance(found.get("models"), list) and "repeats" in found:
+        return Kind.BENCHMARK
     return Kind.EVALUATION if {"wer", "cer", "parameters", "subset"} <= found.keys() else None
