@@ -56,7 +56,7 @@ def main(
             word_score=best.word_score,
         )
         weights = f"{best.lm_weight:g}", f"{best.word_score:g}"
-        show(f"beam of {beam}", weights, evaluate_search(loaded, split, search))
+        show(f"beam of {beam}", weights, evaluate_search(loaded, split, search).evaluation)
 
 
 if __name__ == "__main__":

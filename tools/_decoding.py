@@ -114,6 +114,14 @@ _weight_options = (
 )
 
 
+nbest_option = click.option(
+    "--nbest",
+    type=whole_number(1, 10_000),
+    help="Number of transcripts to find of each recording, best first; the beam is at least as "
+    "wide.",
+)
+
+
 def decoding_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """A decorator that gives a command's function the options of a beam search and its weights."""
     for option in (workers_option, *_weight_options[::-1], beam_option, lexicon_option, lm_option):

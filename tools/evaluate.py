@@ -13,7 +13,7 @@ import click
 from speechprune.decoding import MAX_SYMBOLS, MAX_TOKENS
 from speechprune.errors import UserError
 from speechprune.tools import _labels, _sentences
-from speechprune.tools._decoding import Decoding, decoding_options
+from speechprune.tools._decoding import Decoding, decoding_options, nbest_option
 from speechprune.tools._options import AUTO, task_option, whole_number
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from speechprune.decoding.beam import BeamSearch
     from speechprune.decoding.inference import Evaluation
     from speechprune.decoding.scoring import ErrorCounts
-    from speechprune.models.loading import LoadedModel
+    from speechprune.manifests.manifest import Split
+    from speechprune.models.loading import LoadedModel, LoadedRecogniser
 
 
 @click.command()
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     help="Most utterances in a batch; 1 keeps a base model free of padding.",
 )
 @decoding_options
+@nbest_option
 @click.option(
     "--figure",
     type=click.Path(path_type=Path),
@@ -74,8 +76,9 @@ def command(
     CHECKPOINT may be a bank, of which --task names a task. With auto, each utterance is transcribed
     by the task that is surest, and what is printed ends with how many utterances chose which task.
 
-    Transcripts are made of the best symbol of each frame. --lm, --lexicon or --beam search for the
-    best transcript instead.
+    Transcripts are made of the best symbol of each frame. --lm, --lexicon, --beam or --nbest search
+    for the best transcript instead; --nbest adds the error rate of an oracle, who would choose the
+    one with the fewest errors.
     """
     from speechprune.decoding.bank import BankModel, is_bank
     from speechprune.exporting.onnx_model import load_any
@@ -114,8 +117,6 @@ def _by_one(
     """What a model is worth, to be read by programs and by people."""
     from speechprune.decoding.inference import evaluate, read_references, sample_rate
     from speechprune.decoding.labelling import evaluate_labels, read_labels
-    from speechprune.decoding.searching import evaluate_search
-    from speechprune.decoding.symbols import symbols_of
     from speechprune.manifests.check import check_split
     from speechprune.models.loading import LoadedLabeller, LoadedSentences, as_recogniser
 
@@ -137,12 +138,27 @@ def _by_one(
     recogniser = as_recogniser(loaded)
     split = read_references(recogniser, data, subset)
     if options.searches:
-        search = options.search(loaded.path, symbols_of(recogniser.dictionary))
-        found = evaluate_search(recogniser, split, search, workers=options.workers, **limits)
-        search_told, in_words = describe(search)
-        return {**report(found), "decoding": search_told}, f"{table(found)}\ndecoding    {in_words}"
+        return _by_search(recogniser, split, limits, options)
     evaluation = evaluate(recogniser, split, **limits)
     return report(evaluation), table(evaluation)
+
+
+def _by_search(
+    loaded: LoadedRecogniser, split: Split, limits: Mapping[str, Any], options: Decoding
+) -> tuple[dict[str, Any], str]:
+    """The same, of the transcripts that a search finds."""
+    from speechprune.decoding.searching import evaluate_search
+    from speechprune.decoding.symbols import symbols_of
+
+    search = options.search(loaded.path, symbols_of(loaded.dictionary))
+    found = evaluate_search(loaded, split, search, workers=options.workers, **limits)
+    how, in_words = describe(search)
+    described, lines = {**report(found.evaluation), "decoding": how}, table(found.evaluation)
+    if options.nbest is not None:
+        described["oracle"] = {"wer": found.oracle.rate, "words": asdict(found.oracle)}
+        rate = f"{100 * found.oracle.rate:.2f} %"
+        lines += f"\noracle      {rate}  (of the best of {search.nbest} transcripts)"
+    return described, f"{lines}\ndecoding    {in_words}"
 
 
 def _by_the_surest(
@@ -171,7 +187,7 @@ def _refuse_search(options: Decoding, checkpoint: Path) -> None:
     if options.searches:
         raise UserError(
             f"a beam search is for a CTC model, or for one task of a bank, which {checkpoint} is "
-            "not; leave out --lm, --lexicon and --beam"
+            "not; leave out --lm, --lexicon, --beam and --nbest"
         )
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from speechprune.errors import UserError
-from speechprune.tools._decoding import Decoding, decoding_options
-from speechprune.tools._options import AUTO, task_option, whole_number
+from speechprune.tools._decoding import Decoding, decoding_options, nbest_option
+from speechprune.tools._options import AUTO, task_option
 
 if TYPE_CHECKING:
     from speechprune.decoding.files import Transcript
@@ -25,12 +25,7 @@ JSON, CTM, SRT = "json", "ctm", "srt"
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @task_option
 @decoding_options
-@click.option(
-    "--nbest",
-    type=whole_number(1, 10_000),
-    help="Number of transcripts to print of each file, best first, each with its score; the beam "
-    "is at least as wide.",
-)
+@nbest_option
 @click.option(
     "--timestamps",
     type=click.Choice([JSON, CTM, SRT]),

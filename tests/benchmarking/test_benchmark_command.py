@@ -6,9 +6,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from click.testing import CliRunner, Result
 from exported_models import Pair, Workshop
+from nano import write_corpus
 
 from speechprune.benchmarking.hearing import Source, _FromCheckpoint, _FromOnnx
 from speechprune.benchmarking.measuring import Audio
@@ -76,10 +79,21 @@ def test_both_hear_the_same_batch(pair: Pair) -> None:
 def test_what_cannot_be_measured(pair: Pair, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(pair.path.read_bytes()[:1000])
+    short = write_corpus(tmp_path / "short", train=1, valid=1)
+    soundfile.write(short / "audio" / "train-0.wav", np.zeros(300), 16000)
+    root, line = (short / "train.tsv").read_text().splitlines()
+    name = line.split("\t")[0]
+    (short / "train.tsv").write_text(f"{root}\n{name}\t300\n")
     for words, problem in (
         ((tmp_path / "nowhere.pt",), "nowhere.pt is missing"),
         ((damaged,), "damaged.onnx is no ONNX file"),
         ((pair.path, "--task", "es"), "no model is a bank"),
+        ((tmp_path,), "is a folder: name the model in it"),
+        (
+            (pair.path, "--data", short, "--subset", "train"),
+            "no frame of a recording of 300 samples",
+        ),
+        ((pair.checkpoint, "--data", short, "--subset", "train"), "no frame of a recording of 300"),
         ((pair.path, "--data", tmp_path), "--data and --subset go together"),
         ((pair.path, "--figure", tmp_path / "a.txt"), "cannot be drawn"),
     ):

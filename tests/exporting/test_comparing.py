@@ -72,7 +72,10 @@ def test_recordings_are_alone_or_together() -> None:
 def test_frames_whose_best_symbol_is_the_same_are_counted() -> None:
     ours = [torch.tensor([[1.0, 2.0], [3.0, 1.0]]), torch.tensor([[0.0, 1.0], [0.0, 1.0]])]
     theirs = [torch.tensor([[9.0, 2.0], [5.0, 1.0]]), torch.tensor([[0.0, 7.0], [0.0, 1.0]])]
-    assert agreement(ours, theirs) == 0.75
+    assert agreement(ours, theirs, blank=2) == 0.75
+    # Of the three frames that are not blank in both.
+    assert agreement(ours, theirs, blank=0) == pytest.approx(2 / 3)
+    assert agreement(ours[1:], theirs[1:], blank=1) == 1.0
 
 
 @pytest.mark.parametrize("wrong", [torch.zeros(3), torch.full((2,), torch.nan)])

@@ -107,7 +107,7 @@ def test_without_transformers_one_line_says_how_to_install_it(
     monkeypatch.setattr(availability, "import_module", missing)
     line = [command, "huggingface", str(tmp_path / "a"), str(tmp_path / "b")]
     result = CliRunner().invoke(commands, line)
-    assert result.exit_code == 1 and 'pip install "speechprune[huggingface]"' in result.output
+    assert result.exit_code == 1 and "pip install 'speechprune[huggingface]'" in result.output
 
 
 def test_a_name_of_the_hub_is_no_folder(tmp_path: Path) -> None:

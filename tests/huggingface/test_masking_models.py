@@ -277,4 +277,4 @@ def test_without_transformers_there_is_one_line() -> None:
         "    print(error)\n"
     )
     (line,) = ran(program).stdout.splitlines()
-    assert line.endswith('pip install "speechprune[huggingface]"')
+    assert line.endswith("pip install 'speechprune[huggingface]'")

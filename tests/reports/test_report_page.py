@@ -30,6 +30,7 @@ from speechprune.tools.main import commands
 
 HOSTILE = '<script>alert("1")</script>&\'"><img src=x onerror=alert(1)>\x00\u202e'
 LOSSES = {5: 30.0, 10: 12.5, 15: 7.25, 20: 9.0}
+BAD_EVALUATION = b'{"wer": -1, "cer": 0, "parameters": 1, "subset": "a", "data": "b", "density": 1}'
 MASKED = {"_name": "wav2vec_ctc_st", "prune_rate": 0.7, "fix_attn": True, "trainable_proj": True}
 
 
@@ -241,6 +242,19 @@ def test_tasks_of_a_bank_have_their_masks(tmp_path: Path) -> None:
     assert [row[0] for row in table[1:]] == ["tasks: es", "tasks: it"]
 
 
+def test_classes_and_metrics_are_shown_by_what_they_lack(tmp_path: Path) -> None:
+    shared = {"data": "d", "parameters": 10, "density": 1.0, "device": "cpu"}
+    labels = {**shared, "subset": "test", "accuracy": 0.75, "seconds_of_audio_per_second": 2.0}
+    metrics = {"f1": {"value": 0.5}, "mcc": {"value": None}, "pearson": {"value": -0.25}}
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    (tmp_path / "text.json").write_text(json.dumps({**shared, "subset": "dev", "metrics": metrics}))
+    found = page(tmp_path / "labels.json", tmp_path / "text.json", out=tmp_path / "page.html")
+    tables = [each for each in found.all("table") if "Every model" in each.text]
+    heads = [[cell.text for cell in each.all("th")] for each in tables]
+    assert heads[0][1] == "1 - accuracy %" and heads[1][1:3] == ["1 - f1 %", "1 - pearson %"]
+    assert "25.00" in tables[0].text and "50.00" in tables[1].text and "125.00" in tables[1].text
+
+
 def test_other_data_stand_apart(tmp_path: Path) -> None:
     for name in ("a", "b"):
         measured = {"data": f"data {name}", "subset": "test", "wer": 0.2, "cer": 0.1}
@@ -273,7 +287,7 @@ def test_names_and_transcripts_from_outside_are_text(tmp_path: Path) -> None:
         ("broken.json", b'{"a": ', "is damaged"),
         ("cut.pt", b"PK\x03\x04", "is truncated, damaged"),
         ("cut.safetensors", b"\x10" + bytes(7) + b"{", "not a mask file, or damaged"),
-        ("bad.json", b'{"wer": -1, "cer": 0, "parameters": 1, "subset": "a"}', "is damaged"),
+        ("bad.json", BAD_EVALUATION, "is damaged"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(

@@ -163,6 +163,18 @@ def test_a_lexicon_of_other_words_than_the_references_is_refused(
         assert "both must be written alike" in result.stderr
 
 
+def test_an_oracle_makes_fewer_errors_the_more_it_may_choose_from(folder: Path) -> None:
+    line = "evaluate {model} --data {data} --subset valid --beam 50 --json"
+    told = [json.loads(printed(folder, f"{line} --nbest {count}")) for count in (1, 5, 40)]
+    assert told[0]["oracle"]["words"] == told[0]["words"]
+    assert all(each["words"] == told[0]["words"] for each in told)
+    errors = [each["oracle"]["wer"] for each in told]
+    assert errors[0] >= errors[1] >= errors[2] and errors[0] > errors[2]
+    table = printed(folder, "evaluate {model} --data {data} --subset valid --nbest 40")
+    assert "(of the best of 40 transcripts)" in table
+    assert "oracle" not in json.loads(printed(folder, line))
+
+
 def test_scores_that_are_no_numbers_are_no_transcript(folder: Path) -> None:
     loaded = load_recogniser(folder / "model.pt")
     with torch.no_grad():

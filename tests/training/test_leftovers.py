@@ -52,6 +52,10 @@ class Wandb:
     def finish(self) -> None:
         self.run = None
 
+    def teardown(self) -> None:
+        assert self.run is None
+        self.runs.append("begun anew")
+
 
 @pytest.fixture
 def loop() -> SimpleNamespace:
@@ -92,7 +96,7 @@ def test_curves_and_logs_of_two_runs_are_apart(
         str(tmp_path / "first/train"): [1.0],
         str(tmp_path / "second/train"): [2.0],
     }
-    assert wandb.runs == ["first", "second"] and wandb.run is None
+    assert wandb.runs == ["first", "begun anew", "second", "begun anew"] and wandb.run is None
     assert (tmp_path / "first.log").read_text() == "first\n"
     assert (tmp_path / "second.log").read_text() == "second\n"
     assert not hasattr(loop.should_stop_early, "best")
@@ -117,4 +121,4 @@ def test_the_callers_own_run_of_wandb_stays_open(
     monkeypatch.setattr(progress_bar, "wandb", wandb)
     with leaving_nothing(loop):
         pass
-    assert wandb.run == "the caller's"
+    assert wandb.run == "the caller's" and "begun anew" not in wandb.runs

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from fairseq.logging import progress_bar
+from hydra.errors import MissingConfigException
 from loop import Lab, Run, run_script
 from omegaconf import OmegaConf
 from test_train import SPEECHPRUNE, arguments, error_line, run_forked
@@ -16,6 +17,7 @@ from speechprune.errors import UserError
 from speechprune.training import sweeps
 from speechprune.training.command_line import check_keys, complete
 from speechprune.training.configs import configs, find_config
+from speechprune.training.launch import _words_of_hydra
 from speechprune.training.preflight import check_settings
 from speechprune.training.sweeps import Outcomes, check_direction, refuse_hidden_gpus, run_name
 
@@ -89,17 +91,79 @@ def test_a_search_for_the_worst_is_refused_before_it_trains(lab: Lab) -> None:
     more = ("checkpoint.maximize_best_checkpoint_metric=true", "+sweeps=optuna", "-m")
     words = arguments(lab, "unused", f"hydra.sweep.dir={sweep}", *more)
     line = error_line(run_forked(lab.folder / "worst-log", words))
-    assert "of 1 jobs" in line and "set hydra.sweeper.direction=maximize" in line
-    assert not (sweep / "0" / "checkpoints").exists()
+    assert "set hydra.sweeper.direction=maximize" in line
+    assert not (sweep / "0").exists()
 
 
 @pytest.mark.parametrize("maximizes", [False, True])
 def test_directions(maximizes: bool) -> None:
     right, wrong = ("maximize", "minimize") if maximizes else ("minimize", "maximize")
+    metric = {"maximize_best_checkpoint_metric": maximizes, "best_checkpoint_metric": "wer"}
+
+    def check(sweeper: dict[str, Any]) -> None:
+        check_direction(OmegaConf.create({"hydra": {"sweeper": sweeper}, "checkpoint": metric}))
+
     for sweeper in ({"direction": right}, {}, {"direction": None}):
-        check_direction(sweeper, maximizes=maximizes, metric="wer")
-    with pytest.raises(UserError, match=f"set hydra.sweeper.direction={right} "):
-        check_direction({"direction": wrong}, maximizes=maximizes, metric="wer")
+        check(sweeper)
+    with pytest.raises(UserError, match=f"wer is better: set hydra.sweeper.direction={right} "):
+        check({"direction": wrong})
+
+
+@pytest.mark.parametrize("at_a_time", ["null", "1"])
+def test_jobs_after_one_that_failed_are_trained(lab: Lab, at_a_time: str) -> None:
+    sweep = lab.folder / f"going-on-{at_a_time}"
+    words = arguments(
+        lab,
+        "unused",
+        f"hydra.sweep.dir={sweep}",
+        f"hydra.sweeper.max_batch_size={at_a_time}",
+        "model.prune_rate=1.5,0.5,0.25",
+        "-m",
+    )
+    run = run_forked(lab.folder / f"going-on-log-{at_a_time}", words)
+    assert "of 3 jobs of the sweep these failed: 0; job 0: model.prune_rate" in error_line(run)
+    assert [density(Run(sweep / str(job), 0, "")) for job in (1, 2)] == [0.5, 0.25]
+
+
+def test_a_job_does_not_go_on_from_other_settings(lab: Lab) -> None:
+    """Jobs are counted from 0 again: the third one is that of other values."""
+    sweep = lab.folder / "again"
+
+    def swept(rates: str, name: str, *more: str) -> Run:
+        words = arguments(lab, "unused", f"hydra.sweep.dir={sweep}", *more)
+        return run_forked(lab.folder / name, [*words, f"model.prune_rate={rates}", "-m"])
+
+    longer = ("lr_scheduler.phase_ratio=null", "lr_scheduler.decay_steps=10")
+    swept("0.5,0.25", "again-1", *longer).succeeded()
+    swept("0.5,0.25", "again-2", "optimization.max_update=3", *longer).succeeded()
+    line = error_line(swept("0.75,0.25", "again-3"))
+    assert "these failed: 0; job 0:" in line
+    assert "has a job of model.prune_rate=0.5, and this one is of 0.75" in line
+    assert "name another hydra.sweep.dir" in line
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("hydra/launcher=submitit_loca", "hydra/launcher has no submitit_loca"),
+        ("+sweeps=optun", "sweeps has no optun"),
+    ],
+)
+def test_what_hydra_lacks_is_named(lab: Lab, word: str, reason: str) -> None:
+    words = arguments(lab, "unused", f"hydra.sweep.dir={lab.folder / 'lacking'}", word, "-m")
+    assert reason in error_line(run_forked(lab.folder / "lacking-log", words))
+
+
+def test_a_launcher_of_the_extra_is_told_with_it() -> None:
+    error = MissingConfigException("gone", "hydra/launcher/submitit_local", ["basic"])
+    assert _words_of_hydra(error) == (
+        "hydra/launcher has no submitit_local; there are basic: pip install 'speechprune[sweeps]'"
+    )
+
+
+def test_a_sweep_is_asked_for_by_its_flag() -> None:
+    with pytest.raises(UserError, match=r"\+sweeps=density is a sweep of several jobs: add -m"):
+        complete(["--config-name=base_1h", "+sweeps=density"])
 
 
 def test_values_and_failures_are_in_the_order_of_the_jobs() -> None:

@@ -80,6 +80,12 @@ def put_in_place(temporary: Union[str, Path], path: Union[str, Path]) -> None:
     sync(Path(path).parent)
 
 
+def put_copy(source: Union[str, Path], path: Union[str, Path]) -> None:
+    """Copy a file to ``path``, whole or not at all; raises UserError as `replacing_file`."""
+    with replacing_file(path) as file, open(source, "rb") as copied:
+        shutil.copyfileobj(copied, file)
+
+
 def sync(path: Union[str, Path]) -> None:
     """Have the disk keep what a file holds, or what a folder lists; raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)

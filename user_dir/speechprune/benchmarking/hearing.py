@@ -44,6 +44,10 @@ class Hearer(ABC):
     rate: int
 
     @abstractmethod
+    def frame_count(self, samples: int) -> int:
+        """The frames of a recording of so many samples; 0 if it is too short."""
+
+    @abstractmethod
     def seconds(self, audio: Sequence[np.ndarray]) -> float:
         """What it takes to make scores of a batch of recordings, float32 (samples,)."""
 
@@ -53,8 +57,8 @@ class Hearer(ABC):
 
 
 def serve(pipe: Connection, source: Source) -> None:
-    """Answer one request after another, until there are no more: ("rate",), ("hear", audio),
-    ("peak",) or ("facts", samples).
+    """Answer one request after another, until there are no more: ("rate",), ("frames",
+    samples), ("hear", audio), ("peak",) or ("facts", samples).
 
     Answers are pairs: what was asked for, and None; or None, and what is wrong.
     """
@@ -63,6 +67,7 @@ def serve(pipe: Connection, source: Source) -> None:
         hearer = _hearer(source)
         answers: Mapping[str, Any] = {
             "rate": lambda: hearer.rate,
+            "frames": hearer.frame_count,
             "hear": hearer.seconds,
             "peak": _peak,
             "facts": hearer.facts,
@@ -114,6 +119,9 @@ class _FromOnnx(Hearer):
         centred: np.ndarray = samples - samples.mean()
         return centred / np.sqrt(np.square(centred).mean() + 1e-5)
 
+    def frame_count(self, samples: int) -> int:
+        return self._session.frame_count(samples)
+
     def facts(self, samples: int) -> dict[str, int]:
         costs = self._told.costs
         return {
@@ -147,6 +155,9 @@ class _FromCheckpoint(Hearer):
         with torch.inference_mode():
             self._loaded.model(**padded(self._loaded, audio))
         return perf_counter() - start
+
+    def frame_count(self, samples: int) -> int:
+        return self._loaded.frame_count(samples)
 
     def facts(self, samples: int) -> dict[str, int]:
         from speechprune.decoding.inference import count_parameters

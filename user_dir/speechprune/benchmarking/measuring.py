@@ -154,7 +154,8 @@ def measure(
     """
     for path in paths:
         if not path.is_file():
-            raise UserError(f"{path} is no file" if path.exists() else f"{path} is missing")
+            problem = "is a folder: name the model in it" if path.is_dir() else "is missing"
+            raise UserError(f"{path} {problem}")
     banks = [path for path in paths if kind_of(path) == "safetensors"]
     if task is not None and not banks:
         raise UserError(f"no model is a bank, of which --task {task} would be one: leave it out")
@@ -171,6 +172,13 @@ def measure(
             if split is None
             else Audio.recordings(*split, batch, rate)
         )
+        shortest = min(map(len, (audio.one, *audio.batch)))
+        for process in processes:
+            if not process.ask("frames", shortest):
+                raise UserError(
+                    f"{process.source.path} makes no frame of a recording of {shortest} samples; "
+                    "leave short ones out of the subset"
+                )
         rounds = [[_heard(process, audio) for process in processes] for _ in range(1 + repeats)]
         return [
             _measured(process, audio, times) for process, times in zip(processes, zip(*rounds[1:]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
@@ -11,6 +12,7 @@ from tqdm import tqdm
 from speechprune.decoding import MAX_TOKENS
 from speechprune.decoding.beam import BeamSearch
 from speechprune.decoding.emissions import EmissionSource, ModelEmissions
+from speechprune.decoding.greedy import spells_words
 from speechprune.decoding.hypothesis import Search
 from speechprune.decoding.inference import (
     Evaluation,
@@ -20,6 +22,7 @@ from speechprune.decoding.inference import (
     read_audio,
 )
 from speechprune.decoding.parallel import searched
+from speechprune.decoding.scoring import ErrorCounts, count_text_errors
 from speechprune.errors import UserError
 from speechprune.manifests.manifest import Split
 from speechprune.models.loading import LoadedRecogniser
@@ -70,6 +73,19 @@ def check_words(search: Search, split: Split) -> None:
         )
 
 
+@dataclass(frozen=True)
+class SearchEvaluation:
+    """How well a search transcribes a corpus.
+
+    Attributes:
+        evaluation: of the best transcript of each utterance, as the search has it.
+        oracle: errors over the words of those that an oracle would choose, of all that it found.
+    """
+
+    evaluation: Evaluation
+    oracle: ErrorCounts
+
+
 def evaluate_search(
     loaded: LoadedRecogniser,
     split: Split,
@@ -78,7 +94,7 @@ def evaluate_search(
     max_tokens: int = MAX_TOKENS,
     batch_size: int | None = None,
     workers: int | None = None,
-) -> Evaluation:
+) -> SearchEvaluation:
     """As `speechprune.decoding.inference.evaluate`, by a search in place of the best symbols.
 
     Args:
@@ -95,5 +111,11 @@ def evaluate_search(
     start = perf_counter()
     found = list(searched(search, heard, workers))
     seconds = perf_counter() - start - heard.reading
-    texts = {index: each[0].text for index, each in zip(heard.order, found)}
-    return evaluation_of(loaded, split, [texts[i] for i in range(len(texts))], seconds)
+    in_order = [found[place] for place in np.argsort(heard.order)]
+    texts = [each[0].text for each in in_order]
+    letters = spells_words(loaded.dictionary)
+    oracle = ErrorCounts()
+    for utterance, hypotheses in zip(split.utterances, in_order):
+        counts = [count_text_errors(utterance.text, h.text, letters=letters)[0] for h in hypotheses]
+        oracle += min(counts, key=lambda each: each.errors)
+    return SearchEvaluation(evaluation_of(loaded, split, texts, seconds), oracle)

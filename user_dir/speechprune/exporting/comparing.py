@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from speechprune.errors import UserError
@@ -59,15 +60,18 @@ def largest_difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> floa
     return max(_difference(one, other) for one, other in zip(ours, theirs))
 
 
-def agreement(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
-    """The share of frames of which two models prefer the same symbol.
+def agreement(ours: Sequence[Tensor], theirs: Sequence[Tensor], blank: int = 0) -> float:
+    """The share of frames of which two models prefer the same symbol: of those of which one prefers
+    another than the blank, which is the best one of most frames. If there are none, of all.
 
     Args:
         ours, theirs: scores of each recording, (T, symbols), in the same shapes.
+        blank: the number of the blank.
     """
-    pairs = list(zip(ours, theirs))
-    same = sum(int((one.argmax(-1) == other.argmax(-1)).sum()) for one, other in pairs)
-    return same / sum(len(one) for one, _ in pairs)
+    one, other = (torch.cat([scores.argmax(-1) for scores in each]) for each in (ours, theirs))
+    heard = (one != blank) | (other != blank)
+    counted = heard if heard.any() else torch.ones_like(heard)
+    return float((one == other)[counted].double().mean())
 
 
 def refuse_difference(path: object, difference: float, tolerance: float, *, what: str) -> None:

@@ -12,6 +12,7 @@ from speechprune.bank.task import ErrorRate
 from speechprune.checkpoint.file import PROVENANCE, PathLike, digest, read
 from speechprune.checkpoint.layers import lost_layers
 from speechprune.checkpoint.settings import updates_of
+from speechprune.errors import UserError
 from speechprune.exporting.network import Network
 from speechprune.models.loading import read_known
 from speechprune.rewriting.bank_outputs import outputs_of, rate_of
@@ -129,6 +130,11 @@ def rate_of_checkpoint(
         UserError: it is to be measured, and cannot be.
     """
     if not is_finetuned(read(source, mmap=True)["model"]):
+        if measured_on is not None:
+            raise UserError(
+                f"{path} is a pretrained model, which has no error rate: leave out --data and "
+                "--subset"
+            )
         return None
     state = read_known(source)
     kind = outputs_of(state, source)["kind"]

@@ -236,17 +236,21 @@ def training_settings(config: Any, path: object) -> dict[str, Any]:
     none, or a length."""
     found: dict[str, Any] = {}
     for ours, theirs in _SHARES.items():
-        share = getattr(config, theirs)
-        if isinstance(share, bool) or not 0.0 <= share <= 1.0:
-            raise UserError(f"{path} says {theirs}={share!r}, which is no share from 0 to 1")
-        found[ours] = float(share)
+        found[ours] = _share(config, theirs, path)
     for ours, theirs in _LENGTHS.items():
         found[ours] = _size(config, theirs, path)
     return found
 
 
-def finetuning_settings(training: Mapping[str, Any], config: Any) -> dict[str, Any]:
-    """The same as fairseq's finetuned models have them.
+def _share(config: Any, name: str, path: object) -> float:
+    share = getattr(config, name)
+    if isinstance(share, bool) or not 0.0 <= share <= 1.0:
+        raise UserError(f"{path} says {name}={share!r}, which is no share from 0 to 1")
+    return float(share)
+
+
+def finetuning_settings(training: Mapping[str, Any], config: Any, path: object) -> dict[str, Any]:
+    """The same as fairseq's finetuned models have them; raises UserError for a share that is none.
 
     Args:
         training: as `training_settings` gives them.
@@ -254,7 +258,8 @@ def finetuning_settings(training: Mapping[str, Any], config: Any) -> dict[str, A
     renamed = {theirs: ours for ours, theirs in _OF_FINETUNING.items()}
     own = {renamed.get(name, name): value for name, value in training.items()}
     apply_mask = bool(getattr(config, "apply_spec_augment", True))
-    return {**own, "final_dropout": float(config.final_dropout), "apply_mask": apply_mask}
+    final_dropout = _share(config, "final_dropout", path)
+    return {**own, "final_dropout": final_dropout, "apply_mask": apply_mask}
 
 
 def quantizer_of_config(config: Any, path: object) -> Quantizer:

@@ -19,6 +19,7 @@ from speechprune.checkpoint.finetuned import listening
 from speechprune.checkpoint.layers import family_of
 from speechprune.checkpoint.settings import encoder_of
 from speechprune.checkpoint.slimming import is_uncut, slim_plan_in
+from speechprune.checkpoint.slots import saved_slots
 from speechprune.checkpoint.text import refuse_text
 from speechprune.decoding.bank import is_bank
 from speechprune.errors import UserError
@@ -38,7 +39,7 @@ from speechprune.files import folder_beside, new_folder, refuse_existing, write_
 from speechprune.huggingface.availability import prepare_transformers
 from speechprune.rewriting.banking import extract
 from speechprune.rewriting.plain_checkpoint import PlainCheckpoint, read_plain
-from speechprune.state_names import encoder_tensors
+from speechprune.state_names import encoder_tensors, is_finetuned
 
 #: What Hugging Face's classes are called, after the family's own name.
 _CLASSES = {"wav2vec2": "Wav2Vec2", "hubert": "Hubert", "data2vec_audio": "Data2VecAudio"}
@@ -123,9 +124,12 @@ def _checkpoint(path: PathLike, task: str | None, folder: PathLike) -> Iterator[
 
 def _refuse_slim(path: PathLike, state: Mapping[str, Any]) -> None:
     if slim_plan_in(state) is not None or is_uncut(state["model"]):
+        # CTC models only: others cannot be exported to ONNX either.
+        is_ctc = is_finetuned(state["model"]) and saved_slots(state, path) is None
+        hint = "; `speechprune export onnx` writes it as it is" if is_ctc else ""
         raise UserError(
             f"{path} has lost heads and channels, and Hugging Face has one number of them for all "
-            "layers; `speechprune export onnx` writes it as it is"
+            f"layers{hint}"
         )
 
 

@@ -45,7 +45,7 @@ from speechprune.exporting.huggingface_names import (
     quantizer_names,
 )
 from speechprune.exporting.huggingface_vocabulary import Outputs, outputs_of
-from speechprune.files import check_output, folder_beside, refuse_to_replace
+from speechprune.files import check_output, folder_beside, put_copy, refuse_to_replace
 from speechprune.huggingface.availability import prepare_transformers
 from speechprune.models.names import WEIGHTS
 from speechprune.state_names import ENCODER, FINETUNED, MASK_EMBEDDING
@@ -98,6 +98,12 @@ def import_huggingface(
     source = read_folder(folder)
     refuse_to_replace(out, source.weights)
     outputs = _outputs(source) if any(name in source.heads for name in _CTC_HEAD) else None
+    named = [str(name) for name in getattr(source.config, "architectures", None) or ()]
+    if outputs is None and any(name.endswith("ForCTC") for name in named):
+        raise UserError(
+            f"{source.path} says that its model is {', '.join(named)}, but its weights have no "
+            f"{' or '.join(_CTC_HEAD)}; download the folder again"
+        )
     state, used = _pretrained(source) if outputs is None else _finetuned(source, outputs)
     state[PROVENANCE] = {"version": __version__, "imported_from": source.digest}
     with folder_beside(out) as temporary:
@@ -107,7 +113,7 @@ def import_huggingface(
             heard(fairseq_hears(temporary / "checkpoint.pt")), heard(theirs)
         )
         refuse_difference(folder, difference, tolerance, what="the checkpoint")
-    write(state, out)
+        put_copy(temporary / "checkpoint.pt", out)
     return Imported(
         Path(out),
         source.network.family,
@@ -167,7 +173,7 @@ def _finetuned_state(
     }
     model = {
         **default_settings(WEIGHTS),
-        **finetuning_settings(training, source.config),
+        **finetuning_settings(training, source.config, source.path),
         "_name": WEIGHTS,
         "data": ".",
         "normalize": normalize,

@@ -26,7 +26,7 @@ from speechprune.exporting.comparing import (
 from speechprune.exporting.hearing import model_hears, onnx_hears
 from speechprune.exporting.onnx_cost import costs_of
 from speechprune.exporting.onnx_description import FLOAT32, INT8, KEY, Description
-from speechprune.exporting.onnx_files import put_file, write_symbols
+from speechprune.exporting.onnx_files import write_symbols
 from speechprune.exporting.onnx_graph import graph_of, make_traceable
 from speechprune.exporting.onnx_int8 import quantize
 from speechprune.exporting.onnx_layouts import Layout, layout_called
@@ -37,6 +37,7 @@ from speechprune.files import (
     digest,
     folder_beside,
     new_folder,
+    put_copy,
     refuse_existing,
     refuse_other_kind,
     refuse_to_replace,
@@ -135,7 +136,7 @@ def export_onnx(
     if names.symbols is None:
         with folder_beside(out) as folder:
             last = write(folder)[-1]
-            put_file(last.path, Path(out))
+            put_copy(last.path, Path(out))
         return [replace(last, path=Path(out))]
     with new_folder(out) as folder:
         found = write(folder)

@@ -9,7 +9,7 @@ from typing import Any
 from speechprune.errors import UserError
 from speechprune.replacing import Function, replace
 
-_INSTALL = 'pip install "speechprune[huggingface]"'
+_INSTALL = "pip install 'speechprune[huggingface]'"
 
 
 def prepare_transformers() -> None:
@@ -23,13 +23,12 @@ def prepare_transformers() -> None:
         utils = [import_module(f"transformers.{name}") for name in ("utils", "utils.import_utils")]
     except ImportError as error:
         raise UserError(
-            f"speechprune.huggingface needs transformers, which cannot be imported ({error}): "
+            f"Hugging Face's models need transformers, which cannot be imported ({error}): "
             f"{_INSTALL}"
         ) from error
     if int(transformers.__version__.partition(".")[0]) < 5:
         raise UserError(
-            f"speechprune.huggingface needs transformers 5, not {transformers.__version__}: "
-            f"{_INSTALL}"
+            f"Hugging Face's models need transformers 5, not {transformers.__version__}: {_INSTALL}"
         )
     for module in utils:
         replace(module, "is_torchaudio_available", _where_it_works)

@@ -74,6 +74,8 @@ def complete(arguments: Sequence[str]) -> CommandLine:
         options += ["--config-dir", folder]
         check_keys(given, config)
     sweeps = parsed.multirun or given.get("hydra.mode", "").upper() == "MULTIRUN"
+    if SWEEPS in given and not sweeps:
+        raise UserError(f"+{SWEEPS}={given[SWEEPS]} is a sweep of several jobs: add -m")
     return CommandLine([*overrides, *options, "--config-name", name], name, sweeps)
 
 

@@ -26,7 +26,7 @@ from fairseq.distributed import utils as distributed
 from fairseq.utils import reset_logging
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -48,16 +48,20 @@ from speechprune.training.preflight import (
     check_data,
     check_settings,
     fit_schedule,
+    refuse_other_settings,
     warn_of_denser_best,
     warn_of_unread,
 )
 from speechprune.training.processes import address_of, run_ranks, set_environment
 from speechprune.training.refusals import first_lines, naming_refused_settings
-from speechprune.training.sweeps import check_direction, noting_outcomes, run_name
+from speechprune.training.sweeps import noting_outcomes, run_name
 from speechprune.training.yardstick import choose_yardstick
 
 logger = logging.getLogger(__name__)
 
+#: What the extra for sweeps adds to hydra.
+_OF_SWEEPS_EXTRA = ("submitit_local", "submitit_slurm", "optuna")
+_SWEEPS_EXTRA = "pip install 'speechprune[sweeps]'"
 #: Seconds that each rank of another launcher waits for the others to look at the last checkpoint.
 _PATIENCE_WITH_RANKS = 120.0
 
@@ -157,7 +161,7 @@ def run(cfg: DictConfig, given: Collection[str]) -> float:
     if processes is None:
         _refuse_folders_apart(cfg, hydra_cfg)
     if is_job_of_sweep:
-        _check_direction(cfg, hydra_cfg)
+        refuse_other_settings(cfg, given)
     # Another launcher's processes all come here, and each sees to it in turn.
     patience = _PATIENCE_WITH_RANKS if processes is None else 0.0
     _mend_last(Path(cfg.checkpoint.save_dir).absolute(), patience)
@@ -248,12 +252,24 @@ def _given_keys() -> set[str]:
 
 def _words_of_hydra(error: Exception) -> str:
     """Why hydra did not come to a job, in one line."""
+    if isinstance(error, MissingConfigException):
+        return _missing_config(error)
     if isinstance(error, OSError):
         folder = f"{error.filename} cannot be" if error.filename else "an empty name cannot name"
         return f"{folder} the folder of the run ({error.strerror}); name another hydra.run.dir"
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return first_lines(error)
     return f"hydra cannot begin: {first_lines(error)}"
+
+
+def _missing_config(error: MissingConfigException) -> str:
+    """Which file of a config is not there, and whether an extra brings it."""
+    name = str(error.missing_cfg_file).removesuffix(".yaml")
+    group, _, option = name.rpartition("/")
+    known = ", ".join(map(str, error.options or ()))
+    choice = f"; there are {known}" if known else ""
+    hint = f": {_SWEEPS_EXTRA}" if option in _OF_SWEEPS_EXTRA else ""
+    return f"{group or 'the config'} has no {option}{choice}{hint}"
 
 
 def completed(cfg: DictConfig, folder: Path) -> DictConfig:
@@ -334,15 +350,6 @@ def _refuse_folders_apart(cfg: DictConfig, hydra_cfg: HydraConf) -> None:
             "processes that another program starts need one folder, and hydra.run.dir is named by "
             "the time: set hydra.run.dir, to a folder that all machines share"
         )
-
-
-def _check_direction(cfg: DictConfig, hydra_cfg: HydraConf) -> None:
-    settings = cfg.checkpoint
-    check_direction(
-        hydra_cfg.sweeper,
-        maximizes=settings.maximize_best_checkpoint_metric,
-        metric=settings.best_checkpoint_metric,
-    )
 
 
 def _names(hydra_cfg: HydraConf) -> dict[str, str]:

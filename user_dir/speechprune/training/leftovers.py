@@ -36,6 +36,9 @@ def leaving_nothing(loop: ModuleType) -> Iterator[None]:
         # Otherwise W&B gives the same run again to whoever asks for one.
         if wandb is not None and wandb.run is not of_caller:
             wandb.finish()
+            if of_caller is None:
+                # Otherwise it writes the next run into the folder of this one.
+                wandb.teardown()
         root.setLevel(level)  # fairseq sets it by rank
         for name, before in handlers.items():
             _remove_other_handlers(logging.getLogger(name), before)

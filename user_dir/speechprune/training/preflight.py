@@ -354,6 +354,47 @@ def _check_same_model(model: DictConfig, path: Path, state: Mapping[str, Any]) -
         )
 
 
+#: Groups of settings, and settings, that a run may go on with other values of.
+_MAY_CHANGE = ("checkpoint", "common", "distributed_training", "hydra")
+_MAY_CHANGE_TOO = (
+    *("optimization.max_update", "optimization.max_epoch", "optimization.stop_time_hours"),
+    *("optimization.stop_min_lr", "dataset.num_workers", "dataset.data_buffer_size", "task.data"),
+)
+#: In a group that may change, and yet is what a run is about.
+_DECIDES = ("common.seed",)
+
+
+def refuse_other_settings(cfg: DictConfig, given: Collection[str]) -> None:
+    """Refuse that a job of a sweep goes on from what was trained with other values: a sweep that is
+    typed anew counts its jobs from 0 again, in the same folders.
+
+    Args:
+        cfg: complete.
+        given: keys that the job was given.
+
+    Raises:
+        UserError: a checkpoint is there already, of another value.
+    """
+    last = Path(cfg.checkpoint.save_dir, LAST)
+    if not last.is_file():
+        return
+    before = read(last, mmap=True).get("cfg") or {}
+    for key in sorted(given):
+        may_change = key.partition(".")[0] in _MAY_CHANGE or key in _MAY_CHANGE_TOO
+        if may_change and key not in _DECIDES:
+            continue
+        group, _, name = key.partition(".")
+        section = before.get(group) or {}
+        if name not in section:
+            continue
+        found, wanted = _yaml(section[name]), _yaml(OmegaConf.select(cfg, key))
+        if found != wanted:
+            raise UserError(
+                f"{last.parent.absolute()} has a job of {key}={found}, and this one is of "
+                f"{wanted}: name another hydra.sweep.dir"
+            )
+
+
 def _check_channel_spans(model: DictConfig) -> None:
     """fairseq fails in the first update for which it draws no span of channels to mask."""
     share = _value(model, "mask_channel_prob")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
@@ -58,8 +59,12 @@ def noting_outcomes() -> Iterator[Outcomes]:
     instantiate = Plugins.instantiate_launcher
 
     def instantiate_and_note(self: Plugins, *args: Any, **options: Any) -> Launcher:
-        refuse_hidden_gpus(options["config"])
-        return _Noting(instantiate(self, *args, **options), outcomes)
+        config = options["config"]
+        refuse_hidden_gpus(config)
+        check_direction(config)
+        sweeper = str(config.hydra.sweeper.get("_target_"))
+        goes_on = sweeper.endswith(".BasicSweeper")
+        return _Noting(instantiate(self, *args, **options), outcomes, goes_on=goes_on)
 
     Plugins.instantiate_launcher = instantiate_and_note  # type: ignore[method-assign]
     try:
@@ -71,8 +76,8 @@ def noting_outcomes() -> Iterator[Outcomes]:
 class _Noting(Launcher):
     """A launcher around the one that is asked for, which goes to other processes as it is."""
 
-    def __init__(self, launcher: Launcher, outcomes: Outcomes) -> None:
-        self._launcher, self._outcomes = launcher, outcomes
+    def __init__(self, launcher: Launcher, outcomes: Outcomes, *, goes_on: bool) -> None:
+        self._launcher, self._outcomes, self._goes_on = launcher, outcomes, goes_on
 
     def setup(self, **settings: Any) -> None:
         self._launcher.setup(**settings)
@@ -85,16 +90,20 @@ class _Noting(Launcher):
         except (HydraException, UserError):
             raise
         except Exception as error:
-            reason = str(error).strip().partition("\n")[0]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             raise UserError(
-                f"the launcher of the sweep failed or lost a job: {reason}; type the same command "
-                "with the same hydra.sweep.dir to go on"
+                f"the launcher of the sweep failed, or lost a job: {reason.strip()}; its logs are "
+                "in .submitit in the folder of the sweep; the same command goes on with what is "
+                "there"
             ) from error
         for number, job in enumerate(returned, initial_job_idx):
             # The property raises what the job raised, and hydra 1.0 raises it before.
             found: dict[str, Any] = vars(job)
             key = "_return_value" if "_return_value" in found else "return_value"
             self._outcomes.by_job[number] = found[key]
+            if self._goes_on and isinstance(found[key], Exception):
+                # hydra's own sweeper would end with the first batch in which a job failed.
+                job.status, job.return_value = JobStatus.COMPLETED, math.inf
         return returned
 
 
@@ -118,25 +127,27 @@ def refuse_hidden_gpus(config: DictConfig) -> None:
             )
 
 
-def check_direction(sweeper: Mapping[str, Any], *, maximizes: bool, metric: str) -> None:
+def check_direction(config: DictConfig) -> None:
     """Refuse a sweeper that looks for the worst value.
 
     Args:
-        sweeper: hydra's settings of it; only those with a ``direction``, as Optuna's has, say
-            which values are good.
-        maximizes: whether a larger value is the better one.
-        metric: what the value is, for the message.
+        config: as hydra composed it, with its own settings; only sweepers with a ``direction``, as
+            Optuna's has, say which values are good.
 
     Raises:
         UserError: the direction is the other one.
     """
-    direction = sweeper.get("direction")
+    direction = config.hydra.sweeper.get("direction")
+    settings = config.get("checkpoint") or {}
+    maximizes = bool(settings.get("maximize_best_checkpoint_metric"))
+    metric = settings.get("best_checkpoint_metric", "loss")
     wanted = "maximize" if maximizes else "minimize"
-    if direction is not None and getattr(direction, "name", direction) != wanted:
+    found = getattr(direction, "name", direction)
+    if direction is not None and found != wanted:
         better = "larger" if maximizes else "smaller"
         raise UserError(
             f"a {better} {metric} is better: set hydra.sweeper.direction={wanted} (which is "
-            f"{getattr(direction, 'name', direction)})"
+            f"{found})"
         )
 
 

@@ -213,14 +213,13 @@ class Reader:
         found = read_json(source.path, "restore it")
         with _Damage(source.path):
             data, subset = Path(found["data"]), str(found["subset"])
-            shown = {"UER": "wer"} if found.get("units") else {"WER": "wer", "CER": "cer"}
             self.contents.measurements.append(
                 Measurement(
                     source.name,
                     subset,
                     data_key(data, subset),
                     f"{subset} of {data}",
-                    {title: _share(found[rate]) for title, rate in shown.items()},
+                    _errors(found),
                     **_costs(found),
                 )
             )
@@ -329,6 +328,24 @@ def _of_run(
     kept = found.parameters - found.removed
     where = f"{subset} of {run.task['data']}"
     return Measurement(name, subset, manifest, where, errors, parameters=kept)
+
+
+def _errors(found: Mapping[str, Any]) -> dict[str, float]:
+    """What `evaluate --json` says of errors, as shares; of classes and metrics, what they lack."""
+    if "metrics" in found:
+        values = {str(name): each["value"] for name, each in found["metrics"].items()}
+        return {f"1 - {name}": _lack(value) for name, value in values.items() if value is not None}
+    if "accuracy" in found:
+        return {"1 - accuracy": _lack(found["accuracy"])}
+    shown = {"UER": "wer"} if found.get("units") else {"WER": "wer", "CER": "cer"}
+    return {title: _share(found[rate]) for title, rate in shown.items()}
+
+
+def _lack(value: Any) -> float:
+    share = float(value)
+    if not -1 <= share <= 1:
+        raise ValueError(f"{value!r} is no share, nor a correlation")
+    return 1 - share
 
 
 def _costs(values: Mapping[str, Any]) -> dict[str, Any]:

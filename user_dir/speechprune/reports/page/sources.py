@@ -155,4 +155,6 @@ def _of_json(found: dict[str, Any]) -> Kind | None:
         return Kind.PLANS
     if isinstance(found.get("models"), list) and "repeats" in found:
         return Kind.BENCHMARK
-    return Kind.EVALUATION if {"wer", "cer", "parameters", "subset"} <= found.keys() else None
+    if not {"parameters", "density", "data", "subset"} <= found.keys():
+        return None
+    return Kind.EVALUATION if {"wer", "accuracy", "metrics"} & found.keys() else None
