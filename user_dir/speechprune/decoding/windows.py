@@ -46,7 +46,7 @@ class Cutting:
 
     shortest: float = 12.0
     longest: float = 20.0
-    context: float = 1.5
+    context: float = 0.5
 
 
 CUTTING = Cutting()
