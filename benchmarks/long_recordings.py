@@ -1,5 +1,7 @@
 """An hour of speech as one recording: memory and speed, beside batches of pieces of 20 seconds.
 
+    python -m benchmarks.long_recordings --checkpoint model.pt --data data --out hour.wav
+
 Each way runs in a process of its own, whose highest memory is that of the row.
 """
 
@@ -15,6 +17,8 @@ from time import perf_counter
 import click
 import numpy as np
 import soundfile
+
+from benchmarks.harness import Report, Rows, machine
 
 #: Seconds of the pieces that are transcribed beside, and of the audio in a batch.
 PIECE, BATCH = 20, 80
@@ -73,26 +77,36 @@ def measured(way: str, checkpoint: Path, recording: Path) -> tuple[str, ...]:
     )
 
 
-@click.command()
+@click.command(help=__doc__)
 @click.option("--checkpoint", required=True, type=click.Path(path_type=Path), help="CTC model.")
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder of manifests.")
 @click.option("--subset", default="test", show_default=True, help="Split to concatenate.")
 @click.option("--minutes", default=60.0, show_default=True, help="Length of the recording.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Recording to write.")
+@click.option("--save", type=click.Path(path_type=Path), help="File for the table.")
 @click.option("--way", type=click.Choice(WAYS), help="Only measure this way, in this process.")
 def main(
-    checkpoint: Path, data: Path, subset: str, minutes: float, out: Path, way: str | None
+    checkpoint: Path,
+    data: Path,
+    subset: str,
+    minutes: float,
+    out: Path,
+    save: Path | None,
+    way: str | None,
 ) -> None:
-    """Measure how an hour of speech is transcribed."""
     if way is not None:
         click.echo("\t".join(measured(way, checkpoint, out)))
         return
     concatenate(data, subset, minutes * 60, out)
-    click.echo("\t".join(HEAD))
+    report = Report()
+    report.tell(f"{machine()}; {checkpoint.name}\n")
+    rows = Rows(report.tell, HEAD)
     for each in WAYS:
         line = [sys.executable, "-m", "benchmarks.long_recordings", *sys.argv[1:], "--way", each]
         ran = subprocess.run(line, check=True, capture_output=True, text=True, env=os.environ)
-        click.echo(ran.stdout.strip())
+        rows.add(*ran.stdout.strip().split("\t"))
+    if save is not None:
+        report.save(save)
 
 
 if __name__ == "__main__":
