@@ -100,7 +100,7 @@ def main(
     concatenate(data, subset, minutes * 60, out)
     report = Report()
     report.tell(f"{machine()}; {checkpoint.name}\n")
-    rows = Rows(report.tell, HEAD)
+    rows = Rows(report.tell, HEAD, (max(map(len, WAYS)),))
     for each in WAYS:
         line = [sys.executable, "-m", "benchmarks.long_recordings", *sys.argv[1:], "--way", each]
         ran = subprocess.run(line, check=True, capture_output=True, text=True, env=os.environ)

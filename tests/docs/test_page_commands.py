@@ -95,9 +95,11 @@ class Bench:
                 pytest.importorskip(f"hydra_plugins.{plugin}")
             # The first of the values, or the lower end of those that are searched.
             arguments = [
-                re.sub(r"=(?:interval\()?(\[[^\]]*\]|[\d.]+),.*", r"=\1", word)
+                re.sub(r"^\+sweeps=optuna$", "hydra/sweeper=optuna", word)
+                if word.startswith("+")
+                else re.sub(r"=(?:interval\()?(\[[^\]]*\]|[\d.]+),.*", r"=\1", word)
                 for word in arguments
-                if word != "-m"
+                if word not in ("-m", "+sweeps=density")
             ]
         if "--cfg" in arguments:
             complete(arguments)

@@ -164,7 +164,7 @@ def test_a_lexicon_of_other_words_than_the_references_is_refused(
 
 
 def test_an_oracle_makes_fewer_errors_the_more_it_may_choose_from(folder: Path) -> None:
-    line = "evaluate {model} --data {data} --subset valid --beam 50 --json"
+    line = "evaluate {model} --data {data} --subset valid --lm {lm} --beam 300 --json"
     told = [json.loads(printed(folder, f"{line} --nbest {count}")) for count in (1, 5, 40)]
     assert told[0]["oracle"]["words"] == told[0]["words"]
     assert all(each["words"] == told[0]["words"] for each in told)
