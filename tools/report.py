@@ -60,4 +60,4 @@ def command(
     check_page(out)
     contents = read_contents(sources, Wanted(which, subset, data, examples))
     save_page(page_of(contents, title), out)
-    click.echo(f"{out}: {len(contents.runs)} runs, {len(contents.models)} models")
+    click.echo(f"{out}: runs {len(contents.runs)}, models {len(contents.models)}")
