@@ -1,0 +1,1 @@
+"""Where choosing connections wins over finetuning weights: a map over data, updates and methods."""
