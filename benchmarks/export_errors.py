@@ -25,7 +25,7 @@ def main(checkpoints: tuple[Path, ...], data: Path, subset: str, save: Path | No
     from speechprune.reports.masks import short_names
 
     report = Report()
-    report.tell(f"word error rates of {subset}; symbols of noise that 8 bits leave as they are")
+    report.tell(f"word error rates of {subset}; best symbols of noise that stay in 8 bits")
     names = short_names(checkpoints)
     rows = Rows(report.tell, HEAD, (max(map(len, names)),))
     for name, path in zip(names, checkpoints):

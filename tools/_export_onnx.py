@@ -53,7 +53,8 @@ _PATH = click.Path(path_type=Path)
     default=0.9,
     show_default=True,
     type=Number(0, 1),
-    help="Smallest share of frames that have the model's best symbol, in 8 bits.",
+    help="Smallest share of frames, of those that are not blank, that have the model's best symbol "
+    "in 8 bits.",
 )
 def onnx(
     checkpoint: Path,
@@ -89,6 +90,6 @@ def onnx(
     for each in written:
         click.echo(
             f"{each.path}: {each.size:,} bytes in {each.precision}; scores differ from the model's "
-            f"by {each.difference:.2g} at most, and {100 * each.agreement:.1f} % of {each.frames} "
-            "frames have its best symbol"
+            f"by {each.difference:.2g} at most, and {100 * each.agreement:.1f} % of the frames "
+            "that are not blank have its best symbol"
         )

@@ -49,7 +49,8 @@ logger = logging.getLogger(__name__)
 
 #: Of ONNX's operators: GELU is one from 20 on, and onnxruntime knows no newer ones.
 OLDEST_OPSET, OPSET, NEWEST_OPSET = 20, 20, 23
-#: The smallest share of frames of which a file in 8 bits prefers the symbol that its source does.
+#: The smallest share of frames that are not blank in which a file in 8 bits prefers the symbol that
+#: its source does.
 AGREEMENT = 0.9
 #: A file of Protocol Buffers holds no more.
 _MOST_BYTES = (1 << 31) - 1
@@ -74,8 +75,8 @@ class Exported:
         precision: "float32" or "int8".
         size: in bytes.
         difference: the largest of any score from its source's.
-        agreement: the share of frames of which both prefer the same symbol.
-        frames: that were compared.
+        agreement: the share of frames in which both prefer the same symbol, of those in which one
+            of them does not prefer the blank.
     """
 
     path: Path
@@ -83,7 +84,6 @@ class Exported:
     size: int
     difference: float
     agreement: float
-    frames: int
 
 
 def export_onnx(
@@ -265,9 +265,8 @@ def _compared(path: Path, out: PathLike, expected: Sequence[Tensor], bounds: Bou
         refuse_difference(out, difference, bounds.tolerance, what="the ONNX file")
     elif not agreeing >= bounds.agreement:
         raise UserError(
-            f"{out} is not written: in 8 bits, only {100 * agreeing:.1f} % of the frames have the "
-            f"best symbol of the model, and at least {100 * bounds.agreement:g} % have to "
-            "(--agreement)"
+            f"{out} is not written: in 8 bits, only {100 * agreeing:.1f} % of the frames that are "
+            f"not blank have the best symbol of the model, and at least {100 * bounds.agreement:g} "
+            "% have to (--agreement)"
         )
-    frames = sum(len(scores) for scores in found)
-    return Exported(path, precision, path.stat().st_size, difference, agreeing, frames)
+    return Exported(path, precision, path.stat().st_size, difference, agreeing)
