@@ -199,7 +199,7 @@ def test_the_files_are_current() -> None:
     for path, text in rendered().items():
         assert path.read_text(encoding="utf-8") == text, path
     written = {*CONFIG.glob("*/*.yaml")} - set(rendered())
-    assert {path.parent.name for path in written} == {"pretraining"}
+    assert {path.parent.name for path in written} == {"pretraining", "sweeps"}
 
 
 def test_a_key_that_the_template_lacks_is_refused() -> None:
