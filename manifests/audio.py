@@ -16,12 +16,11 @@ import soundfile
 import soxr
 
 from speechprune.files import sync
+from speechprune.manifests.oddities import Remark, is_doubtful
 from speechprune.manifests.recording import (
     BadAudio,
-    Remark,
     decode_recording,
     ends_well,
-    is_doubtful,
     memory_file,
     open_recording,
     promised_frames,

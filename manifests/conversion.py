@@ -17,7 +17,8 @@ from speechprune.manifests.audio import (
     write_flac,
 )
 from speechprune.manifests.corpus import Clip, Labels
-from speechprune.manifests.recording import BadAudio, Remark
+from speechprune.manifests.oddities import Remark
+from speechprune.manifests.recording import BadAudio
 
 
 class Outcome(NamedTuple):

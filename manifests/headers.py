@@ -10,14 +10,13 @@ from typing import NamedTuple
 import soundfile
 from tqdm import tqdm
 
+from speechprune.manifests.oddities import CUT_SHORT, is_doubtful
 from speechprune.manifests.recording import (
-    CUT_SHORT,
     ENOUGH,
     BadAudio,
     MissingAudio,
     decode_recording,
     ends_well,
-    is_doubtful,
     open_recording,
     promised_frames,
     truncation,

@@ -17,16 +17,13 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import soundfile
 
+from speechprune.manifests.oddities import CUT_SHORT, Loudness, Remark, to_mono
+
 _Opener = Callable[[], soundfile.SoundFile]
 
 #: Share of a recording that must be there for it to be used.
 ENOUGH = 0.95
 
-CUT_SHORT, INTEGER_SCALE, ANTIPHASE = "cut short", "integer scale", "antiphase"
-
-_FLOATS = ("FLOAT", "DOUBLE")
-_LOUDEST = 16.0  # float audio may be a little louder than 1; that of integers is in the hundreds
-_QUIET = 0.03  # of the loudest channel: their mean, if they cancel each other
 ENDLESS = (1 << 63) - 1  # libsndfile's number of samples for FLAC of unknown length
 MP3_ERROR = 0.1  # share of the samples: headers of MP3 only estimate the length
 _BLOCK = 4096  # samples, read at a time where a recording is damaged
@@ -73,13 +70,6 @@ class Bound(NamedTuple):
 
 #: 2 GiB while it is decoded, and no more at 16 kHz.
 BOUND = Bound(1 << 29, 8 * 3600.0)
-
-
-class Remark(NamedTuple):
-    """What is odd about a recording that is used all the same; `message` goes on from its name."""
-
-    kind: str
-    message: str
 
 
 @dataclass(frozen=True)
@@ -189,11 +179,6 @@ def ends_well(file: soundfile.SoundFile) -> bool:
         return False
 
 
-def is_doubtful(file: soundfile.SoundFile) -> bool:
-    """Whether its samples need a look, which `decode_recording` takes, at more than the header."""
-    return file.subtype in _FLOATS or file.channels > 1
-
-
 def decode_recording(path: Path, start: float = 0.0, end: float | None = None) -> Decoded:
     """Seconds `start` to `end` of a recording, or as much of them as is there.
 
@@ -222,11 +207,6 @@ def memory_file() -> Iterator[BinaryIO]:
     else:
         with TemporaryFile(buffering=0) as file:
             yield file
-
-
-def to_mono(samples: np.ndarray) -> np.ndarray:
-    """The mean (T,) of the channels of samples (T, channels)."""
-    return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
 
 
 def _stored(path: Path) -> re.Match[str] | None:
@@ -367,43 +347,3 @@ def refuse_not_finite(samples: np.ndarray, first: int, rate: int) -> None:
         raise BadAudio(
             f"has samples that are not numbers, the first at {place / rate:.3f} s (sample {place})"
         )
-
-
-class Loudness:
-    """What makes samples doubtful, gathered over a recording or over its parts in order.
-
-    Args:
-        subtype: the form in which their file holds them.
-    """
-
-    def __init__(self, subtype: str) -> None:
-        self._may_be_loud = subtype in _FLOATS
-        self._loudest = self._mono = 0.0
-        self._channels: np.ndarray | None = None
-
-    def add(self, samples: np.ndarray) -> None:
-        """Take more samples (T, channels) into account."""
-        if not len(samples):
-            return
-        if self._may_be_loud:
-            self._loudest = max(self._loudest, float(np.abs(samples).max()))
-        if samples.shape[1] > 1:
-            norms = np.linalg.norm(samples, axis=0)
-            self._channels = norms if self._channels is None else np.hypot(self._channels, norms)
-            self._mono = float(np.hypot(self._mono, np.linalg.norm(to_mono(samples))))
-
-    def oddities(self) -> Iterator[Remark]:
-        """What is odd about them."""
-        if self._loudest > _LOUDEST:
-            message = (
-                f"has float samples up to {self._loudest:g}, as if they were integers; bring them "
-                "to 1"
-            )
-            yield Remark(INTEGER_SCALE, message)
-        if self._channels is not None:
-            loudness = float(self._channels.max())
-            if loudness and self._mono < _QUIET * loudness:
-                message = (
-                    "has channels that cancel each other: their mean is silence; keep one of them"
-                )
-                yield Remark(ANTIPHASE, message)

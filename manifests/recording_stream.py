@@ -10,18 +10,16 @@ import numpy as np
 import soundfile
 import soxr
 
+from speechprune.manifests.oddities import Loudness, Remark, to_mono
 from speechprune.manifests.recording import (
     BOUND,
     ENDLESS,
     MP3_ERROR,
     BadAudio,
-    Loudness,
-    Remark,
     open_recording,
     promised_frames,
     read_in_blocks,
     refuse_not_finite,
-    to_mono,
     truncation,
 )
 
@@ -39,11 +37,11 @@ def seconds_of(path: Path) -> float:
         frames = promised_frames(file)
         if frames == ENDLESS:
             return float("inf")
-        _refuse_endless(frames, file)
+        _refuse_too_long(frames, file)
         return frames / file.samplerate
 
 
-def _refuse_endless(frames: int, file: soundfile.SoundFile) -> None:
+def _refuse_too_long(frames: int, file: soundfile.SoundFile) -> None:
     """Raise BadAudio if samples are more than a stream may have."""
     if frames > BOUND.streamed_frames(file):
         hours = BOUND.seconds / 3600
@@ -93,7 +91,7 @@ class RecordingStream:
             refuse_not_finite(samples, done, file.samplerate)
             loudness.add(samples)
             done += len(samples)
-            _refuse_endless(done, file)
+            _refuse_too_long(done, file)
             yield to_mono(samples)
             if len(samples) < wanted:
                 break

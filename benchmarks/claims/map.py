@@ -73,7 +73,7 @@ class Panel:
 
     def train(self, runs: Sequence[TrainingRun]) -> None:
         """Train what is not trained yet, several at a time."""
-        finish_all([[run] for run in runs], jobs=self.jobs, tell=click.echo)
+        finish_all([[run] for run in runs], jobs=self.jobs, tell=_tell)
 
     def evaluated(self, run: TrainingRun, split: str) -> RunEvaluation:
         """The error rates of a run, kept in its folder."""
@@ -99,6 +99,11 @@ class Panel:
         yield from (method.name, f"{rate:g}", str(len(runs)))
         yield from (_spread([each.wer for each in of_split]) for of_split in found.values())
         yield from (_spread([each.cer for each in found[split]]) for split in ("known", "unknown"))
+
+
+def _tell(line: str) -> None:
+    """What goes on, apart from the table."""
+    click.echo(line, err=True)
 
 
 def _spread(rates: Sequence[float]) -> str:

@@ -86,7 +86,7 @@ def test_what_cannot_be_measured(pair: Pair, tmp_path: Path) -> None:
     (short / "train.tsv").write_text(f"{root}\n{name}\t300\n")
     for words, problem in (
         ((tmp_path / "nowhere.pt",), "nowhere.pt is missing"),
-        ((damaged,), "damaged.onnx is no ONNX file"),
+        ((damaged,), "damaged.onnx is not an ONNX file"),
         ((pair.path, "--task", "es"), "no model is a bank"),
         ((tmp_path,), "is a folder: name the model in it"),
         (

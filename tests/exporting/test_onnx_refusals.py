@@ -88,7 +88,7 @@ def test_a_truncated_file(pair: Pair, tmp_path: Path, share: float) -> None:
 def test_files_of_others(tmp_path: Path) -> None:
     path = tmp_path / "other.onnx"
     path.write_bytes(b"PK\x03\x04 nothing of the kind")
-    assert "no ONNX file" in refusal(load_onnx, path)
+    assert "not an ONNX file" in refusal(load_onnx, path)
     some = helper.make_tensor_value_info("x", TensorProto.FLOAT, ("n",))
     same = helper.make_tensor_value_info("y", TensorProto.FLOAT, ("n",))
     node = helper.make_node("Identity", ["x"], ["y"])

@@ -11,7 +11,8 @@ import soxr
 from corpora import REAL_MP3, cut, noise, without_length
 
 from speechprune.manifests.audio import as_it_is, read_remarks, read_resampled, write_flac
-from speechprune.manifests.recording import BadAudio, Remark
+from speechprune.manifests.oddities import Remark
+from speechprune.manifests.recording import BadAudio
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,9 @@ from corpora import cut, noise, without_length
 
 from speechprune.manifests import recording
 from speechprune.manifests.audio import as_it_is, read_resampled, write_flac
+from speechprune.manifests.oddities import ANTIPHASE, CUT_SHORT, INTEGER_SCALE
 from speechprune.manifests.recording import (
-    ANTIPHASE,
     BOUND,
-    CUT_SHORT,
-    INTEGER_SCALE,
     BadAudio,
     Bound,
     MissingAudio,

@@ -231,8 +231,10 @@ def test_what_was_timed_side_by_side(tmp_path: Path) -> None:
     ]
     assert table[1][4] == "1.00×"
     del rows[1]["latency"]
-    (tmp_path / "speed.json").write_text(json.dumps(told))
-    assert "speed.json is damaged" in refused(tmp_path / "speed.json", "--out", tmp_path / "b.html")
+    for damaged in (told, {**told, "models": []}):
+        (tmp_path / "speed.json").write_text(json.dumps(damaged))
+        line = refused(tmp_path / "speed.json", "--out", tmp_path / "b.html")
+        assert "speed.json is damaged" in line
 
 
 def test_tasks_of_a_bank_have_their_masks(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from speechprune.errors import UserError
 from speechprune.training import sweeps
 from speechprune.training.command_line import check_keys, complete
 from speechprune.training.configs import configs, find_config
-from speechprune.training.launch import _words_of_hydra
 from speechprune.training.preflight import check_settings
+from speechprune.training.refusals import words_of_hydra
 from speechprune.training.sweeps import Outcomes, check_direction, refuse_hidden_gpus, run_name
 
 FILES = sorted((FOLDER / "sweeps").glob("*.yaml"))
@@ -156,7 +156,7 @@ def test_what_hydra_lacks_is_named(lab: Lab, word: str, reason: str) -> None:
 
 def test_a_launcher_of_the_extra_is_told_with_it() -> None:
     error = MissingConfigException("gone", "hydra/launcher/submitit_local", ["basic"])
-    assert _words_of_hydra(error) == (
+    assert words_of_hydra(error) == (
         "hydra/launcher has no submitit_local; there are basic: pip install 'speechprune[sweeps]'"
     )
 

@@ -185,7 +185,9 @@ def load_task(path: PathLike, task: str | None, data: PathLike | None = None) ->
         raise UserError(f"{path} is a bank: name one of its tasks by --task ({names})")
     loaded = load_finetuned(path, data)
     if task is not None:
-        raise UserError(f"{path} is no bank, but a checkpoint of one task: leave out --task {task}")
+        raise UserError(
+            f"{path} is a checkpoint of one task and not a bank: leave out --task {task}"
+        )
     return loaded
 
 

@@ -155,7 +155,7 @@ class BeamSearch:
             heard = self.symbols.words(tokens)
             # A word that was begun and is not in the lexicon was not written.
             tokens = tokens[: heard[len(words)].start] if len(heard) > len(words) else tokens
-        # The added frame is no part of the probability, whatever was found in it.
+        # What was found in the added frame does not count as a part of the probability.
         added = opened.trie is not None and numbers[result.tokens[frames + 1]]
         extra = 0.0 if not added or added == self.symbols.separator else _NEVER
         emission_score = result.emittingModelScore - extra

@@ -72,7 +72,7 @@ class ModelEmissions:
             for place, index in enumerate(heard):
                 own = scores[: self.frame_count(len(audio[index])), place]
                 if not own.isfinite().all():
-                    raise UserError(f"{self.path} is damaged: its scores are no finite numbers")
+                    raise UserError(f"{self.path} is damaged: its scores are not finite numbers")
                 found[index] = own.numpy()
         return found
 

@@ -21,7 +21,8 @@ from speechprune.decoding.texts import texts_of
 from speechprune.decoding.timing import TimedWord, timed_words
 from speechprune.errors import UserError
 from speechprune.manifests.audio import resample
-from speechprune.manifests.recording import Remark, decode_recording
+from speechprune.manifests.oddities import Remark
+from speechprune.manifests.recording import decode_recording
 from speechprune.manifests.recording_stream import RecordingStream, seconds_of
 from speechprune.models.loading import LoadedModel, LoadedRecogniser
 

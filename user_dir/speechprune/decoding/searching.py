@@ -60,16 +60,14 @@ class SplitEmissions:
 
 def check_words(search: Search, split: Split) -> None:
     """Raise UserError if no word of the references can be written by a search."""
-    words = search.words if isinstance(search, BeamSearch) else None
-    if words is None:
+    if not isinstance(search, BeamSearch) or search.words is None:
         return
     wanted = dict.fromkeys(word for each in split.utterances for word in each.text.split())
-    if words.isdisjoint(wanted):
-        assert isinstance(search, BeamSearch)
+    if search.words.isdisjoint(wanted):
         raise UserError(
             f"no word of {split.name}, such as {next(iter(wanted))!r}, is one of "
-            f"{search.lexicon or search.language_model}, such as {min(words)!r}; both must be "
-            "written alike, in upper or in lower case"
+            f"{search.lexicon or search.language_model}, such as {min(search.words)!r}; both must "
+            "be written alike, in upper or in lower case"
         )
 
 

@@ -245,7 +245,7 @@ def training_settings(config: Any, path: object) -> dict[str, Any]:
 def _share(config: Any, name: str, path: object) -> float:
     share = getattr(config, name)
     if isinstance(share, bool) or not 0.0 <= share <= 1.0:
-        raise UserError(f"{path} says {name}={share!r}, which is no share from 0 to 1")
+        raise UserError(f"{path} says {name}={share!r}, which is not a share from 0 to 1")
     return float(share)
 
 

@@ -111,7 +111,7 @@ def _checkpoint(path: PathLike, task: str | None, folder: PathLike) -> Iterator[
     """The file of a checkpoint, or that of a task of a bank, which is gone afterwards."""
     if not is_bank(path):
         if task is not None:
-            raise UserError(f"{path} is a checkpoint of one task, and no bank: leave out --task")
+            raise UserError(f"{path} is a checkpoint of one task and not a bank: leave out --task")
         yield Path(path)
         return
     if task is None:

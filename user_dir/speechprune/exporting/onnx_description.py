@@ -120,7 +120,7 @@ def _checked(found: dict[str, Any]) -> dict[str, Any]:
     )
     own["symbols"] = tuple(own["symbols"])
     if own["layout"] not in LAYOUTS or own["precision"] not in (FLOAT32, INT8):
-        raise ValueError(f"there is no layout {own['layout']!r} in {own['precision']!r}"[:80])
+        raise ValueError(f"no layout is called {own['layout']!r} in {own['precision']!r}"[:80])
     if not own["costs"].convolutions or _count(own["sample_rate"], 1) > 1_000_000:
         raise ValueError("its rates and costs are those of no model")
     if not 0.0 <= own["density"] <= 1.0:
@@ -128,12 +128,12 @@ def _checked(found: dict[str, Any]) -> dict[str, Any]:
     if len(own["symbols"]) < 4 or len(set(own["symbols"])) < len(own["symbols"]):
         raise ValueError("its symbols are too few, or not all different")
     if not all(isinstance(symbol, str) and symbol for symbol in own["symbols"]):
-        raise ValueError("a symbol is no text")
+        raise ValueError("a symbol is not a text")
     return own
 
 
 def _count(value: Any, least: int = 0) -> int:
     """A whole number; raises ValueError if it is none, or too small."""
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 1 << 62:
-        raise ValueError(f"{value!r} is no number of at least {least}"[:80])
+        raise ValueError(f"{value!r} is not a number of at least {least}"[:80])
     return value

@@ -327,7 +327,7 @@ def _own(size: int, counts: Tensor) -> Tensor:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Within it, nobody is told what exporters think of code that nobody here has written."""
+    """Keeps exporters' remarks, which are about the code of fairseq, from users."""
     loggers = [logging.getLogger(name) for name in _TELLING]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -86,7 +86,7 @@ def load_onnx(path: PathLike, threads: int | None = None) -> OnnxRecogniser:
         "normalize": told.normalize,
         "labels": told.labels,
     }
-    nowhere: Any = None  # there is no task of fairseq's
+    nowhere: Any = None  # instead of a task of fairseq's
     cfg = OmegaConf.create({"task": task})
     noted = {**told.provenance, "density": told.density}
     return OnnxRecogniser(Path(path), OnnxCtc(session).eval(), nowhere, cfg, noted, dictionary)
@@ -104,5 +104,5 @@ def load_any(path: PathLike, task: str | None, data: PathLike | None = None) -> 
     if not is_onnx(path):
         return load_task(path, task, data)
     if task is not None:
-        raise UserError(f"{path} is no bank, but an ONNX file: leave out --task {task}")
+        raise UserError(f"{path} is an ONNX file and not a bank: leave out --task {task}")
     return load_onnx(path)

@@ -38,7 +38,7 @@ class OnnxSession:
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
         self.path = Path(path)
         if not self.path.is_file():
-            raise UserError(f"{path} is no file" if self.path.exists() else f"{path} is missing")
+            raise UserError(f"{path} is not a file" if self.path.exists() else f"{path} is missing")
         runtime = onnx_package("onnxruntime")
         options = runtime.SessionOptions()
         options.log_severity_level = _SILENT
@@ -55,7 +55,7 @@ class OnnxSession:
         # Of many classes of its own, and of C++.
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{path} is no ONNX file that can be run: {reason}") from error
+            raise UserError(f"{path} is not an ONNX file that can be run: {reason}") from error
         self.description = Description.decode(metadata.get(KEY), path)
         self._check()
 

@@ -26,7 +26,6 @@ from fairseq.distributed import utils as distributed
 from fairseq.utils import reset_logging
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -48,20 +47,16 @@ from speechprune.training.preflight import (
     check_data,
     check_settings,
     fit_schedule,
-    refuse_other_settings,
     warn_of_denser_best,
     warn_of_unread,
 )
 from speechprune.training.processes import address_of, run_ranks, set_environment
-from speechprune.training.refusals import first_lines, naming_refused_settings
-from speechprune.training.sweeps import noting_outcomes, run_name
+from speechprune.training.refusals import first_lines, naming_refused_settings, words_of_hydra
+from speechprune.training.sweeps import noting_outcomes, refuse_other_settings, run_name
 from speechprune.training.yardstick import choose_yardstick
 
 logger = logging.getLogger(__name__)
 
-#: What the extra for sweeps adds to hydra.
-_OF_SWEEPS_EXTRA = ("submitit_local", "submitit_slurm", "optuna")
-_SWEEPS_EXTRA = "pip install 'speechprune[sweeps]'"
 #: Seconds that each rank of another launcher waits for the others to look at the last checkpoint.
 _PATIENCE_WITH_RANKS = 120.0
 
@@ -98,7 +93,7 @@ def train(arguments: Sequence[str]) -> list[float]:
     try:
         _start_hydra(job, line)
     except Exception as error:
-        raise UserError(_words_of_hydra(error)) from error
+        raise UserError(words_of_hydra(error)) from error
     for failure in failures:
         raise failure
     return values
@@ -128,7 +123,7 @@ def _sweep(line: CommandLine) -> list[float]:
             if isinstance(error, UserError) and not outcomes.failures:
                 raise
             if not outcomes.failures:
-                raise UserError(_words_of_hydra(error)) from error
+                raise UserError(words_of_hydra(error)) from error
     outcomes.refuse_failures()
     return outcomes.values
 
@@ -248,28 +243,6 @@ def _given_keys() -> set[str]:
     # As they were typed: interpolations in them are of the config, not of hydra's own.
     overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     return set(map(key_of, overrides))
-
-
-def _words_of_hydra(error: Exception) -> str:
-    """Why hydra did not come to a job, in one line."""
-    if isinstance(error, MissingConfigException):
-        return _missing_config(error)
-    if isinstance(error, OSError):
-        folder = f"{error.filename} cannot be" if error.filename else "an empty name cannot name"
-        return f"{folder} the folder of the run ({error.strerror}); name another hydra.run.dir"
-    if isinstance(error, (HydraException, OmegaConfBaseException)):
-        return first_lines(error)
-    return f"hydra cannot begin: {first_lines(error)}"
-
-
-def _missing_config(error: MissingConfigException) -> str:
-    """Which file of a config is not there, and whether an extra brings it."""
-    name = str(error.missing_cfg_file).removesuffix(".yaml")
-    group, _, option = name.rpartition("/")
-    known = ", ".join(map(str, error.options or ()))
-    choice = f"; there are {known}" if known else ""
-    hint = f": {_SWEEPS_EXTRA}" if option in _OF_SWEEPS_EXTRA else ""
-    return f"{group or 'the config'} has no {option}{choice}{hint}"
 
 
 def completed(cfg: DictConfig, folder: Path) -> DictConfig:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
 
 from speechprune.errors import UserError
 
@@ -16,6 +20,12 @@ def key_of(override: str) -> str:
 def value_of(override: str) -> str:
     """The text after the equals sign."""
     return override.partition("=")[2]
+
+
+def as_override(value: Any) -> str:
+    """A value as an override gives it: of JSON, what hydra reads too."""
+    plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    return json.dumps(plain).replace('"', "")
 
 
 def refuse_own(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Collection, Mapping
 from importlib.util import find_spec
@@ -14,7 +13,6 @@ from fairseq.data.data_utils import (
     post_process,
     raise_if_valid_subsets_unintentionally_ignored,
 )
-from fairseq.logging import progress_bar
 from omegaconf import DictConfig, OmegaConf
 
 from speechprune.checkpoint import read
@@ -41,18 +39,12 @@ from speechprune.registry import unknown_name
 from speechprune.seams.half_precision import NO_AMP
 from speechprune.state_names import has_masks, is_finetuned
 from speechprune.training.label_data import check_labels, metrics_of_slots
+from speechprune.training.overrides import as_override
 from speechprune.training.ranges import check_ranges
 from speechprune.training.sentence_data import check_sentences
+from speechprune.training.trackers import check_trackers
 
 logger = logging.getLogger(__name__)
-
-#: Settings that ask for curves elsewhere, the package that draws them, and what fairseq has of it.
-_TRACKERS = (
-    ("aim_repo", "aim", "get_aim_run"),
-    ("azureml_logging", "azureml-core", "Run"),
-    ("tensorboard_logdir", "tensorboard", "SummaryWriter"),
-    ("wandb_project", "wandb", "wandb"),
-)
 
 
 def check_data(cfg: DictConfig) -> list[SplitSummary]:
@@ -126,7 +118,7 @@ def check_settings(cfg: DictConfig) -> None:
     ):
         if is_wrong:
             raise UserError(message)
-    _check_trackers(cfg.common)
+    check_trackers(cfg.common)
     _check_schedule(cfg)
     declared(cfg.model._name).check_settings(cfg.model)
 
@@ -156,16 +148,6 @@ def _check_teacher(criterion: DictConfig) -> None:
             f"criterion._name={criterion._name} needs a checkpoint to learn from; name one as "
             "criterion.teacher"
         )
-
-
-def _check_trackers(common: DictConfig) -> None:
-    """Refuse curves that fairseq would leave out, with a warning among many lines."""
-    for key, package, name in _TRACKERS:
-        if common[key] and getattr(progress_bar, name, None) is None:
-            raise UserError(
-                f"common.{key} needs {package}, which is not installed: pip install {package}, or "
-                "leave the setting out"
-            )
 
 
 def _check_schedule(cfg: DictConfig) -> None:
@@ -344,7 +326,7 @@ def _check_same_model(model: DictConfig, path: Path, state: Mapping[str, Any]) -
         )
     old_network, network = (declared(name).network(settings) for settings in (before, model))
     shared = sorted(set(old_network) & set(network))
-    values = [(flag, _yaml(old_network[flag]), _yaml(network[flag])) for flag in shared]
+    values = [(flag, as_override(old_network[flag]), as_override(network[flag])) for flag in shared]
     changes = [f"model.{flag}={old} is now {new}" for flag, old, new in values if old != new]
     if changes:
         logger.warning(
@@ -352,47 +334,6 @@ def _check_same_model(model: DictConfig, path: Path, state: Mapping[str, Any]) -
             "checkpoint_best.pt and the best value may be of the one before; name another "
             "hydra.run.dir to begin anew"
         )
-
-
-#: Groups of settings, and settings, that a run may go on with other values of.
-_MAY_CHANGE = ("checkpoint", "common", "distributed_training", "hydra")
-_MAY_CHANGE_TOO = (
-    *("optimization.max_update", "optimization.max_epoch", "optimization.stop_time_hours"),
-    *("optimization.stop_min_lr", "dataset.num_workers", "dataset.data_buffer_size", "task.data"),
-)
-#: In a group that may change, and yet is what a run is about.
-_DECIDES = ("common.seed",)
-
-
-def refuse_other_settings(cfg: DictConfig, given: Collection[str]) -> None:
-    """Refuse that a job of a sweep goes on from what was trained with other values: a sweep that is
-    typed anew counts its jobs from 0 again, in the same folders.
-
-    Args:
-        cfg: complete.
-        given: keys that the job was given.
-
-    Raises:
-        UserError: a checkpoint is there already, of another value.
-    """
-    last = Path(cfg.checkpoint.save_dir, LAST)
-    if not last.is_file():
-        return
-    before = read(last, mmap=True).get("cfg") or {}
-    for key in sorted(given):
-        may_change = key.partition(".")[0] in _MAY_CHANGE or key in _MAY_CHANGE_TOO
-        if may_change and key not in _DECIDES:
-            continue
-        group, _, name = key.partition(".")
-        section = before.get(group) or {}
-        if name not in section:
-            continue
-        found, wanted = _yaml(section[name]), _yaml(OmegaConf.select(cfg, key))
-        if found != wanted:
-            raise UserError(
-                f"{last.parent.absolute()} has a job of {key}={found}, and this one is of "
-                f"{wanted}: name another hydra.sweep.dir"
-            )
 
 
 def _check_channel_spans(model: DictConfig) -> None:
@@ -446,12 +387,6 @@ def _check_split(
     if summary.unknown:
         logger.warning(f"{name}: {summary.unknown} label symbols are not in the dictionary")
     return summary
-
-
-def _yaml(value: Any) -> str:
-    """A value as an override gives it: of JSON, what hydra reads too."""
-    plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-    return json.dumps(plain).replace('"', "")
 
 
 def _value(section: DictConfig, key: str) -> Any:

@@ -1,4 +1,4 @@
-"""What fairseq raises of settings, before it trains, in one line that names the setting."""
+"""What hydra and fairseq raise of settings, before training, in one line that names the setting."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -23,6 +24,9 @@ logger = logging.getLogger(__name__)
 _OURS = str(Path(speechprune.__file__).parent)
 _LONGEST_REASON = 300
 _OF_OBJECTS = ("object_type", "reference_type")
+#: What the extra for sweeps adds to hydra.
+_OF_SWEEPS_EXTRA = ("submitit_local", "submitit_slurm", "optuna")
+_SWEEPS_EXTRA = "pip install 'speechprune[sweeps]'"
 #: Calls of this many functions, from the innermost on, may name the setting that they read.
 _NEAR = 4
 
@@ -86,3 +90,25 @@ def first_lines(error: Exception) -> str:
     lines = [line.strip().rstrip(".") for link in chain for line in str(link).splitlines()]
     kept = [line for line in lines if line and not line.startswith(_OF_OBJECTS)]
     return "; ".join(dict.fromkeys(kept))
+
+
+def words_of_hydra(error: Exception) -> str:
+    """Why hydra did not come to a job, in one line."""
+    if isinstance(error, MissingConfigException):
+        return _missing_config(error)
+    if isinstance(error, OSError):
+        folder = f"{error.filename} cannot be" if error.filename else "an empty name cannot name"
+        return f"{folder} the folder of the run ({error.strerror}); name another hydra.run.dir"
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return first_lines(error)
+    return f"hydra cannot begin: {first_lines(error)}"
+
+
+def _missing_config(error: MissingConfigException) -> str:
+    """Which file of a config is not there, and whether an extra brings it."""
+    name = str(error.missing_cfg_file).removesuffix(".yaml")
+    group, _, option = name.rpartition("/")
+    known = ", ".join(map(str, error.options or ()))
+    choice = f"; there are {known}" if known else ""
+    hint = f": {_SWEEPS_EXTRA}" if option in _OF_SWEEPS_EXTRA else ""
+    return f"{group or 'the config'} has no {option}{choice}{hint}"

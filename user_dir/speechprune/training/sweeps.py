@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,10 +14,13 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from speechprune.checkpoint import read
 from speechprune.errors import UserError
+from speechprune.models.restart import LAST
 from speechprune.training.failures import user_message
+from speechprune.training.overrides import as_override
 
 
 @dataclass
@@ -160,3 +164,44 @@ def run_name(sweep_folder: str, job: int, asked: str | None) -> str:
         asked: the name in the environment, if there is one.
     """
     return f"{asked or sweep_folder.rstrip('/').rpartition('/')[2]}-{job}"
+
+
+#: Groups of settings, and settings, that a run may go on with other values of.
+_MAY_CHANGE = ("checkpoint", "common", "distributed_training", "hydra")
+_MAY_CHANGE_TOO = (
+    *("optimization.max_update", "optimization.max_epoch", "optimization.stop_time_hours"),
+    *("optimization.stop_min_lr", "dataset.num_workers", "dataset.data_buffer_size", "task.data"),
+)
+#: In a group that may change, and yet is what a run is about.
+_DECIDES = ("common.seed",)
+
+
+def refuse_other_settings(cfg: DictConfig, given: Collection[str]) -> None:
+    """Refuse that a job of a sweep goes on from what was trained with other values: a sweep that is
+    typed anew counts its jobs from 0 again, in the same folders.
+
+    Args:
+        cfg: complete.
+        given: keys that the job was given.
+
+    Raises:
+        UserError: a checkpoint is there already, of another value.
+    """
+    last = Path(cfg.checkpoint.save_dir, LAST)
+    if not last.is_file():
+        return
+    before = read(last, mmap=True).get("cfg") or {}
+    for key in sorted(given):
+        may_change = key.partition(".")[0] in _MAY_CHANGE or key in _MAY_CHANGE_TOO
+        if may_change and key not in _DECIDES:
+            continue
+        group, _, name = key.partition(".")
+        section = before.get(group) or {}
+        if name not in section:
+            continue
+        found, wanted = as_override(section[name]), as_override(OmegaConf.select(cfg, key))
+        if found != wanted:
+            raise UserError(
+                f"{last.parent.absolute()} has a job of {key}={found}, and this one is of "
+                f"{wanted}: name another hydra.sweep.dir"
+            )

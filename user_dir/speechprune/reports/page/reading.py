@@ -228,6 +228,8 @@ class Reader:
         found = read_json(source.path, "restore it")
         with _Damage(source.path):
             rows = found["models"]
+            if not rows:
+                raise ValueError("it has no models")
             names = [Path(row["path"]).name for row in rows]
             if len(set(names)) < len(names):
                 names = [row["path"] for row in rows]
@@ -344,7 +346,7 @@ def _errors(found: Mapping[str, Any]) -> dict[str, float]:
 def _lack(value: Any) -> float:
     share = float(value)
     if not -1 <= share <= 1:
-        raise ValueError(f"{value!r} is no share, nor a correlation")
+        raise ValueError(f"{value!r} is neither a share nor a correlation")
     return 1 - share
 
 
