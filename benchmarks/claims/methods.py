@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+from fairseq.utils import import_user_module
 
 from speechprune.models.names import ROUTER, WEIGHTS
+from speechprune.training.overrides import quoted
 
-#: Of all that is not a score, as many as for scores: equal budgets.
-_WEIGHT_RATES = (0.001, 0.002, 0.004)
-#: Scores that only rank weights move by larger steps.
-_SCORE_RATES = (0.005, 0.02, 0.08)
+#: The user folder of what is no part of speechprune.
+FURTHER_MODELS = Path(__file__).parent / "further_models"
+#: With two bytes a value, rank 4 takes about as many bytes as masks that remove 10 % of the same
+#: weights.
+_RANK = 4
+
+#: Five learning rates for each method, in order; the search begins with those in the middle.
+_HEAD_RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
+_WEIGHT_RATES = (0.0005, 0.001, 0.002, 0.004, 0.008)
+SCORE_RATES = (0.005, 0.01, 0.02, 0.05, 0.1)
+_SMALL_PART_RATES = (0.001, 0.002, 0.005, 0.01, 0.02)
+
 #: What S3-Router's model leaves as it is; the head trains in all methods.
-_FROZEN = ("model.prune_rate=1.0", "model.fix_mask=true")
-_SCORES = ("model.init_score=weight_rank", "model.init_score_scale=1.0")
+_FROZEN = (f"model._name={ROUTER}", "model.prune_rate=1.0", "model.fix_mask=true")
+NORMS = ("model.trainable_bias=true", "model.trainable_layer_norm=true")
 
 
 @dataclass(frozen=True)
@@ -23,7 +36,7 @@ class Method:
     Attributes:
         name: as tables have it.
         overrides: hydra's.
-        rates: learning rates to choose from.
+        rates: learning rates to choose from, in ascending order.
         frozen: share of the updates for which only the head trains.
     """
 
@@ -39,45 +52,50 @@ class Method:
 
     def settings(self, updates: int, rate: float) -> tuple[str, ...]:
         """Overrides of a run of so many updates."""
-        frozen = round(self.frozen * updates)
         return (
             *self.overrides,
             f"optimization.lr=[{rate}]",
-            f"model.freeze_finetune_updates={frozen}",
+            f"model.freeze_finetune_updates={round(self.frozen * updates)}",
         )
 
 
-def _masks(percent: int, *, everywhere: bool) -> Method:
-    """Masks that remove some percent of the feed-forward weights, or of all of the layers'."""
-    return Method(
-        f"masks {'everywhere' if everywhere else 'FFN'}, {percent} %",
-        (
-            f"model._name={ROUTER}",
-            f"model.prune_rate={1 - percent / 100:g}",
-            f"model.fix_attn={str(not everywhere).lower()}",
-            *_SCORES,
-        ),
-        _SCORE_RATES,
+def masks(percent: int, *overrides: str, everywhere: bool = False) -> tuple[str, ...]:
+    """Overrides for masks that remove some percent of the feed-forward weights, or of all of the
+    layers', by S3-Router's recipe."""
+    return (
+        f"model._name={ROUTER}",
+        f"model.prune_rate={1 - percent / 100:g}",
+        f"model.fix_attn={str(not everywhere).lower()}",
+        "model.init_score=weight_rank",
+        *overrides,
     )
+
+
+def make_known() -> None:
+    """Let this process know the models whose checkpoints it is to evaluate."""
+    import_user_module(argparse.Namespace(user_dir=str(FURTHER_MODELS)))
 
 
 METHODS: Mapping[str, Method] = {
     method.name: method
     for method in (
-        Method("head alone", (f"model._name={ROUTER}", *_FROZEN), _WEIGHT_RATES),
+        Method("head alone", _FROZEN, _HEAD_RATES),
         Method("weights", (f"model._name={WEIGHTS}",), _WEIGHT_RATES),
-        Method("weights, frozen at first", (f"model._name={WEIGHTS}",), _WEIGHT_RATES, frozen=0.2),
-        *(_masks(percent, everywhere=False) for percent in (4, 10, 20, 30)),
-        *(_masks(percent, everywhere=True) for percent in (10, 30)),
+        Method("weights, head first", (f"model._name={WEIGHTS}",), _WEIGHT_RATES, frozen=0.2),
+        *(Method(f"masks FFN, {p} %", masks(p), SCORE_RATES) for p in (4, 10, 20, 30)),
+        *(
+            Method(f"masks everywhere, {p} %", masks(p, everywhere=True), SCORE_RATES)
+            for p in (10, 30)
+        ),
+        Method("biases and norms", (*_FROZEN, *NORMS), _SMALL_PART_RATES),
         Method(
-            "biases and norms",
+            "LoRA FFN",
             (
-                f"model._name={ROUTER}",
-                *_FROZEN,
-                "model.trainable_bias=true",
-                "model.trainable_layer_norm=true",
+                f"common.user_dir={quoted(str(FURTHER_MODELS))}",
+                "model._name=wav2vec_ctc_low_rank",
+                f"+model.rank={_RANK}",
             ),
-            (0.002, 0.005, 0.02),
+            _SMALL_PART_RATES,
         ),
     )
 }

@@ -22,6 +22,7 @@ NAMES = (
     "uniform",
     "normal",
     "weight_rank",
+    "weight_rank_with_scale",
     "weight_magnitude_with_scale",
     "weight_magnitude",
     "negative_weight_magnitude",
@@ -179,6 +180,21 @@ def test_scaled_magnitude_is_the_weight_over_the_scale() -> None:
     weight = random_weight(LINEAR)
     found = start("weight_magnitude_with_scale", weight, scale=4.0)
     assert torch.equal(found, weight / 4)
+
+
+def test_a_scale_of_ranks_is_a_learning_rate_of_scores_alone() -> None:
+    """Adam takes scores over a scale as far as scores at a learning rate that many times higher."""
+    weight = random_weight(LINEAR)
+    gradients = [random_weight(LINEAR, seed) for seed in range(5)]
+    scale, rate, moved = 8.0, 0.01, []
+    for name, step in (("weight_rank", rate * scale), ("weight_rank_with_scale", rate)):
+        scores = start(name, weight, scale=scale).requires_grad_()
+        optimizer = torch.optim.Adam([scores], lr=step, eps=0.0)
+        for gradient in gradients:
+            scores.grad = gradient * scores.detach().sign()
+            optimizer.step()
+        moved.append(scores.detach())
+    torch.testing.assert_close(moved[0], moved[1] * scale)
 
 
 @pytest.mark.parametrize("weigh", [random_weight, tied_weight])

@@ -1,4 +1,7 @@
-"""Starting values for scores, by the names that S3-Router gave them.
+"""Starting values for scores, by the names that S3-Router gave them, and one more.
+
+``weight_rank_with_scale`` gives scores a learning rate of their own: Adam's steps are as long for
+small gradients as for large ones, so scores over a scale move as if their rate were multiplied by it.
 
 Source: Fu et al., "Losses Can Be Blessings: Routing Self-Supervised Speech Representations Towards
 Efficient Multilingual and Multitask Speech Processing", NeurIPS 2022, and its code.
@@ -99,6 +102,7 @@ _INITIALISATIONS: dict[str, Callable[[Start], Tensor]] = {
     "uniform": lambda s: s.uniform(0.0, 1.0),
     "normal": lambda s: s.normal(1.0),
     "weight_rank": _weight_rank,
+    "weight_rank_with_scale": lambda s: _weight_rank(s) / s.scale,
     "weight_magnitude_with_scale": lambda s: s.weight / s.scale,
     "weight_magnitude": lambda s: _magnitude_bits(s.norm, s.density),
     "negative_weight_magnitude": lambda s: _magnitude_bits(-s.norm, s.density),
@@ -130,7 +134,7 @@ def initial_scores(
             all but the second for one score per column.
         density: the share kept at first; only the 0/1 scores of ``weight_magnitude`` and
             ``negative_weight_magnitude`` depend on it.
-        scale: what ``weight_magnitude_with_scale`` divides by.
+        scale: what the starts ``..._with_scale`` divide by.
         generator: source of the random values.
 
     Returns:

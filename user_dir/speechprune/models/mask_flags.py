@@ -48,7 +48,9 @@ class MaskFlags:
         False, "train all that has no mask, but the layers' projections"
     )
     init_score: str = _flag("kaiming_uniform", "how scores start; see masking/initialisation.py")
-    init_score_scale: float = _flag(1.0, "divisor of init_score=weight_magnitude_with_scale")
+    init_score_scale: float = _flag(
+        1.0, "divisor of init_score=weight_rank_with_scale and weight_magnitude_with_scale"
+    )
     fix_attn: bool = _flag(False, "put no mask on attention projections")
     fix_fc: bool = _flag(False, "put no mask on feed-forward weights")
     layerwise_prune_rate: Optional[List[float]] = _rates(

@@ -31,7 +31,7 @@ class S3Router(MaskPolicy):
     prunes_biases: ClassVar[bool] = False
 
     init_score: str = option("How scores start, by S3-Router's names.", "kaiming_uniform")
-    init_score_scale: float = option("What weight_magnitude_with_scale divides weights by.", 1.0)
+    init_score_scale: float = option("What the starts ..._with_scale divide scores by.", 1.0)
     granularity: Literal["weight", "row", "column"] = option(
         "What shares a score: nothing (weight), an output row or an input column.", "weight"
     )

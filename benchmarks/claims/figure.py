@@ -1,0 +1,133 @@
+"""Draw panels of the map: errors against labelled minutes, for each number of updates.
+
+    python -m benchmarks.claims.figure benchmarks/results/claims/nano-*.json --out claims.png
+
+Rows are what was trained on, known speakers, and one whom training never heard; columns are numbers
+of updates.
+Medians of seeds, of last checkpoints, with intervals from the least to the most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from textwrap import fill
+from typing import Any
+
+import click
+
+from benchmarks.claims.measured import KNOWN, LAST, TRAINED, UNKNOWN, PanelResult
+from speechprune.figures import INK, LINES, MARKERS, PANEL, legend_beside, new_figure, save_figure
+
+_ROWS = {
+    TRAINED: "what was trained on",
+    KNOWN: "known speakers",
+    UNKNOWN: "unknown speaker",
+}
+#: How far the marks of two methods that are next to each other stand apart, as a factor.
+_APART = 1.04
+_SHARE = 0.8
+
+
+def draw(panels: Sequence[PanelResult], path: Path, kind: str = "wer") -> None:
+    """Draw all panels of one model.
+
+    Args:
+        kind: of errors: "wer" or "cer".
+        path: the figure, .png, .pdf or .svg; written atomically.
+
+    Raises:
+        ValueError: the panels are of several models.
+    """
+    if len({panel.model for panel in panels}) != 1:
+        raise ValueError("a figure shows the panels of one model")
+    updates = sorted({panel.updates for panel in panels})
+    names = list(dict.fromkeys(method.name for panel in panels for method in panel.methods))
+    size = (PANEL[0] * len(updates), PANEL[1] * len(_ROWS))
+    figure, axes = new_figure(size)
+    figure.delaxes(axes)
+    for row, split in enumerate(_ROWS):
+        for column, number in enumerate(updates):
+            left, bottom = column / len(updates), 1 - (row + 1) / len(_ROWS)
+            place = (left, bottom, _SHARE / len(updates), _SHARE / len(_ROWS))
+            axes = figure.add_axes(place)
+            _draw_place(axes, [p for p in panels if p.updates == number], names, split, kind)
+            axes.set_title(f"{_ROWS[split]}, {number:,} updates", fontsize=9, color=INK, loc="left")
+            if row == 0 and column == len(updates) - 1:
+                legend_beside(axes, _by_name(axes, names))
+    figure.text(0.0, 1.03, fill(_title(panels), int(size[0] / 0.09)), fontsize=11, color=INK)
+    save_figure(figure, path)
+
+
+def _title(panels: Sequence[PanelResult]) -> str:
+    seeds = panels[0].title.partition("seeds ")[2]
+    return (
+        f"The {panels[0].model} model on strings of digits; median of seeds, least to most: seeds "
+        f"{seeds}"
+    )
+
+
+def _by_name(axes: Any, names: Sequence[str]) -> dict[str, Any]:
+    """What there is of each method in a figure, for its legend."""
+    return {name: _mark(axes, [], [], [[], []], number) for number, name in enumerate(names)}
+
+
+def _draw_place(
+    axes: Any, panels: Sequence[PanelResult], names: Sequence[str], split: str, kind: str
+) -> None:
+    for number, name in enumerate(names):
+        found = {
+            panel.minutes: method.of(split, LAST, kind)
+            for panel in sorted(panels, key=lambda panel: panel.minutes)
+            for method in panel.methods
+            if method.name == name
+        }
+        middle = [median(values) for values in found.values()]
+        below = [median(values) - min(values) for values in found.values()]
+        above = [max(values) - median(values) for values in found.values()]
+        shift = _APART ** (number - (len(names) - 1) / 2)
+        _mark(axes, [minutes * shift for minutes in found], middle, [below, above], number)
+    minutes = sorted({panel.minutes for panel in panels})
+    axes.set_xscale("log")
+    axes.set_xticks(minutes, [f"{each:g}" for each in minutes])
+    axes.set_xticks([], minor=True)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("labelled minutes", fontsize=9, color=INK)
+    axes.set_ylabel(f"{kind.upper()} %", fontsize=9, color=INK)
+    axes.tick_params(labelsize=9, colors=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e4e7eb", linewidth=0.8)
+
+
+def _mark(
+    axes: Any,
+    x: Sequence[float],
+    y: Sequence[float],
+    around: Sequence[Sequence[float]],
+    number: int,
+) -> Any:
+    """Marks with their intervals, in the style of a method's number."""
+    return axes.errorbar(
+        x,
+        y,
+        yerr=around,
+        color=LINES[number % len(LINES)],
+        marker=MARKERS[number % len(MARKERS)],
+        linestyle=("-", ":")[number // len(LINES) % 2],
+        markersize=5,
+        linewidth=1.2,
+        capsize=2,
+    )
+
+
+@click.command(help=__doc__)
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.option("--out", required=True, type=click.Path(path_type=Path))
+@click.option("--kind", type=click.Choice(("wer", "cer")), default="wer", show_default=True)
+def main(files: tuple[Path, ...], out: Path, kind: str) -> None:
+    draw([PanelResult.load(file) for file in files], out, kind)
+
+
+if __name__ == "__main__":
+    main()

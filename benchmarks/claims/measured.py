@@ -1,0 +1,136 @@
+"""What a panel of the map came to: errors of every seed, as a file and in a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from speechprune.files import write_atomically
+
+#: Who is heard in a test split: what was trained on, other strings of its speakers, and those of a
+#: speaker whom training never heard.
+TRAINED, KNOWN, UNKNOWN = "trained", "known", "unknown"
+LAST, BEST = "last", "best"
+#: The columns of errors, each a split and a checkpoint.
+_COLUMNS = (
+    *((split, LAST) for split in (TRAINED, KNOWN, UNKNOWN)),
+    *((split, BEST) for split in (KNOWN, UNKNOWN)),
+)
+HEADS = (
+    *("method", "rate", "bytes"),
+    *(f"{split}, {which}" for split, which in _COLUMNS),
+)
+#: "100.0 (100.0 to 100.0)"
+_INTERVAL = 22
+WIDTHS = (22, 6, 9, *[_INTERVAL] * len(_COLUMNS))
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Of one checkpoint on one split, as shares: 1.0 is as many errors as there are words."""
+
+    wer: float
+    cer: float
+
+
+@dataclass(frozen=True)
+class SeedResult:
+    """What one training came to.
+
+    Attributes:
+        seed: from 1.
+        speaker: who was left out.
+        errors: by checkpoint, and by split.
+    """
+
+    seed: int
+    speaker: str
+    errors: Mapping[str, Mapping[str, Errors]]
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """What a method came to.
+
+    Attributes:
+        tried: character errors in validation by learning rate.
+        rate: the one with the fewest.
+        bytes: that a task adds to the model that all share, the median over seeds.
+    """
+
+    name: str
+    tried: Mapping[float, float]
+    rate: float
+    bytes: int
+    seeds: tuple[SeedResult, ...]
+
+    def of(self, split: str, which: str, kind: str) -> list[float]:
+        """Errors of each seed in percent; ``kind`` is "wer" or "cer"."""
+        return [100 * getattr(seed.errors[which][split], kind) for seed in self.seeds]
+
+    def row(self, kind: str) -> Iterator[str]:
+        """The cells of its row in a table of one kind of errors."""
+        yield from (self.name, f"{self.rate:g}", f"{self.bytes:,}")
+        yield from (interval(self.of(split, which, kind)) for split, which in _COLUMNS)
+
+
+@dataclass(frozen=True)
+class PanelResult:
+    """A place on the map.
+
+    Attributes:
+        model: what was adapted.
+        minutes: of labelled speech.
+        updates: of each training.
+    """
+
+    model: str
+    minutes: float
+    updates: int
+    methods: tuple[MethodResult, ...]
+
+    @property
+    def title(self) -> str:
+        """Where on the map this is, and of how many trainings."""
+        pairs = {(each.seed, each.speaker) for method in self.methods for each in method.seeds}
+        seeds = ", ".join(f"{seed} without {speaker}" for seed, speaker in sorted(pairs))
+        return (
+            f"{self.model}, {self.minutes:g} labelled minutes, {self.updates:,} updates; seeds "
+            f"{seeds}"
+        )
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON."""
+        write_atomically(path, (json.dumps(asdict(self), indent=1) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: Path) -> PanelResult:
+        """Read what `save` wrote."""
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        methods = tuple(_method(each) for each in found.pop("methods"))
+        return cls(**found, methods=methods)
+
+
+def interval(values: Sequence[float]) -> str:
+    """The median, with the least and the most."""
+    return f"{median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+
+
+def _method(found: dict[str, Any]) -> MethodResult:
+    seeds = tuple(
+        SeedResult(seed["seed"], seed["speaker"], _errors(seed["errors"]))
+        for seed in found.pop("seeds")
+    )
+    tried = {float(rate): cer for rate, cer in found.pop("tried").items()}
+    return MethodResult(**found, tried=tried, seeds=seeds)
+
+
+def _errors(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Errors]]:
+    return {
+        which: {split: Errors(**errors) for split, errors in of_splits.items()}
+        for which, of_splits in found.items()
+    }

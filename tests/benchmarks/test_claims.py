@@ -1,0 +1,206 @@
+"""The map of claims: what is trained on which data, how rates are chosen, and what is counted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import pytest
+import torch
+from nano import write_corpus
+
+from benchmarks.claims.data import Fold, make_fold
+from benchmarks.claims.figure import draw
+from benchmarks.claims.measured import Errors, MethodResult, PanelResult, SeedResult, interval
+from benchmarks.claims.methods import METHODS, Method, make_known
+from benchmarks.claims.own_bytes import own_bytes
+from benchmarks.claims.panel import Panel
+from benchmarks.claims.why import INGREDIENTS
+from speechprune.bank.coding import entropy
+from speechprune.manifests.audio import SAMPLE_RATE
+from speechprune.manifests.manifest import Split, Utterance, read_split, write_manifest
+from speechprune.masking.bits import pack_bits
+from speechprune.masking.masked_site import masked_weight
+from speechprune.models.loading import load_recogniser
+from speechprune.recipes.nano import ASSET
+from speechprune.training.rehearsal import rehearse
+
+ALL = {**METHODS, **INGREDIENTS}
+LORA = METHODS["LoRA FFN"]
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    """Twenty utterances of 6 s in each split, by two speakers in turn; no recordings."""
+    splits = []
+    for name in ("train", "valid", "test"):
+        utterances = tuple(
+            Utterance(f"{name}/{n:02}.flac", 6 * SAMPLE_RATE, "ONE TWO", ("ann", "bob")[n % 2])
+            for n in range(20)
+        )
+        splits.append(Split(name, tmp_path, utterances))
+    folder = tmp_path / "whole"
+    folder.mkdir()
+    write_manifest(folder, splits, {})
+    return folder
+
+
+@pytest.fixture
+def panel(tmp_path: Path) -> Panel:
+    """One seed on a corpus of tones, two updates."""
+    data = write_corpus(tmp_path / "data", train=4, valid=2)
+    for split in ("trained", "known", "unknown"):
+        for ending in ("tsv", "ltr", "wrd"):
+            (data / f"{split}.{ending}").write_bytes((data / f"valid.{ending}").read_bytes())
+    return Panel(ASSET, 2, (Fold(data, "nobody"),), tmp_path / "runs", 1, lambda line: None)
+
+
+def test_a_speaker_is_heard_nowhere_but_in_the_split_of_the_unknown(
+    whole: Path, tmp_path: Path
+) -> None:
+    fold = make_fold(whole, tmp_path / "folds", "bob", 0.5)
+    heard = {
+        name: {each.speaker for each in read_split(fold.folder, name).utterances}
+        for name in ("train", "valid", "trained", "known", "unknown")
+    }
+    assert heard.pop("unknown") == {"bob"}
+    assert all(speakers == {"ann"} for speakers in heard.values())
+
+
+def test_more_minutes_are_the_same_and_more(whole: Path, tmp_path: Path) -> None:
+    few, many = (
+        read_split(make_fold(whole, tmp_path / "folds", "ann", minutes).folder, "train")
+        for minutes in (0.3, 0.7)
+    )
+    assert many.utterances[: len(few.utterances)] == few.utterances
+    assert 0.3 <= few.seconds / 60 < 0.4 and 0.7 <= many.seconds / 60 < 0.8
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_methods_are_settings_that_train(name: str, panel: Panel) -> None:
+    method = ALL[name]
+    run = replace(panel, updates=500).run(method, method.rates[0], 1)
+    cfg = rehearse(["--config-name", run.config, *run.all_overrides])
+    assert cfg.optimization.max_update == 500 and cfg.optimization.lr == [method.rates[0]]
+    assert len(method.rates) == 5 and list(method.rates) == sorted(method.rates)
+    assert cfg.model.freeze_finetune_updates == (100 if "head first" in name else 0)
+
+
+@pytest.mark.parametrize(
+    "best, tried", [(0, (0, 1, 2, 3)), (1, (0, 1, 2, 3)), (2, (1, 2, 3)), (4, (1, 2, 3, 4))]
+)
+def test_rates_are_tried_until_the_best_has_worse_ones_beside_it(
+    best: int, tried: tuple[int, ...], panel: Panel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Errors grow with the distance from the best place among five."""
+    rates = METHODS["weights"].rates
+    errors = {f"{rate:g}": abs(place - best) / 10 for place, rate in enumerate(rates)}
+    monkeypatch.setattr(Panel, "_train", lambda self, runs: None)
+    monkeypatch.setattr(
+        Panel,
+        "_errors",
+        lambda self, run, which, split: Errors(1.0, errors[run.name.split("-")[-3]]),
+    )
+    found = panel._try_rates(METHODS["weights"])
+    assert tuple(rates.index(rate) for rate in found) == tried
+    assert min(found, key=found.__getitem__) == rates[best]
+
+
+def test_bytes_are_of_what_training_changed_and_of_masks_as_banks_code_them() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.rand(200, 300, generator=generator) < 0.9
+    frozen, moved = torch.ones(200, 300), torch.ones(7)
+    before = {"fc1.weight": frozen.half(), "fc1.bias": torch.zeros(7)}
+    encoder, head = "w2v_encoder.w2v_model.", "w2v_encoder.proj.weight"
+    after = {f"{encoder}fc1.weight": frozen, f"{encoder}fc1.bias": moved, head: torch.ones(5, 3)}
+    assert own_bytes(after, before) == 2 * (7 + 15)
+    masked = {
+        f"{encoder}fc1.weight_mask": pack_bits(mask),
+        f"{encoder}fc1.scores": torch.rand(200, 300, generator=generator),
+    }
+    of_mask = own_bytes({**after, **masked}, before) - 2 * (7 + 15)
+    assert entropy(mask.float().mean().item(), mask.numel()) == pytest.approx(of_mask, rel=0.03)
+    whole = {f"{encoder}fc1.weight_mask": pack_bits(torch.ones_like(mask))}
+    assert own_bytes({**after, **whole}, before) == 2 * (7 + 15)
+
+
+def test_lora_trains_evaluates_and_takes_the_bytes_of_its_factors_and_head(panel: Panel) -> None:
+    make_known()
+    found = panel.measured(replace(LORA, rates=(0.01,)))
+    assert set(found.tried) == {0.01} and found.seeds[0].errors["best"]["unknown"].wer > 0
+    run = panel.run(LORA, 0.01, 1)
+    model = load_recogniser(run.checkpoint, Path(run.data)).model
+    layers = model.w2v_encoder.w2v_model.encoder.layers
+    head = sum(p.numel() for p in model.w2v_encoder.proj.parameters())
+    rank, both_sides = 4, 160 + 640
+    assert found.bytes == 2 * (len(layers) * 2 * rank * both_sides + head)
+    layer, x = layers[0].fc1, torch.randn(3, 160)
+    up, down = (p.half().float() for p in (layer.low_rank.up, layer.low_rank.down))
+    expected = x @ (layer.weight + up @ down).T + layer.bias
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_mask_dropout_lets_removed_connections_act_in_training_alone(panel: Panel) -> None:
+    make_known()
+    method = replace(INGREDIENTS["mask dropout"], rates=(0.02,))
+    panel.measured(method)
+    run = panel.run(method, 0.02, 1)
+    model = load_recogniser(run.checkpoint, Path(run.data)).model
+    masked = masked_weight(model.mask_controller.sites[0])
+    values = torch.randn(masked.mask.shape)
+    model.eval()
+    masked.forget_product()
+    assert torch.equal(masked.product(values), values * masked.mask)
+    model.train()
+    first, second = masked.product(values), masked.product(values)
+    assert torch.equal(first[masked.mask], values[masked.mask])
+    back = (first[~masked.mask] != 0).float().mean().item()
+    assert back == pytest.approx(0.2, abs=0.03)
+    assert not torch.equal(first, second), "drawn anew each time"
+
+
+def result(minutes: float, name: str, wers: list[float]) -> PanelResult:
+    seeds = tuple(
+        SeedResult(
+            number,
+            f"speaker{number}",
+            {
+                which: {s: Errors(wer, wer / 3) for s in ("trained", "known", "unknown")}
+                for which in ("last", "best")
+            },
+        )
+        for number, wer in enumerate(wers, 1)
+    )
+    method = MethodResult(name, {0.001: 0.5, 0.002: 0.25}, 0.002, 1234, seeds)
+    return PanelResult("nano", minutes, 500, (method,))
+
+
+def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
+    before = result(3, "weights", [0.2, 0.1, 1.3])
+    before.save(tmp_path / "panel.json")
+    assert PanelResult.load(tmp_path / "panel.json") == before
+    assert "seeds 1 without speaker1, 2 without" in before.title and "500 updates" in before.title
+
+
+def test_intervals_are_of_values_that_there_were() -> None:
+    values = [20.0, 10.0, 130.0]
+    assert interval(values) == "20.0 (10.0 to 130.0)"
+    assert median(values) == 20.0
+    cells = list(result(3, "weights", [0.2, 0.1, 1.3]).methods[0].row("wer"))
+    assert cells[:3] == ["weights", "0.002", "1,234"] and cells[3] == "20.0 (10.0 to 130.0)"
+
+
+def test_figures_show_one_model(tmp_path: Path) -> None:
+    panels = [result(1, "weights", [0.2, 0.1, 1.3]), result(3, "masks", [0.4, 0.1, 0.3])]
+    draw(panels, tmp_path / "map.png")
+    assert (tmp_path / "map.png").stat().st_size > 10_000
+    with pytest.raises(ValueError, match="one model"):
+        draw([*panels, replace(panels[0], model="mini")], tmp_path / "other.png")
+    assert not (tmp_path / "other.png").exists()
+
+
+def test_a_method_is_called_in_paths_what_it_is_called_in_tables() -> None:
+    slugs = [method.slug for method in ALL.values()]
+    assert len(set(slugs)) == len(ALL)
+    assert Method("masks FFN, 4 %", (), ()).slug == "masks-FFN-4"
