@@ -1,7 +1,8 @@
 """Starting values for scores, by the names that S3-Router gave them, and one more.
 
 ``weight_rank_with_scale`` gives scores a learning rate of their own: Adam's steps are as long for
-small gradients as for large ones, so scores over a scale move as if their rate were multiplied by it.
+small gradients as for large ones, so scores over a scale move as if their rate were so many times
+higher.
 
 Source: Fu et al., "Losses Can Be Blessings: Routing Self-Supervised Speech Representations Towards
 Efficient Multilingual and Multitask Speech Processing", NeurIPS 2022, and its code.
