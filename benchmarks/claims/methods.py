@@ -26,7 +26,7 @@ _SMALL_PART_RATES = (0.001, 0.002, 0.005, 0.01, 0.02)
 
 #: What S3-Router's model leaves as it is; the head trains in all methods.
 _FROZEN = (f"model._name={ROUTER}", "model.prune_rate=1.0", "model.fix_mask=true")
-NORMS = ("model.trainable_bias=true", "model.trainable_layer_norm=true")
+_NORMS = ("model.trainable_bias=true", "model.trainable_layer_norm=true")
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ METHODS: Mapping[str, Method] = {
             Method(f"masks everywhere, {p} %", masks(p, everywhere=True), SCORE_RATES)
             for p in (10, 30)
         ),
-        Method("biases and norms", (*_FROZEN, *NORMS), _SMALL_PART_RATES),
+        Method("masks FFN, 10 %, and norms", masks(10, *_NORMS), SCORE_RATES),
+        Method("biases and norms", (*_FROZEN, *_NORMS), _SMALL_PART_RATES),
         Method(
             "LoRA FFN",
             (

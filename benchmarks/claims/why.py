@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from benchmarks.claims.command import panel_command
-from benchmarks.claims.methods import FURTHER_MODELS, METHODS, NORMS, SCORE_RATES, Method, masks
+from benchmarks.claims.methods import FURTHER_MODELS, METHODS, SCORE_RATES, Method, masks
 from speechprune.models.names import POLICY
 from speechprune.training.overrides import quoted
 
@@ -52,7 +52,7 @@ INGREDIENTS: Mapping[str, Method] = {
         _changed("head first", frozen=0.2),
         _changed("mask dropout", *_DROPOUT),
         Method("dense at first", _DENSE_AT_FIRST, SCORE_RATES),
-        _changed("norms and biases too", *NORMS),
+        METHODS[f"masks FFN, {_SHARE} %, and norms"],
     )
 }
 
