@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from benchmarks.claims.data import make_fold, make_whole, speakers_of
 from benchmarks.claims.measured import HEADS, WIDTHS, MethodResult, PanelResult
 from benchmarks.claims.methods import Method, make_known
 from benchmarks.claims.panel import Panel
-from benchmarks.harness import RESULTS, Report
+from benchmarks.harness import RESULTS, Rows
+from speechprune.files import write_atomically
 from speechprune.recipes.nano import ASSET
 
 #: What the model that comes along is called in tables.
@@ -55,22 +56,26 @@ def panel_command(methods: Mapping[str, Method], about: str, kind: str = "") -> 
         called = _NANO if model == ASSET else model.stem
         place = f"{called}-{minutes:g}-minutes-{updates}-updates"
         panel = Panel(model, updates, folds, out / place, jobs, partial(click.echo, err=True))
-        report = Report()
-        found = _measured(report, panel, [methods[name] for name in names or methods])
+        found = _measured(panel, [methods[name] for name in names or methods])
         result = PanelResult(called, minutes, updates, found)
-        _tell_the_rest(report, result)
+        file = RESULTS / "claims" / f"{kind}{place}.json"
+        if save and file.exists():
+            result = PanelResult.load(file).with_methods(found)
+        lines = list(described(result))
+        for line in lines:
+            click.echo(line)
         if save:
-            report.save(RESULTS / "claims" / f"{kind}{place}.txt")
-            result.save(RESULTS / "claims" / f"{kind}{place}.json")
+            result.save(file)
+            write_atomically(
+                file.parent / f"{kind}{place}.txt", "".join(f"{line}\n" for line in lines).encode()
+            )
 
     return command
 
 
-def _measured(report: Report, panel: Panel, methods: Sequence[Method]) -> tuple[MethodResult, ...]:
+def _measured(panel: Panel, methods: Sequence[Method]) -> tuple[MethodResult, ...]:
     """A row of word errors for each method as soon as it is measured."""
-    report.tell(f"word error rates in percent: median (least to most) of {len(panel.folds)} seeds")
-    report.tell()
-    rows = report.table(HEADS, WIDTHS)
+    rows = Rows(click.echo, HEADS, WIDTHS)
     found = []
     for method in methods:
         found.append(panel.measured(method))
@@ -78,14 +83,17 @@ def _measured(report: Report, panel: Panel, methods: Sequence[Method]) -> tuple[
     return tuple(found)
 
 
-def _tell_the_rest(report: Report, result: PanelResult) -> None:
-    """Characters, and the learning rates that were tried."""
-    report.tell("\ncharacter error rates\n")
-    rows = report.table(HEADS, WIDTHS)
-    for method in result.methods:
-        rows.add(*method.row("cer"))
-    report.tell("\ncharacter errors in validation by learning rate, seed 1\n")
+def described(result: PanelResult) -> Iterator[str]:
+    """The tables of a panel, and the learning rates that were tried, line by line."""
+    yield result.title
+    for kind, errors in (("wer", "word"), ("cer", "character")):
+        yield f"\n{errors} error rates in percent: median of seeds (least to most)\n"
+        lines: list[str] = []
+        rows = Rows(lines.append, HEADS, WIDTHS)
+        for method in result.methods:
+            rows.add(*method.row(kind))
+        yield from lines
+    yield "\ncharacter errors in validation by learning rate, seed 1\n"
     for method in result.methods:
         tried = ", ".join(f"{rate:g}: {100 * cer:.1f}" for rate, cer in method.tried.items())
-        report.tell(f"{method.name:{WIDTHS[0]}}  {tried}")
-    report.tell(f"\n{result.title}")
+        yield f"{method.name:{WIDTHS[0]}}  {tried}"

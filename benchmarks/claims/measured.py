@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -102,6 +102,12 @@ class PanelResult:
             f"{self.model}, {self.minutes:g} labelled minutes, {self.updates:,} updates; seeds "
             f"{seeds}"
         )
+
+    def with_methods(self, found: Sequence[MethodResult]) -> PanelResult:
+        """The same with methods that were measured now, in place of what was known of them."""
+        now = {method.name: method for method in found}
+        kept = [now.pop(method.name, method) for method in self.methods]
+        return replace(self, methods=(*kept, *now.values()))
 
     def save(self, path: Path) -> None:
         """Write it as JSON."""

@@ -10,6 +10,7 @@ import pytest
 import torch
 from nano import write_corpus
 
+from benchmarks.claims.command import described
 from benchmarks.claims.data import Fold, make_fold
 from benchmarks.claims.figure import draw
 from benchmarks.claims.measured import Errors, MethodResult, PanelResult, SeedResult, interval
@@ -181,6 +182,25 @@ def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
     before.save(tmp_path / "panel.json")
     assert PanelResult.load(tmp_path / "panel.json") == before
     assert "seeds 1 without speaker1, 2 without" in before.title and "500 updates" in before.title
+
+
+def test_what_is_measured_anew_takes_the_place_of_what_was_known() -> None:
+    before = result(3, "weights", [0.2])
+    masks, anew = (result(3, name, [0.4]).methods[0] for name in ("masks", "weights"))
+    both = before.with_methods([masks])
+    assert both.with_methods([anew]).methods == (anew, masks)
+    assert before.methods == result(3, "weights", [0.2]).methods
+
+
+def test_tables_have_a_row_of_words_and_one_of_characters_for_each_method() -> None:
+    lines = list(described(result(3, "weights", [0.2, 0.1, 1.3])))
+    assert "3 labelled minutes" in lines[0]
+    rows = [line.split("  ") for line in lines if line.startswith("weights")]
+    assert [row[-1].strip() for row in rows] == [
+        "20.0 (10.0 to 130.0)",
+        "6.7 (3.3 to 43.3)",
+        "0.001: 50.0, 0.002: 25.0",
+    ]
 
 
 def test_intervals_are_of_values_that_there_were() -> None:
