@@ -10,6 +10,7 @@ from scipy import stats
 from sklearn import metrics
 
 from speechprune.decoding.accuracy import Accuracy
+from speechprune.decoding.sentences import predictions as predictions_of
 from speechprune.decoding.text_metrics import MeasuredMetric, confusion_of, measure
 from speechprune.errors import UserError
 from speechprune.manifests.glue.tasks import TASKS, TextTask
@@ -135,3 +136,11 @@ def test_confusions_count_each_example() -> None:
     np.testing.assert_array_equal(
         confusion_of(3, [0, 2, 2, 1], [0, 1, 2, 1]), [[1, 0, 0], [0, 1, 1], [0, 0, 1]]
     )
+
+
+def test_outputs_that_are_not_numbers_are_refused() -> None:
+    """The best class of them would be the first one, whatever is read."""
+    outputs = np.array([[0.1, 0.9], [np.nan, 0.2], [0.3, 0.1]])
+    assert predictions_of(TASKS["SST-2"], outputs[::2]).tolist() == [1, 0]
+    with pytest.raises(UserError, match="the scores of text 1 are not numbers"):
+        predictions_of(TASKS["SST-2"], outputs)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Callable
 
+import numpy as np
 import pytest
 import torch
 from checkpoints import refusal
@@ -13,7 +14,8 @@ from click.testing import CliRunner
 from labelled import LabelLab, write_tones
 
 from speechprune.decoding.files import transcribe_files
-from speechprune.decoding.labelling import evaluate_labels, read_labels
+from speechprune.decoding.labelling import classify, evaluate_labels, read_labels
+from speechprune.errors import UserError
 from speechprune.masking.mask_set import MaskSet
 from speechprune.models.loading import LoadedLabeller, load_encoder, load_finetuned
 from speechprune.models.mask_reading import read_mask_set
@@ -61,6 +63,16 @@ def scores(path: Path) -> torch.Tensor:
     padding[1, 4000:] = True
     with torch.inference_mode():
         return loaded(path).model(source=source, padding_mask=padding)["logits"]
+
+
+def test_scores_that_are_not_numbers_are_refused(router: Path) -> None:
+    """The best of them would be the first class, whatever is heard."""
+    labeller, audio = loaded(router), [np.zeros(16000, dtype=np.float32)]
+    classify(labeller, audio)
+    with torch.no_grad():
+        labeller.model.w2v_encoder.proj.output.bias[-1] = torch.nan
+    with pytest.raises(UserError, match="its scores are not numbers"):
+        classify(labeller, audio)
 
 
 def head_of(path: Path) -> torch.Tensor:

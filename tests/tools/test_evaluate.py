@@ -131,6 +131,17 @@ def test_an_utterance_without_a_frame_has_no_text(tmp_path: Path, data: Path) ->
     assert transcribe(loaded, [long[:100], long, long[:0]]) == ["", *alone, ""]
 
 
+def test_scores_that_are_not_numbers_are_refused(tmp_path: Path, data: Path) -> None:
+    """The best of them would be the blank, and every text silently empty."""
+    loaded = load_finetuned(write_model(tmp_path, data, {}))
+    audio = [np.zeros(16000, dtype=np.float32), np.zeros(8000, dtype=np.float32)]
+    transcribe(loaded, audio)
+    with torch.no_grad():
+        loaded.model.w2v_encoder.proj.bias[-1] = torch.nan
+    with pytest.raises(UserError, match="finetuned.pt is damaged, or its training diverged"):
+        transcribe(loaded, audio)
+
+
 def test_masked_and_folded_models_report_the_same_network(tmp_path: Path, data: Path) -> None:
     path = write_model(tmp_path, data, MASKS)
     fold(path, tmp_path / "folded.pt")

@@ -28,9 +28,9 @@ from speechprune.decoding.inference import (
     count_parameters,
     evaluation_of,
     in_batches,
-    padded,
     read_references,
     sample_rate,
+    scores_of,
 )
 from speechprune.decoding.texts import texts_of
 from speechprune.errors import UserError
@@ -251,11 +251,9 @@ def _with_confidence(
         heard = [batch[i] for i in audible(loaded, [audio[index] for index in batch])]
         if not heard:
             continue
-        with torch.inference_mode():
-            output = loaded.model(**padded(loaded, [audio[index] for index in heard]))
-            emissions = loaded.model.get_logits(output)
+        emissions, padding = scores_of(loaded, [audio[index] for index in heard])
         texts = decode(loaded.dictionary, emissions)
-        for index, text, sure in zip(heard, texts, confidences(emissions, output["padding_mask"])):
+        for index, text, sure in zip(heard, texts, confidences(emissions, padding)):
             found[index] = Heard(name, text, sure)
     return found
 

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
 
-from speechprune.decoding.inference import audible, best_device, padded, sample_rate
+from speechprune.decoding.inference import audible, best_device, sample_rate, scores_of
 from speechprune.decoding.symbols import OutputSymbols, symbols_of
 from speechprune.decoding.timing import FrameTimes
 from speechprune.errors import UserError
@@ -66,9 +65,8 @@ class ModelEmissions:
         found = [np.empty((0, len(self.symbols.names)), dtype=np.float32)] * len(audio)
         heard = audible(self.loaded, audio)
         if heard:
-            with torch.inference_mode():
-                output = self.loaded.model(**padded(self.loaded, [audio[i] for i in heard]))
-                scores = self.loaded.model.get_logits(output).float().log_softmax(-1).cpu()
+            scores, _ = scores_of(self.loaded, [audio[i] for i in heard])
+            scores = scores.float().log_softmax(-1).cpu()
             for place, index in enumerate(heard):
                 own = scores[: self.frame_count(len(audio[index])), place]
                 if not own.isfinite().all():

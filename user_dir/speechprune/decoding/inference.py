@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,16 +219,47 @@ def transcribe(loaded: LoadedRecogniser, audio: Sequence[np.ndarray]) -> list[st
     Args:
         audio: float32 recordings of shape (samples,) at the model's sample rate; one that is too
             short for a single frame has no text.
+
+    Raises:
+        UserError: as `scores_of`.
     """
     heard = audible(loaded, audio)
     texts = [""] * len(audio)
     if heard:
-        with torch.inference_mode():
-            output = loaded.model(**padded(loaded, [audio[i] for i in heard]))
-            emissions = loaded.model.get_logits(output)
+        emissions, _ = scores_of(loaded, [audio[i] for i in heard])
         for index, text in zip(heard, decode(loaded.dictionary, emissions)):
             texts[index] = text
     return texts
+
+
+def scores_of(
+    loaded: LoadedRecogniser, audio: Sequence[np.ndarray]
+) -> tuple[Tensor, Tensor | None]:
+    """CTC scores of one batch, (T, B, symbols), and the padding of their frames, bool (B, T), if
+    there is any.
+
+    Args:
+        audio: float32 recordings of shape (samples,), long enough for a frame each.
+
+    Raises:
+        UserError: as `refuse_no_numbers`.
+    """
+    with torch.inference_mode():
+        output = loaded.model(**padded(loaded, audio))
+        scores = loaded.model.get_logits(output)
+    refuse_no_numbers(loaded, [scores])
+    return scores, output["padding_mask"]
+
+
+def refuse_no_numbers(loaded: LoadedModel, outputs: Iterable[Tensor]) -> None:
+    """Raise UserError if a score is NaN: the best output would be the first one, whatever is heard.
+
+    (Scores of frames that are padding are minus infinity.)
+    """
+    if any(scores.isnan().any() for scores in outputs):
+        raise UserError(
+            f"{loaded.path} is damaged, or its training diverged: its scores are not numbers"
+        )
 
 
 def audible(loaded: LoadedModel, audio: Sequence[np.ndarray]) -> list[int]:

@@ -22,6 +22,7 @@ from speechprune.decoding.inference import (
     count_parameters,
     in_batches,
     padded,
+    refuse_no_numbers,
     sample_rate,
 )
 from speechprune.errors import UserError
@@ -66,13 +67,18 @@ def classify(loaded: LoadedLabeller, audio: Sequence[np.ndarray]) -> list[tuple[
     Args:
         audio: float32 recordings of shape (samples,) at the model's sample rate; one that is too
             short for a single frame has no class, None.
+
+    Raises:
+        UserError: as `refuse_no_numbers`.
     """
     heard = audible(loaded, audio)
     found: list[tuple[str, ...] | None] = [None] * len(audio)
     if heard:
         with torch.inference_mode():
             output = loaded.model(**padded(loaded, [audio[i] for i in heard]))
-            best = [scores.argmax(-1).tolist() for scores in loaded.model.logits_by_slot(output)]
+            by_slot = loaded.model.logits_by_slot(output)
+        refuse_no_numbers(loaded, by_slot)
+        best = [scores.argmax(-1).tolist() for scores in by_slot]
         for index, numbers in zip(heard, zip(*best)):
             found[index] = tuple(s.classes[n] for s, n in zip(loaded.slots, numbers))
     return found

@@ -123,7 +123,17 @@ def measured(
 
 
 def predictions(task: TextTask, outputs: np.ndarray) -> np.ndarray:
-    """The classes or values, (texts,), that outputs (texts, classes) tell."""
+    """The classes or values, (texts,), that outputs (texts, classes) tell.
+
+    Raises:
+        UserError: an output is not a number: the class would be the first one, whatever is read.
+    """
+    wrong = np.flatnonzero(np.isnan(outputs).any(axis=1))
+    if len(wrong):
+        raise UserError(
+            f"the scores of text {wrong[0]} are not numbers; the model is damaged, or its training "
+            "diverged"
+        )
     told: np.ndarray = outputs[:, 0] if task.has_scores else outputs.argmax(1)
     return told
 
