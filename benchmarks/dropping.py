@@ -32,12 +32,15 @@ from benchmarks.harness import (
     precision_option,
     training_overrides,
 )
+from speechprune.checkpoint import read
+from speechprune.checkpoint.settings import seed_of
 from speechprune.decoding.inference import evaluate
 from speechprune.dropping.finetuning import SmallerModel
 from speechprune.dropping.pipeline import pipeline
 from speechprune.dropping.search import VerificationSettings, eliminate_layers, verify_plans
 from speechprune.dropping.similarity import draw, similarity
 from speechprune.files import make_folder, write_atomically
+from speechprune.intervals import training_in_words
 from speechprune.layers.file_search import search
 from speechprune.layers.matrix import SimilarityMatrix
 from speechprune.layers.plan import LayerPlan, LayerPlans
@@ -105,7 +108,10 @@ class Comparison:
         before = self._before(whole, ordered)
         after = self._after(whole, ordered)
         head = self._head(whole, layers)
-        write_report(head, choices, before, after, self.results)
+        # No override names a seed: smaller models are finetuned with that of the whole one.
+        seed = seed_of(read(whole, mmap=True))
+        training = training_in_words([self.scale.updates], [seed])
+        write_report(head, choices, before, after, self.results, training)
 
     def auto(self, name: str, whole: Path, drop: int) -> None:
         """All of it by one command, and its report."""

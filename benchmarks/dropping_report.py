@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
 
 import click
 
 from speechprune.figures import Curve, Panel, line_panels
 from speechprune.files import write_atomically
+from speechprune.intervals import Interval
 from speechprune.layers.plan import LayerPlan
 from speechprune.tables import table
 
@@ -20,7 +20,7 @@ class Choice:
     """What one way to choose layers found.
 
     Attributes:
-        plans: one, or those whose mean counts.
+        plans: one, or those whose median counts.
         seconds: that choosing took, similarity or verification included.
     """
 
@@ -40,6 +40,7 @@ def write_report(
     before: Mapping[str, Mapping[str, float]],
     after: Mapping[str, Mapping[str, float]],
     folder: Path,
+    training: str,
 ) -> None:
     """Write a table for each share of the layers, and the figure.
 
@@ -48,13 +49,14 @@ def write_report(
         choices: by share.
         before, after: test error rates by plan, without finetuning and with it.
         folder: where to.
+        training: seed and updates of finetuning, in words.
     """
     lines = list(head)
     for share, found in choices.items():
         rows = [["way", "dropped", "WER %", "CER %", "finetuned WER %", "CER %", "chosen in s"]]
         for choice in found:
             cells = [
-                _spread([100 * rates[plan_key(plan)][metric] for plan in choice.plans])
+                _interval(choice, rates, metric).in_words()
                 for rates in (before, after)
                 for metric in ("wer", "cer")
             ]
@@ -70,7 +72,13 @@ def write_report(
         Panel("layers dropped, %", f"CER %, {title}", _curves(ways, choices, rates))
         for title, rates in (("without finetuning", before), ("finetuned", after))
     ]
-    line_panels(panels, folder / "dropping_digits.png", "Ways to choose layers to drop")
+    line_panels(panels, folder / "dropping_digits.png", _title(choices, training))
+
+
+def _title(choices: Mapping[float, Sequence[Choice]], training: str) -> str:
+    most = max(len(choice.plans) for found in choices.values() for choice in found)
+    several = f"; of up to {most} plans median, least and most" * (most > 1)
+    return f"Ways to choose layers to drop, digits; finetuned with {training}{several}"
 
 
 def _curves(
@@ -80,15 +88,12 @@ def _curves(
 ) -> dict[str, Curve]:
     curves = {}
     for way in ways:
-        chosen = [next(c for c in found if way in c.way) for found in choices.values()]
-        values = [[100 * rates[plan_key(plan)]["cer"] for plan in c.plans] for c in chosen]
-        spread = [stdev(v) if len(v) > 1 else 0.0 for v in values]
-        shares = [100 * share for share in choices]
-        curves[way] = Curve(shares, [mean(v) for v in values], spread)
+        chosen = [next(c for c in each if way in c.way) for each in choices.values()]
+        found = [_interval(choice, rates, "cer") for choice in chosen]
+        curves[way] = Curve.of_intervals([100 * share for share in choices], found)
     return curves
 
 
-def _spread(values: Sequence[float]) -> str:
-    if len(values) == 1:
-        return f"{values[0]:.1f}"
-    return f"{mean(values):.1f} ±{stdev(values):.1f}"
+def _interval(choice: Choice, rates: Mapping[str, Mapping[str, float]], metric: str) -> Interval:
+    """An error rate over the plans of a choice, in percent."""
+    return Interval.of([100 * rates[plan_key(plan)][metric] for plan in choice.plans])

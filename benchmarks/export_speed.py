@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -44,17 +45,17 @@ def main(
     report.tell(f"{machine()}; {threads} threads for each model, 1 and {batch} x {seconds} s\n")
     with tempfile.TemporaryDirectory() as folder:
         paths = write_files(Path(folder), small=quick)
-        found = measure(
-            paths,
-            seconds=seconds,
-            batch=batch,
-            threads=threads,
-            repeats=1 if quick else repeats,
-        )
+        conditions: dict[str, Any] = {
+            "seconds": seconds,
+            "batch": batch,
+            "threads": threads,
+            "repeats": 1 if quick else repeats,
+        }
+        found = measure(paths, **conditions)
     for line in in_words(found).splitlines():
         report.tell(line)
     if figure is not None:
-        draw(found, figure)
+        draw(found, figure, conditions)
     if save is not None:
         report.save(save)
 

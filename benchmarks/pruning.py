@@ -88,7 +88,7 @@ class Comparison:
                 make_synthetic(self._data(name), _speech(code), workers=self.jobs)
         self.digits(archive)
         runs = self._train(self._methods("italian", (1,)))
-        self._report("pruning_italian", "Synthetic Italian, one seed", runs)
+        self._report("pruning_italian", "Synthetic Italian", runs)
         self._across_languages()
         self._overlap()
 
@@ -98,7 +98,7 @@ class Comparison:
             make_digits(self._data("digits"), archive, DigitStrings())
         seeds = self.scale.seeds
         runs = self._train(self._methods("digits", seeds))
-        title = f"Strings of spoken digits (Free Spoken Digit Dataset), seeds {seeds}"
+        title = "Strings of spoken digits (Free Spoken Digit Dataset)"
         self._report("pruning_digits", title, runs)
 
     def _data(self, name: str) -> Path:
@@ -160,10 +160,11 @@ class Comparison:
     ) -> None:
         """The table and the figure of finished runs."""
         comparison = compare(runs, data=data)
-        comparison.draw(self.results / f"{name}.png")
+        comparison.draw(self.results / f"{name}.png", title)
         root = f"{self.out.resolve()}/"
         warnings = [f"warning: {line.replace(root, '')}" for line in comparison.warnings()]
-        self._write(name, [title, "", comparison.describe_in_words(), *warnings])
+        head = f"{title}; {comparison.trainings()}"
+        self._write(name, [head, "", comparison.describe_in_words(), *warnings])
 
     def _overlap(self) -> None:
         """Magnitude masks of models finetuned on different data."""

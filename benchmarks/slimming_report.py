@@ -12,6 +12,7 @@ from benchmarks.harness import Report
 from benchmarks.slimming_figure import Point, draw
 from benchmarks.slimming_work import SECONDS
 from speechprune.checksums import read_json
+from speechprune.intervals import seeds_in_words
 
 NAME = "slimming_digits"
 HEADS = (
@@ -147,7 +148,8 @@ def write_report(measured: Measured, folder: Path) -> None:
 def _head(facts: Mapping[str, Any], measured: Measured) -> Iterator[str]:
     seeds, updates = facts["seeds"], facts["updates"]
     kept, whole = facts["kept"], facts["whole"]
-    yield "Strings of spoken digits (Free Spoken Digit Dataset), test; " + _seeds(seeds)
+    told = seeds_in_words(seeds)
+    yield f"Strings of spoken digits (Free Spoken Digit Dataset), test; {told}"
     yield (
         f"nano model, finetuned with {facts['dense_updates']} updates; each method begins with that"
         f" and has {updates} updates"
@@ -177,16 +179,12 @@ def _head(facts: Mapping[str, Any], measured: Measured) -> Iterator[str]:
         yield "of several seeds: minimum/median/maximum"
 
 
-def _seeds(seeds: Sequence[int]) -> str:
-    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
-
-
 def _draw(rows: Sequence[Row], facts: Mapping[str, Any], path: Path) -> None:
     kept = facts["kept"] / facts["whole"]
     title = (
         f"Digits, {kept:.0%} of the encoder's parameters kept: {facts['updates']} updates from a "
         f"dense model finetuned with {facts['dense_updates']}; median, minimum and maximum of "
-        f"{_seeds(facts['seeds'])}"
+        f"{seeds_in_words(facts['seeds'])}"
     )
     sizes = {row.method: row.by_size for row in rows}
     times = {row.method: row.by_time for row in rows if row.seconds}

@@ -10,6 +10,7 @@ import pytest
 
 from speechprune.errors import UserError
 from speechprune.figures import Curve, Panel, bar_panels, draw_panel, heat_map, new_figure
+from speechprune.intervals import Interval
 
 
 def size(path) -> tuple[int, int]:
@@ -67,6 +68,31 @@ def test_values_at_one_place_are_drawn_over_it_alone():
     assert [label.get_text() for label in axes.get_xticklabels()] == ["50"]
     (chance,) = [line for line in axes.get_lines() if line.get_linestyle() == "--"]
     assert list(chance.get_xdata()) == [0, 1] and list(chance.get_ydata()) == [0.3, 0.3]
+
+
+def test_bars_reach_from_the_least_to_the_most_and_never_beyond() -> None:
+    """A mean of 41 with a deviation of 33 would reach below 0: rates that nothing gave."""
+    seeds = {50.0: [3.0, 24.0, 100.0], 90.0: [99.0, 100.0, 100.0]}
+    figure, axes = new_figure((3, 3))
+    found = [Interval.of(values) for values in seeds.values()]
+    levels = {"dense control": Interval.of([2.0, 5.0, 13.0])}
+    draw_panel(
+        axes, Panel("x", "y", {"RP": Curve.of_intervals(list(seeds), found)}, levels), ["RP"]
+    )
+    (container,) = axes.containers
+    (bars,) = container[2]
+    ends = [sorted(y for _, y in segment) for segment in bars.get_segments()]
+    assert np.allclose(ends, [[3.0, 100.0], [99.0, 100.0]])
+    assert list(container[0].get_ydata()) == [24.0, 100.0]
+    (band,) = axes.patches
+    assert (band.get_y(), band.get_y() + band.get_height()) == (2.0, 13.0)
+
+
+def test_values_of_one_seed_have_no_bars() -> None:
+    figure, axes = new_figure((3, 3))
+    curve = Curve.of_intervals([50.0], [Interval.of([24.0])])
+    draw_panel(axes, Panel("x", "y", {"RP": curve}), ["RP"])
+    assert not axes.containers[0].has_yerr
 
 
 def test_bars_grow_with_their_names_and_say_their_values(tmp_path):

@@ -30,6 +30,7 @@ LEVELS = (
         "made_with",
         "tables",
         "figures",
+        "intervals",
         "workers",
         "quiet_fairseq",
         "replacing",

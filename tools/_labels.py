@@ -81,9 +81,12 @@ def _recalls(evaluation: LabelEvaluation) -> list[str]:
     return ["", *in_columns(rows, left=2).splitlines()]
 
 
-def draw(evaluation: LabelEvaluation, path: Path) -> list[Path]:
+def draw(evaluation: LabelEvaluation, path: Path, what: str) -> list[Path]:
     """Draw what share of each class is told as which: at ``path``, or, of several slots, in a
     figure for each, with the slot's name before the ending; gives the files.
+
+    Args:
+        what: was evaluated, in words.
 
     Raises UserError as `speechprune.figures.save_figure` does.
     """
@@ -94,6 +97,6 @@ def draw(evaluation: LabelEvaluation, path: Path) -> list[Path]:
         own = slot.name.replace("/", "-")
         several = len(evaluation.slots) > 1
         file = path.with_name(f"{path.stem}-{own}{path.suffix}") if several else path
-        heat_map(slot.shares, slot.classes, file, f"{slot.name}: what each row is told as")
+        heat_map(slot.shares, slot.classes, file, f"{slot.name}: what each row is told as, {what}")
         drawn.append(file)
     return drawn

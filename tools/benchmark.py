@@ -81,11 +81,11 @@ def command(
         threads=threads,
         repeats=repeats,
     )
+    heard = {"seconds": seconds} if split is None else {"data": str(data), "subset": subset}
+    conditions = {**heard, "batch": batch, "threads": threads or cores(), "repeats": repeats}
     if figure is not None:
-        draw(found, figure)
+        draw(found, figure, conditions)
     if not as_json:
         click.echo(in_words(found))
         return
-    heard = {"seconds": seconds} if split is None else {"data": str(data), "subset": subset}
-    conditions = {**heard, "batch": batch, "threads": threads or cores(), "repeats": repeats}
     click.echo(json.dumps(describe(found, conditions), indent=2))

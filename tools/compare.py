@@ -36,7 +36,7 @@ def command(
 ) -> None:
     """Compare finished training RUNs, folders with `checkpoints` in them; others are left out.
 
-    One line per method and sparsity, with the mean and the sample standard deviation over seeds.
+    One line per method and sparsity, with the median over seeds, and the least and the most.
     Sparsity is measured: the share removed of the maskable weights. Updates are those of the final
     training and of all rounds, and for how many of them the encoder was frozen. Warnings below the
     table say what makes the runs hard to compare.

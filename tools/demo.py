@@ -78,12 +78,15 @@ def command(
 
 def _draw(results: list[Result], figure: Path) -> None:
     from speechprune.figures import grouped_bars
+    from speechprune.intervals import training_in_words
 
+    updates, seeds = [each.updates for each in results], sorted({each.seed for each in results})
+    training = training_in_words(updates, seeds, several=False)
     grouped_bars(
         [f"{result.title}\n{result.bytes:,} bytes" for result in results],
         {"WER": [result.wer for result in results], "CER": [result.cer for result in results]},
         figure,
-        title="Error rates on the test split (%)",
+        title=f"Error rates on the test split (%); {training}",
     )
 
 

@@ -132,7 +132,7 @@ def _by_one(
         _refuse_search(options, loaded.path)
         told = evaluate_labels(loaded, read_labels(loaded, data, subset), **limits)
         if figure is not None:
-            _labels.draw(told, figure)
+            _labels.draw(told, figure, _evaluated(loaded.path, subset))
         return _labels.report(told), _labels.table(told)
     _refuse_figure(figure, loaded.path)
     recogniser = as_recogniser(loaded)
@@ -173,6 +173,22 @@ def _by_the_surest(
     counts = ", ".join(f"{name} {count}" for name, count in chosen.items() if count)
     described = {**report(evaluation), "chosen": chosen}
     return described, f"{table(evaluation)}\nchosen      {counts}"
+
+
+def _evaluated(checkpoint: Path, subset: str) -> str:
+    """The split, and seed and updates of the model's training where its file tells them."""
+    from speechprune.checkpoint import read
+    from speechprune.checkpoint.settings import seed_of, updates_of
+    from speechprune.decoding.bank import is_bank
+    from speechprune.intervals import training_in_words
+
+    if is_bank(checkpoint):
+        return subset
+    state = read(checkpoint, mmap=True)
+    updates = updates_of(state)
+    return (
+        subset if updates is None else f"{subset}; {training_in_words([updates], [seed_of(state)])}"
+    )
 
 
 def _refuse_figure(figure: Path | None, checkpoint: Path) -> None:

@@ -261,7 +261,7 @@ def test_the_better_of_the_average_and_the_last_is_the_result(report: dict[str, 
     stages = report["evaluations"]["valid"]
     cer = {stage: stages[stage]["cer"] for stage in ("averaged", "finetuned")}
     assert cer[report["stage"]] == min(cer.values())
-    better = Report(3, {}, {"by": "cer"}, {"valid": {}}, {}, [], 2)
+    better = Report(3, {}, {"by": "cer"}, {"valid": {}}, {}, [], 2, "")
     counts = {
         name: ErrorCounts(reference_length=10, deletions=n) for name, n in (("a", 3), ("b", 2))
     }

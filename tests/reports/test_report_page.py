@@ -19,11 +19,13 @@ from page_reading import Node, read_page, values_of
 from speechprune.checkpoint import read
 from speechprune.decoding.inference import evaluate, read_references, transcribe
 from speechprune.decoding.scoring import count_word_errors
+from speechprune.intervals import Interval
 from speechprune.layers.plan import LayerPlan, LayerPlans
 from speechprune.manifests.recording import decode_recording
 from speechprune.masking.mask_set import MaskSet
 from speechprune.models.loading import load_recogniser
 from speechprune.models.mask_reading import read_mask_set
+from speechprune.reports.page.charts import Chart, Series
 from speechprune.reports.page.contents import Contents, Examples, Transcripts
 from speechprune.reports.page.page import page_of
 from speechprune.tools.main import commands
@@ -110,6 +112,27 @@ def test_curves_are_those_of_the_log(evaluated: tuple[Node, Path]) -> None:
         assert np.allclose(values_of(chart, number), list(LOSSES.items()), atol=0.1)
     rows = evaluated[0].table("Where each curve begins")
     assert ["Training loss", "dense", "4", "20", "30", "7.25", "30", "9"] in rows
+
+
+def test_charts_name_the_seed_and_the_updates_of_runs(evaluated: tuple[Node, Path]) -> None:
+    legends = [[item.text for item in each.all("li")] for each in evaluated[0].all("ul", "legend")]
+    names = ("dense", "masked")
+    assert [f"{name}: seed 0; 1 update" for name in names] in legends
+    assert [f"{name}: seed 0" for name in names] in legends
+    (told,) = [p.text for p in evaluated[0].all("p") if p.text.startswith("Error rates of")]
+    assert told == "Error rates of the last checkpoints: seed 0; 1 update in all"
+
+
+def test_a_chart_holds_its_intervals_from_the_least_to_the_most() -> None:
+    found = [Interval.of([20.0, 40.0, 97.0]), Interval.of([30.0])]
+    series = Series("RP", 0, [50.0, 90.0], [40.0, 30.0], ["a", "b"], intervals=found)
+    chart = read_page(Chart("WER", "sparsity (%)", "WER (%)", [series], from_zero=True).draw())
+    (bar,) = chart.all("line", "line")
+    ticks = {float(t.text): float(t.attributes["y"]) - 3.5 for t in chart.all("text", "y")}
+    (low, at_low), (high, at_high) = min(ticks.items()), max(ticks.items())
+    ends = [float(bar.attributes[name]) for name in ("y1", "y2")]
+    values = [low + (high - low) * (end - at_low) / (at_high - at_low) for end in ends]
+    assert np.allclose(values, [20.0, 97.0], atol=0.5) and high >= 97.0
 
 
 def test_densities_are_those_of_the_masks(bench: Bench, evaluated: tuple[Node, Path]) -> None:

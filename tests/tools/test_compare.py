@@ -1,11 +1,12 @@
-"""`speechprune compare`: means over seeds, measured sparsity, kept evaluations, fair warnings."""
+"""`speechprune compare`: medians over seeds, measured sparsity, kept evaluations, fair warnings."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,7 @@ def count_removed(weights: dict[str, Tensor]) -> tuple[int, int]:
     return removed, entries
 
 
-def test_rows_are_means_over_seeds_of_what_evaluation_finds(runs: Runs) -> None:
+def test_rows_are_medians_over_seeds_of_what_evaluation_finds(runs: Runs) -> None:
     names = ("parp-2", "parp-1", "dense-1", "dense-2")
     found = report(*(runs[name] for name in names))
     split = read_split(runs.data, "valid")
@@ -120,17 +121,19 @@ def test_rows_are_means_over_seeds_of_what_evaluation_finds(runs: Runs) -> None:
         (first, removed, entries), (second, _, _) = (expected[name] for name in pair)
         for rate, counts in (("wer", "words"), ("cer", "characters")):
             values = [getattr(evaluation, counts).rate for evaluation in (first, second)]
-            assert row[rate] == pytest.approx(mean(values))
-            assert row[f"{rate}_deviation"] == pytest.approx(stdev(values))
+            assert row[rate] == pytest.approx(median(values))
+            ends = row[f"{rate}_least"], row[f"{rate}_most"]
+            assert ends == (pytest.approx(min(values)), pytest.approx(max(values)))
         assert row["parameters_kept"] == first.parameters - removed
         assert row["sparsity"] == pytest.approx(removed / entries if entries else 0, abs=5e-4)
-    assert found["rows"][0]["cer_deviation"] > 0 and found["rows"][1]["sparsity"] == 0.5
+    dense, parp = found["rows"]
+    assert dense["cer_least"] < dense["cer"] < dense["cer_most"] and parp["sparsity"] == 0.5
     assert found["warnings"] == []
 
 
 def test_the_table_shows_what_json_says_and_a_figure_is_drawn(runs: Runs, tmp_path: Path) -> None:
     folders = [runs[name] for name in ("parp-1", "dense-1", "dense-2", "router")]
-    figure = tmp_path / "compare.png"
+    figure = tmp_path / "compare.svg"
     result = run(*folders, "--figure", figure)
     assert result.exit_code == 0, result.output
     header, dense, parp, router = result.stdout.splitlines()
@@ -139,9 +142,13 @@ def test_the_table_shows_what_json_says_and_a_figure_is_drawn(runs: Runs, tmp_pa
     assert dense.startswith("dense control") and parp.split()[:3] == ["PARP", "1", "50.0"]
     assert router.split()[:3] == ["S3-Router", "1", "69.9"]  # rounded up in small tensors
     first = rows[0]
-    assert f"{100 * first['wer']:.1f} ±{100 * first['wer_deviation']:.1f}" in dense
-    assert "±" not in parp and f"{rows[1]['parameters_kept']:,}" in parp
-    assert figure.read_bytes().startswith(b"\x89PNG")
+    middle, least, most = (f"{100 * first[f'wer{end}']:.1f}" for end in ("", "_least", "_most"))
+    assert "WER % (least to most)" in header and f"{middle} ({least} to {most})" in dense
+    assert " to " not in parp and f"{rows[1]['parameters_kept']:,}" in parp
+    words = " ".join(re.findall("<!-- (.*?) -->", figure.read_text(), re.DOTALL)).split()
+    assert "median, least and most of seeds 1, 2; 2 updates in all, not every seed" in " ".join(
+        words
+    )
     assert "warning: seeds differ: 1, 2 (dense control); 1 (PARP at 50.0 %" in result.stderr
 
 

@@ -59,6 +59,7 @@ def test_similarity_writes_a_matrix_a_figure_and_a_floor(folder: Path) -> None:
         matrix = SimilarityMatrix.load(folder / "sim" / f"{name}.safetensors")
         assert matrix.values.shape == (LAYERS + 1, LAYERS + 1) and matrix.measure == name
         assert matrix.floor is not None and 0 <= matrix.floor <= 1
+        assert matrix.provenance["utterances"] == 8
         assert matrix.provenance["count"] == 8 and len(matrix.provenance["checkpoint"]) == 64
         assert (folder / "sim" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
 

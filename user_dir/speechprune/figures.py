@@ -14,6 +14,7 @@ import numpy as np
 
 from speechprune.errors import UserError
 from speechprune.files import check_output, write_atomically
+from speechprune.intervals import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,6 +28,8 @@ _DASHED: Mapping[str, Any] = {"color": INK, "linestyle": (0, (4, 3)), "linewidth
 LINES = ("#2c7fb8", "#d95f0e", "#31a354", "#756bb1", "#c51b8a", "#8c510a", "#d9a400", "#636363")
 MARKERS = "osD^vPX*"
 PANEL = (4.2, 3.0)  # inch
+#: About the width of a letter of a title, inch.
+_TITLE_LETTER = 0.08
 
 #: By ending, what is kept out of a file: with the time in it, no two files would be the same.
 _METADATA: Mapping[str, dict[str, None]] = {
@@ -62,8 +65,7 @@ def heat_map(
     figure, axes = new_figure((side, side))
     image = axes.imshow(matrix, cmap="GnBu", vmin=vmin, vmax=vmax)
     _label(axes, labels)
-    # About 0.08 inch to the letter at 11 points.
-    axes.set_title(fill(title, int(side / 0.08)), fontsize=11, color=INK, pad=10, loc="left")
+    write_title(axes, title, side)
     _write_values(axes, np.asarray(matrix, dtype=float), image)
     bar = figure.colorbar(image, cax=axes.inset_axes((1 + 0.12 / side, 0.0, 0.16 / side, 1.0)))
     bar.outline.set_visible(False)
@@ -86,7 +88,8 @@ def grouped_bars(
 
     Raises ValueError if a series has another length, and UserError as `save_figure` does.
     """
-    figure, axes = new_figure((1.2 + 1.6 * len(groups), 3.2))
+    across = 1.2 + 1.6 * len(groups)
+    figure, axes = new_figure((across, 3.2))
     width = 0.8 / len(series)
     places = np.arange(len(groups))
     for index, (name, values) in enumerate(series.items()):
@@ -103,7 +106,7 @@ def grouped_bars(
     axes.set_yticks([])
     axes.margins(y=0.15)
     axes.legend(frameon=False, fontsize=9, labelcolor=INK, ncols=len(series))
-    axes.set_title(title, fontsize=11, color=INK, pad=10, loc="left")
+    write_title(axes, title, across)
     save_figure(figure, path)
 
 
@@ -139,7 +142,7 @@ def bar_panels(
         axes.tick_params(length=0)
         axes.spines[["top", "right", "bottom"]].set_visible(False)
         axes.set_xlabel(name, fontsize=9, color=INK)
-    first.set_title(title, fontsize=11, color=INK, pad=10, loc="left")
+    write_title(first, title, 2.6 * len(panels))
     save_figure(figure, path)
 
 
@@ -149,16 +152,21 @@ class Curve:
 
     Attributes:
         x, y: as many floats each.
-        spread: how far each value spreads up and down; drawn where it is not 0.
+        intervals: of which each y is the median, as many; None if nothing was repeated.
         dashed: for what is not a measurement.
         faint: one of many, without a name of its own in the legend.
     """
 
     x: Sequence[float]
     y: Sequence[float]
-    spread: Union[Sequence[float], None] = None
+    intervals: Union[Sequence[Interval], None] = None
     dashed: bool = False
     faint: bool = False
+
+    @classmethod
+    def of_intervals(cls, x: Sequence[float], intervals: Sequence[Interval]) -> Curve:
+        """Medians, each with a bar from the least to the most."""
+        return cls(x, [each.median for each in intervals], intervals)
 
     @property
     def has_colour(self) -> bool:
@@ -167,23 +175,24 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves by name in one pair of axes, and levels to hold them against: value and spread."""
+    """Curves by name in one pair of axes, and levels to hold them against."""
 
     x_label: str
     y_label: str
     curves: Mapping[str, Curve]
-    references: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    references: Mapping[str, Interval] = field(default_factory=dict)
 
 
 def line_panels(panels: Sequence[Panel], path: Union[str, Path], title: str = "") -> None:
-    """Draw curves with error bars, panels side by side.
+    """Draw curves with bars from the least to the most, panels side by side.
 
-    References are dashed horizontal lines in a band of their spread. A name has the same colour in
-    all panels.
+    References are dashed horizontal lines in a band from the least to the most. A name has the same
+    colour in all panels.
 
     Args:
         panels: one or more.
         path: the figure, .png, .pdf or .svg; written atomically.
+        title: above the first panel, wrapped to the width of all.
 
     Raises ValueError if x and y of a curve differ in length, and UserError as `save_figure` does.
     """
@@ -199,9 +208,15 @@ def line_panels(panels: Sequence[Panel], path: Union[str, Path], title: str = ""
         draw_panel(axes, panel, names)
         known.update(zip(*reversed(axes.get_legend_handles_labels())))
     # The first axes are at the left edge of the figure, and so is the title.
-    first.set_title(title, fontsize=11, color=INK, pad=10, loc="left")
+    write_title(first, title, PANEL[0] * count)
     legend_beside(axes, known)
     save_figure(figure, path)
+
+
+def write_title(axes: Axes, title: str, width: float) -> None:
+    """Write a title above axes, wrapped to ``width`` inches."""
+    wrapped = fill(title, int(width / _TITLE_LETTER))
+    axes.set_title(wrapped, fontsize=11, color=INK, pad=10, loc="left")
 
 
 def legend_beside(axes: Axes, known: Mapping[str, Any]) -> None:
@@ -309,11 +324,10 @@ def draw_panel(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
         else:
             number = names.index(name)
             style.update(color=LINES[number % len(LINES)], marker=MARKERS[number % len(MARKERS)])
-        spread = curve.spread if curve.spread is not None and any(curve.spread) else None
-        axes.errorbar(curve.x, curve.y, yerr=spread, capsize=3, markersize=5, **style)
-    for name, (value, margin) in panel.references.items():
-        axes.axhline(value, **_DASHED, label=name)
-        axes.axhspan(value - margin, value + margin, color=INK, alpha=0.12, linewidth=0)
+        axes.errorbar(curve.x, curve.y, yerr=_bars(curve), capsize=3, markersize=5, **style)
+    for name, level in panel.references.items():
+        axes.axhline(level.median, **_DASHED, label=name)
+        axes.axhspan(level.least, level.most, color=INK, alpha=0.12, linewidth=0)
     if len(places) == 1:
         # No scale can be read off one place: around it, the axis would go on in fractions.
         axes.set_xticks(list(places), [f"{place:.4g}" for place in places])
@@ -323,3 +337,11 @@ def draw_panel(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e4e7eb", linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+def _bars(curve: Curve) -> Union[list[list[float]], None]:
+    """How far down and up the bars of a curve reach from its values; None if it has none."""
+    if curve.intervals is None or all(each.count == 1 for each in curve.intervals):
+        return None
+    down = [each.median - each.least for each in curve.intervals]
+    return [down, [each.most - each.median for each in curve.intervals]]

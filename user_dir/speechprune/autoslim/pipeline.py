@@ -17,12 +17,14 @@ from speechprune.backbones.cost import encoder_cost
 from speechprune.checkpoint import digest, read
 from speechprune.checkpoint.file import PROVENANCE
 from speechprune.checkpoint.finetuned import listening
+from speechprune.checkpoint.settings import seed_of
 from speechprune.checkpoint.slimming import refuse_uncut
 from speechprune.checkpoint.text import refuse_text
 from speechprune.decoding.inference import Evaluation, evaluate, read_references
 from speechprune.dropping.verification import refuse_test
 from speechprune.errors import UserError
 from speechprune.files import check_folder
+from speechprune.intervals import training_in_words
 from speechprune.made_with import claim
 from speechprune.manifests.check import check_split
 from speechprune.manifests.split_files import split_digest
@@ -155,6 +157,10 @@ class Pipeline(Workflow):
             stages={stage: self._stage(path) for stage, path in {**whole, **results}.items()},
             results={stage: path.relative_to(self.out) for stage, path in results.items()},
             averaged=read(self._slimming.averaged, mmap=True)[PROVENANCE]["averaged"],
+            training=training_in_words(
+                [self.finetuning.updates + self.then_updates],
+                [seed_of(read(self._slimming.pruning.checkpoint, mmap=True))],
+            ),
         )
 
     def _stage(self, path: Path) -> Stage:

@@ -45,6 +45,7 @@ class Report:
         stages: the models on the way, in order; the splits of each begin with that of validation.
         results: what may be the slim model, by stage, within the report's folder.
         averaged: the checkpoints behind an average, as it remembers them.
+        training: updates and seed of what was trained, in words.
     """
 
     amounts: str
@@ -52,6 +53,7 @@ class Report:
     stages: Mapping[str, Stage]
     results: Mapping[str, Path]
     averaged: Sequence[Mapping[str, Any]]
+    training: str
 
     def save(self, folder: Path) -> None:
         """Write ``report.png``, ``layers.png``, ``report.md`` and ``report.json``.
@@ -135,11 +137,12 @@ class Report:
             "WER %": [100 * each.words.rate for each in found],
             "CER %": [100 * each.characters.rate for each in found],
         }
-        grouped_bars(list(self.stages), rates, folder / FIGURE, f"{self.amounts}, {split}")
+        what = f"{self.amounts}, {self.training}"
+        grouped_bars(list(self.stages), rates, folder / FIGURE, f"Error rates on {split}: {what}")
         layers = self.cut.layers
         shares = {
             "heads %": [100 * layer.heads / layer.heads_before for layer in layers],
             "channels %": [100 * layer.channels / layer.channels_before for layer in layers],
         }
         names = [str(layer.layer) for layer in layers]
-        grouped_bars(names, shares, folder / LAYERS_FIGURE, "Kept of each layer")
+        grouped_bars(names, shares, folder / LAYERS_FIGURE, f"Kept of each layer: {what}")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from speechprune.benchmarking.measuring import Measured
 from speechprune.figures import bar_panels
 from speechprune.tables import table
+
+if TYPE_CHECKING:
+    from speechprune.benchmarking.measuring import Measured
 
 _MEGABYTE = 1e6
 _HEADS = (
@@ -48,14 +50,38 @@ def in_words(found: Sequence[Measured]) -> str:
     return table([_HEADS, *rows])
 
 
-def draw(found: Sequence[Measured], path: Path) -> None:
-    """Draw latency, memory and size as bars; raises UserError as `save_figure`."""
+def conditions_in_words(conditions: Mapping[str, Any]) -> str:
+    """What was heard, and how it was measured.
+
+    Args:
+        conditions: ``data`` and ``subset``, or ``seconds`` of noise; ``batch``, ``threads`` and
+            ``repeats``.
+    """
+    heard = (
+        f"{conditions['subset']} of {conditions['data']}"
+        if "data" in conditions
+        else f"{conditions['seconds']:g} s of noise"
+    )
+    return (
+        f"{heard}; batches of {conditions['batch']}, {conditions['threads']} threads, median of "
+        f"{conditions['repeats']} rounds"
+    )
+
+
+def draw(found: Sequence[Measured], path: Path, conditions: Mapping[str, Any]) -> None:
+    """Draw latency, memory and size as bars.
+
+    Args:
+        conditions: see `conditions_in_words`.
+
+    Raises UserError as `save_figure`.
+    """
     panels = {
         "latency [ms]": [1e3 * each.latency for each in found],
         "peak memory [MB]": [each.peak / _MEGABYTE for each in found],
         "size on disk [MB]": [each.size / _MEGABYTE for each in found],
     }
-    bar_panels(_names(found), panels, path)
+    bar_panels(_names(found), panels, path, conditions_in_words(conditions))
 
 
 def _names(found: Sequence[Measured]) -> list[str]:

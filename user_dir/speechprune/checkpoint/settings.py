@@ -61,3 +61,8 @@ def updates_of(state: Mapping[str, Any]) -> int | None:
     """How often training had updated the weights; None if the checkpoint does not tell."""
     history = state.get("optimizer_history")
     return history[-1].get("num_updates") if history else None
+
+
+def seed_of(state: Mapping[str, Any]) -> int:
+    """What training was seeded by: fairseq's own default, if the checkpoint does not tell."""
+    return int(setting(state, "common", "seed", 1))

@@ -14,6 +14,7 @@ from speechprune.checkpoint import digest, read
 from speechprune.checkpoint.file import PROVENANCE
 from speechprune.checkpoint.finetuned import listening, read_finetuned
 from speechprune.checkpoint.layers import depth
+from speechprune.checkpoint.settings import seed_of
 from speechprune.checksums import read_json, write_json
 from speechprune.decoding.inference import evaluate, read_references
 from speechprune.decoding.sentences import evaluate_sentences, read_labelled, read_texts
@@ -29,6 +30,7 @@ from speechprune.dropping.similarity import (
 )
 from speechprune.dropping.verification import refuse_test
 from speechprune.files import check_folder
+from speechprune.intervals import training_in_words
 from speechprune.layers.file_search import search
 from speechprune.layers.matrix import SimilarityMatrix
 from speechprune.layers.plan import LayerPlan, LayerPlans, check_drop
@@ -143,6 +145,9 @@ class Pipeline(Workflow):
             },
             averaged=read(smaller.averaged, mmap=True)[PROVENANCE]["averaged"],
             asked=self.finetuning.average,
+            training=training_in_words(
+                [self.finetuning.updates], [seed_of(read(smaller.run.checkpoint, mmap=True))]
+            ),
         ).save(self.out)
 
     @property

@@ -37,6 +37,7 @@ class Report:
         results: what may be the smaller model, by stage, within the report's folder.
         averaged: the checkpoints that it is the mean of, as an average remembers them.
         asked: how many of them there were to be.
+        training: updates and seed of finetuning, in words.
     """
 
     drop: int
@@ -46,6 +47,7 @@ class Report:
     results: Mapping[str, Path]
     averaged: Sequence[Mapping[str, Any]]
     asked: int
+    training: str
 
     def save(self, folder: Path) -> None:
         """Write ``report.png``, ``report.md`` and ``report.json``.
@@ -135,7 +137,7 @@ class Report:
             title: [100 * rates(found)[metric] for found in stages.values()]
             for metric, title in titles(next(iter(stages.values()))).items()
         }
-        title = f"{self.drop} of {self.verified['layers']} layers dropped, {split}"
+        title = f"{self.drop} of {self.verified['layers']} layers dropped, {split}; {self.training}"
         grouped_bars(list(stages), series, path, title)
 
 

@@ -92,6 +92,7 @@ def similarity(
         "backbone": type(listener.encoder).__name__,
         "manifest": inputs_digest(data, subset),
         "subset": subset,
+        "utterances": len(order),
         "seed": seed,
     }
     found = {}
@@ -167,9 +168,18 @@ def _measure_of(matrix: SimilarityMatrix) -> Measure:
 def draw(matrix: SimilarityMatrix, path: Path) -> None:
     """Draw a matrix as a PNG; raises UserError if it cannot be written."""
     labels = [str(state) for state in range(len(matrix.values))]
-    floor = "" if matrix.floor is None else f", independent data {matrix.floor:.2f}"
     lowest = float(np.floor(10 * matrix.values.min()) / 10)
-    heat_map(matrix.values, labels, path, f"{matrix.measure} of hidden states{floor}", lowest)
+    heat_map(matrix.values, labels, path, _title(matrix), lowest)
+
+
+def _title(matrix: SimilarityMatrix) -> str:
+    """The measure, what it was measured on, as far as the matrix tells, and its floor."""
+    told = matrix.provenance
+    heard = (
+        f" on {told['utterances']} utterances of {told['subset']}" if "utterances" in told else ""
+    )
+    floor = "" if matrix.floor is None else f", independent data {matrix.floor:.2f}"
+    return f"{matrix.measure} of hidden states{heard}{floor}"
 
 
 def _draw(count: int, subset: str, utterances: int | None, seed: int) -> list[int]:

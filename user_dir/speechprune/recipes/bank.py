@@ -18,6 +18,7 @@ from speechprune.checkpoint import digest
 from speechprune.checksums import read_json
 from speechprune.errors import UserError
 from speechprune.files import check_folder
+from speechprune.intervals import training_in_words
 from speechprune.made_with import SETTINGS, claim
 from speechprune.manifests.audio import SAMPLE_RATE
 from speechprune.manifests.check import check_split, read_recordings
@@ -182,7 +183,13 @@ class BankTraining(Workflow):
         tell(f"masks into {self.bank}")
         for result in results:
             self._keep(result)
-        Report(results, BankReport.of(Bank(self.bank)), BANK, self.test).save(self.out)
+        report = BankReport.of(Bank(self.bank))
+        Report(results, report, BANK, self.test, self._training()).save(self.out)
+
+    def _training(self) -> str:
+        """Seed and updates of the trainings."""
+        updates = [run.updates for task in self._tasks.values() for run in task.runs.values()]
+        return training_in_words(updates, [self.setting.seed])
 
     def _result(self, task: str, tell: Tell) -> TaskResult:
         data, checked = self.setting.tasks[task], self._tasks[task]

@@ -87,12 +87,14 @@ class Report:
         bank: which has the same tasks.
         path: of the bank, within the report's folder.
         test: the split of the error rates.
+        training: seed and updates of the trainings, in words.
     """
 
     tasks: Sequence[TaskResult]
     bank: BankReport
     path: str
     test: str
+    training: str
 
     def save(self, folder: Path) -> None:
         """Write ``report.png``, ``report.md`` and ``report.json``.
@@ -197,7 +199,7 @@ class Report:
             _TITLES[method]: [100 * task.error(method) for task in self.tasks]
             for method in self.methods
         }
-        grouped_bars(groups, series, path, f"Errors in % on {self.test}")
+        grouped_bars(groups, series, path, f"Errors in % on {self.test}; {self.training}")
 
 
 def _count(count: int, what: str) -> str:

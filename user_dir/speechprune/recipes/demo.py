@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from speechprune.checkpoint import read
+from speechprune.checkpoint.settings import seed_of
 from speechprune.decoding.inference import evaluate, read_references
 from speechprune.files import write_atomically
 from speechprune.manifests.synthetic import SyntheticSpeech, make_synthetic
@@ -50,6 +51,7 @@ class Result:
         wer, cer: percent.
         kept: share of the maskable weights that are kept.
         bytes: to store for this task, beside the pretrained model that all tasks share.
+        updates, seed: of the training; the checkpoint is the best in validation.
     """
 
     name: str
@@ -58,6 +60,8 @@ class Result:
     cer: float
     kept: float
     bytes: int
+    updates: int
+    seed: int
 
 
 def adapt_and_measure(
@@ -99,11 +103,14 @@ def _measure(method: Method, data: Path, run: TrainingRun) -> Result:
     checkpoint = run.folder / "checkpoints" / "checkpoint_best.pt"
     loaded = load_recogniser(checkpoint, data)
     report = evaluate(loaded, read_references(loaded, data, "test"))
+    state = read(checkpoint)
     return Result(
         name=method.name,
         title=method.title,
         wer=report.words.rate * 100,
         cer=report.characters.rate * 100,
         kept=report.density,
-        bytes=method.bytes_in(read(checkpoint)["model"]),
+        bytes=method.bytes_in(state["model"]),
+        updates=run.updates,
+        seed=seed_of(state),
     )

@@ -1,20 +1,21 @@
-"""Finished training runs side by side: error rates against sparsity, as means over seeds.
+"""Finished training runs side by side: error rates against sparsity, as medians over seeds.
 
 What makes a comparison unfair or its numbers weak is said beside it: `Comparison.warnings`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from tqdm import tqdm
 
 from speechprune.errors import UserError
 from speechprune.figures import Curve, Panel, line_panels
+from speechprune.intervals import Interval, training_in_words, updates_in_words
 from speechprune.models.names import OF_SPEECH, OF_TEXT
 from speechprune.reports.runs import (
     FinishedRun,
@@ -61,10 +62,9 @@ class Row:
         """Parameters that are not removed; the mean, should the runs differ."""
         return round(mean(r.evaluation.parameters - r.evaluation.removed for r in self.results))
 
-    def percent(self, rate: str) -> tuple[float, float | None]:
-        """Mean and sample standard deviation of a rate, such as "wer"; None for that of one run."""
-        values = [100 * getattr(result.evaluation, rate) for result in self.results]
-        return mean(values), stdev(values) if len(values) > 1 else None
+    def percent(self, rate: str) -> Interval:
+        """A rate, such as "wer", over the runs."""
+        return Interval.of([100 * getattr(result.evaluation, rate) for result in self.results])
 
     def settings(self, name: str) -> tuple[int, ...]:
         """The values of an attribute of the runs, each once, sorted."""
@@ -136,7 +136,7 @@ class Comparison:
         return [*lines, *filter(None, map(_missed_target, self.results)), *self.notes]
 
     def describe(self) -> dict[str, Any]:
-        """All there is to say; rates and sparsities are shares, deviations null for one run."""
+        """All there is to say; rates and sparsities are shares, rates of rows medians of runs."""
         return {
             "subset": self.subset,
             "checkpoint": self.which,
@@ -148,26 +148,46 @@ class Comparison:
     def describe_in_words(self) -> str:
         """A table of the rows."""
         errors = self.errors
-        titles = [*_COLUMNS, *(f"{name} %" for name in errors.values()), *_SETTINGS]
+        over = " (least to most)" * any(len(row.results) > 1 for row in self.rows())
+        titles = [*_COLUMNS, *(f"{name} %{over}" for name in errors.values()), *_SETTINGS]
         return table([titles, *(_cells(row, errors) for row in self.rows())])
 
-    def draw(self, path: Path) -> None:
-        """Save error rates against sparsity; raises UserError if the file cannot be written."""
-        rows = self.rows()
-        methods = dict.fromkeys(row.label for row in rows if not row.is_dense)
-        panels = []
-        for rate, name in self.errors.items():
-            curves = {}
-            for label in methods:
-                points = [row for row in rows if row.label == label and not row.is_dense]
-                means, spreads = zip(*(row.percent(rate) for row in points))
-                curves[label] = Curve(
-                    [row.sparsity for row in points], means, [spread or 0.0 for spread in spreads]
-                )
-            controls = [(row.label, *row.percent(rate)) for row in rows if row.is_dense]
-            references = {label: (value, spread or 0.0) for label, value, spread in controls}
-            panels.append(Panel("sparsity (%)", f"{name} (%)", curves, references))
-        line_panels(panels, path, f"Error rates on {self.subset}")
+    def draw(self, path: Path, title: str = "") -> None:
+        """Save error rates against sparsity, medians with bars from the least run to the most.
+
+        Args:
+            title: what the runs are of; which subset, seeds and updates comes after it.
+
+        Raises UserError if the file cannot be written.
+        """
+        names = self._names()
+        groups: dict[str, list[Row]] = {}
+        for row in self.rows():
+            groups.setdefault(names[row.is_dense, row.label], []).append(row)
+        panels = [
+            Panel("sparsity (%)", f"{name} (%)", *_drawn(groups, rate))
+            for rate, name in self.errors.items()
+        ]
+        what = f"{title}: error" if title else "Error"
+        line_panels(panels, path, f"{what} rates on {self.subset}; {self.trainings()}")
+
+    def trainings(self) -> str:
+        """Which seeds and how many updates the rates are of, for captions."""
+        runs, rows = [found.run for found in self.results], self.rows()
+        seeds = sorted({run.seed for run in runs})
+        several = any(len(row.results) > 1 for row in rows)
+        told = training_in_words([run.updates for run in runs], seeds, several)
+        some = len({row.seeds for row in rows}) > 1
+        return f"{told} in all{', not every seed of each method' * some}"
+
+    def _names(self) -> dict[tuple[bool, str], str]:
+        """What legends call methods: with their updates, where these differ."""
+        updates: dict[tuple[bool, str], list[int]] = {}
+        for found in self.results:
+            updates.setdefault((found.is_dense, found.run.label), []).append(found.run.updates)
+        shown = {key: updates_in_words(numbers) for key, numbers in updates.items()}
+        differ = len(set(shown.values())) > 1
+        return {key: f"{key[1]}, {told}" if differ else key[1] for key, told in shown.items()}
 
 
 def compare(
@@ -266,9 +286,9 @@ def _row(row: Row, errors: Iterable[str]) -> dict[str, Any]:
         "seeds": list(row.seeds),
     }
     for rate in errors:
-        value, spread = row.percent(rate)
-        described[rate] = value / 100
-        described[f"{rate}_deviation"] = None if spread is None else spread / 100
+        found = row.percent(rate)
+        described[rate] = found.median / 100
+        described[f"{rate}_least"], described[f"{rate}_most"] = found.least / 100, found.most / 100
     described["parameters_kept"] = row.kept
     for name in ("final_updates", "updates", "freeze_finetune_updates"):
         described[name] = list(row.settings(name))
@@ -298,12 +318,21 @@ def _cells(row: Row, errors: Iterable[str]) -> list[str]:
         row.label,
         str(len(row.seeds)),
         f"{row.sparsity:.1f}",
-        *(_rate(row, rate) for rate in errors),
+        *(row.percent(rate).in_words() for rate in errors),
         f"{row.kept:,}",
         *(", ".join(f"{value:,}" for value in row.settings(name)) for name in settings),
     ]
 
 
-def _rate(row: Row, rate: str) -> str:
-    value, spread = row.percent(rate)
-    return f"{value:.1f}" if spread is None else f"{value:.1f} ±{spread:.1f}"
+def _drawn(
+    groups: Mapping[str, Sequence[Row]], rate: str
+) -> tuple[dict[str, Curve], dict[str, Interval]]:
+    """Curves of methods and levels of dense controls, by their names."""
+    curves, levels = {}, {}
+    for name, rows in groups.items():
+        found = [row.percent(rate) for row in rows]
+        if rows[0].is_dense:
+            levels[name] = found[0]
+        else:
+            curves[name] = Curve.of_intervals([row.sparsity for row in rows], found)
+    return curves, levels

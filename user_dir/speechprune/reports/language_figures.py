@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from speechprune.figures import INK, LINES, new_figure, save_figure
+from speechprune.figures import INK, LINES, new_figure, save_figure, write_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,7 +94,7 @@ def draw_points(
     _write_names(axes, points, np.array([SIZE[0], SIZE[1] * share]))
     lowest.set_xlabel(labels[0], fontsize=9, color=INK)
     axes.set_ylabel(labels[1], fontsize=9, color=INK)
-    highest.set_title(title, fontsize=11, color=INK, pad=10, loc="left")
+    write_title(highest, title, SIZE[0])
     save_figure(figure, path)
 
 
@@ -236,7 +236,8 @@ def draw_tree(distances: Places, names: Sequence[str], path: Union[str, Path], t
     # Leaves end beside the first join: where alike masks are all far from 1, nothing could be seen.
     span = max(float(np.ptp(joins)), 0.02 * (1 - float(joins.min())), 1e-6)
     end = min(1.0, float(joins.max()) + 0.15 * span)
-    figure, axes = new_figure((5.2, max(1.6, 0.24 * len(names))))
+    width = 5.2
+    figure, axes = new_figure((width, max(1.6, 0.24 * len(names))))
     for heights, places in zip(tree["dcoord"], tree["icoord"]):
         xs = [end if height == 0.0 else 1 - height for height in heights]
         axes.plot(xs, [(place - 5) / 10 for place in places], color=LINES[0], linewidth=1.4)
@@ -248,5 +249,5 @@ def draw_tree(distances: Places, names: Sequence[str], path: Union[str, Path], t
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.set_xlabel("mean cosine of the masks that join", fontsize=9, color=INK)
-    axes.set_title(title, fontsize=11, color=INK, pad=10, loc="left")
+    write_title(axes, title, width)
     save_figure(figure, path)

@@ -140,7 +140,15 @@ class Sweep:
             curves[name] = Curve(sparsities, [point.iou for point in self.points])
         chance = [point.iou_by_chance for point in self.points]
         curves["by chance"] = Curve(sparsities, chance, dashed=True)
-        line_panels([Panel("sparsity (%)", "IOU", curves)], path, "IOU of masks")
+        title = f"IOU of masks of {self._whose()}"
+        line_panels([Panel("sparsity (%)", "IOU", curves)], path, title)
+
+    def _whose(self) -> str:
+        """What a figure is of: the names of masks, or how many there are of too many to name."""
+        pairs = [pair for point in self.points for pair in point.pairs]
+        names = list(dict.fromkeys(name for *two, _ in pairs for name in two))
+        most = len({tuple(two) for *two, _ in pairs}) > _MOST_NAMED_PAIRS
+        return f"{len(names)} models" if most else ", ".join(names)
 
 
 def sweep(

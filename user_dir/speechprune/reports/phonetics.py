@@ -233,7 +233,7 @@ class Phonetics:
         """
         if not self.pairs:
             raise UserError("masks of one language have no pairs to draw; give those of two")
-        title = "Masks and phonemes of languages"
+        title = f"Phonemes and {self._whose()}"
         found = self.correlations and self.correlations.whole.pearson
         if found:
             title += f": r = {found.value:.2f}, p = {found.p:.2g}"
@@ -261,7 +261,13 @@ class Phonetics:
             for each in self.masks.languages
             for name in each.masks
         ]
-        draw_tree(1 - cosines, names, path, "Masks of languages, by average linkage")
+        whose = self._whose()
+        draw_tree(1 - cosines, names, path, f"{whose.capitalize()}, by average linkage")
+
+    def _whose(self) -> str:
+        """How many masks a figure is of; files of masks do not tell how they were trained."""
+        count = sum(len(each.masks) for each in self.masks.languages)
+        return f"{count} masks of {len(self.masks.languages)} languages"
 
 
 def _phoneme_cosines(languages: Sequence[Language]) -> list[float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from speechprune.intervals import Interval
 from speechprune.reports.page.markup import Markup, element, name_of
 from speechprune.reports.page.scales import Scale, scale_of, short
 
@@ -40,6 +41,7 @@ class Series:
         x, y: as many finite floats each; x ascends if a line is drawn.
         labels: what each point is called; none for points of a line.
         dashed: for a second line of the same series.
+        intervals: of which each y is the median, for points; none if nothing was repeated.
     """
 
     name: str
@@ -48,6 +50,12 @@ class Series:
     y: Sequence[float]
     labels: Sequence[str] = ()
     dashed: bool = False
+    intervals: Sequence[Interval] = ()
+
+    @property
+    def heights(self) -> list[float]:
+        """What an axis has to hold: all y, and the ends of intervals."""
+        return [*self.y, *(end for each in self.intervals for end in (each.least, each.most))]
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ class Chart:
         x = scale_of(
             [v for each in self.series for v in each.x], from_zero=self.from_zero or self.lines
         )
-        y = scale_of([v for each in self.series for v in each.y], from_zero=self.from_zero)
+        y = scale_of([v for each in self.series for v in each.heights], from_zero=self.from_zero)
         content = [*_axes(x, y), *_labels(self.x_label, self.y_label)]
         for each in self.series:
             content += _line(each, x, y) if self.lines else _points(each, x, y)
@@ -176,10 +184,20 @@ def _line(series: Series, x: Scale, y: Scale) -> list[Markup]:
 
 def _points(series: Series, x: Scale, y: Scale) -> list[Markup]:
     labels = series.labels or [series.name] * len(series.x)
-    return [
+    bars = [
+        _bar(series.look, _across(x, a), _up(y, each.least), _up(y, each.most))
+        for a, each in zip(series.x, series.intervals)
+        if each.count > 1
+    ]
+    return bars + [
         _mark(series.look, _across(x, a), _up(y, b), f"{label}: {short(a)}, {short(b)}")
         for a, b, label in zip(series.x, series.y, labels)
     ]
+
+
+def _bar(look: int, x: float, least: float, most: float) -> Markup:
+    """From the least to the most of what a mark is the median of."""
+    return element("line", x1=x, x2=x, y1=least, y2=most, class_=f"line {_look(look)}")
 
 
 def _mark(look: int, x: float, y: float, title: str = "") -> Markup:

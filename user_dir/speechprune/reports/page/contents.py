@@ -24,6 +24,7 @@ class Measurement:
         data: tells apart what was heard.
         where: that data, in words.
         errors: share by the name of a rate, such as "WER".
+        training: its seed and updates; "" if nothing tells.
         parameters: that are kept; None if it is not known how many masks remove.
         speed: seconds of audio per second; None if nothing measured it.
         device: that the speed is of.
@@ -36,6 +37,7 @@ class Measurement:
     data: str
     where: str
     errors: Mapping[str, float]
+    training: str = ""
     parameters: int | None = None
     speed: float | None = None
     device: str = ""

@@ -11,8 +11,10 @@ from tqdm import tqdm
 
 from speechprune.bank.bank import Bank
 from speechprune.bank.header import FORMAT as BANK_FORMAT
+from speechprune.benchmarking.report import conditions_in_words
 from speechprune.checksums import read_json
 from speechprune.errors import UserError
+from speechprune.intervals import training_in_words
 from speechprune.layers.matrix import FORMAT as MATRIX_FORMAT
 from speechprune.layers.matrix import SimilarityMatrix
 from speechprune.layers.plan import LayerPlan, LayerPlans
@@ -237,15 +239,9 @@ class Reader:
                 Timing(name, **{key: _finite(row[key]) for key in _TIMES})
                 for name, row in zip(names, rows)
             )
-            heard = (
-                f"{found['subset']} of {found['data']}"
-                if "data" in found
-                else f"{_finite(found['seconds']):g} s of noise"
-            )
-            conditions = (
-                f"{heard}; batches of {found['batch']}, {found['threads']} threads, median of "
-                f"{found['repeats']} rounds"
-            )
+            if "data" not in found:
+                _finite(found["seconds"])
+            conditions = conditions_in_words(found)
             self.contents.benchmarks.append(Benchmark(source.name, conditions, timings))
 
     def _layers(self, source: Source) -> None:
@@ -329,7 +325,8 @@ def _of_run(
     errors = {title: getattr(found, rate) for rate, title in run.errors.items()}
     kept = found.parameters - found.removed
     where = f"{subset} of {run.task['data']}"
-    return Measurement(name, subset, manifest, where, errors, parameters=kept)
+    training = training_in_words([run.updates], [run.seed])
+    return Measurement(name, subset, manifest, where, errors, training, parameters=kept)
 
 
 def _errors(found: Mapping[str, Any]) -> dict[str, float]:

@@ -79,7 +79,6 @@ def _missing(runs: Sequence[Run]) -> Markup:
 
 def _curves(runs: Sequence[Run]) -> Markup:
     logs = {run.name: run.log for run in runs if run.log is not None}
-    names = list(logs)
     drawn: list[tuple[str, str, list[Series]]] = []
     for key, title, axis in _TRAINED:
         trained = {name: {"": log.trained.get(key, {})} for name, log in logs.items()}
@@ -98,7 +97,7 @@ def _curves(runs: Sequence[Run]) -> Markup:
     head = ["curve", "run", "values", "last update", "first", "lowest", "highest", "last"]
     return joined(
         [
-            legend(names),
+            legend([_with_seed(run) for run in runs if run.log is not None]),
             charts(figures),
             element(
                 "details",
@@ -112,6 +111,11 @@ def _curves(runs: Sequence[Run]) -> Markup:
             ),
         ]
     )
+
+
+def _with_seed(run: Run) -> str:
+    """What a legend calls a run; how many updates it has had is along the axis."""
+    return f"{run.name}: seed {run.facts['seed']}" if "seed" in run.facts else run.name
 
 
 def _series(runs: Mapping[str, Mapping[str, Mapping[int, float]]]) -> list[Series]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from speechprune.reports.comparison import Comparison, Row
+from speechprune.reports.comparison import Comparison
 from speechprune.reports.page.charts import Chart, Series, charts, legend
 from speechprune.reports.page.contents import Contents, Measurement
 from speechprune.reports.page.markup import (
@@ -101,25 +101,25 @@ def _comparison(compared: Comparison) -> Markup:
             name_of(row.label),
             str(len(row.seeds)),
             f"{row.sparsity:.1f}",
-            *(_mean(row, rate) for rate in errors),
+            *(row.percent(rate).in_words(2) for rate in errors),
             f"{row.kept:,}",
         ]
         for row in compared.rows()
     ]
-    caption = f"Means over seeds of the {compared.which} checkpoints, ± sample standard deviation"
+    caption = f"Error rates of the {compared.which} checkpoints: {compared.trainings()}"
     warnings = compared.warnings()
     return joined(
         [
             element("h3", "Methods on ", name_of(compared.subset)),
             table(caption, [*head, "parameters kept"], rows),
-            _against_sparsity(compared),
+            _against_sparsity(compared, caption),
             paragraph("What makes these runs hard to compare:") if warnings else "",
             remarks(warnings),
         ]
     )
 
 
-def _against_sparsity(compared: Comparison) -> Markup:
+def _against_sparsity(compared: Comparison, caption: str) -> Markup:
     rows = compared.rows()
     names = list(dict.fromkeys(row.label for row in rows))
     if len({row.sparsity for row in rows}) < 2:
@@ -129,17 +129,20 @@ def _against_sparsity(compared: Comparison) -> Markup:
         series = []
         for look, label in enumerate(names):
             points = [row for row in rows if row.label == label]
-            means = [row.percent(rate)[0] for row in points]
-            titles = [row.title for row in points]
-            series.append(Series(label, look, [row.sparsity for row in points], means, titles))
+            found = [row.percent(rate) for row in points]
+            series.append(
+                Series(
+                    label,
+                    look,
+                    [row.sparsity for row in points],
+                    [each.median for each in found],
+                    [row.title for row in points],
+                    intervals=found,
+                )
+            )
         title = f"{name} by sparsity"
         drawn.append(Chart(title, "sparsity (%)", f"{name} (%)", series, from_zero=True))
-    return joined([legend(names), charts(drawn)])
-
-
-def _mean(row: Row, rate: str) -> str:
-    value, spread = row.percent(rate)
-    return f"{value:.2f}" if spread is None else f"{value:.2f} ±{spread:.2f}"
+    return joined([legend(names), charts(drawn), paragraph(caption)])
 
 
 def _measured(group: Sequence[Measurement]) -> Markup:
@@ -160,7 +163,7 @@ def _measured(group: Sequence[Measurement]) -> Markup:
         [
             element("h3", "Measured on ", name_of("; ".join(places))),
             table("Every model that was measured on these data", head, rows),
-            legend([found.name for found in group]),
+            legend([": ".join(filter(None, (each.name, each.training))) for each in group]),
             charts([_against(cost, group, rates[0]) for cost in known]),
             remarks([line for cost in _COSTS for line in _unknown(cost, group)]),
         ]
