@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from textwrap import fill
 from typing import Any
 
@@ -19,6 +18,7 @@ import click
 
 from benchmarks.claims.measured import KNOWN, LAST, TRAINED, UNKNOWN, PanelResult
 from speechprune.figures import INK, LINES, MARKERS, PANEL, legend_beside, new_figure, save_figure
+from speechprune.intervals import Interval, updates_in_words
 
 _ROWS = {
     TRAINED: "what was trained on",
@@ -27,7 +27,10 @@ _ROWS = {
 }
 #: How far the marks of two methods that are next to each other stand apart, as a factor.
 _APART = 1.04
+#: How much of its place each pair of axes takes.
 _SHARE = 0.8
+#: About the width of a letter of the title, inch, and the height that it stands at.
+_LETTER, _TITLE_AT = 0.08, 1.01
 
 
 def draw(panels: Sequence[PanelResult], path: Path, kind: str = "wer") -> None:
@@ -53,29 +56,32 @@ def draw(panels: Sequence[PanelResult], path: Path, kind: str = "wer") -> None:
             place = (left, bottom, _SHARE / len(updates), _SHARE / len(_ROWS))
             axes = figure.add_axes(place)
             _draw_place(axes, [p for p in panels if p.updates == number], names, split, kind)
-            axes.set_title(f"{_ROWS[split]}, {number:,} updates", fontsize=9, color=INK, loc="left")
+            axes.set_ylabel(f"{kind.upper()} %, {_ROWS[split]}", fontsize=9, color=INK)
+            if row == 0:
+                axes.set_title(updates_in_words([number]), fontsize=9, color=INK, loc="left")
             if row == 0 and column == len(updates) - 1:
                 legend_beside(axes, _by_name(axes, names))
-    figure.text(0.0, 1.03, fill(_title(panels), int(size[0] / 0.09)), fontsize=11, color=INK)
+    title = fill(_title(panels), int(size[0] / _LETTER))
+    figure.text(0.0, _TITLE_AT, title, fontsize=11, color=INK)
     save_figure(figure, path)
 
 
 def _title(panels: Sequence[PanelResult]) -> str:
-    seeds = panels[0].title.partition("seeds ")[2]
     return (
-        f"The {panels[0].model} model on strings of digits; median of seeds, least to most: seeds "
-        f"{seeds}"
+        f"The {panels[0].model} model on strings of digits: median, least and most of "
+        f"{panels[0].seeds_in_words}"
     )
 
 
 def _by_name(axes: Any, names: Sequence[str]) -> dict[str, Any]:
     """What there is of each method in a figure, for its legend."""
-    return {name: _mark(axes, [], [], [[], []], number) for number, name in enumerate(names)}
+    return {name: _mark(axes, [], [], number) for number, name in enumerate(names)}
 
 
 def _draw_place(
     axes: Any, panels: Sequence[PanelResult], names: Sequence[str], split: str, kind: str
 ) -> None:
+    """One method beside the other, at each number of minutes."""
     for number, name in enumerate(names):
         found = {
             panel.minutes: method.of(split, LAST, kind)
@@ -83,35 +89,28 @@ def _draw_place(
             for method in panel.methods
             if method.name == name
         }
-        middle = [median(values) for values in found.values()]
-        below = [median(values) - min(values) for values in found.values()]
-        above = [max(values) - median(values) for values in found.values()]
         shift = _APART ** (number - (len(names) - 1) / 2)
-        _mark(axes, [minutes * shift for minutes in found], middle, [below, above], number)
+        _mark(axes, [minutes * shift for minutes in found], list(found.values()), number)
     minutes = sorted({panel.minutes for panel in panels})
     axes.set_xscale("log")
     axes.set_xticks(minutes, [f"{each:g}" for each in minutes])
     axes.set_xticks([], minor=True)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("labelled minutes", fontsize=9, color=INK)
-    axes.set_ylabel(f"{kind.upper()} %", fontsize=9, color=INK)
     axes.tick_params(labelsize=9, colors=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e4e7eb", linewidth=0.8)
 
 
-def _mark(
-    axes: Any,
-    x: Sequence[float],
-    y: Sequence[float],
-    around: Sequence[Sequence[float]],
-    number: int,
-) -> Any:
+def _mark(axes: Any, x: Sequence[float], y: Sequence[Interval], number: int) -> Any:
     """Marks with their intervals, in the style of a method's number."""
     return axes.errorbar(
         x,
-        y,
-        yerr=around,
+        [each.median for each in y],
+        yerr=[
+            [each.median - each.least for each in y],
+            [each.most - each.median for each in y],
+        ],
         color=LINES[number % len(LINES)],
         marker=MARKERS[number % len(MARKERS)],
         linestyle=("-", ":")[number // len(LINES) % 2],

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from speechprune.files import write_atomically
+from speechprune.intervals import Interval, updates_in_words
 
 #: Who is heard in a test split: what was trained on, other strings of its speakers, and those of a
 #: speaker whom training never heard.
@@ -68,14 +68,15 @@ class MethodResult:
     bytes: int
     seeds: tuple[SeedResult, ...]
 
-    def of(self, split: str, which: str, kind: str) -> list[float]:
-        """Errors of each seed in percent; ``kind`` is "wer" or "cer"."""
-        return [100 * getattr(seed.errors[which][split], kind) for seed in self.seeds]
+    def of(self, split: str, which: str, kind: str) -> Interval:
+        """Errors of all seeds in percent; ``kind`` is "wer" or "cer"."""
+        errors = [seed.errors[which][split] for seed in self.seeds]
+        return Interval.of([100 * getattr(each, kind) for each in errors])
 
     def row(self, kind: str) -> Iterator[str]:
         """The cells of its row in a table of one kind of errors."""
         yield from (self.name, f"{self.rate:g}", f"{self.bytes:,}")
-        yield from (interval(self.of(split, which, kind)) for split, which in _COLUMNS)
+        yield from (self.of(split, which, kind).in_words() for split, which in _COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,17 @@ class PanelResult:
 
     @property
     def title(self) -> str:
-        """Where on the map this is, and of how many trainings."""
-        pairs = {(each.seed, each.speaker) for method in self.methods for each in method.seeds}
-        seeds = ", ".join(f"{seed} without {speaker}" for seed, speaker in sorted(pairs))
+        """Where on the map this is, and of which trainings."""
         return (
-            f"{self.model}, {self.minutes:g} labelled minutes, {self.updates:,} updates; seeds "
-            f"{seeds}"
+            f"{self.model}, {self.minutes:g} labelled minutes, {updates_in_words([self.updates])}; "
+            f"{self.seeds_in_words}"
         )
+
+    @property
+    def seeds_in_words(self) -> str:
+        """The seeds, and whom each left out."""
+        pairs = {(each.seed, each.speaker) for method in self.methods for each in method.seeds}
+        return "seeds " + ", ".join(f"{seed} without {who}" for seed, who in sorted(pairs))
 
     def with_methods(self, found: Sequence[MethodResult]) -> PanelResult:
         """The same with methods that were measured now, in place of what was known of them."""
@@ -119,11 +124,6 @@ class PanelResult:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         methods = tuple(_method(each) for each in found.pop("methods"))
         return cls(**found, methods=methods)
-
-
-def interval(values: Sequence[float]) -> str:
-    """The median, with the least and the most."""
-    return f"{median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
 def _method(found: dict[str, Any]) -> MethodResult:
