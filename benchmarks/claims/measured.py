@@ -26,7 +26,7 @@ HEADS = (
 )
 #: "100.0 (100.0 to 100.0)"
 _INTERVAL = 22
-WIDTHS = (26, 6, 9, *[_INTERVAL] * len(_COLUMNS))
+WIDTHS = (33, 6, 9, *[_INTERVAL] * len(_COLUMNS))
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,11 @@ METHODS: Mapping[str, Method] = {
             for p in (10, 30)
         ),
         Method("masks FFN, 10 %, and norms", masks(10, *_NORMS), SCORE_RATES),
+        Method(
+            "masks everywhere, 10 %, and norms",
+            masks(10, *_NORMS, everywhere=True),
+            SCORE_RATES,
+        ),
         Method("biases and norms", (*_FROZEN, *_NORMS), _SMALL_PART_RATES),
         Method(
             "LoRA FFN",
