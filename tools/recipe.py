@@ -214,6 +214,9 @@ def _cook(
     help="Mask attention projections beside feed-forward weights.",
 )
 @click.option(
+    "--train-norms", "norms", is_flag=True, help="Train biases and layer norms beside masks."
+)
+@click.option(
     "--masks-learning-rate", type=Number(), help="Learning rate of masks; by default the config's."
 )
 @click.option(

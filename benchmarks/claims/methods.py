@@ -18,11 +18,11 @@ FURTHER_MODELS = Path(__file__).parent / "further_models"
 #: weights.
 _RANK = 4
 
-#: Five learning rates for each method, in order; the search begins with those in the middle.
+#: Learning rates in order, of which a search tries those in the middle first, and five at most.
 _HEAD_RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
 _WEIGHT_RATES = (0.0005, 0.001, 0.002, 0.004, 0.008)
-SCORE_RATES = (0.005, 0.01, 0.02, 0.05, 0.1)
-_SMALL_PART_RATES = (0.001, 0.002, 0.005, 0.01, 0.02)
+#: Of scores, and of whatever else is small beside the weights.
+SMALL_PART_RATES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 
 #: What S3-Router's model leaves as it is; the head trains in all methods.
 _FROZEN = (f"model._name={ROUTER}", "model.prune_rate=1.0", "model.fix_mask=true")
@@ -82,18 +82,18 @@ METHODS: Mapping[str, Method] = {
         Method("head alone", _FROZEN, _HEAD_RATES),
         Method("weights", (f"model._name={WEIGHTS}",), _WEIGHT_RATES),
         Method("weights, head first", (f"model._name={WEIGHTS}",), _WEIGHT_RATES, frozen=0.2),
-        *(Method(f"masks FFN, {p} %", masks(p), SCORE_RATES) for p in (4, 10, 20, 30)),
+        *(Method(f"masks FFN, {p} %", masks(p), SMALL_PART_RATES) for p in (4, 10, 20, 30)),
         *(
-            Method(f"masks everywhere, {p} %", masks(p, everywhere=True), SCORE_RATES)
+            Method(f"masks everywhere, {p} %", masks(p, everywhere=True), SMALL_PART_RATES)
             for p in (10, 30)
         ),
-        Method("masks FFN, 10 %, and norms", masks(10, *_NORMS), SCORE_RATES),
+        Method("masks FFN, 10 %, and norms", masks(10, *_NORMS), SMALL_PART_RATES),
         Method(
             "masks everywhere, 10 %, and norms",
             masks(10, *_NORMS, everywhere=True),
-            SCORE_RATES,
+            SMALL_PART_RATES,
         ),
-        Method("biases and norms", (*_FROZEN, *_NORMS), _SMALL_PART_RATES),
+        Method("biases and norms", (*_FROZEN, *_NORMS), SMALL_PART_RATES),
         Method(
             "LoRA FFN",
             (
@@ -101,7 +101,7 @@ METHODS: Mapping[str, Method] = {
                 "model._name=wav2vec_ctc_low_rank",
                 f"+model.rank={_RANK}",
             ),
-            _SMALL_PART_RATES,
+            SMALL_PART_RATES,
         ),
     )
 }

@@ -36,6 +36,8 @@ _SHARED = (
 )
 #: Validations of a training, if there are as many hundreds of updates.
 _VALIDATIONS = 10
+#: Learning rates of a method, at the most: equal budgets.
+_MOST_TRIED = 5
 _SPLITS = {LAST: (TRAINED, KNOWN, UNKNOWN), BEST: (KNOWN, UNKNOWN)}
 
 
@@ -87,10 +89,10 @@ class Panel:
 
     def _try_rates(self, method: Method) -> dict[float, float]:
         """Character errors in validation by learning rate, of the middle three and further until
-        the best has a worse one on either side, or no more are left."""
+        the best has a worse one on either side, five were tried, or no more are left."""
         rates, tried = method.rates, dict[float, float]()
         wanted = _beside(len(rates) // 2, len(rates))
-        while wanted:
+        while wanted and len(tried) < _MOST_TRIED:
             runs = {rates[place]: self.run(method, rates[place], 1) for place in wanted}
             self._train(list(runs.values()))
             tried |= {rate: self._errors(run, LAST, "valid").cer for rate, run in runs.items()}

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from benchmarks.claims.command import panel_command
-from benchmarks.claims.methods import FURTHER_MODELS, METHODS, SCORE_RATES, Method, masks
+from benchmarks.claims.methods import FURTHER_MODELS, METHODS, SMALL_PART_RATES, Method, masks
 from speechprune.models.names import POLICY
 from speechprune.training.overrides import quoted
 
@@ -34,7 +34,7 @@ _DROPOUT = (
 
 def _changed(name: str, *overrides: str, frozen: float = 0.0) -> Method:
     """The masks of the map with further overrides."""
-    return Method(name, masks(_SHARE, *overrides), SCORE_RATES, frozen)
+    return Method(name, masks(_SHARE, *overrides), SMALL_PART_RATES, frozen)
 
 
 def _start(name: str, scale: float = 1.0) -> tuple[str, ...]:
@@ -51,7 +51,7 @@ INGREDIENTS: Mapping[str, Method] = {
         _changed("scores 10 times as fast", *_start("weight_rank_with_scale", 10)),
         _changed("head first", frozen=0.2),
         _changed("mask dropout", *_DROPOUT),
-        Method("dense at first", _DENSE_AT_FIRST, SCORE_RATES),
+        Method("dense at first", _DENSE_AT_FIRST, SMALL_PART_RATES),
         METHODS[f"masks FFN, {_SHARE} %, and norms"],
     )
 }

@@ -83,18 +83,27 @@ def test_methods_are_settings_that_train(name: str, panel: Panel) -> None:
     run = replace(panel, updates=500).run(method, method.rates[0], 1)
     cfg = rehearse(["--config-name", run.config, *run.all_overrides])
     assert cfg.optimization.max_update == 500 and cfg.optimization.lr == [method.rates[0]]
-    assert len(method.rates) == 5 and list(method.rates) == sorted(method.rates)
+    assert len(method.rates) >= 5 and list(method.rates) == sorted(method.rates)
     assert cfg.model.freeze_finetune_updates == (100 if "head first" in name else 0)
 
 
 @pytest.mark.parametrize(
-    "best, tried", [(0, (0, 1, 2, 3)), (1, (0, 1, 2, 3)), (2, (1, 2, 3)), (4, (1, 2, 3, 4))]
+    "name, best, tried",
+    [
+        ("weights", 0, (0, 1, 2, 3)),
+        ("weights", 1, (0, 1, 2, 3)),
+        ("weights", 2, (1, 2, 3)),
+        ("weights", 4, (1, 2, 3, 4)),
+        ("LoRA FFN", 3, (2, 3, 4)),
+        ("LoRA FFN", 0, (0, 1, 2, 3, 4)),
+        ("LoRA FFN", 6, (2, 3, 4, 5, 6)),
+    ],
 )
 def test_rates_are_tried_until_the_best_has_worse_ones_beside_it(
-    best: int, tried: tuple[int, ...], panel: Panel, monkeypatch: pytest.MonkeyPatch
+    name: str, best: int, tried: tuple[int, ...], panel: Panel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Errors grow with the distance from the best place among five."""
-    rates = METHODS["weights"].rates
+    """Errors grow with the distance from the best place."""
+    rates = METHODS[name].rates
     errors = {f"{rate:g}": abs(place - best) / 10 for place, rate in enumerate(rates)}
     monkeypatch.setattr(Panel, "_train", lambda self, runs: None)
     monkeypatch.setattr(
@@ -102,7 +111,7 @@ def test_rates_are_tried_until_the_best_has_worse_ones_beside_it(
         "_errors",
         lambda self, run, which, split: Errors(1.0, errors[run.name.split("-")[-3]]),
     )
-    found = panel._try_rates(METHODS["weights"])
+    found = panel._try_rates(METHODS[name])
     assert tuple(rates.index(rate) for rate in found) == tried
     assert min(found, key=found.__getitem__) == rates[best]
 

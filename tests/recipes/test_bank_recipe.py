@@ -263,6 +263,27 @@ def test_each_task_has_a_seed_of_its_own_whatever_the_order(tmp_path: Path) -> N
     assert set(seeds("es", "it", seed=2).values()).isdisjoint(found.values())
 
 
+def test_biases_and_norms_train_beside_masks_alone_and_the_bank_keeps_them(
+    folder: Path, trained: list[str]
+) -> None:
+    more = ("--train-norms", "--methods", "head")
+    assert recipe(folder, "norms", {"es": "es"}, *more).exit_code == 0
+    before = torch.load(folder / "model.pt")["model"]
+    moved = {}
+    for method in ("masks", "head"):
+        last = folder / "norms" / "es" / method / "checkpoints/checkpoint_last.pt"
+        after = torch.load(last)["model"]
+        moved[method] = {
+            key.rpartition(".")[2] if "layer_norm" not in key else "layer_norm"
+            for key in before
+            if (new := after.get(f"w2v_encoder.w2v_model.{key}")) is not None
+            and not torch.equal(new, before[key])
+        }
+    assert moved == {"masks": {"bias", "layer_norm"}, "head": set()}
+    kept = {key.rpartition(".")[2] for key in Bank(folder / "norms" / "tasks.bank").own("es")}
+    assert kept == {"weight", "bias"}
+
+
 def test_data_may_have_a_colon_in_their_names(tmp_path: Path) -> None:
     for name in ("a:b", "c"):
         write_task(tmp_path / name, 1, "ltr")
@@ -340,6 +361,7 @@ def test_a_folder_of_other_settings_or_other_tasks_is_refused(
     before = len(trained)
     for tasks, more, complaint in (
         (THREE, ("--sparsity", "0.2"), "sparsity=0.1, not 0.2"),
+        (THREE, ("--train-norms",), "norms=null, not true"),
         ({**THREE, "es": "it:ltr"}, (), "made with other settings (data of es="),
         ({"es": "es"}, (), "holds it, parity too; give --task for each"),
     ):

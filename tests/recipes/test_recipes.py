@@ -62,6 +62,7 @@ LABELS = {
     "parp": ["PARP"],
     "parp-p": ["PARP-P"],
     "s3router": ["S3-Router"],
+    "s3router-norms": ["S3-Router, norms"],
     "s3router-prune": ["S3-Router, pruning"],
     "transfer": ["source mask, fixed", "source mask, adjusted"],
     "joint": ["PARP, joint"],

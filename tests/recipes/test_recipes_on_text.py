@@ -32,6 +32,7 @@ RECIPES = {
     "parp": ("roberta_parp", 6),
     "parp-p": ("roberta_parp", 6),
     "s3router": ("roberta_st", 6),
+    "s3router-norms": ("roberta_st", 6),
     "s3router-prune": ("roberta_st", 12),
     "transfer": ("roberta_parp", 12),
 }

@@ -150,6 +150,8 @@ class BankTraining(Workflow):
             "updates": setting.updates,
             "sparsity": setting.sparsity,
             "attention": setting.attention,
+            # Folders of earlier versions do not tell.
+            "norms": setting.norms or None,
             "learning rates": dict(setting.learning_rates),
             "splits": list(self._splits),
             "seed": setting.seed,

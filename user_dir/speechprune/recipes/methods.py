@@ -6,6 +6,7 @@ NeurIPS 2022 (arXiv 2211.01522).
 
 from __future__ import annotations
 
+from speechprune.recipes.adapting import TRAINED_NORMS
 from speechprune.recipes.base import Plan, recipe
 from speechprune.recipes.setting import Setting, path_value
 from speechprune.recipes.steps import MaskMaking, Step
@@ -82,6 +83,14 @@ def s3router(setting: Setting) -> Plan:
     """S3-Router: learn which pretrained connections to keep; the weights stay."""
     run = setting.router(f"s3router-{setting.share}", "model.init_score=weight_rank")
     return Plan((run,), {"S3-Router": run})
+
+
+@recipe("s3router-norms", "sparsity", "score_learning_rate")
+def s3router_norms(setting: Setting) -> Plan:
+    """S3-Router while biases and layer norms train too, which few bytes hold."""
+    name = f"s3router-norms-{setting.share}"
+    run = setting.router(name, "model.init_score=weight_rank", *TRAINED_NORMS)
+    return Plan((run,), {"S3-Router, norms": run})
 
 
 @recipe("s3router-prune", "sparsity", "score_learning_rate")

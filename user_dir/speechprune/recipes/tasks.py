@@ -55,6 +55,8 @@ _OPTIONS = {
     "hydra.run.dir": "use --out",
     "model.fix_attn": "use --mask-attention",
     "model.prune_rate": "use --sparsity",
+    "model.trainable_bias": "use --train-norms",
+    "model.trainable_layer_norm": "use --train-norms",
     "model.w2v_path": "use --model",
     "optimization.lr": "use --masks-learning-rate and the like",
     "optimization.max_update": "use --updates",
@@ -147,6 +149,7 @@ class TaskSetting:
         updates: of each training; those of the config if None.
         sparsity: share of the masked weights that is removed, in [0, 1).
         attention: whether attention projections have masks, beside feed-forward weights.
+        norms: whether biases and layer norms train beside masks.
         learning_rates: by the names of methods; those of the config if they are not here.
         names: of the methods, see `methods_of`.
         splits: to train on, and to choose checkpoints on.
@@ -162,6 +165,7 @@ class TaskSetting:
     updates: int | None = None
     sparsity: float = 0.1
     attention: bool = False
+    norms: bool = False
     learning_rates: Mapping[str, float] = field(default_factory=dict)
     names: tuple[str, ...] = METHODS
     splits: tuple[str, str] = ("train", "valid")
@@ -180,12 +184,12 @@ class TaskSetting:
         router, weights = (LABELS_ROUTER, LABELS_MODEL) if kind == LABELS else (ROUTER, WEIGHTS)
         fixed = f"model.fix_attn={str(not self.attention).lower()}"
         made = (
-            connections(round(1.0 - self.sparsity, 12), fixed, model=router),
+            connections(round(1.0 - self.sparsity, 12), fixed, model=router, norms=self.norms),
             head_alone(model=weights),
             all_weights(model=weights),
         )
         return tuple(
-            Method(each.name, each.title, (*each.overrides, *self._rate(each)))
+            replace(each, overrides=(*each.overrides, *self._rate(each)))
             for each in made
             if each.name in self.names
         )
