@@ -10,6 +10,7 @@ from speechprune.recipes.adapting import TRAINED_NORMS
 from speechprune.recipes.base import Plan, recipe
 from speechprune.recipes.setting import Setting, path_value
 from speechprune.recipes.steps import MaskMaking, Step
+from speechprune.training.run import TrainingRun
 
 
 @recipe("dense")
@@ -36,7 +37,11 @@ def magnitude_pruning_at_initialisation(setting: Setting) -> Plan:
 @recipe("omp", "sparsity")
 def one_shot_magnitude_pruning(setting: Setting) -> Plan:
     """OMP: finetune, take the magnitude mask, and finetune the pretrained weights under it."""
-    first = setting.dense()
+    return one_shot(setting, setting.dense())
+
+
+def one_shot(setting: Setting, first: TrainingRun) -> Plan:
+    """OMP by the weights that ``first`` makes, which may be of another length."""
     name = f"omp-{setting.share}"
     plan = _masked(setting, name, "OMP", setting.mask_of_run(name, first))
     return Plan((first, *plan.steps), plan.results)

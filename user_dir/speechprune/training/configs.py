@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ def find_config(name: str) -> Path:
     return known[found[0]]
 
 
+@cache
 def ends_by_updates(name: str) -> tuple[str, ...]:
     """An override for a config that ends after so many epochs too, as GLUE's do: a workflow counts
     updates, and masks would not have become as sparse as they are to be.
