@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor, equal
+from torch import Tensor
 
 from speechprune.bank.coding import encode
 from speechprune.checkpoint.masks import masks_in
 from speechprune.masking.bits import pack_bits
-from speechprune.state_names import ENCODER, is_of_masks
+from speechprune.recipes.adapting import added_or_changed
 
 #: As banks keep the weights that tasks share: in half precision.
 _OF_A_VALUE = 2
@@ -22,20 +22,8 @@ def own_bytes(finetuned: Mapping[str, Tensor], pretrained: Mapping[str, Tensor])
         finetuned: a state dict of a CTC model.
         pretrained: that of the encoder, as the run began.
     """
-    values = sum(
-        tensor.numel()
-        for key, tensor in finetuned.items()
-        if not is_of_masks(key) and not _is_as_before(tensor, pretrained.get(_before(key)))
-    )
+    values = sum(finetuned[key].numel() for key in added_or_changed(finetuned, pretrained))
     return _OF_A_VALUE * values + _bytes_of(masks_in(finetuned))
-
-
-def _before(key: str) -> str:
-    return key.removeprefix(ENCODER)
-
-
-def _is_as_before(tensor: Tensor, before: Tensor | None) -> bool:
-    return before is not None and equal(tensor, before.to(tensor.dtype))
 
 
 def _bytes_of(masks: Mapping[str, Tensor]) -> int:

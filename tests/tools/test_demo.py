@@ -25,9 +25,12 @@ def test_three_ways_are_compared_once(tmp_path: Path) -> None:
     assert [result.name for result in results] == [method.name for method in METHODS]
     head, weights, masks = results
     assert (head.kept, weights.kept) == (1.0, 1.0) and masks.kept == pytest.approx(0.7, abs=1e-3)
-    # A head of 10 symbols on 32 channels in fp32; the masks of 2 layers, a bit per weight.
+    # A head of 10 symbols on 32 channels in fp32; the masks of 2 layers, a bit per weight; the
+    # biases of their projections and 2 norms each, of the positions and of the front end, which has
+    # 16 channels, and its norm and the encoder's.
     assert head.bytes == 4 * (32 * 10 + 10)
-    assert masks.bytes == head.bytes + 2 * (4 * 32 * 32 + 2 * 32 * 64) // 8 + 4 * 32
+    norms = 2 * (4 * 32 + 64 + 32 + 4 * 32) + 32 + 32 + 2 * 16 + 2 * 32
+    assert masks.bytes == head.bytes + 2 * (4 * 32 * 32 + 2 * 32 * 64) // 8 + 4 * norms
     assert weights.bytes > 10 * masks.bytes
     assert [row["name"] for row in json.loads((out / "results.json").read_text())] == [
         method.name for method in METHODS

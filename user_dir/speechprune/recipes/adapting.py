@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, equal
 
 from speechprune.models.names import ROUTER, WEIGHTS
-from speechprune.state_names import HEAD, MASK_EMBEDDING, is_mask
+from speechprune.state_names import ENCODER, is_mask, is_of_masks
 
 #: More updates than any run has: the encoder stays frozen.
 _NEVER = 1000000
 
-#: The ends of the keys of what `TRAINED_NORMS` frees.
-_NORMS = (".bias", "layer_norm.weight")
+#: Frees what few bytes hold.
 TRAINED_NORMS = ("model.trainable_bias=true", "model.trainable_layer_norm=true")
 
 MASKS, HEAD_ALONE, ALL_WEIGHTS = "masks", "head", "weights"
@@ -28,29 +27,33 @@ class Method:
         name: of its folder.
         title: in tables.
         overrides: of the config.
-        norms: whether biases and layer norms train beside masks.
     """
 
     name: str
     title: str
     overrides: tuple[str, ...]
-    norms: bool = False
 
-    def bytes_in(self, tensors: Mapping[str, Tensor]) -> int:
+    def bytes_in(self, tensors: Mapping[str, Tensor], pretrained: Mapping[str, Tensor]) -> int:
         """Bytes of a state dict that a task adds beside the model that all tasks share: all
-        weights, or a head, or a head, one bit per masked weight, the embedding of masked spans
-        and, if they trained, biases and layer norms."""
-        return sum(tensors[key].numel() * tensors[key].element_size() for key in self._own(tensors))
+        weights; or what training added or changed, with one bit per masked weight.
 
-    def _own(self, keys: Collection[str]) -> Collection[str]:
-        if self.name == ALL_WEIGHTS:
-            return keys
-        own = [key for key in keys if key.startswith(HEAD) or is_mask(key)]
-        if self.name == MASKS:
-            own += [key for key in keys if key.endswith(MASK_EMBEDDING)]
-        if self.norms:
-            own += [key for key in keys if not key.startswith(HEAD) and key.endswith(_NORMS)]
-        return own
+        Args:
+            pretrained: the state dict of the encoder, as training found it.
+        """
+        keys = tensors if self.name == ALL_WEIGHTS else added_or_changed(tensors, pretrained)
+        own = [*keys, *(filter(is_mask, tensors) if self.name == MASKS else ())]
+        return sum(tensors[key].numel() * tensors[key].element_size() for key in own)
+
+
+def added_or_changed(tensors: Mapping[str, Tensor], pretrained: Mapping[str, Tensor]) -> list[str]:
+    """The keys of a finetuned state dict that hold something else than the pretrained one of its
+    encoder, apart from masks and their scores."""
+
+    def is_as_before(key: str) -> bool:
+        before = pretrained.get(key.removeprefix(ENCODER))
+        return before is not None and equal(tensors[key], before.to(tensors[key]))
+
+    return [key for key in tensors if not is_of_masks(key) and not is_as_before(key)]
 
 
 def head_alone(*overrides: str, model: str = WEIGHTS) -> Method:
@@ -78,4 +81,5 @@ def connections(keep: float, *overrides: str, model: str = ROUTER, norms: bool =
         *(TRAINED_NORMS if norms else ()),
         *overrides,
     )
-    return Method(MASKS, "connections finetuned", own, norms)
+    title = "connections and norms" if norms else "connections finetuned"
+    return Method(MASKS, title, own)

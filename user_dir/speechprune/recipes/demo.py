@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from torch import Tensor
 
 from speechprune.checkpoint import read
 from speechprune.checkpoint.settings import seed_of
@@ -26,7 +28,7 @@ _CONFIG = "demo/nano"
 METHODS = (
     head_alone("optimization.lr=[0.02]"),
     all_weights("optimization.lr=[0.002]"),
-    connections(0.7, "optimization.lr=[0.02]"),
+    connections(0.7, "optimization.lr=[0.02]", norms=True),
 )
 
 
@@ -93,13 +95,16 @@ def adapt_and_measure(
         for m in METHODS
     ]
     finish_all([[run] for run in runs], jobs=jobs)
-    results = [_measure(method, data, run) for method, run in zip(METHODS, runs)]
+    pretrained = read(model)["model"]
+    results = [_measure(method, data, run, pretrained) for method, run in zip(METHODS, runs)]
     table = json.dumps([asdict(result) for result in results], indent=2)
     write_atomically(out / "results.json", table.encode())
     return results
 
 
-def _measure(method: Method, data: Path, run: TrainingRun) -> Result:
+def _measure(
+    method: Method, data: Path, run: TrainingRun, pretrained: Mapping[str, Tensor]
+) -> Result:
     checkpoint = run.folder / "checkpoints" / "checkpoint_best.pt"
     loaded = load_recogniser(checkpoint, data)
     report = evaluate(loaded, read_references(loaded, data, "test"))
@@ -110,7 +115,7 @@ def _measure(method: Method, data: Path, run: TrainingRun) -> Result:
         wer=report.words.rate * 100,
         cer=report.characters.rate * 100,
         kept=report.density,
-        bytes=method.bytes_in(state["model"]),
+        bytes=method.bytes_in(state["model"], pretrained),
         updates=run.updates,
         seed=seed_of(state),
     )
