@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,9 @@ import torch
 from click.testing import CliRunner
 from scipy.cluster.vq import kmeans2, vq
 
+from speechprune.checksums import read_json, write_json
 from speechprune.errors import UserError
+from speechprune.files import digest
 from speechprune.manifests.frame_units import check_frame_units
 from speechprune.models.loading import load_pretrained
 from speechprune.recipes import mini_speech
@@ -59,13 +60,6 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def copied(pretrained: Path, tmp_path: Path) -> Path:
-    """A copy of it, at the same place as seen from within."""
-    shutil.copytree(pretrained / "mini", tmp_path / "mini")
-    return tmp_path / "mini"
-
-
 def last(folder: Path, iteration: int) -> Path:
     return folder / "mini" / f"run-{iteration}" / "checkpoints" / "checkpoint_last.pt"
 
@@ -97,7 +91,6 @@ def test_the_second_iteration_goes_on_with_new_labels(pretrained: Path) -> None:
             last(pretrained, 2),
         )
     )
-    assert {name for name in first if not torch.equal(first[name], start[name][: len(first[name])])}
     for name, tensor in start.items():
         if name == "label_embs_concat":
             assert first[name].shape == (CLUSTERS[0] + 4, 8)
@@ -119,8 +112,9 @@ def test_its_targets_are_clusters_of_the_middle_layer(pretrained: Path) -> None:
         assert [len(line.split()) for line in told] == [len(line) for line in units]
         same = np.concatenate([np.array(a.split(), int) == b for a, b in zip(told, units)])
         agreements[layer] = same.mean()
-    assert agreements[MIDDLE] > 0.995
-    assert max(agreements[MIDDLE - 1], agreements[MIDDLE + 1]) < 0.9
+    # So young a layer changes little.
+    assert agreements[MIDDLE] > 0.998
+    assert max(agreements[MIDDLE - 1], agreements[MIDDLE + 1]) < 0.99
 
 
 def hidden_states(model: torch.nn.Module, manifest: Path, layer: int) -> list[np.ndarray]:
@@ -186,17 +180,17 @@ def test_labels_of_other_recordings_are_refused(pretrained: Path, tmp_path: Path
             check_frame_units(units, data, ("train", "valid"))
 
 
-def test_labels_of_another_model_are_refused(copied: Path) -> None:
-    made_of = json.loads((copied / "units-2/settings.json").read_text())
-    assert made_of["layer"] == MIDDLE
-    del made_of["sha256"]
-    made_of["of"] = "another"
-    (copied / "units-2/settings.json").write_text(json.dumps(made_of))
-    (copied / "run-1/overrides.json").write_text(
-        (copied / "run-1/overrides.json").read_text().replace("sha256", "was")
-    )
-    with pytest.raises(UserError, match="other settings"):
-        pretrain_mini(copied / "out.pt", copied, settings())
+def test_labels_of_another_model_are_refused(pretrained: Path) -> None:
+    """They say which checkpoint and layer they are of."""
+    place = pretrained / "mini/units-2/settings.json"
+    made_of = read_json(place)
+    assert made_of["layer"] == MIDDLE and made_of["of"] == digest(last(pretrained, 1))
+    write_json(place, {**made_of, "of": "another"})
+    try:
+        with pytest.raises(UserError, match="was made with other settings .of=another, not "):
+            pretrain_mini(pretrained / "other.pt", pretrained / "mini", settings())
+    finally:
+        write_json(place, made_of)
 
 
 def test_the_network_has_about_ten_million_parameters() -> None:
