@@ -52,7 +52,7 @@ class Scale:
 
 #: By device. On a CPU it is meant for two hours of one core, on a GPU for eight minutes of an H100.
 SCALES = {
-    "cpu": Scale(4.0, (1000, 1000)),
+    "cpu": Scale(4.0, (2000, 3000)),
     "cuda": Scale(
         20.0,
         (1600, 2400),
