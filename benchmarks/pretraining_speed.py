@@ -20,7 +20,7 @@ from typing import Any
 import click
 import torch
 
-from benchmarks.harness import Report, device_option, machine
+from benchmarks.harness import RESULTS, Report, device_option, machine
 from speechprune.manifests.acoustic_units import Cepstra, write_units
 from speechprune.manifests.audio import SAMPLE_RATE
 from speechprune.manifests.frame_units import UNIT_RATE
@@ -162,7 +162,8 @@ def hidden_states(listened: Listened, trainer: Any, device: str) -> float:
 @device_option
 @click.option("--updates", "count", type=click.IntRange(1), default=9, help="Updates timed; 9.")
 @click.option("--hours", type=float, default=0.05, help="Hours of speech to make, about; 0.05.")
-def main(device: str, count: int, hours: float) -> None:
+@click.option("--save", is_flag=True, help="Write the tables to benchmarks/results.")
+def main(device: str, count: int, hours: float, save: bool) -> None:
     if device == "cpu":
         torch.set_num_threads(1)
     report = Report()
@@ -181,6 +182,8 @@ def main(device: str, count: int, hours: float) -> None:
             ("hidden states of mini", hidden_states(listened, trainer, device)),
         ):
             rows.add(step, f"{seconds / listened.hours:.1f}")
+    if save:
+        report.save(RESULTS / f"pretraining_speed_{device}.txt")
 
 
 if __name__ == "__main__":
