@@ -18,7 +18,7 @@ from speechprune.manifests.acoustic_units import write_units
 from speechprune.manifests.frame_units import check_frame_units, write_frame_units
 from speechprune.manifests.progress import Progress, unwatched
 from speechprune.recipes.hidden_units import HiddenStates, Listening, middle
-from speechprune.recipes.mini_speech import SPLITS, MiniSpeech, make_mini_speech
+from speechprune.recipes.mini_speech import LANGUAGES, SPLITS, MiniSpeech, make_mini_speech
 from speechprune.recipes.pretraining import (
     PretrainingRun,
     check_overrides,
@@ -115,11 +115,11 @@ def pretrain_mini(
     check_overrides(settings.overrides)
     check_output(out)
     with locked(folder):
-        tell("speech")
+        tell(f"speech in {len(LANGUAGES)} languages, in {folder / 'speech'}")
         data = make_mini_speech(
             folder / "speech", settings.speech, workers=workers, progress=progress
         )
-        tell("units of cepstra")
+        tell("units of cepstra, for the first iteration")
         first = folder / "units-1"
         _make_units(
             first,
@@ -170,7 +170,7 @@ def _second_targets(
     """The units of hidden states, and the checkpoint that learns them, as it begins."""
     units, start, count = folder / "units-2", folder / "start-2.pt", settings.clusters[1]
     layer = middle(run.checkpoint)
-    tell(f"units of hidden state {layer}")
+    tell(f"units of hidden state {layer}, for the second iteration")
     model = digest(run.checkpoint)
 
     def listen(out: Path) -> None:
