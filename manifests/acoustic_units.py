@@ -5,22 +5,17 @@ Source: the first iteration of HuBERT (Hsu et al., IEEE/ACM TASLP 2021), k-means
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Sequence
 
 import numpy as np
-from scipy.cluster.vq import kmeans2, vq
 from scipy.fft import dct
 
-from speechprune.errors import UserError
-from speechprune.manifests.audio import SAMPLE_RATE, read_resampled
-from speechprune.manifests.lines import write_lines
-from speechprune.manifests.manifest import Split, read_split
-from speechprune.manifests.recording import BadAudio
-
-UNITS = "km"
-UNIT_RATE = 50
-"""Units per second: one for each frame of wav2vec 2.0's convolutions."""
+from speechprune.manifests.audio import SAMPLE_RATE
+from speechprune.manifests.frame_units import UNIT_RATE, read_all, write_frame_units
+from speechprune.manifests.processes import chunked, spread
+from speechprune.manifests.progress import Progress, unwatched
+from speechprune.manifests.rows import Row, read_rows
 
 _WINDOW, _HOP, _FFT = 400, 160, 512  # samples
 _HOPS_PER_UNIT = SAMPLE_RATE // (_HOP * UNIT_RATE)
@@ -28,33 +23,60 @@ _BANDS, _CEPSTRA = 40, 13
 #: Hz; what telephones carry too, so that a narrow band does not make units of its own.
 _LOWEST, _HIGHEST = 60.0, 3800.0
 _DELTA_WEIGHT = 2.0  # differences vary less than what they are taken of
-_SAMPLE = 40_000  # frames that the clusters are found on
+_CHUNK = 32  # utterances that a worker hears at a time
 
 
-def write_units(folder: Path, splits: Sequence[str], clusters: int = 100, seed: int = 1) -> None:
-    """Write `SPLIT.km`, a line of units for each utterance, and `dict.km.txt` into `folder`.
+def write_units(
+    folder: Path,
+    splits: Sequence[str],
+    clusters: int = 100,
+    seed: int = 1,
+    *,
+    out: Path | None = None,
+    workers: int | None = 1,
+    progress: Progress = unwatched,
+) -> None:
+    """Write `SPLIT.km`, a line of units for each utterance, and `dict.km.txt`.
 
     The clusters are those of the first split; their numbers mean nothing in another folder.
 
     Args:
-        folder: a manifest folder.
+        folder: a manifest folder, whose labels are not read.
         splits: names of its splits.
         clusters: number of units.
         seed: of the frames sampled and of k-means.
+        out: the folder to write to, by default the same.
+        workers: processes that listen, None for one per core; the units are the same.
+        progress: wraps the stream of utterances, each time that some are listened to.
 
     Raises:
-        UserError: as `manifest.read_split` does, or a recording cannot be used.
+        UserError: a manifest is missing or malformed, or a recording cannot be used.
     """
-    features = {name: _split_features(read_split(folder, name)) for name in splits}
-    frames = np.concatenate(features[splits[0]])
-    scale = frames.std(0)
-    random = np.random.default_rng(seed)
-    sample = frames[random.permutation(len(frames))[:_SAMPLE]] / scale
-    centroids, _ = kmeans2(sample, clusters, iter=30, minit="++", seed=random)
-    for name, utterances in features.items():
-        units = [vq(cepstra / scale, centroids)[0] for cepstra in utterances]
-        write_lines(folder / f"{name}.{UNITS}", [" ".join(map(str, line)) for line in units])
-    write_lines(folder / f"dict.{UNITS}.txt", [f"{unit} 1" for unit in range(clusters)])
+    features = Cepstra(folder, workers, progress)
+    write_frame_units(out or folder, features, splits, clusters, seed)
+
+
+class Cepstra:
+    """The cepstra of the utterances in a manifest folder."""
+
+    most = 4000
+
+    def __init__(
+        self, folder: Path, workers: int | None = 1, progress: Progress = unwatched
+    ) -> None:
+        self._folder, self._workers, self._progress = folder, workers, progress
+
+    def count(self, split: str) -> int:
+        return len(self._rows(split)[1])
+
+    def of(self, split: str, numbers: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        root, rows = self._rows(split)
+        chunks = chunked((Path(root, rows[number][0]) for number in numbers), _CHUNK)
+        heard = (each for part in spread(_cepstra, chunks, self._workers) for each in part)
+        yield from zip(numbers, self._progress(heard, len(numbers)))
+
+    def _rows(self, split: str) -> tuple[str, list[Row]]:
+        return read_rows(self._folder / f"{split}.tsv")
 
 
 def cepstra_of(samples: np.ndarray) -> np.ndarray:
@@ -74,15 +96,8 @@ def cepstra_of(samples: np.ndarray) -> np.ndarray:
     return both[::_HOPS_PER_UNIT].astype(np.float32)
 
 
-def _split_features(split: Split) -> list[np.ndarray]:
-    return [cepstra_of(_read(split.root / utterance.path)) for utterance in split.utterances]
-
-
-def _read(path: Path) -> np.ndarray:
-    try:
-        return read_resampled(path)[0]
-    except BadAudio as problem:
-        raise UserError(f"{path} {problem}") from problem
+def _cepstra(paths: Sequence[Path]) -> list[np.ndarray]:
+    return [cepstra_of(samples) for samples in read_all(paths)]
 
 
 def _mel_filters() -> np.ndarray:

@@ -29,7 +29,12 @@ from speechprune.manifests.provenance import (
 from speechprune.manifests.replaced_dictionary import replace_dictionary
 from speechprune.manifests.rows import audio_key, split_names
 from speechprune.manifests.spelling import unspell
-from speechprune.manifests.verbatim import Lines, read_all_labels, write_verbatim
+from speechprune.manifests.verbatim import (
+    Lines,
+    below_one_root,
+    read_all_labels,
+    write_verbatim,
+)
 
 
 @dataclass(frozen=True)
@@ -194,14 +199,7 @@ def _holders(corpora: Sequence[_Source]) -> dict[str, list[_Source]]:
 
 def _pool(name: str, endings: Sequence[str], blocks: Sequence[Lines], *, letters: bool) -> Lines:
     """One block after the other, below the folder that holds the audio of all."""
-    roots = [os.path.abspath(block.root) for block in blocks]
-    common = os.path.commonpath(roots)
-    paths: list[str] = []
-    for block, root in zip(blocks, roots):
-        below = os.path.relpath(root, common)
-        if "\t" in below:
-            raise UserError(f"{root!r} has a tab in its name, which a manifest cannot hold")
-        paths += block.paths if below == "." else [f"{below}/{path}" for path in block.paths]
+    common, paths = below_one_root(blocks)
     columns = {
         ending: [line for block in blocks for line in block.columns[ending]]
         for ending in endings

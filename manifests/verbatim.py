@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from speechprune.errors import UserError
 from speechprune.manifests.label_files import SPEAKERS, WORDS
 from speechprune.manifests.lines import write_lines
 from speechprune.manifests.rows import described_size, read_column, read_rows
@@ -71,6 +73,23 @@ def read_all_labels(folder: Path, name: str, endings: Sequence[str]) -> Lines:
     Only the first kind has to be there. Raises UserError as `read_verbatim`.
     """
     return read_verbatim(folder, name, endings[0], (*endings[1:], WORDS, SPEAKERS))
+
+
+def below_one_root(blocks: Sequence[Lines]) -> tuple[str, list[str]]:
+    """The folder that holds the audio of all blocks, and the paths below it, one block after the
+    other.
+
+    Raises UserError if a folder has a name that no manifest can hold.
+    """
+    roots = [os.path.abspath(block.root) for block in blocks]
+    common = os.path.commonpath(roots)
+    paths: list[str] = []
+    for block, root in zip(blocks, roots):
+        below = os.path.relpath(root, common)
+        if "\t" in below:
+            raise UserError(f"{root!r} has a tab in its name, which a manifest cannot hold")
+        paths += block.paths if below == "." else [f"{below}/{path}" for path in block.paths]
+    return common, paths
 
 
 def write_verbatim(folder: Path, lines: Lines) -> dict[str, Any]:

@@ -25,6 +25,7 @@ LEVELS = (
         "registry",
         "checksums",
         "files",
+        "file_parts",
         "locks",
         "state_names",
         "made_with",

@@ -35,4 +35,4 @@ def command(out: Path, folder: Path, workers: int, overrides: tuple[str, ...]) -
     def bar(utterances: Iterable[Any], total: int) -> Iterable[Any]:
         return tqdm(utterances, total=total, unit="utterance", disable=None)
 
-    pretrain_nano(out, folder, overrides=overrides, workers=workers, progress=bar)
+    pretrain_nano(out, folder, overrides=overrides, workers=workers, progress=bar, tell=click.echo)

@@ -101,6 +101,7 @@ OTHERS = (
         "manifest ",
         "policies",
         "prepare ",
+        "pretrain-mini",
         "pretrain-nano",
     ),
     "recipe ",

@@ -65,6 +65,7 @@ LINES = {
 }
 #: What writes as another of its group does, or takes minutes before it writes.
 ALIKE = {
+    *("pretrain-mini --out", "pretrain-mini --folder"),
     *("pretrain-nano --out", "pretrain-nano --folder"),
     *("pretrain-nano-text --out", "pretrain-nano-text --folder"),
 }

@@ -18,6 +18,8 @@ from speechprune.slimming.plan import SLIM_PLAN, SlimPlan
 _SAMPLE_RATE = 16000
 #: Targets a second in pretraining; an encoder without its heads does not depend on it.
 _LABEL_RATE = 50
+#: What stands for each unit of its targets, (units and special symbols, channels).
+LABEL_EMBEDDINGS = "label_embs_concat"
 
 
 @BACKBONES.register("hubert")
@@ -30,7 +32,7 @@ class Hubert(Wav2Vec2):
     fairseq_name: ClassVar[str] = "hubert"
     fits_fairseqs_ctc: ClassVar[bool] = False
     pretraining_only: ClassVar[tuple[str, ...]] = (
-        "label_embs_concat",
+        LABEL_EMBEDDINGS,
         "final_proj.",
         "target_glu.",
     )

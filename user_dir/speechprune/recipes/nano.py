@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from importlib.resources import files
 from pathlib import Path
 
-import torch
-
-from speechprune.ending import run_child
-from speechprune.errors import UserError
+from speechprune.files import check_output
 from speechprune.locks import locked
-from speechprune.manifests.acoustic_units import UNITS, write_units
-from speechprune.manifests.synthetic import Progress, SyntheticSpeech, make_synthetic
-from speechprune.rewriting.conversion import convert
-from speechprune.training.overrides import quoted
+from speechprune.manifests.acoustic_units import write_units
+from speechprune.manifests.dictionary import dictionary_name
+from speechprune.manifests.frame_units import UNITS
+from speechprune.manifests.progress import Progress, unwatched
+from speechprune.manifests.synthetic import SyntheticSpeech, make_synthetic
+from speechprune.recipes.pretraining import (
+    PretrainingRun,
+    check_overrides,
+    export,
+    folder_override,
+)
+from speechprune.training.rounds import Tell, finish_all
 
 ASSET = Path(str(files("speechprune"))) / "assets" / "nano_wav2vec2.pt"
 
@@ -31,6 +34,8 @@ CORPUS = SyntheticSpeech(
 )
 """Nearly two hours of speech; its labels are not used."""
 
+UPDATES = 4000
+
 
 def pretrain_nano(
     out: Path,
@@ -38,7 +43,8 @@ def pretrain_nano(
     *,
     overrides: tuple[str, ...] = (),
     workers: int = 1,
-    progress: Progress = lambda utterances, total: utterances,
+    progress: Progress = unwatched,
+    tell: Tell = lambda line: None,
 ) -> None:
     """Speak the corpus, label its frames, pretrain by `config/pretraining/nano.yaml`, and export.
 
@@ -46,33 +52,27 @@ def pretrain_nano(
         out: the checkpoint to write.
         folder: where the corpus and the run are kept; what is there already is used.
         overrides: more overrides for fairseq-hydra-train.
+        progress: wraps the stream of spoken utterances.
+        tell: is called with a line when training begins.
 
     Raises:
-        UserError: training failed, its log is named; or another process does this in ``folder``.
+        UserError: training failed, its log is named; ``folder`` was made with other settings; or
+            another process does this in it.
     """
+    check_overrides(overrides)
+    check_output(out)
     with locked(folder):
-        _pretrain_nano(out, folder, overrides, workers, progress)
-
-
-def _pretrain_nano(
-    out: Path, folder: Path, overrides: tuple[str, ...], workers: int, progress: Progress
-) -> None:
-    corpus, run = folder / "corpus", folder / "run"
-    if not corpus.exists():
-        make_synthetic(corpus, CORPUS, workers=workers, progress=progress)
-    if not (corpus / f"dict.{UNITS}.txt").exists():
-        write_units(corpus, ("train", "valid"))
-    log = folder / "train.log"
-    command = [sys.executable, "-m", "speechprune.tools.main", "train"]
-    command += ["--config-name", "pretraining/nano", f"hydra.run.dir={quoted(str(run.absolute()))}"]
-    command += [f"task.data={quoted(str(corpus.absolute()))}", *overrides]
-    with log.open("w", encoding="utf-8") as stream:
-        code = run_child(command, stdout=stream, stderr=stream, env=_one_thread())
-    if code:
-        raise UserError(f"pretraining failed; see {log}")
-    convert(run / "checkpoints" / "checkpoint_last.pt", out, dtype=torch.float16)
-
-
-def _one_thread() -> dict[str, str]:
-    # Sums in a fixed order: the recipe's result does not depend on the number of cores.
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
+        corpus = folder / "corpus"
+        if not corpus.exists():
+            make_synthetic(corpus, CORPUS, workers=workers, progress=progress)
+        if not (corpus / dictionary_name(UNITS)).exists():
+            write_units(corpus, ("train", "valid"), workers=workers)
+        run = PretrainingRun(
+            "pretraining",
+            folder / "run",
+            "pretraining/nano",
+            (folder_override("task.data", corpus), *overrides),
+            UPDATES,
+        )
+        finish_all([[run]], tell=tell)
+        export(run, out)
