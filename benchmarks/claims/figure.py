@@ -117,6 +117,7 @@ def _mark(axes: Any, x: Sequence[float], y: Sequence[Interval], number: int) -> 
         markersize=5,
         linewidth=1.2,
         capsize=2,
+        clip_on=False,
     )
 
 
