@@ -33,7 +33,7 @@ deep-nano: $(STAMP)
 		model.encoder_layers=12 model.encoder_embed_dim=128 model.encoder_ffn_embed_dim=512 \
 		model.encoder_layerdrop=0.05 optimization.lr=[0.001] lr_scheduler.warmup_updates=400
 
-# A HuBERT of ten million parameters: two hours on one core, or eight minutes on a large GPU.
+# A HuBERT of ten million parameters: two hours on one core, or an estimated eight minutes on a large GPU.
 mini: $(STAMP)
 	$(BIN)/speechprune pretrain-mini --out mini.pt
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
 import click
@@ -50,7 +50,7 @@ class Timed:
     Attributes:
         parameters: of the network in pretraining, with its label embeddings.
         audio: seconds of audio in an update, on average.
-        seconds: of an update, the median.
+        seconds: of an update, on average, without reading data, validation and saving.
     """
 
     parameters: int
@@ -101,7 +101,7 @@ def updates(trainer: Any, device: str, count: int) -> Timed:
             seconds.append(clock(device) - start)
             audio.append(batch["net_input"]["source"].numel() / SAMPLE_RATE)
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
-    return Timed(parameters, mean(audio), median(seconds))
+    return Timed(parameters, mean(audio), mean(seconds))
 
 
 def _batches(trainer: Any) -> Iterator[Any]:

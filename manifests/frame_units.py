@@ -74,6 +74,7 @@ class Clusters:
         heard = dict(features.of(split, numbers))
         frames = np.concatenate([heard[number] for number in numbers])
         scale = frames.std(0)
+        scale[scale == 0.0] = 1.0  # a channel that never changes tells no frames apart
         sample = frames[random.permutation(len(frames))[:_SAMPLE]] / scale
         centroids, _ = kmeans2(sample, count, iter=_ROUNDS, minit="++", seed=random)
         return cls(scale, centroids)

@@ -35,8 +35,8 @@ _PATH = click.Path(path_type=Path)
     "--updates",
     type=whole_number(1),
     nargs=2,
-    help="Updates of the first and of the second iteration; by default what takes two hours of a "
-    "core, or eight minutes of a large GPU.",
+    help="Updates of the first and of the second iteration; by default what takes about two hours "
+    "of a core, or an estimated eight minutes of a large GPU.",
 )
 @click.option(
     "--digits",

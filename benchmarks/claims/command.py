@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import click
 
 from benchmarks.claims.data import make_fold, make_whole, speakers_of
-from benchmarks.claims.measured import HEADS, WIDTHS, MethodResult, PanelResult
+from benchmarks.claims.measured import HEADS, WIDTHS, PanelResult
 from benchmarks.claims.methods import Method, make_known
 from benchmarks.claims.panel import Panel
 from benchmarks.harness import RESULTS, Rows
@@ -56,31 +57,35 @@ def panel_command(methods: Mapping[str, Method], about: str, kind: str = "") -> 
         called = _NANO if model == ASSET else model.stem
         place = f"{called}-{minutes:g}-minutes-{updates}-updates"
         panel = Panel(model, updates, folds, out / place, jobs, partial(click.echo, err=True))
-        found = _measured(panel, [methods[name] for name in names or methods])
-        result = PanelResult(called, minutes, updates, found)
-        file = RESULTS / "claims" / f"{kind}{place}.json"
-        if save and file.exists():
-            result = PanelResult.load(file).with_methods(found)
-        lines = list(described(result))
-        for line in lines:
-            click.echo(line)
-        if save:
-            result.save(file)
-            write_atomically(
-                file.parent / f"{kind}{place}.txt", "".join(f"{line}\n" for line in lines).encode()
-            )
+        file = RESULTS / "claims" / f"{kind}{place}.json" if save else None
+        place_only = PanelResult(called, minutes, updates, ())
+        _measure(panel, place_only, [methods[name] for name in names or methods], file)
 
     return command
 
 
-def _measured(panel: Panel, methods: Sequence[Method]) -> tuple[MethodResult, ...]:
-    """A row of word errors for each method as soon as it is measured."""
+def _measure(
+    panel: Panel, place: PanelResult, methods: Sequence[Method], file: Path | None
+) -> None:
+    """A row of word errors for each method as soon as it is measured, and all tables in the end.
+
+    Args:
+        place: without methods.
+        file: what is kept of each method at once, beside what it holds of others; None for nothing.
+    """
     rows = Rows(click.echo, HEADS, WIDTHS)
-    found = []
+    result = PanelResult.load(file) if file and file.exists() else place
     for method in methods:
-        found.append(panel.measured(method))
-        rows.add(*found[-1].row("wer"))
-    return tuple(found)
+        found = panel.measured(method)
+        rows.add(*found.row("wer"))
+        result = result.with_method(found)
+        if file:
+            result.save(file)
+            text = "".join(f"{line}\n" for line in described(result))
+            write_atomically(
+                file.with_name(f"{file.name.removesuffix('.json')}.txt"), text.encode()
+            )
+    click.echo("\n".join(described(result)))
 
 
 def described(result: PanelResult) -> Iterator[str]:
@@ -95,5 +100,8 @@ def described(result: PanelResult) -> Iterator[str]:
         yield from lines
     yield "\ncharacter errors in validation by learning rate, seed 1\n"
     for method in result.methods:
-        tried = ", ".join(f"{rate:g}: {100 * cer:.1f}" for rate, cer in method.tried.items())
-        yield f"{method.name:{WIDTHS[0]}}  {tried}"
+        tried = (
+            f"{rate:g}: {100 * cer:.1f}" if math.isfinite(cer) else f"{rate:g}: diverged"
+            for rate, cer in method.tried.items()
+        )
+        yield f"{method.name:{WIDTHS[0]}}  {', '.join(tried)}"

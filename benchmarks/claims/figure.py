@@ -41,10 +41,12 @@ def draw(panels: Sequence[PanelResult], path: Path, kind: str = "wer") -> None:
         path: the figure, .png, .pdf or .svg; written atomically.
 
     Raises:
-        ValueError: the panels are of several models.
+        ValueError: the panels are of several models or of other seeds, or two are of one place.
     """
-    if len({panel.model for panel in panels}) != 1:
-        raise ValueError("a figure shows the panels of one model")
+    if len({(panel.model, panel.seeds_in_words) for panel in panels}) != 1:
+        raise ValueError("a figure shows the panels of one model with the same seeds")
+    if len({(panel.minutes, panel.updates) for panel in panels}) != len(panels):
+        raise ValueError("two panels have the same minutes and updates")
     updates = sorted({panel.updates for panel in panels})
     names = list(dict.fromkeys(method.name for panel in panels for method in panel.methods))
     size = (PANEL[0] * len(updates), PANEL[1] * len(_ROWS))
@@ -67,10 +69,8 @@ def draw(panels: Sequence[PanelResult], path: Path, kind: str = "wer") -> None:
 
 
 def _title(panels: Sequence[PanelResult]) -> str:
-    return (
-        f"The {panels[0].model} model on strings of digits: median, least and most of "
-        f"{panels[0].seeds_in_words}"
-    )
+    (seeds,) = {panel.seeds_in_words for panel in panels}
+    return f"The {panels[0].model} model on strings of digits: median, least and most of {seeds}"
 
 
 def _by_name(axes: Any, names: Sequence[str]) -> dict[str, Any]:
@@ -102,6 +102,19 @@ def _draw_place(
     axes.grid(axis="y", color="#e4e7eb", linewidth=0.8)
 
 
+def style_of(number: int) -> dict[str, Any]:
+    """Marks and lines that tell a method from the others: after one round of colours they are
+    hollow, on dotted lines."""
+    again = number >= len(LINES)
+    color = LINES[number % len(LINES)]
+    return {
+        "color": color,
+        "marker": MARKERS[number % len(MARKERS)],
+        "markerfacecolor": "white" if again else color,
+        "linestyle": ":" if again else "-",
+    }
+
+
 def _mark(axes: Any, x: Sequence[float], y: Sequence[Interval], number: int) -> Any:
     """Marks with their intervals, in the style of a method's number."""
     return axes.errorbar(
@@ -111,9 +124,7 @@ def _mark(axes: Any, x: Sequence[float], y: Sequence[Interval], number: int) -> 
             [each.median - each.least for each in y],
             [each.most - each.median for each in y],
         ],
-        color=LINES[number % len(LINES)],
-        marker=MARKERS[number % len(MARKERS)],
-        linestyle=("-", ":")[number // len(LINES) % 2],
+        **style_of(number),
         markersize=5,
         linewidth=1.2,
         capsize=2,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from speechprune.intervals import Interval, updates_in_words
 #: speaker whom training never heard.
 TRAINED, KNOWN, UNKNOWN = "trained", "known", "unknown"
 LAST, BEST = "last", "best"
+#: What stands for the errors of a training that diverged, which JSON has no number for.
+_DIVERGED = "diverged"
 #: The columns of errors, each a split and a checkpoint.
 _COLUMNS = (
     *((split, LAST) for split in (TRAINED, KNOWN, UNKNOWN)),
@@ -57,7 +60,7 @@ class MethodResult:
     """What a method came to.
 
     Attributes:
-        tried: character errors in validation by learning rate.
+        tried: character errors in validation by learning rate; infinite if training diverged.
         rate: the one with the fewest.
         bytes: that a task adds to the model that all share, the median over seeds.
     """
@@ -108,15 +111,27 @@ class PanelResult:
         pairs = {(each.seed, each.speaker) for method in self.methods for each in method.seeds}
         return "seeds " + ", ".join(f"{seed} without {who}" for seed, who in sorted(pairs))
 
-    def with_methods(self, found: Sequence[MethodResult]) -> PanelResult:
-        """The same with methods that were measured now, in place of what was known of them."""
-        now = {method.name: method for method in found}
-        kept = [now.pop(method.name, method) for method in self.methods]
-        return replace(self, methods=(*kept, *now.values()))
+    def with_method(self, found: MethodResult) -> PanelResult:
+        """The same with a method that was measured now, in place of what was known of it.
+
+        Raises:
+            ValueError: it was measured with other seeds, or without other speakers.
+        """
+        alone = replace(self, methods=(found,))
+        if self.methods and alone.seeds_in_words != self.seeds_in_words:
+            raise ValueError(f"what is known of this place is of {self.seeds_in_words}")
+        known = {method.name: method for method in self.methods}
+        return replace(self, methods=tuple({**known, found.name: found}.values()))
 
     def save(self, path: Path) -> None:
         """Write it as JSON."""
-        write_atomically(path, (json.dumps(asdict(self), indent=1) + "\n").encode())
+        found = asdict(self)
+        for method in found["methods"]:
+            method["tried"] = {
+                rate: cer if math.isfinite(cer) else _DIVERGED
+                for rate, cer in method["tried"].items()
+            }
+        write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
 
     @classmethod
     def load(cls, path: Path) -> PanelResult:
@@ -131,7 +146,10 @@ def _method(found: dict[str, Any]) -> MethodResult:
         SeedResult(seed["seed"], seed["speaker"], _errors(seed["errors"]))
         for seed in found.pop("seeds")
     )
-    tried = {float(rate): cer for rate, cer in found.pop("tried").items()}
+    tried = {
+        float(rate): math.inf if cer == _DIVERGED else cer
+        for rate, cer in found.pop("tried").items()
+    }
     return MethodResult(**found, tried=tried, seeds=seeds)
 
 

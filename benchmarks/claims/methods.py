@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ class Method:
     @property
     def slug(self) -> str:
         """Its name in paths."""
-        return "-".join(self.name.replace("%", "").replace(",", "").split())
+        return "-".join(re.sub(r"[%,]", "", self.name).replace("/", "-").split())
 
     def settings(self, updates: int, rate: float) -> tuple[str, ...]:
         """Overrides of a run of so many updates."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -21,6 +22,7 @@ from benchmarks.claims.measured import (
 from benchmarks.claims.methods import Method
 from benchmarks.claims.own_bytes import own_bytes
 from speechprune.checkpoint import read
+from speechprune.errors import UserError
 from speechprune.manifests.split_files import split_digest
 from speechprune.reports.runs import evaluate_checkpoint
 from speechprune.training.overrides import quoted
@@ -93,12 +95,30 @@ class Panel:
         rates, tried = method.rates, dict[float, float]()
         wanted = _beside(len(rates) // 2, len(rates))
         while wanted and len(tried) < _MOST_TRIED:
-            runs = {rates[place]: self.run(method, rates[place], 1) for place in wanted}
-            self._train(list(runs.values()))
-            tried |= {rate: self._errors(run, LAST, "valid").cer for rate, run in runs.items()}
+            tried |= self._tried({rates[at]: self.run(method, rates[at], 1) for at in wanted})
             beside = _beside(rates.index(_best(tried)), len(rates))
             wanted = [place for place in beside if rates[place] not in tried]
         return {rate: tried[rate] for rate in sorted(tried)}
+
+    def _tried(self, runs: Mapping[float, TrainingRun]) -> dict[float, float]:
+        """Character errors in validation by learning rate; infinite where training diverged.
+
+        Raises:
+            UserError: a training failed otherwise.
+        """
+        left, found = dict(runs), dict[float, float]()
+        while left:
+            try:
+                self._train(list(left.values()))
+                found |= {rate: self._errors(run, LAST, "valid").cer for rate, run in left.items()}
+                left = {}
+            except UserError as error:
+                failed = [rate for rate, run in left.items() if run.name in str(error)]
+                if not failed or "diverged" not in str(error):
+                    raise
+                found |= dict.fromkeys(failed, math.inf)
+                left = {rate: run for rate, run in left.items() if rate not in failed}
+        return found
 
     def _train(self, runs: Sequence[TrainingRun]) -> None:
         """Train what is not trained yet, several at a time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +12,14 @@ from nano import write_corpus
 
 from benchmarks.claims.command import described
 from benchmarks.claims.data import Fold, make_fold
-from benchmarks.claims.figure import draw
+from benchmarks.claims.figure import draw, style_of
 from benchmarks.claims.measured import Errors, MethodResult, PanelResult, SeedResult
 from benchmarks.claims.methods import METHODS, Method, make_known
 from benchmarks.claims.own_bytes import own_bytes
 from benchmarks.claims.panel import Panel
 from benchmarks.claims.why import INGREDIENTS
 from speechprune.bank.coding import entropy
+from speechprune.errors import UserError
 from speechprune.manifests.audio import SAMPLE_RATE
 from speechprune.manifests.manifest import Split, Utterance, read_split, write_manifest
 from speechprune.masking.bits import pack_bits
@@ -25,6 +27,7 @@ from speechprune.masking.masked_site import masked_weight
 from speechprune.models.loading import load_recogniser
 from speechprune.recipes.nano import ASSET
 from speechprune.training.rehearsal import rehearse
+from speechprune.training.run import TrainingRun
 
 ALL = {**METHODS, **INGREDIENTS}
 LORA = METHODS["LoRA FFN"]
@@ -195,9 +198,41 @@ def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
 def test_what_is_measured_anew_takes_the_place_of_what_was_known() -> None:
     before = result(3, "weights", [0.2])
     masks, anew = (result(3, name, [0.4]).methods[0] for name in ("masks", "weights"))
-    both = before.with_methods([masks])
-    assert both.with_methods([anew]).methods == (anew, masks)
+    both = before.with_method(masks)
+    assert both.with_method(anew).methods == (anew, masks)
     assert before.methods == result(3, "weights", [0.2]).methods
+    with pytest.raises(ValueError, match="of seeds 1 without speaker1"):
+        before.with_method(result(3, "masks", [0.2, 0.3]).methods[0])
+
+
+def test_a_rate_at_which_training_diverges_is_the_worst(
+    panel: Panel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def train(self: Panel, runs: list[TrainingRun]) -> None:
+        for run in runs:
+            if "rate-0.004" in run.name:
+                raise UserError(f"{run.name}: training failed (training diverged (Nan)); see log")
+
+    monkeypatch.setattr(Panel, "_train", train)
+    monkeypatch.setattr(Panel, "_errors", lambda self, run, which, split: Errors(0.5, 0.5))
+    tried = panel._try_rates(METHODS["weights"])
+    assert tried == {0.0005: 0.5, 0.001: 0.5, 0.002: 0.5, 0.004: math.inf}
+    before = result(3, "weights", [0.2])
+    diverged = replace(before.methods[0], tried=tried)
+    panel_of = replace(before, methods=(diverged,))
+    panel_of.save(tmp_path / "panel.json")
+    assert "Infinity" not in (tmp_path / "panel.json").read_text()
+    assert PanelResult.load(tmp_path / "panel.json") == panel_of
+    assert list(described(panel_of))[-1].endswith("0.002: 50.0, 0.004: diverged")
+
+
+def test_other_failures_end_a_panel(panel: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(self: Panel, runs: list[TrainingRun]) -> None:
+        raise UserError(f"{runs[0].name}: training failed; see log")
+
+    monkeypatch.setattr(Panel, "_train", train)
+    with pytest.raises(UserError, match="training failed"):
+        panel._try_rates(METHODS["weights"])
 
 
 def test_tables_have_a_row_of_words_and_one_of_characters_for_each_method() -> None:
@@ -222,10 +257,20 @@ def test_figures_show_one_model(tmp_path: Path) -> None:
     assert (tmp_path / "map.png").stat().st_size > 10_000
     with pytest.raises(ValueError, match="one model"):
         draw([*panels, replace(panels[0], model="mini")], tmp_path / "other.png")
+    with pytest.raises(ValueError, match="same seeds"):
+        draw([*panels, result(10, "masks", [0.4])], tmp_path / "other.png")
+    with pytest.raises(ValueError, match="same minutes"):
+        draw([panels[0], panels[0]], tmp_path / "other.png")
     assert not (tmp_path / "other.png").exists()
+
+
+def test_marks_tell_all_methods_apart() -> None:
+    styles = [style_of(number) for number in range(len(METHODS))]
+    marks = {(each["color"], each["marker"], each["markerfacecolor"]) for each in styles}
+    assert len(marks) == len(METHODS)
 
 
 def test_a_method_is_called_in_paths_what_it_is_called_in_tables() -> None:
     slugs = [method.slug for method in ALL.values()]
-    assert len(set(slugs)) == len(ALL)
+    assert len(set(slugs)) == len(ALL) and not any("/" in slug for slug in slugs)
     assert Method("masks FFN, 4 %", (), ()).slug == "masks-FFN-4"

@@ -64,6 +64,11 @@ def last(folder: Path, iteration: int) -> Path:
     return folder / "mini" / f"run-{iteration}" / "checkpoints" / "checkpoint_last.pt"
 
 
+def second_targets(folder: Path) -> Path:
+    (found,) = (folder / "mini").glob("units-2-of-*")
+    return found
+
+
 def weights(path: Path) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)[
         "model"
@@ -87,7 +92,7 @@ def test_the_second_iteration_goes_on_with_new_labels(pretrained: Path) -> None:
         weights(path)
         for path in (
             last(pretrained, 1),
-            pretrained / "mini/start-2.pt",
+            second_targets(pretrained) / "start.pt",
             last(pretrained, 2),
         )
     )
@@ -104,7 +109,7 @@ def test_the_second_iteration_goes_on_with_new_labels(pretrained: Path) -> None:
 def test_its_targets_are_clusters_of_the_middle_layer(pretrained: Path) -> None:
     """By fairseq's own forward pass of each recording, and the clusters of what that gives."""
     model = load_pretrained(last(pretrained, 1))
-    told = (pretrained / "mini/units-2/train.km").read_text().splitlines()
+    told = (second_targets(pretrained) / "train.km").read_text().splitlines()
     agreements = {}
     for layer in (MIDDLE - 1, MIDDLE, MIDDLE + 1):
         states = hidden_states(model, pretrained / "mini/speech/all/train.tsv", layer)
@@ -182,7 +187,7 @@ def test_labels_of_other_recordings_are_refused(pretrained: Path, tmp_path: Path
 
 def test_labels_of_another_model_are_refused(pretrained: Path) -> None:
     """They say which checkpoint and layer they are of."""
-    place = pretrained / "mini/units-2/settings.json"
+    place = second_targets(pretrained) / "settings.json"
     made_of = read_json(place)
     assert made_of["layer"] == MIDDLE and made_of["of"] == digest(last(pretrained, 1))
     write_json(place, {**made_of, "of": "another"})
@@ -191,6 +196,23 @@ def test_labels_of_another_model_are_refused(pretrained: Path) -> None:
             pretrain_mini(pretrained / "other.pt", pretrained / "mini", settings())
     finally:
         write_json(place, made_of)
+
+
+def test_with_another_first_iteration_the_second_is_not_taken_for_its_own(
+    pretrained: Path, tmp_path: Path
+) -> None:
+    """A run that has ended would be exported without a word."""
+    folder = Path(shutil.copytree(pretrained / "mini", tmp_path / "mini"))
+    for settings_of in ("run-1", "run-2"):
+        path = folder / settings_of / "overrides.json"
+        path.write_text(path.read_text().replace(str(pretrained / "mini"), str(folder)))
+    changed = folder / "run-1" / "checkpoints" / "checkpoint_last.pt"
+    state = torch.load(changed, weights_only=True)
+    state["model"]["mask_emb"] += 1
+    torch.save(state, changed)
+    with pytest.raises(UserError, match="run-2 was made with other settings"):
+        pretrain_mini(tmp_path / "mini.pt", folder, settings())
+    assert not (tmp_path / "mini.pt").exists()
 
 
 def test_the_network_has_about_ten_million_parameters() -> None:

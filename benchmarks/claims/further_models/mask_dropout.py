@@ -33,7 +33,8 @@ class Wav2VecCtcMaskDropout(Wav2VecCtcSt):
         super().prepare(from_pretrained)
         for site in self.mask_controller.sites:
             masked = masked_weight(site)
-            masked.product = _leaking(masked, masked.product, self.cfg.mask_dropout)  # type: ignore[assignment]
+            leaking = _leaking(masked, masked.product, self.cfg.mask_dropout)
+            masked.product = leaking  # type: ignore[assignment]
 
 
 def _leaking(

@@ -81,5 +81,4 @@ def connections(keep: float, *overrides: str, model: str = ROUTER, norms: bool =
         *(TRAINED_NORMS if norms else ()),
         *overrides,
     )
-    title = "connections and norms" if norms else "connections finetuned"
-    return Method(MASKS, title, own)
+    return Method(MASKS, "connections finetuned", own)

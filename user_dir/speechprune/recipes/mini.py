@@ -31,6 +31,10 @@ CONFIG = "pretraining/mini"
 #: Of cepstra, and of hidden states, which tell more sounds apart.
 CLUSTERS = (100, 200)
 _SEED = 1
+#: One in so many updates is of the warm-up, however many there are.
+_WARM_UP = 8
+#: The checkpoint that the second iteration begins from, beside its units.
+_START = "start.pt"
 #: A dictionary of fairseq's begins with these, which have label embeddings too.
 _SPECIAL_SYMBOLS = 4
 
@@ -50,7 +54,7 @@ class Scale:
     overrides: tuple[str, ...] = ()
 
 
-#: By device. On a CPU it is meant for two hours of one core, on a GPU for eight minutes of an H100.
+#: By device: on a CPU about two hours of one core, on a GPU an estimated eight minutes of an H100.
 SCALES = {
     "cpu": Scale(4.0, (2000, 3000)),
     "cuda": Scale(
@@ -149,12 +153,14 @@ def _run(
     own = [folder_override("task.data", data), folder_override("task.label_dir", units)]
     if start is not None:
         own.append(folder_override("checkpoint.finetune_from_model", start))
+    updates = settings.updates[number - 1]
+    own.append(f"lr_scheduler.warmup_updates={updates // _WARM_UP}")
     return PretrainingRun(
         f"iteration {number} of pretraining",
         folder / f"run-{number}",
         CONFIG,
         (*own, *settings.overrides),
-        settings.updates[number - 1],
+        updates,
         needs=() if start is None else (start,),
     )
 
@@ -167,21 +173,23 @@ def _second_targets(
     listening: Listening,
     tell: Tell,
 ) -> tuple[Path, Path]:
-    """The units of hidden states, and the checkpoint that learns them, as it begins."""
-    units, start, count = folder / "units-2", folder / "start-2.pt", settings.clusters[1]
-    layer = middle(run.checkpoint)
+    """The units of hidden states, and the checkpoint that learns them, as it begins.
+
+    Their folder is called by the model of the first iteration: with another one, the run of the
+    second would have other settings, and be refused.
+    """
+    model, count = digest(run.checkpoint), settings.clusters[1]
+    units, layer = folder / f"units-2-of-{model[:12]}", middle(run.checkpoint)
     tell(f"units of hidden state {layer}, for the second iteration")
-    model = digest(run.checkpoint)
 
     def listen(out: Path) -> None:
         states = HiddenStates(data, run.checkpoint, layer, listening)
         write_frame_units(out, states, SPLITS, count, _SEED)
+        with_new_labels(run.checkpoint, out / _START, count)
 
     made_of = {"of": model, "layer": layer, "clusters": count, "data": _manifests(data)}
     _make_units(units, made_of, listen)
-    if not start.exists():
-        with_new_labels(run.checkpoint, start, count)
-    return units, start
+    return units, units / _START
 
 
 def _make_units(folder: Path, made_of: dict[str, Any], make: Callable[[Path], None]) -> None:

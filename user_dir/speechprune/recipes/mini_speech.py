@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,11 @@ def _refuse_unknown_speakers(settings: MiniSpeech) -> None:
 
 
 def _digest(archive: Path) -> str:
-    """What tells an archive from others; of a folder its name."""
+    """What tells an archive from others; of a folder, the names and sizes of its files."""
     if not archive.exists():
         raise UserError(f"{archive} is missing; it should be the archive, or folder, of digits")
-    return archive.name if archive.is_dir() else digest(archive)
+    if not archive.is_dir():
+        return digest(archive)
+    files = sorted(path for path in archive.rglob("*.wav"))
+    listed = "".join(f"{path.relative_to(archive)} {path.stat().st_size}\n" for path in files)
+    return sha256(listed.encode()).hexdigest()
