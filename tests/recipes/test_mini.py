@@ -199,20 +199,22 @@ def test_labels_of_another_model_are_refused(pretrained: Path) -> None:
 
 
 def test_with_another_first_iteration_the_second_is_not_taken_for_its_own(
-    pretrained: Path, tmp_path: Path
+    pretrained: Path,
 ) -> None:
     """A run that has ended would be exported without a word."""
-    folder = Path(shutil.copytree(pretrained / "mini", tmp_path / "mini"))
-    for settings_of in ("run-1", "run-2"):
-        path = folder / settings_of / "overrides.json"
-        path.write_text(path.read_text().replace(str(pretrained / "mini"), str(folder)))
-    changed = folder / "run-1" / "checkpoints" / "checkpoint_last.pt"
-    state = torch.load(changed, weights_only=True)
+    own, first = second_targets(pretrained), last(pretrained, 1)
+    before = first.read_bytes()
+    state = torch.load(first, weights_only=True)
     state["model"]["mask_emb"] += 1
-    torch.save(state, changed)
-    with pytest.raises(UserError, match="run-2 was made with other settings"):
-        pretrain_mini(tmp_path / "mini.pt", folder, settings())
-    assert not (tmp_path / "mini.pt").exists()
+    torch.save(state, first)
+    try:
+        with pytest.raises(UserError, match="run-2 was made with other settings"):
+            pretrain_mini(pretrained / "other.pt", pretrained / "mini", settings())
+    finally:
+        first.write_bytes(before)
+        for folder in set((pretrained / "mini").glob("units-2-of-*")) - {own}:
+            shutil.rmtree(folder)
+    assert not (pretrained / "other.pt").exists()
 
 
 def test_the_network_has_about_ten_million_parameters() -> None:
