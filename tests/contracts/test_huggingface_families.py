@@ -89,7 +89,7 @@ def test_every_site_is_live(family: str, options: dict[str, Any], attention: str
     model.set_attn_implementation(attention)
     whole = evaluated(model)
     masks = mask(model, "s3router", density=1.0, roles=all_roles(model))
-    assert torch.equal(evaluated(model), whole)
+    assert_same(evaluated(model), whole)
     for site in masks.sites:
         one = masked_weight(site)
         kept = one.mask
@@ -100,7 +100,12 @@ def test_every_site_is_live(family: str, options: dict[str, Any], attention: str
                 assert not torch.allclose(outputs(model, 99), whole, atol=1e-6), site.name
         model.eval()
         one.choose(kept)
-    assert torch.equal(evaluated(model), whole)
+    assert_same(evaluated(model), whole)
+
+
+def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Outputs of one network: processors round otherwise where tensors lie otherwise in memory."""
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def train_without_statistics(model: Any, training: bool) -> None:
@@ -181,10 +186,10 @@ def reload_goes_on_in_the_same_way(model: Any, how: dict[str, Any], policy: str)
     masks.seed = model.mask_controller.seed
     assert set(fresh.state_dict()) == set(state)
     fresh.load_state_dict(state)
-    assert torch.equal(evaluated(fresh), evaluated(model))
+    assert_same(evaluated(fresh), evaluated(model))
     for each in (model, fresh):
         train(each, each.mask_controller, range(3, 5))
-    assert torch.equal(evaluated(fresh), evaluated(model))
+    assert_same(evaluated(fresh), evaluated(model))
     for key, value in fresh.state_dict().items():
         assert torch.equal(value, model.state_dict()[key]), key
 
@@ -192,7 +197,7 @@ def reload_goes_on_in_the_same_way(model: Any, how: dict[str, Any], policy: str)
 def folds_into_a_plain_model(model: Any, folder: Path) -> None:
     expected, found = evaluated(model), model.mask_controller.mask_set()
     fold(model)
-    assert torch.equal(evaluated(model), expected)
+    assert_same(evaluated(model), expected)
     plain = small(model.config.model_type, head=True)
     assert set(model.state_dict()) == set(plain.state_dict())
     # By name: PyTorch's weight norm makes a class for each module.
@@ -201,7 +206,7 @@ def folds_into_a_plain_model(model: Any, folder: Path) -> None:
     assert not any(m._forward_pre_hooks for m in model.modules())
     model.save_pretrained(folder)
     again = type(model).from_pretrained(folder)
-    assert torch.equal(evaluated(again), expected)
+    assert_same(evaluated(again), expected)
     for site in all_sites(again):
         if site.name in found:
             assert not getattr(site.module, site.tensor)[~found[site.name]].any(), site.name
@@ -272,12 +277,12 @@ def test_weights_that_are_tied_stay_so(tmp_path: Path) -> None:
     again = AutoModelForMaskedLM.from_config(config_of("bert")).eval()
     mask(again, "parp", density=0.5)
     again.load_state_dict(load_file(tmp_path / "masked" / "model.safetensors"), strict=False)
-    assert torch.equal(evaluated(again), expected)
+    assert_same(evaluated(again), expected)
     fold(model)
     assert model.get_output_embeddings().weight is embedding
     model.save_pretrained(tmp_path / "folded")
     plain = AutoModelForMaskedLM.from_pretrained(tmp_path / "folded")
-    assert torch.equal(evaluated(plain), expected)
+    assert_same(evaluated(plain), expected)
 
 
 def test_a_further_family_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,7 +143,7 @@ def test_values_are_measured_as_in_training(lab: TextLab) -> None:
 
 
 def test_a_folded_model_is_fairseqs_own(lab: TextLab, trained: tuple[str, Run]) -> None:
-    """With equal outputs, by fairseq's own task and model."""
+    """With the same outputs, by fairseq's own task and model."""
     name, run = trained
     if name == "roberta_slim":
         return
@@ -158,7 +158,10 @@ def test_a_folded_model_is_fairseqs_own(lab: TextLab, trained: tuple[str, Run]) 
     tokens = torch.tensor([[0, 4, 6, 7, 2], [0, 5, 6, 2, 1]])
     own = loaded_from(run.path()).model
     with torch.inference_mode():
-        assert torch.equal(logits(own, tokens), logits(model.eval(), tokens))
+        # Where tensors lie in memory, some processors' last bits depend on.
+        torch.testing.assert_close(
+            logits(own, tokens), logits(model.eval(), tokens), rtol=1e-5, atol=1e-6
+        )
 
 
 def test_an_exported_encoder_remembers_its_words(lab: TextLab) -> None:

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from torch import Tensor, equal
 
 from speechprune.models.names import ROUTER, WEIGHTS
+from speechprune.recipes.setting import TRAINED_NORMS
 from speechprune.state_names import ENCODER, is_mask, is_of_masks
 
 #: More updates than any run has: the encoder stays frozen.
 _NEVER = 1000000
-
-#: Frees what few bytes hold.
-TRAINED_NORMS = ("model.trainable_bias=true", "model.trainable_layer_norm=true")
 
 MASKS, HEAD_ALONE, ALL_WEIGHTS = "masks", "head", "weights"
 

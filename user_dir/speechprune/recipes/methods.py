@@ -6,9 +6,8 @@ NeurIPS 2022 (arXiv 2211.01522).
 
 from __future__ import annotations
 
-from speechprune.recipes.adapting import TRAINED_NORMS
 from speechprune.recipes.base import Plan, recipe
-from speechprune.recipes.setting import Setting, path_value
+from speechprune.recipes.setting import TRAINED_NORMS, Setting, path_value
 from speechprune.recipes.steps import MaskMaking, Step
 from speechprune.training.run import TrainingRun
 
