@@ -19,7 +19,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "user_dir" / "speechprune"
 #: Files of the repository that the site has too.
-SHARED = ("CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/results/*")
+SHARED = ("CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/results/**/*")
 #: Where the packages of the API lie, by name, and under which name they are found there.
 MANIFESTS = "manifests"
 #: What a browser would load by itself.
@@ -40,7 +40,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the files that are shared, and a page for each package."""
     for pattern in SHARED:
-        for path in sorted(ROOT.glob(pattern)):
+        for path in sorted(filter(Path.is_file, ROOT.glob(pattern))):
             name = path.relative_to(ROOT).as_posix()
             files.append(File.generated(config, name, abs_src_path=str(path)))
     for name, modules in packages().items():
