@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from speechprune.errors import UserError
-from speechprune.figures import Curve, Panel, bar_panels, draw_panel, heat_map, new_figure
+from speechprune.figures import (
+    Curve,
+    Panel,
+    bar_panels,
+    draw_panel,
+    heat_map,
+    new_figure,
+    style_of,
+)
 from speechprune.intervals import Interval
 
 
@@ -115,3 +123,9 @@ def test_labels_must_fit_the_matrix(tmp_path):
 def test_a_missing_folder_is_told(tmp_path):
     with pytest.raises(UserError, match="No such file"):
         heat_map(np.eye(2), ["a", "b"], tmp_path / "no" / "map.png")
+
+
+def test_as_many_curves_as_two_rounds_of_colours_are_told_apart() -> None:
+    styles = [style_of(number) for number in range(16)]
+    marks = {(each["color"], each["marker"], each["markerfacecolor"]) for each in styles}
+    assert len(marks) == len(styles)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from benchmarks.claims.measured import HEADS, WIDTHS, PanelResult
 from benchmarks.claims.methods import Method, make_known
 from benchmarks.claims.panel import Panel
 from benchmarks.harness import RESULTS, Rows
-from speechprune.files import write_atomically
+from speechprune.files import digest, write_atomically
 from speechprune.recipes.nano import ASSET
 
 #: What the model that comes along is called in tables.
@@ -32,13 +33,15 @@ def panel_command(methods: Mapping[str, Method], about: str, kind: str = "") -> 
     @click.command(help=about)
     @click.option("--archive", type=click.Path(path_type=Path, exists=True), required=True)
     @click.option("--out", type=click.Path(path_type=Path), required=True)
-    @click.option("--minutes", type=click.FloatRange(0.1, 30), required=True, help="Labelled.")
-    @click.option("--updates", type=click.IntRange(1), required=True, help="Of a training.")
+    @click.option(
+        "--minutes", type=click.FloatRange(0.1, 30), required=True, help="Labelled speech."
+    )
+    @click.option("--updates", type=click.IntRange(1), required=True, help="Updates of each run.")
     @click.option("--model", type=click.Path(path_type=Path, exists=True), default=ASSET)
     @click.option("--seeds", type=click.IntRange(1, 5), default=3, show_default=True)
     @click.option("--jobs", type=click.IntRange(1), default=2, show_default=True)
     @click.option("--method", "names", multiple=True, type=click.Choice(list(methods)))
-    @click.option("--save", is_flag=True, help="Write to benchmarks/results/claims.")
+    @click.option("--save", is_flag=True, help="Keep tables in benchmarks/results/claims.")
     def command(
         archive: Path,
         out: Path,
@@ -55,11 +58,11 @@ def panel_command(methods: Mapping[str, Method], about: str, kind: str = "") -> 
         speakers = speakers_of(whole)[:seeds]
         folds = tuple(make_fold(whole, out / "folds", speaker, minutes) for speaker in speakers)
         called = _NANO if model == ASSET else model.stem
-        place = f"{called}-{minutes:g}-minutes-{updates}-updates"
-        panel = Panel(model, updates, folds, out / place, jobs, partial(click.echo, err=True))
-        file = RESULTS / "claims" / f"{kind}{place}.json" if save else None
-        place_only = PanelResult(called, minutes, updates, ())
-        _measure(panel, place_only, [methods[name] for name in names or methods], file)
+        place = PanelResult(called, digest(model), minutes, updates, ())
+        own = out / f"{called}-{place.digest[:12]}" / place.slug
+        panel = Panel(model, updates, folds, own, jobs, partial(click.echo, err=True))
+        file = RESULTS / "claims" / f"{kind}{called}-{place.slug}.json" if save else None
+        _measure(panel, place, [methods[name] for name in names or methods], file)
 
     return command
 
@@ -72,9 +75,14 @@ def _measure(
     Args:
         place: without methods.
         file: what is kept of each method at once, beside what it holds of others; None for nothing.
+
+    Raises:
+        ValueError: the file is of another place, or of a model of the same name.
     """
-    rows = Rows(click.echo, HEADS, WIDTHS)
     result = PanelResult.load(file) if file and file.exists() else place
+    if replace(result, methods=()) != place:
+        raise ValueError(f"{file} is of {replace(result, methods=())}, not of {place}")
+    rows = Rows(click.echo, HEADS, WIDTHS)
     for method in methods:
         found = panel.measured(method)
         rows.add(*found.row("wer"))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from speechprune.files import write_atomically
+from speechprune.checksums import read_json, write_json
 from speechprune.intervals import Interval, updates_in_words
 
 #: Who is heard in a test split: what was trained on, other strings of its speakers, and those of a
@@ -61,15 +60,18 @@ class MethodResult:
 
     Attributes:
         tried: character errors in validation by learning rate; infinite if training diverged.
-        rate: the one with the fewest.
         bytes: that a task adds to the model that all share, the median over seeds.
     """
 
     name: str
     tried: Mapping[float, float]
-    rate: float
     bytes: int
     seeds: tuple[SeedResult, ...]
+
+    @property
+    def rate(self) -> float:
+        """The learning rate with the fewest errors in validation."""
+        return best_rate(self.tried)
 
     def of(self, split: str, which: str, kind: str) -> Interval:
         """Errors of all seeds in percent; ``kind`` is "wer" or "cer"."""
@@ -87,15 +89,22 @@ class PanelResult:
     """A place on the map.
 
     Attributes:
-        model: what was adapted.
+        model: what was adapted, as files and tables call it.
+        digest: tells models of one name apart.
         minutes: of labelled speech.
         updates: of each training.
     """
 
     model: str
+    digest: str
     minutes: float
     updates: int
     methods: tuple[MethodResult, ...]
+
+    @property
+    def slug(self) -> str:
+        """The place in paths."""
+        return f"{self.minutes:g}-minutes-{self.updates}-updates"
 
     @property
     def title(self) -> str:
@@ -124,21 +133,26 @@ class PanelResult:
         return replace(self, methods=tuple({**known, found.name: found}.values()))
 
     def save(self, path: Path) -> None:
-        """Write it as JSON."""
+        """Write it as JSON, with a checksum."""
         found = asdict(self)
         for method in found["methods"]:
             method["tried"] = {
-                rate: cer if math.isfinite(cer) else _DIVERGED
+                str(rate): cer if math.isfinite(cer) else _DIVERGED
                 for rate, cer in method["tried"].items()
             }
-        write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
+        write_json(path, found)
 
     @classmethod
     def load(cls, path: Path) -> PanelResult:
         """Read what `save` wrote."""
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path, "restore it, or measure anew")
         methods = tuple(_method(each) for each in found.pop("methods"))
         return cls(**found, methods=methods)
+
+
+def best_rate(tried: Mapping[float, float]) -> float:
+    """The learning rate with the fewest errors; of equal ones the lowest."""
+    return min(tried, key=lambda rate: (tried[rate], rate))
 
 
 def _method(found: dict[str, Any]) -> MethodResult:

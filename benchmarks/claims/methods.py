@@ -11,9 +11,10 @@ from pathlib import Path
 from fairseq.utils import import_user_module
 
 from speechprune.models.names import ROUTER, WEIGHTS
+from speechprune.recipes.setting import TRAINED_NORMS
 from speechprune.training.overrides import quoted
 
-#: The user folder of what is no part of speechprune.
+#: A user folder for fairseq, with models that speechprune itself does not have.
 FURTHER_MODELS = Path(__file__).parent / "further_models"
 #: With two bytes a value, rank 4 takes about as many bytes as masks that remove 10 % of the same
 #: weights.
@@ -27,7 +28,6 @@ SMALL_PART_RATES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 
 #: What S3-Router's model leaves as it is; the head trains in all methods.
 _FROZEN = (f"model._name={ROUTER}", "model.prune_rate=1.0", "model.fix_mask=true")
-_NORMS = ("model.trainable_bias=true", "model.trainable_layer_norm=true")
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,13 @@ METHODS: Mapping[str, Method] = {
             Method(f"masks everywhere, {p} %", masks(p, everywhere=True), SMALL_PART_RATES)
             for p in (10, 30)
         ),
-        Method("masks FFN, 10 %, and norms", masks(10, *_NORMS), SMALL_PART_RATES),
+        Method("masks FFN, 10 %, and norms", masks(10, *TRAINED_NORMS), SMALL_PART_RATES),
         Method(
             "masks everywhere, 10 %, and norms",
-            masks(10, *_NORMS, everywhere=True),
+            masks(10, *TRAINED_NORMS, everywhere=True),
             SMALL_PART_RATES,
         ),
-        Method("biases and norms", (*_FROZEN, *_NORMS), SMALL_PART_RATES),
+        Method("biases and norms", (*_FROZEN, *TRAINED_NORMS), SMALL_PART_RATES),
         Method(
             "LoRA FFN",
             (

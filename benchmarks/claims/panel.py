@@ -18,6 +18,7 @@ from benchmarks.claims.measured import (
     Errors,
     MethodResult,
     SeedResult,
+    best_rate,
 )
 from benchmarks.claims.methods import Method
 from benchmarks.claims.own_bytes import own_bytes
@@ -25,7 +26,7 @@ from speechprune.checkpoint import read
 from speechprune.errors import UserError
 from speechprune.manifests.split_files import split_digest
 from speechprune.reports.runs import evaluate_checkpoint
-from speechprune.training.overrides import quoted
+from speechprune.training.overrides import quoted, unquoted
 from speechprune.training.rounds import finish_all
 from speechprune.training.run import TrainingRun
 
@@ -81,13 +82,13 @@ class Panel:
     def measured(self, method: Method) -> MethodResult:
         """Choose a method's learning rate with the first seed, train the others, evaluate all."""
         tried = self._try_rates(method)
-        rate = _best(tried)
+        rate = best_rate(tried)
         runs = {seed: self.run(method, rate, seed) for seed in range(1, 1 + len(self.folds))}
         self._train(list(runs.values()))
         seeds = tuple(self._of_seed(seed, run) for seed, run in runs.items())
         pretrained = read(self.model)["model"]
         sizes = [own_bytes(read(run.checkpoint)["model"], pretrained) for run in runs.values()]
-        return MethodResult(method.name, tried, rate, int(median(sizes)), seeds)
+        return MethodResult(method.name, tried, int(median(sizes)), seeds)
 
     def _try_rates(self, method: Method) -> dict[float, float]:
         """Character errors in validation by learning rate, of the middle three and further until
@@ -96,7 +97,7 @@ class Panel:
         wanted = _beside(len(rates) // 2, len(rates))
         while wanted and len(tried) < _MOST_TRIED:
             tried |= self._tried({rates[at]: self.run(method, rates[at], 1) for at in wanted})
-            beside = _beside(rates.index(_best(tried)), len(rates))
+            beside = _beside(rates.index(best_rate(tried)), len(rates))
             wanted = [place for place in beside if rates[place] not in tried]
         return {rate: tried[rate] for rate in sorted(tried)}
 
@@ -133,7 +134,7 @@ class Panel:
 
     def _errors(self, run: TrainingRun, which: str, split: str) -> Errors:
         """Of a checkpoint on a split; they are kept in the run's folder."""
-        data = self.folds[int(run.name.rpartition("-")[2]) - 1].folder
+        data = Path(unquoted(run.data))
         manifest = split_digest(data, split, "ltr")
         found = evaluate_checkpoint(run.folder, which, data, split, manifest)[0]
         return Errors(found.wer, found.cer)
@@ -142,8 +143,3 @@ class Panel:
 def _beside(place: int, places: int) -> list[int]:
     """A place among so many, and those next to it."""
     return list(range(max(0, place - 1), min(places, place + 2)))
-
-
-def _best(tried: dict[float, float]) -> float:
-    """The learning rate with the fewest errors; of equal ones the lowest."""
-    return min(tried, key=lambda rate: (tried[rate], rate))

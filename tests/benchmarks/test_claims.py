@@ -12,7 +12,7 @@ from nano import write_corpus
 
 from benchmarks.claims.command import described
 from benchmarks.claims.data import Fold, make_fold
-from benchmarks.claims.figure import draw, style_of
+from benchmarks.claims.figure import draw
 from benchmarks.claims.measured import Errors, MethodResult, PanelResult, SeedResult
 from benchmarks.claims.methods import METHODS, Method, make_known
 from benchmarks.claims.own_bytes import own_bytes
@@ -184,8 +184,8 @@ def result(minutes: float, name: str, wers: list[float]) -> PanelResult:
         )
         for number, wer in enumerate(wers, 1)
     )
-    method = MethodResult(name, {0.001: 0.5, 0.002: 0.25}, 0.002, 1234, seeds)
-    return PanelResult("nano", minutes, 500, (method,))
+    method = MethodResult(name, {0.001: 0.5, 0.002: 0.25}, 1234, seeds)
+    return PanelResult("nano", "d1", minutes, 500, (method,))
 
 
 def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -256,18 +256,12 @@ def test_figures_show_one_model(tmp_path: Path) -> None:
     draw(panels, tmp_path / "map.png")
     assert (tmp_path / "map.png").stat().st_size > 10_000
     with pytest.raises(ValueError, match="one model"):
-        draw([*panels, replace(panels[0], model="mini")], tmp_path / "other.png")
+        draw([*panels, replace(panels[0], digest="d2")], tmp_path / "other.png")
     with pytest.raises(ValueError, match="same seeds"):
         draw([*panels, result(10, "masks", [0.4])], tmp_path / "other.png")
     with pytest.raises(ValueError, match="same minutes"):
         draw([panels[0], panels[0]], tmp_path / "other.png")
     assert not (tmp_path / "other.png").exists()
-
-
-def test_marks_tell_all_methods_apart() -> None:
-    styles = [style_of(number) for number in range(len(METHODS))]
-    marks = {(each["color"], each["marker"], each["markerfacecolor"]) for each in styles}
-    assert len(marks) == len(METHODS)
 
 
 def test_a_method_is_called_in_paths_what_it_is_called_in_tables() -> None:

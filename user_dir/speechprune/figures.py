@@ -322,8 +322,7 @@ def draw_panel(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
         elif curve.faint:
             style.update(color="#b8c2cc", marker=".", linewidth=0.8, label=None)
         else:
-            number = names.index(name)
-            style.update(color=LINES[number % len(LINES)], marker=MARKERS[number % len(MARKERS)])
+            style.update(style_of(names.index(name)))
         axes.errorbar(curve.x, curve.y, yerr=_bars(curve), capsize=3, markersize=5, **style)
     for name, level in panel.references.items():
         axes.axhline(level.median, **_DASHED, label=name)
@@ -337,6 +336,17 @@ def draw_panel(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e4e7eb", linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+def style_of(number: int) -> dict[str, Any]:
+    """How the curve of a number is drawn: after one round of colours, hollow and dotted."""
+    color, again = LINES[number % len(LINES)], number >= len(LINES)
+    return {
+        "color": color,
+        "marker": MARKERS[number % len(MARKERS)],
+        "markerfacecolor": "white" if again else color,
+        "linestyle": ":" if again else "-",
+    }
 
 
 def _bars(curve: Curve) -> Union[list[list[float]], None]:

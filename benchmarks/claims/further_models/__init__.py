@@ -1,4 +1,4 @@
-"""A user folder for fairseq: models that are compared, but are no part of speechprune."""
+"""A user folder for fairseq: models to compare with, which speechprune itself does not have."""
 
 import speechprune.plugin  # noqa: F401  (registers the tasks that runs name)
 
