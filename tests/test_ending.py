@@ -78,9 +78,9 @@ def run_command(action: Callable[[], None], errors: Path) -> None:
 
 
 def pid_in(file: Path) -> int:
-    """The id that a child told, once it has."""
+    """The id that a child wrote, once it has: a file exists before it is written."""
     deadline = time.monotonic() + 60
-    while not file.exists():
+    while not (file.exists() and file.read_text()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     return int(file.read_text())
