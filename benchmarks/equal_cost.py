@@ -15,7 +15,8 @@ dense control that trains as long. The unit is a finetuning of 250 updates, as i
 
 Learning rates are those of `benchmarks.pruning` at every cost: none was chosen for one of them.
 With three seeds that is about 61,000 updates, trainings that several methods share counted once:
-two to three hours on two cores. A row is printed as soon as all its seeds are measured.
+two to three hours on two cores; in the folder of `benchmarks.pruning --full` what that has trained
+already is not trained again, a fifth of it. A row is printed as soon as all its seeds are measured.
 Interrupted, the same command goes on. The table, the rates of each seed (JSON) and the figure go to
 DIR, or with --save to `benchmarks/results/`; `benchmarks.equal_cost_report` makes table and figure
 of the JSON anew.
@@ -98,8 +99,8 @@ class Comparison:
 def planner_of(out: Path, scale: Scale, overrides: Sequence[str]) -> Planner:
     """The plans of a scale, below the folder ``out``, which has the data."""
     published = Setting(
-        out=out / "runs",
-        data=out / "data",
+        out=out / "digits",
+        data=out / "data-digits",
         model=ASSET,
         config="demo/nano",
         sparsity=0.0,
@@ -148,7 +149,7 @@ def main(
     scale = QUICK if quick else Scale()
     planner = planner_of(out, scale, (*OVERRIDES, *training_overrides(device, precision)))
     with on_device(device):
-        make_digits(out / "data", archive, DigitStrings(), resume=True)
+        make_digits(out / "data-digits", archive, DigitStrings(), resume=True)
         _compare(Comparison(planner, scale.seeds, jobs), RESULTS if keep else out)
 
 

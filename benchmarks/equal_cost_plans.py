@@ -80,14 +80,19 @@ class Planner:
     def plan(self, cell: Cell, seed: int) -> Plan:
         """The trainings of a cell, which cost as much as it may.
 
-        Trainings of equal courses have one folder, whichever plans they are in.
+        Trainings of equal courses have one folder, whichever plans they are in; of what a method
+        costs as it is published, that is the folder of `benchmarks.pruning`.
         """
         setting = replace(self.published, sparsity=cell.sparsity, seed=seed)
+        recipe = RECIPES[METHODS.get(cell.method, DENSE)]
+        published = recipe.plan(setting)
+        if cell.updates == cost(published):
+            return published
         if cell.method == "OMP":
             return self._omp(setting, cell.updates)
         if cell.method == "IMP":
             return self._imp(setting, cell.updates)
-        return RECIPES[METHODS.get(cell.method, DENSE)].plan(_with_updates(setting, cell.updates))
+        return recipe.plan(_with_updates(setting, cell.updates))
 
     def _omp(self, setting: Setting, updates: int) -> Plan:
         """Two trainings, of halves; of an odd number the second one has an update more."""

@@ -87,7 +87,7 @@ class Comparison:
             if not self._data(name).exists():
                 make_synthetic(self._data(name), _speech(code), workers=self.jobs)
         self.digits(archive)
-        runs = self._train(self._methods("italian", (1,)))
+        runs = self._train(self.methods("italian", (1,)))
         self._report("pruning_italian", "Synthetic Italian", runs)
         self._across_languages()
         self._overlap()
@@ -97,7 +97,7 @@ class Comparison:
         if not self._data("digits").exists():
             make_digits(self._data("digits"), archive, DigitStrings())
         seeds = self.scale.seeds
-        runs = self._train(self._methods("digits", seeds))
+        runs = self._train(self.methods("digits", seeds))
         title = "Strings of spoken digits (Free Spoken Digit Dataset)"
         self._report("pruning_digits", title, runs)
 
@@ -120,7 +120,7 @@ class Comparison:
             languages=(self._data("italian"), self._data("spanish")),
         )
 
-    def _methods(self, name: str, seeds: Sequence[int]) -> Cooked:
+    def methods(self, name: str, seeds: Sequence[int]) -> Cooked:
         """Every method at every sparsity, those first whose rounds others share."""
         scale = self.scale
         runs = [("dense", seed, 0.0) for seed in seeds]

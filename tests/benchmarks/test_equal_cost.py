@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import benchmarks.pruning
 from benchmarks import equal_cost
 from benchmarks.equal_cost import QUICK, Comparison, Scale, planner_of
 from benchmarks.equal_cost_plans import DENSE, METHODS, Cell, distinct_updates
 from benchmarks.equal_cost_report import Row, load, main, save
+from benchmarks.pruning import OVERRIDES
 from speechprune.recipes import RECIPES
 from speechprune.recipes.base import Plan
 from speechprune.recipes.steps import MaskMaking
@@ -115,6 +117,27 @@ def test_trainings_are_shared_and_as_many_as_the_help_says() -> None:
         step.updates for step in RECIPES["omp"].plan(setting).steps if hasattr(step, "updates")
     ]
     assert given(omp) == course
+
+
+def test_what_the_benchmark_of_pruning_trains_is_trained_once_for_both() -> None:
+    out, seeds = Path("out"), Scale().seeds
+    pruning = benchmarks.pruning.Comparison(benchmarks.pruning.Scale(), out, out, 1, OVERRIDES)
+    known = {
+        step.folder: step
+        for method, setting in pruning.methods("digits", seeds)
+        for step in RECIPES[method].plan(setting).steps
+        if isinstance(step, TrainingRun)
+    }
+    planner = planner_of(out, Scale(), OVERRIDES)
+    plans = [plan for each in Comparison(planner, seeds, 1).plans.values() for plan in each]
+    shared = {
+        step.folder: step
+        for plan in plans
+        for step in plan.steps
+        if isinstance(step, TrainingRun) and step.folder in known
+    }
+    assert all(known[folder] == step for folder, step in shared.items())
+    assert sum(step.updates for step in shared.values()) / distinct_updates(plans) > 0.19
 
 
 def test_too_few_updates_for_the_rounds_are_refused() -> None:
