@@ -62,18 +62,24 @@ def panel_command(methods: Mapping[str, Method], about: str, kind: str = "") -> 
         own = out / f"{called}-{place.digest[:12]}" / place.slug
         panel = Panel(model, updates, folds, own, jobs, partial(click.echo, err=True))
         file = RESULTS / "claims" / f"{kind}{called}-{place.slug}.json" if save else None
-        _measure(panel, place, [methods[name] for name in names or methods], file)
+        _measure(panel, place, methods, names or list(methods), file)
 
     return command
 
 
 def _measure(
-    panel: Panel, place: PanelResult, methods: Sequence[Method], file: Path | None
+    panel: Panel,
+    place: PanelResult,
+    methods: Mapping[str, Method],
+    names: Sequence[str],
+    file: Path | None,
 ) -> None:
     """A row of word errors for each method as soon as it is measured, and all tables in the end.
 
     Args:
         place: without methods.
+        methods: in the order of tables.
+        names: of those to measure.
         file: what is kept of each method at once, beside what it holds of others; None for nothing.
 
     Raises:
@@ -83,10 +89,10 @@ def _measure(
     if replace(result, methods=()) != place:
         raise ValueError(f"{file} is of {replace(result, methods=())}, not of {place}")
     rows = Rows(click.echo, HEADS, WIDTHS)
-    for method in methods:
-        found = panel.measured(method)
+    for name in names:
+        found = panel.measured(methods[name])
         rows.add(*found.row("wer"))
-        result = result.with_method(found)
+        result = result.with_method(found, list(methods))
         if file:
             result.save(file)
             text = "".join(f"{line}\n" for line in described(result))

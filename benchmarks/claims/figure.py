@@ -58,7 +58,8 @@ def draw(panels: Sequence[PanelResult], path: Path) -> None:
         raise ValueError("two panels have the same minutes and updates")
     ((_, title),) = titles
     updates = sorted({panel.updates for panel in panels})
-    names = list(dict.fromkeys(method.name for panel in panels for method in panel.methods))
+    fullest = sorted(panels, key=lambda panel: len(panel.methods), reverse=True)  # names in order
+    names = list(dict.fromkeys(method.name for panel in fullest for method in panel.methods))
     width, height = PANEL[0] * len(updates), PANEL[1] * len(_ROWS)
     figure, axes = new_figure((width, height))
     for row, split in enumerate(_ROWS):

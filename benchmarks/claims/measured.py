@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -120,8 +120,11 @@ class PanelResult:
         pairs = {(each.seed, each.speaker) for method in self.methods for each in method.seeds}
         return "seeds " + ", ".join(f"{seed} without {who}" for seed, who in sorted(pairs))
 
-    def with_method(self, found: MethodResult) -> PanelResult:
+    def with_method(self, found: MethodResult, order: Sequence[str]) -> PanelResult:
         """The same with a method that was measured now, in place of what was known of it.
+
+        Args:
+            order: names of all methods, as tables have them.
 
         Raises:
             ValueError: it was measured with other seeds, or without other speakers.
@@ -129,8 +132,10 @@ class PanelResult:
         alone = replace(self, methods=(found,))
         if self.methods and alone.seeds_in_words != self.seeds_in_words:
             raise ValueError(f"what is known of this place is of {self.seeds_in_words}")
-        known = {method.name: method for method in self.methods}
-        return replace(self, methods=tuple({**known, found.name: found}.values()))
+        known = {method.name: method for method in self.methods} | {found.name: found}
+        return replace(
+            self, methods=tuple(sorted(known.values(), key=lambda m: order.index(m.name)))
+        )
 
     def save(self, path: Path) -> None:
         """Write it as JSON, with a checksum."""

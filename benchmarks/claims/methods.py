@@ -89,10 +89,13 @@ METHODS: Mapping[str, Method] = {
             for p in (10, 30)
         ),
         Method("masks FFN, 10 %, and norms", masks(10, *TRAINED_NORMS), SMALL_PART_RATES),
-        Method(
-            "masks everywhere, 10 %, and norms",
-            masks(10, *TRAINED_NORMS, everywhere=True),
-            SMALL_PART_RATES,
+        *(
+            Method(
+                f"masks everywhere, {p} %, and norms",
+                masks(p, *TRAINED_NORMS, everywhere=True),
+                SMALL_PART_RATES,
+            )
+            for p in (10, 30)
         ),
         Method("biases and norms", (*_FROZEN, *TRAINED_NORMS), SMALL_PART_RATES),
         Method(

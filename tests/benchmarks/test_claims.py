@@ -198,11 +198,12 @@ def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
 def test_what_is_measured_anew_takes_the_place_of_what_was_known() -> None:
     before = result(3, "weights", [0.2])
     masks, anew = (result(3, name, [0.4]).methods[0] for name in ("masks", "weights"))
-    both = before.with_method(masks)
-    assert both.with_method(anew).methods == (anew, masks)
+    order = ["masks", "weights"]
+    both = before.with_method(masks, order)
+    assert both.with_method(anew, order).methods == (masks, anew), "in the order of tables"
     assert before.methods == result(3, "weights", [0.2]).methods
     with pytest.raises(ValueError, match="of seeds 1 without speaker1"):
-        before.with_method(result(3, "masks", [0.2, 0.3]).methods[0])
+        before.with_method(result(3, "masks", [0.2, 0.3]).methods[0], order)
 
 
 def test_a_rate_at_which_training_diverges_is_the_worst(
