@@ -9,13 +9,13 @@ most.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from benchmarks.claims.measured import KNOWN, LAST, TRAINED, UNKNOWN, PanelResult
+from benchmarks.claims.measured import LAST, PanelResult
+from benchmarks.claims.whole import SPLITS, WholeMap
 from speechprune.figures import (
     PANEL,
     Curve,
@@ -31,83 +31,65 @@ from speechprune.intervals import updates_in_words
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_ROWS = {
-    TRAINED: "what was trained on",
-    KNOWN: "known speakers",
-    UNKNOWN: "unknown speaker",
-}
 #: How far the marks of two methods that are next to each other stand apart, as a factor.
 _APART = 1.04
 #: How much of its place each pair of axes takes.
 _SHARE = 0.8
 
 
-def draw(panels: Sequence[PanelResult], path: Path) -> None:
-    """Draw all panels of one model.
+def draw(whole: WholeMap, path: Path) -> None:
+    """Draw all panels.
 
     Args:
         path: the figure, .png, .pdf or .svg; written atomically.
-
-    Raises:
-        ValueError: the panels are of several models or of other seeds, or two are of one place.
     """
-    titles = {(panel.digest, f"{panel.model}: {panel.seeds_in_words}") for panel in panels}
-    if len(titles) != 1:
-        raise ValueError("a figure shows the panels of one model with the same seeds")
-    if len({(panel.minutes, panel.updates) for panel in panels}) != len(panels):
-        raise ValueError("two panels have the same minutes and updates")
-    ((_, title),) = titles
-    updates = sorted({panel.updates for panel in panels})
-    fullest = sorted(panels, key=lambda panel: len(panel.methods), reverse=True)  # names in order
-    names = list(dict.fromkeys(method.name for panel in fullest for method in panel.methods))
-    width, height = PANEL[0] * len(updates), PANEL[1] * len(_ROWS)
+    updates = sorted({panel.updates for panel in whole.panels})
+    width, height = PANEL[0] * len(updates), PANEL[1] * len(SPLITS)
     figure, axes = new_figure((width, height))
-    for row, split in enumerate(_ROWS):
+    for row, split in enumerate(SPLITS):
         for column, number in enumerate(updates):
-            place = (column / len(updates), 1 - (row + 1) / len(_ROWS))
-            sides = (_SHARE / len(updates), _SHARE / len(_ROWS))
+            place = (column / len(updates), 1 - (row + 1) / len(SPLITS))
+            sides = (_SHARE / len(updates), _SHARE / len(SPLITS))
             axes = figure.add_axes((*place, *sides)) if row or column else axes
             axes.set_position((*place, *sides))
-            _draw_place(axes, [p for p in panels if p.updates == number], names, split)
+            _draw_place(axes, whole, number, split)
             if (row, column) == (0, 0):
-                write_title(axes, f"Strings of digits; median, least and most; {title}", width)
+                write_title(
+                    axes, f"Strings of digits; median, least and most; {whole.title}", width
+                )
             if (row, column) == (0, len(updates) - 1):
                 legend_beside(axes, dict(zip(*reversed(axes.get_legend_handles_labels()))))
     save_figure(figure, path)
 
 
-def _draw_place(
-    axes: Axes, panels: Sequence[PanelResult], names: Sequence[str], split: str
-) -> None:
+def _draw_place(axes: Axes, whole: WholeMap, updates: int, split: str) -> None:
     """One method beside the other, at each number of minutes."""
-    curves = {name: _curve(panels, name, names, split) for name in names}
-    of_updates = updates_in_words([panels[0].updates])
-    labels = f"labelled minutes; {of_updates}", f"WER %, {_ROWS[split]}"
-    draw_panel(axes, Panel(*labels, curves), names)
-    minutes = sorted({panel.minutes for panel in panels})
+    curves = {name: _curve(whole, name, updates, split) for name in whole.names}
+    labels = f"labelled minutes; {updates_in_words([updates])}", f"WER %, {SPLITS[split]}"
+    draw_panel(axes, Panel(*labels, curves), whole.names)
+    minutes = [panel.minutes for panel in whole.panels if panel.updates == updates]
     axes.set_xscale("log")
     axes.set_xticks(minutes, [f"{each:g}" for each in minutes])
     axes.set_xticks([], minor=True)
     axes.set_ylim(bottom=-2)  # marks at 0 are seen whole
 
 
-def _curve(panels: Sequence[PanelResult], name: str, names: Sequence[str], split: str) -> Curve:
+def _curve(whole: WholeMap, name: str, updates: int, split: str) -> Curve:
     """The errors of a method where it was measured, a little beside those of others."""
-    shift = _APART ** (names.index(name) - (len(names) - 1) / 2)
-    found = {
-        panel.minutes: method.of(split, LAST, "wer")
-        for panel in sorted(panels, key=lambda panel: panel.minutes)
-        for method in panel.methods
-        if method.name == name
-    }
-    return Curve.of_intervals([minutes * shift for minutes in found], list(found.values()))
+    shift = _APART ** (whole.names.index(name) - (len(whole.names) - 1) / 2)
+    found = [
+        (panel.minutes * shift, method.of(split, LAST, "wer"))
+        for panel, method in whole.measured(name)
+        if panel.updates == updates
+    ]
+    return Curve.of_intervals([at for at, _ in found], [interval for _, interval in found])
 
 
 @click.command(help=__doc__)
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="File of the figure.")
 def main(files: tuple[Path, ...], out: Path) -> None:
-    draw([PanelResult.load(file) for file in files], out)
+    draw(WholeMap.of(map(PanelResult.load, files)), out)
 
 
 if __name__ == "__main__":

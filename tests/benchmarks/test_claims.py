@@ -17,6 +17,8 @@ from benchmarks.claims.measured import Errors, MethodResult, PanelResult, SeedRe
 from benchmarks.claims.methods import METHODS, Method, make_known
 from benchmarks.claims.own_bytes import own_bytes
 from benchmarks.claims.panel import Panel
+from benchmarks.claims.table import tables
+from benchmarks.claims.whole import WholeMap
 from benchmarks.claims.why import INGREDIENTS
 from speechprune.bank.coding import entropy
 from speechprune.errors import UserError
@@ -252,17 +254,36 @@ def test_intervals_are_of_values_that_there_were() -> None:
     assert cells[:3] == ["weights", "0.002", "1,234"] and cells[3] == "20.0 (10.0 to 130.0)"
 
 
-def test_figures_show_one_model(tmp_path: Path) -> None:
-    panels = [result(1, "weights", [0.2, 0.1, 1.3]), result(3, "masks", [0.4, 0.1, 0.3])]
-    draw(panels, tmp_path / "map.png")
-    assert (tmp_path / "map.png").stat().st_size > 10_000
+def test_a_map_is_of_one_model_with_the_same_seeds() -> None:
+    panels = [result(3, "masks", [0.4, 0.1, 0.3]), result(1, "weights", [0.2, 0.1, 1.3])]
+    assert [panel.minutes for panel in WholeMap.of(panels).panels] == [1, 3]
     with pytest.raises(ValueError, match="one model"):
-        draw([*panels, replace(panels[0], digest="d2")], tmp_path / "other.png")
+        WholeMap.of([*panels, replace(panels[0], digest="d2")])
     with pytest.raises(ValueError, match="same seeds"):
-        draw([*panels, result(10, "masks", [0.4])], tmp_path / "other.png")
+        WholeMap.of([*panels, result(10, "masks", [0.4])])
     with pytest.raises(ValueError, match="same minutes"):
-        draw([panels[0], panels[0]], tmp_path / "other.png")
-    assert not (tmp_path / "other.png").exists()
+        WholeMap.of([panels[0], panels[0]])
+
+
+def test_a_map_is_drawn(tmp_path: Path) -> None:
+    panels = [result(1, "weights", [0.2, 0.1, 1.3]), result(3, "masks", [0.4, 0.1, 0.3])]
+    draw(WholeMap.of([*panels, replace(panels[0], updates=2000)]), tmp_path / "map.png")
+    assert (tmp_path / "map.png").stat().st_size > 10_000
+
+
+def test_a_map_in_tables_has_a_column_for_each_place() -> None:
+    first, second = result(1, "weights", [0.2, 0.1, 1.3]), result(3, "masks", [0.4, 0.1, 0.3])
+    both = replace(second, methods=(*second.methods, *first.methods))
+    lines = list(tables(WholeMap.of([replace(first, updates=2000), both, first])))
+    at = lines.index("\nknown speakers")
+    assert [line.split() for line in lines[at + 1 : at + 5]] == [
+        ["updates", "500", "2,000"],
+        ["labelled", "minutes", "1", "3", "1"],
+        ["masks", "-", "30.0", "-"],
+        ["weights", "20.0", "20.0", "20.0"],
+    ]
+    starts = [lines[at + 1].index("500"), lines[at + 1].index("2,000") + len("2,000")]
+    assert starts == [lines[at + 2].index("1") - 2, len(lines[at + 2])], "above their minutes"
 
 
 def test_a_method_is_called_in_paths_what_it_is_called_in_tables() -> None:

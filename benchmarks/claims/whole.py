@@ -1,0 +1,63 @@
+"""All panels of one model, which figures and tables show together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from benchmarks.claims.measured import KNOWN, TRAINED, UNKNOWN, MethodResult, PanelResult
+
+#: What errors are of, in words.
+SPLITS = {
+    TRAINED: "what was trained on",
+    KNOWN: "known speakers",
+    UNKNOWN: "unknown speaker",
+}
+
+
+@dataclass(frozen=True)
+class WholeMap:
+    """Panels of one model with the same seeds.
+
+    Attributes:
+        panels: by updates, and then by minutes.
+    """
+
+    panels: tuple[PanelResult, ...]
+
+    @classmethod
+    def of(cls, panels: Iterable[PanelResult]) -> WholeMap:
+        """Put panels together.
+
+        Raises:
+            ValueError: they are of several models or of other seeds, two are of one place, or
+                there is none.
+        """
+        found = sorted(panels, key=lambda panel: (panel.updates, panel.minutes))
+        if len({(panel.digest, panel.model, panel.seeds_in_words) for panel in found}) != 1:
+            raise ValueError("a map has the panels of one model with the same seeds")
+        if len({(panel.minutes, panel.updates) for panel in found}) != len(found):
+            raise ValueError("two panels have the same minutes and updates")
+        return cls(tuple(found))
+
+    @property
+    def title(self) -> str:
+        """Whose errors these are, and of which seeds."""
+        first = self.panels[0]
+        return f"{first.model}: {first.seeds_in_words}"
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The methods in order: those of the fullest panel, then what only others have."""
+        fullest = sorted(self.panels, key=lambda panel: len(panel.methods), reverse=True)
+        return list(dict.fromkeys(method.name for panel in fullest for method in panel.methods))
+
+    def measured(self, name: str) -> list[tuple[PanelResult, MethodResult]]:
+        """Where a method was measured, and what it came to."""
+        return [
+            (panel, method)
+            for panel in self.panels
+            for method in panel.methods
+            if method.name == name
+        ]
