@@ -22,7 +22,7 @@ _RANK = 4
 
 #: Learning rates in order, of which a search tries those in the middle first, and five at most.
 _HEAD_RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
-_WEIGHT_RATES = (0.0005, 0.001, 0.002, 0.004, 0.008)
+_WEIGHT_RATES = (0.0002, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
 #: Of scores, and of whatever else is small beside the weights.
 SMALL_PART_RATES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 

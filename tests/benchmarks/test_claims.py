@@ -95,10 +95,11 @@ def test_methods_are_settings_that_train(name: str, panel: Panel) -> None:
 @pytest.mark.parametrize(
     "name, best, tried",
     [
-        ("weights", 0, (0, 1, 2, 3)),
-        ("weights", 1, (0, 1, 2, 3)),
-        ("weights", 2, (1, 2, 3)),
-        ("weights", 4, (1, 2, 3, 4)),
+        ("head alone", 0, (0, 1, 2, 3)),
+        ("head alone", 1, (0, 1, 2, 3)),
+        ("head alone", 2, (1, 2, 3)),
+        ("head alone", 4, (1, 2, 3, 4)),
+        ("weights", 1, (0, 1, 2, 3, 4)),
         ("LoRA FFN", 3, (2, 3, 4)),
         ("LoRA FFN", 0, (0, 1, 2, 3, 4)),
         ("LoRA FFN", 6, (2, 3, 4, 5, 6)),
@@ -219,7 +220,7 @@ def test_a_rate_at_which_training_diverges_is_the_worst(
     monkeypatch.setattr(Panel, "_train", train)
     monkeypatch.setattr(Panel, "_errors", lambda self, run, which, split: Errors(0.5, 0.5))
     tried = panel._try_rates(METHODS["weights"])
-    assert tried == {0.0005: 0.5, 0.001: 0.5, 0.002: 0.5, 0.004: math.inf}
+    assert tried == {0.0002: 0.5, 0.0005: 0.5, 0.001: 0.5, 0.002: 0.5, 0.004: math.inf}
     before = result(3, "weights", [0.2])
     diverged = replace(before.methods[0], tried=tried)
     panel_of = replace(before, methods=(diverged,))
