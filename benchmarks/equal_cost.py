@@ -15,8 +15,8 @@ dense control that trains as long. The unit is a finetuning of 250 updates, as i
 
 Learning rates are those of `benchmarks.pruning` at every cost: none was chosen for one of them.
 With three seeds that is about 61,000 updates, trainings that several methods share counted once:
-two to three hours on two cores; in the folder of `benchmarks.pruning --full` what that has trained
-already is not trained again, a fifth of it. A row is printed as soon as all its seeds are measured.
+two to three hours on two cores. Given the folder of `benchmarks.pruning --full`, a fifth of them is
+there already. A row is printed as soon as all its seeds are measured.
 Interrupted, the same command goes on. The table, the rates of each seed (JSON) and the figure go to
 DIR, or with --save to `benchmarks/results/`; `benchmarks.equal_cost_report` makes table and figure
 of the JSON anew.

@@ -158,7 +158,7 @@ def test_a_folded_model_is_fairseqs_own(lab: TextLab, trained: tuple[str, Run]) 
     tokens = torch.tensor([[0, 4, 6, 7, 2], [0, 5, 6, 2, 1]])
     own = loaded_from(run.path()).model
     with torch.inference_mode():
-        # Where tensors lie in memory, some processors' last bits depend on.
+        # On some processors the last bits depend on where tensors lie in memory.
         torch.testing.assert_close(
             logits(own, tokens), logits(model.eval(), tokens), rtol=1e-5, atol=1e-6
         )
