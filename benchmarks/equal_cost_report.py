@@ -95,7 +95,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         drawn = {_CONTROL: [row for row in dense if row.cell.updates in budgets]}
         drawn |= {method: [r for r in found if r.cell.method == method] for method in METHODS}
         curves = {name: _curve(own) for name, own in drawn.items() if own}
-        panels.append(Panel(f"updates in all, {100 * sparsity:.0f} % removed", "WER (%)", curves))
+        across = f"updates in all, {100 * sparsity:.0f} % removed"
+        panels.append(Panel(across, "WER (%)", curves, logarithmic=True))
     line_panels(panels, path, head(*_trainings(rows)))
 
 

@@ -96,6 +96,43 @@ def test_bars_reach_from_the_least_to_the_most_and_never_beyond() -> None:
     assert (band.get_y(), band.get_y() + band.get_height()) == (2.0, 13.0)
 
 
+@pytest.mark.parametrize("logarithmic", [False, True])
+@pytest.mark.parametrize("count", [2, 9, 100])
+def test_bars_of_several_curves_do_not_hide_each_other(count: int, logarithmic: bool) -> None:
+    figure, axes = new_figure((3, 3))
+    seeds = [Interval.of([3.0, 24.0, 100.0]), Interval.of([4.0, 30.0, 110.0])]
+    names = [f"method {number}" for number in range(count)]
+    curves = {name: Curve.of_intervals([250.0, 500.0], seeds) for name in names}
+    draw_panel(axes, Panel("updates", "WER (%)", curves, logarithmic=logarithmic), names)
+    figure.canvas.draw()
+    places, ends = [], []
+    for container in axes.containers:
+        (bars,) = container[2]
+        drawn = [bars.get_transform().transform(segment) for segment in bars.get_segments()]
+        places.append([segment[0][0] for segment in drawn])
+        ends.append([sorted(segment[:, 1]) for segment in drawn])
+        assert list(container[0].get_xdata()) == [250.0, 500.0]
+    steps = np.diff(places, axis=0)
+    assert steps.min() > 0 and np.allclose(steps, steps[0])
+    assert np.allclose(ends, ends[0])
+    own = axes.transData.transform([(250.0, 9.0), (500.0, 9.0)])[:, 0]
+    assert np.allclose(np.mean(places, axis=0), own)
+    # Those of one place stay clear of those of the next, and of the edges.
+    edges = axes.get_window_extent()
+    assert edges.x0 < np.min(places) and np.max(places) < edges.x1
+    assert places[-1][0] < places[0][1]
+    assert axes.get_ylim()[0] < 3.0 and axes.get_ylim()[1] > 110.0
+
+
+def test_a_logarithmic_scale_is_read_in_plain_numbers() -> None:
+    figure, axes = new_figure((3, 3))
+    curves = {"PARP": Curve([250.0, 500.0], [3.5, 110.0])}
+    draw_panel(axes, Panel("updates", "WER (%)", curves, logarithmic=True), ["PARP"])
+    figure.canvas.draw()
+    labels = {label.get_text() for label in axes.get_yticklabels()}
+    assert {"5", "10", "20", "50", "100"} <= labels
+
+
 def test_values_of_one_seed_have_no_bars() -> None:
     figure, axes = new_figure((3, 3))
     curve = Curve.of_intervals([50.0], [Interval.of([24.0])])

@@ -31,8 +31,6 @@ from speechprune.intervals import updates_in_words
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: How far the marks of two methods that are next to each other stand apart, as a factor.
-_APART = 1.04
 #: How much of its place each pair of axes takes.
 _SHARE = 0.8
 
@@ -45,25 +43,32 @@ def draw(whole: WholeMap, path: Path) -> None:
     """
     updates = sorted({panel.updates for panel in whole.panels})
     width, height = PANEL[0] * len(updates), PANEL[1] * len(SPLITS)
-    figure, axes = new_figure((width, height))
+    figure, whole_area = new_figure((width, height))
+    whole_area.remove()
     for row, split in enumerate(SPLITS):
-        for column, number in enumerate(updates):
-            place = (column / len(updates), 1 - (row + 1) / len(SPLITS))
-            sides = (_SHARE / len(updates), _SHARE / len(SPLITS))
-            axes = figure.add_axes((*place, *sides)) if row or column else axes
-            axes.set_position((*place, *sides))
+        places = [_place(row, column, len(updates)) for column in range(len(updates))]
+        drawn = [figure.add_axes(place) for place in places]
+        for axes, number in zip(drawn, updates):
             _draw_place(axes, whole, number, split)
-            if (row, column) == (0, 0):
-                write_title(
-                    axes, f"Strings of digits; median, least and most; {whole.title}", width
-                )
-            if (row, column) == (0, len(updates) - 1):
-                legend_beside(axes, dict(zip(*reversed(axes.get_legend_handles_labels()))))
+        # Errors after different numbers of updates are compared along a row.
+        top = max(axes.get_ylim()[1] for axes in drawn)
+        for axes in drawn:
+            axes.set_ylim(-2, top)  # marks at 0 are seen whole
+        if row == 0:
+            title = f"Strings of digits; median, least and most; {whole.title}"
+            write_title(drawn[0], title, width)
+            legend_beside(drawn[-1], dict(zip(*reversed(drawn[-1].get_legend_handles_labels()))))
     save_figure(figure, path)
 
 
+def _place(row: int, column: int, columns: int) -> tuple[float, float, float, float]:
+    """Left and lower edge, width and height of a pair of axes, as shares of the figure's."""
+    rows = len(SPLITS)
+    return column / columns, 1 - (row + 1) / rows, _SHARE / columns, _SHARE / rows
+
+
 def _draw_place(axes: Axes, whole: WholeMap, updates: int, split: str) -> None:
-    """One method beside the other, at each number of minutes."""
+    """The errors of all methods at each number of minutes."""
     curves = {name: _curve(whole, name, updates, split) for name in whole.names}
     labels = f"labelled minutes; {updates_in_words([updates])}", f"WER %, {SPLITS[split]}"
     draw_panel(axes, Panel(*labels, curves), whole.names)
@@ -71,14 +76,12 @@ def _draw_place(axes: Axes, whole: WholeMap, updates: int, split: str) -> None:
     axes.set_xscale("log")
     axes.set_xticks(minutes, [f"{each:g}" for each in minutes])
     axes.set_xticks([], minor=True)
-    axes.set_ylim(bottom=-2)  # marks at 0 are seen whole
 
 
 def _curve(whole: WholeMap, name: str, updates: int, split: str) -> Curve:
-    """The errors of a method where it was measured, a little beside those of others."""
-    shift = _APART ** (whole.names.index(name) - (len(whole.names) - 1) / 2)
+    """The errors of a method where it was measured."""
     found = [
-        (panel.minutes * shift, method.of(split, LAST, "wer"))
+        (panel.minutes, method.of(split, LAST, "wer"))
         for panel, method in whole.measured(name)
         if panel.updates == updates
     ]

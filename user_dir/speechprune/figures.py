@@ -18,6 +18,7 @@ from speechprune.intervals import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.container import ErrorbarContainer
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
@@ -28,6 +29,8 @@ _DASHED: Mapping[str, Any] = {"color": INK, "linestyle": (0, (4, 3)), "linewidth
 LINES = ("#2c7fb8", "#d95f0e", "#31a354", "#756bb1", "#c51b8a", "#8c510a", "#d9a400", "#636363")
 MARKERS = "osD^vPX*"
 PANEL = (4.2, 3.0)  # inch
+#: How far bars of several curves stand from each other, in points; of many curves, less.
+_BETWEEN_BARS = 4.0
 #: About the width of a letter of a title, inch.
 _TITLE_LETTER = 0.08
 
@@ -175,19 +178,25 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves by name in one pair of axes, and levels to hold them against."""
+    """Curves by name in one pair of axes, and levels to hold them against.
+
+    Attributes:
+        logarithmic: how y is scaled: for values over 0 that span more than one order of magnitude.
+    """
 
     x_label: str
     y_label: str
     curves: Mapping[str, Curve]
     references: Mapping[str, Interval] = field(default_factory=dict)
+    logarithmic: bool = False
 
 
 def line_panels(panels: Sequence[Panel], path: Union[str, Path], title: str = "") -> None:
     """Draw curves with bars from the least to the most, panels side by side.
 
     References are dashed horizontal lines in a band from the least to the most. A name has the same
-    colour in all panels.
+    colour in all panels. Curves with bars are drawn a little beside each other: bars at one place
+    would hide each other.
 
     Args:
         panels: one or more.
@@ -309,6 +318,7 @@ def _write_values(axes: Axes, matrix: np.ndarray, image: AxesImage) -> None:
 def draw_panel(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
     """Draw curves and references into axes; ``names`` are those with a colour, in its order."""
     places = {place for curve in panel.curves.values() for place in curve.x}
+    with_bars: list[ErrorbarContainer] = []
     for name, curve in panel.curves.items():
         if len(curve.x) != len(curve.y):
             raise ValueError(f"{len(curve.y)} values of {name!r} at {len(curve.x)} places")
@@ -323,13 +333,18 @@ def draw_panel(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
             style.update(color="#b8c2cc", marker=".", linewidth=0.8, label=None)
         else:
             style.update(style_of(names.index(name)))
-        axes.errorbar(curve.x, curve.y, yerr=_bars(curve), capsize=3, markersize=5, **style)
+        drawn = axes.errorbar(curve.x, curve.y, yerr=_bars(curve), capsize=3, markersize=5, **style)
+        if drawn.has_yerr:
+            with_bars.append(drawn)
     for name, level in panel.references.items():
         axes.axhline(level.median, **_DASHED, label=name)
         axes.axhspan(level.least, level.most, color=INK, alpha=0.12, linewidth=0)
+    _stand_beside(axes, with_bars)
     if len(places) == 1:
         # No scale can be read off one place: around it, the axis would go on in fractions.
         axes.set_xticks(list(places), [f"{place:.4g}" for place in places])
+    if panel.logarithmic:
+        _scale_logarithmically(axes)
     axes.set_xlabel(panel.x_label, fontsize=9, color=INK)
     axes.set_ylabel(panel.y_label, fontsize=9, color=INK)
     axes.tick_params(labelsize=9, colors=INK)
@@ -347,6 +362,34 @@ def style_of(number: int) -> dict[str, Any]:
         "markerfacecolor": "white" if again else color,
         "linestyle": ":" if again else "-",
     }
+
+
+def _scale_logarithmically(axes: Axes) -> None:
+    """Scale y, and mark 1, 2 and 5 of each order of magnitude in plain numbers."""
+    from matplotlib.ticker import LogLocator
+
+    axes.set_yscale("log", subs=())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+
+
+def _stand_beside(axes: Axes, curves: Sequence[ErrorbarContainer]) -> None:
+    """Draw curves with bars side by side at each place, and leave room for that at the edges."""
+    from matplotlib.transforms import ScaledTranslation
+
+    if not curves:
+        return
+    width = 72 * axes.get_window_extent().width / axes.figure.dpi
+    between = min(_BETWEEN_BARS, width / 4 / len(curves))
+    middle = (len(curves) - 1) / 2
+    for number, curve in enumerate(curves):
+        points = (number - middle) * between
+        step = ScaledTranslation(points / 72, 0, axes.figure.dpi_scale_trans)
+        for artist in curve.get_children():
+            artist.set_transform(axes.transData + step)
+    room = 0.045 + middle * between / width
+    # A share of the axes' width; matplotlib's margins are shares of the range of the data.
+    axes.margins(x=room / (1 - 2 * room))
 
 
 def _bars(curve: Curve) -> Union[list[list[float]], None]:
