@@ -78,6 +78,19 @@ def test_values_at_one_place_are_drawn_over_it_alone():
     assert list(chance.get_xdata()) == [0, 1] and list(chance.get_ydata()) == [0.3, 0.3]
 
 
+@pytest.mark.parametrize(
+    ("places", "marked"),
+    [([10.0, 50.0, 70.0, 90.0], True), ([49.0, 50.0, 90.0], False), ([*range(0, 70, 10)], False)],
+)
+def test_few_places_are_marked_themselves_unless_their_names_would_meet(
+    places: list[float], marked: bool
+) -> None:
+    figure, axes = new_figure((3, 3))
+    draw_panel(axes, Panel("x", "y", {"RP": Curve(places, places)}), ["RP"])
+    figure.canvas.draw()
+    assert (list(axes.get_xticks()) == places) is marked
+
+
 def test_bars_reach_from_the_least_to_the_most_and_never_beyond() -> None:
     """A mean of 41 with a deviation of 33 would reach below 0: rates that nothing gave."""
     seeds = {50.0: [3.0, 24.0, 100.0], 90.0: [99.0, 100.0, 100.0]}

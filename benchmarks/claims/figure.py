@@ -91,8 +91,13 @@ def _curve(whole: WholeMap, name: str, updates: int, split: str) -> Curve:
 @click.command(help=__doc__)
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="File of the figure.")
-def main(files: tuple[Path, ...], out: Path) -> None:
-    draw(WholeMap.of(map(PanelResult.load, files)), out)
+@click.option("--method", "names", multiple=True, help="To draw; all methods without it.")
+def main(files: tuple[Path, ...], out: Path, names: tuple[str, ...]) -> None:
+    whole = WholeMap.of(map(PanelResult.load, files))
+    try:
+        draw(whole.only(names or whole.names), out)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--method") from None
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from benchmarks.claims.measured import KNOWN, TRAINED, UNKNOWN, MethodResult, PanelResult
@@ -46,6 +46,21 @@ class WholeMap:
         """Whose errors these are, and of which seeds."""
         first = self.panels[0]
         return f"{first.model}: {first.seeds_in_words}"
+
+    def only(self, names: Collection[str]) -> WholeMap:
+        """The same with some methods alone, where they were measured.
+
+        Raises:
+            ValueError: one of them was not measured anywhere.
+        """
+        unknown = [name for name in names if name not in self.names]
+        if unknown:
+            raise ValueError(f"not measured: {', '.join(unknown)}; these are: {self.names}")
+        panels = (
+            replace(panel, methods=tuple(each for each in panel.methods if each.name in names))
+            for panel in self.panels
+        )
+        return WholeMap(tuple(panel for panel in panels if panel.methods))
 
     @cached_property
     def names(self) -> list[str]:

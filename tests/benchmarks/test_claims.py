@@ -272,6 +272,16 @@ def test_a_map_is_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "map.png").stat().st_size > 10_000
 
 
+def test_some_methods_of_a_map_are_those_that_were_measured_where_they_were() -> None:
+    first, second = result(1, "weights", [0.2, 0.1, 1.3]), result(3, "masks", [0.4, 0.1, 0.3])
+    both = replace(second, methods=(*second.methods, *first.methods))
+    whole = WholeMap.of([first, both])
+    assert whole.only(["masks"]) == WholeMap.of([second])
+    assert whole.only(["weights", "masks"]) == whole
+    with pytest.raises(ValueError, match="not measured: LoRA"):
+        whole.only(["masks", "LoRA"])
+
+
 def test_a_map_in_tables_has_a_column_for_each_place() -> None:
     first, second = result(1, "weights", [0.2, 0.1, 1.3]), result(3, "masks", [0.4, 0.1, 0.3])
     both = replace(second, methods=(*second.methods, *first.methods))

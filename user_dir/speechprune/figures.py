@@ -31,6 +31,8 @@ MARKERS = "osD^vPX*"
 PANEL = (4.2, 3.0)  # inch
 #: How far bars of several curves stand from each other, in points; of many curves, less.
 _BETWEEN_BARS = 4.0
+#: Places at the most that an x axis marks one by one.
+_FEW = 6
 #: About the width of a letter of a title, inch.
 _TITLE_LETTER = 0.08
 
@@ -340,9 +342,7 @@ def draw_panel(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
         axes.axhline(level.median, **_DASHED, label=name)
         axes.axhspan(level.least, level.most, color=INK, alpha=0.12, linewidth=0)
     _stand_beside(axes, with_bars)
-    if len(places) == 1:
-        # No scale can be read off one place: around it, the axis would go on in fractions.
-        axes.set_xticks(list(places), [f"{place:.4g}" for place in places])
+    _mark_few(axes, sorted(places))
     if panel.logarithmic:
         _scale_logarithmically(axes)
     axes.set_xlabel(panel.x_label, fontsize=9, color=INK)
@@ -351,6 +351,17 @@ def draw_panel(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e4e7eb", linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+def _mark_few(axes: Axes, places: Sequence[float]) -> None:
+    """Mark the places themselves on the x axis if they are few and far between.
+
+    Curves are drawn beside each other there, so that no regular mark says which place is meant;
+    and around a single place, the axis would go on in fractions.
+    """
+    apart = [after - before for before, after in zip(places, places[1:])]
+    if 0 < len(places) <= _FEW and all(each >= sum(apart) / _FEW / 2 for each in apart):
+        axes.set_xticks(list(places), [f"{place:.4g}" for place in places])
 
 
 def style_of(number: int) -> dict[str, Any]:
