@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from benchmarks.claims.data import make_fold, make_whole, speakers_of
-from benchmarks.claims.measured import HEADS, WIDTHS, PanelResult
+from benchmarks.claims.measured import HEADS, WIDTHS, PanelResult, in_words
 from benchmarks.claims.methods import Method, make_known
 from benchmarks.claims.panel import Panel
 from benchmarks.harness import RESULTS, Rows
@@ -83,11 +83,11 @@ def _measure(
         file: what is kept of each method at once, beside what it holds of others; None for nothing.
 
     Raises:
-        ValueError: the file is of another place, or of a model of the same name.
+        ClickException: the file is of other measurements, which these do not go with.
     """
     result = PanelResult.load(file) if file and file.exists() else place
-    if replace(result, methods=()) != place:
-        raise ValueError(f"{file} is of {replace(result, methods=())}, not of {place}")
+    seeds = in_words((seed, fold.speaker) for seed, fold in enumerate(panel.folds, 1))
+    _refuse_others(result, place, seeds, methods)
     rows = Rows(click.echo, HEADS, WIDTHS)
     for name in names:
         found = panel.measured(methods[name])
@@ -100,6 +100,26 @@ def _measure(
                 file.with_name(f"{file.name.removesuffix('.json')}.txt"), text.encode()
             )
     click.echo("\n".join(described(result)))
+
+
+def _refuse_others(
+    known: PanelResult, place: PanelResult, seeds: str, methods: Collection[str]
+) -> None:
+    """Raise ClickException, before anything is trained, unless what is known of a place can have
+    further methods.
+
+    Args:
+        place: which is to be measured, without methods.
+        seeds: with which, in words.
+        methods: that there are.
+    """
+    if replace(known, methods=()) != place:
+        raise click.ClickException(f"what was kept is of {replace(known, methods=())}, not {place}")
+    if known.methods and known.seeds_in_words != seeds:
+        raise click.ClickException(f"what was kept is of {known.seeds_in_words}, not of {seeds}")
+    unknown = [method.name for method in known.methods if method.name not in methods]
+    if unknown:
+        raise click.ClickException(f"what was kept has methods of other names: {unknown}")
 
 
 def described(result: PanelResult) -> Iterator[str]:

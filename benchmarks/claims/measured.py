@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -117,21 +117,14 @@ class PanelResult:
     @property
     def seeds_in_words(self) -> str:
         """The seeds, and whom each left out."""
-        pairs = {(each.seed, each.speaker) for method in self.methods for each in method.seeds}
-        return "seeds " + ", ".join(f"{seed} without {who}" for seed, who in sorted(pairs))
+        return in_words((each.seed, each.speaker) for m in self.methods for each in m.seeds)
 
     def with_method(self, found: MethodResult, order: Sequence[str]) -> PanelResult:
         """The same with a method that was measured now, in place of what was known of it.
 
         Args:
             order: names of all methods, as tables have them.
-
-        Raises:
-            ValueError: it was measured with other seeds, or without other speakers.
         """
-        alone = replace(self, methods=(found,))
-        if self.methods and alone.seeds_in_words != self.seeds_in_words:
-            raise ValueError(f"what is known of this place is of {self.seeds_in_words}")
         known = {method.name: method for method in self.methods} | {found.name: found}
         return replace(
             self, methods=tuple(sorted(known.values(), key=lambda m: order.index(m.name)))
@@ -153,6 +146,11 @@ class PanelResult:
         found = read_json(path, "restore it, or measure anew")
         methods = tuple(_method(each) for each in found.pop("methods"))
         return cls(**found, methods=methods)
+
+
+def in_words(seeds: Iterable[tuple[int, str]]) -> str:
+    """Seeds, each with the speaker whom it left out."""
+    return "seeds " + ", ".join(f"{seed} without {who}" for seed, who in sorted(set(seeds)))
 
 
 def best_rate(tried: Mapping[float, float]) -> float:

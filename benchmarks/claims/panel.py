@@ -115,7 +115,7 @@ class Panel:
                 left = {}
             except UserError as error:
                 failed = [rate for rate, run in left.items() if run.name in str(error)]
-                if not failed or "diverged" not in str(error):
+                if not failed or "(training diverged" not in str(error):
                     raise
                 found |= dict.fromkeys(failed, math.inf)
                 left = {rate: run for rate, run in left.items() if rate not in failed}

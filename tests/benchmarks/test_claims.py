@@ -6,11 +6,12 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import pytest
 import torch
 from nano import write_corpus
 
-from benchmarks.claims.command import described
+from benchmarks.claims.command import _measure, described
 from benchmarks.claims.data import Fold, make_fold
 from benchmarks.claims.figure import draw
 from benchmarks.claims.measured import Errors, MethodResult, PanelResult, SeedResult
@@ -140,6 +141,18 @@ def test_bytes_are_of_what_training_changed_and_of_masks_as_banks_code_them() ->
     assert own_bytes({**after, **whole}, before) == 2 * (7 + 15)
 
 
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+def test_what_half_precision_only_rounded_takes_no_bytes(precision: torch.dtype) -> None:
+    """fairseq saves the rounded weights in float32."""
+    before = {"fc1.weight": torch.linspace(-1, 1, 7), "counter": torch.tensor(3)}
+    encoder, head = "w2v_encoder.w2v_model.", torch.ones(5, 3)
+    after = {f"{encoder}{key}": value.to(precision).float() for key, value in before.items()}
+    assert not torch.equal(after[f"{encoder}fc1.weight"], before["fc1.weight"])
+    assert own_bytes({**after, "w2v_encoder.proj.weight": head}, before) == 2 * 15
+    after[f"{encoder}fc1.weight"][3] += 1e-3
+    assert own_bytes({**after, "w2v_encoder.proj.weight": head}, before) == 2 * (15 + 7)
+
+
 def test_lora_trains_evaluates_and_takes_the_bytes_of_its_factors_and_head(panel: Panel) -> None:
     make_known()
     found = panel.measured(replace(LORA, rates=(0.01,)))
@@ -205,8 +218,25 @@ def test_what_is_measured_anew_takes_the_place_of_what_was_known() -> None:
     both = before.with_method(masks, order)
     assert both.with_method(anew, order).methods == (masks, anew), "in the order of tables"
     assert before.methods == result(3, "weights", [0.2]).methods
-    with pytest.raises(ValueError, match="of seeds 1 without speaker1"):
-        before.with_method(result(3, "masks", [0.2, 0.3]).methods[0], order)
+
+
+@pytest.mark.parametrize(
+    ("change", "seeds", "reason"),
+    [
+        ({"digest": "d2"}, 1, "digest='d1'"),
+        ({}, 2, "of seeds 1 without speaker1, not of seeds 1 without speaker1, 2 without"),
+        ({"name": "weights as they were"}, 1, "methods of other names: .'weights as they were'"),
+    ],
+)
+def test_what_does_not_go_with_what_is_known_is_refused_before_training(
+    tmp_path: Path, panel: Panel, change: dict[str, str], seeds: int, reason: str
+) -> None:
+    known = result(3, change.pop("name", "weights"), [0.2])
+    known.save(tmp_path / "panel.json")
+    folds = tuple(Fold(tmp_path, f"speaker{n}") for n in range(1, 1 + seeds))
+    place = replace(known, methods=(), **change)
+    with pytest.raises(click.ClickException, match=reason):
+        _measure(replace(panel, folds=folds), place, METHODS, ["weights"], tmp_path / "panel.json")
 
 
 def test_a_rate_at_which_training_diverges_is_the_worst(
@@ -232,7 +262,7 @@ def test_a_rate_at_which_training_diverges_is_the_worst(
 
 def test_other_failures_end_a_panel(panel: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
     def train(self: Panel, runs: list[TrainingRun]) -> None:
-        raise UserError(f"{runs[0].name}: training failed; see log")
+        raise UserError(f"{runs[0].name}: training failed (disk full); see /diverged/train.log")
 
     monkeypatch.setattr(Panel, "_train", train)
     with pytest.raises(UserError, match="training failed"):

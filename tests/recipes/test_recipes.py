@@ -259,6 +259,65 @@ def test_other_settings_are_refused(started: Setting) -> None:
         cook([("omp", started)])
 
 
+def reversed_lines(text: str) -> str:
+    """The same lines, of other recordings."""
+    return "\n".join(reversed(text.splitlines())) + "\n"
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_a_run_is_not_taken_for_one_of_other_data_or_another_model(
+    base: Setting, cooked: dict[str, list[dict[str, Any]]], tmp_path: Path, done: bool
+) -> None:
+    """The same paths, with something else in them."""
+    assert cooked
+    data, model = tmp_path / "data", tmp_path / "model.pt"
+    shutil.copytree(base.data or Path(), data)
+    shutil.copy(base.model, model)
+    setting = replace(base, out=tmp_path / "out", data=data, model=model)
+    (path,) = cook([("dense", setting)])
+    if not done:
+        (path.parent / "done.json").unlink()
+    labels = data / "train.ltr"
+    before = labels.read_text()
+    labels.write_text(reversed_lines(before))
+    with pytest.raises(UserError, match="something else: train of task.data changed since then"):
+        cook([("dense", setting)])
+    labels.write_text(before)
+    if done:  # nothing reads them any more
+        labels.unlink()
+        assert cook([("dense", setting)]) == [path]
+    write_hubert(model)
+    with pytest.raises(UserError, match="something else: the file of model.w2v_path changed"):
+        cook([("dense", setting)])
+
+
+def test_data_that_changed_after_a_training_are_not_vouched_for(
+    base: Setting, cooked: dict[str, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    assert cooked
+    data = tmp_path / "data"
+    shutil.copytree(base.data or Path(), data)
+    first, second = (replace(base, out=tmp_path / name, data=data) for name in ("one", "two"))
+    (before,) = cook([("dense", first)])
+    labels = data / "train.ltr"
+    labels.write_text(reversed_lines(labels.read_text()))
+    (after,) = cook([("mpi", second)])
+    warnings = compare([before.parent, after.parent], subset="valid").warnings()
+    assert any("training data" in line for line in warnings), warnings
+
+
+def test_a_run_of_an_earlier_version_goes_on_though_it_does_not_tell_what_it_read(
+    started: Setting,
+) -> None:
+    path = started.out / "dense" / "overrides.json"
+    noted = json.loads(path.read_text())
+    path.write_text(json.dumps({key: noted[key] for key in ("config", "overrides")}))
+    assert cook([("omp", started)])
+    path.write_text(json.dumps({**noted, "inputs": ["train"]}))
+    with pytest.raises(UserError, match="does not tell what .*dense was trained with"):
+        cook([("omp", started)])
+
+
 def test_the_order_of_overrides_does_not_matter(started: Setting) -> None:
     told: list[str] = []
     again = cook([("omp", replace(started, overrides=SHORT[::-1]))], tell=told.append)

@@ -17,9 +17,12 @@ from speechprune.models.wav2vec_ctc_st import Wav2VecCtcSt
 
 @dataclass
 class MaskDropoutConfig(FinetunedConfig):
-    """Those of S3-Router, and how often a removed connection acts."""
+    """Those of S3-Router, and how often a removed connection acts.
 
-    mask_dropout: float = field(
+    It is not fairseq's own ``mask_dropout``, which is of masked frames.
+    """
+
+    connection_dropout: float = field(
         default=0.2, metadata={"help": "probability that a removed connection acts"}
     )
 
@@ -33,7 +36,7 @@ class Wav2VecCtcMaskDropout(Wav2VecCtcSt):
         super().prepare(from_pretrained)
         for site in self.mask_controller.sites:
             masked = masked_weight(site)
-            leaking = _leaking(masked, masked.product, self.cfg.mask_dropout)
+            leaking = _leaking(masked, masked.product, self.cfg.connection_dropout)
             masked.product = leaking  # type: ignore[assignment]
 
 

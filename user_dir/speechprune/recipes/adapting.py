@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from torch import Tensor, equal
+import torch
+from torch import Tensor
 
+from speechprune.bank.task import PRECISIONS
 from speechprune.models.names import ROUTER, WEIGHTS
 from speechprune.recipes.setting import TRAINED_NORMS
 from speechprune.state_names import ENCODER, is_mask, is_of_masks
@@ -45,13 +47,26 @@ class Method:
 
 def added_or_changed(tensors: Mapping[str, Tensor], pretrained: Mapping[str, Tensor]) -> list[str]:
     """The keys of a finetuned state dict that hold something else than the pretrained one of its
-    encoder, apart from masks and their scores."""
+    encoder, apart from masks and their scores.
+
+    A tensor that training in half precision only rounded is as it was.
+    """
 
     def is_as_before(key: str) -> bool:
-        before = pretrained.get(key.removeprefix(ENCODER))
-        return before is not None and equal(tensors[key], before.to(tensors[key]))
+        before, after = pretrained.get(key.removeprefix(ENCODER)), tensors[key]
+        return before is not None and any(
+            torch.equal(after, rounded.to(after.dtype)) for rounded in _as_trained(before)
+        )
 
     return [key for key in tensors if not is_of_masks(key) and not is_as_before(key)]
+
+
+def _as_trained(tensor: Tensor) -> Iterator[Tensor]:
+    """A tensor as it is, and rounded to each precision of training, which fairseq widens again
+    when it saves."""
+    yield tensor
+    if tensor.is_floating_point():
+        yield from (tensor.to(getattr(torch, name)) for name in PRECISIONS)
 
 
 def head_alone(*overrides: str, model: str = WEIGHTS) -> Method:

@@ -17,7 +17,7 @@ from speechprune.manifests.split_files import split_digest
 from speechprune.reports.run_files import are_facts, are_values, read_summary
 from speechprune.reports.unfinished import UnfinishedRun, refuse_missing, refuse_unfinished
 from speechprune.state_names import is_finetuned
-from speechprune.training.run import DONE, SETTINGS
+from speechprune.training.run import DONE, SETTINGS, splits_read
 
 #: What the names of files with kept evaluations begin with.
 _EVALUATION = "evaluation-"
@@ -141,9 +141,12 @@ def read_run(folder: Path, which: str = "last", data: Path | None = None) -> Fin
     found = _facts(folder, which)
     task = found["task"]
     trained_on, subsets = Path(task["data"]), found["train_subset"]
+    then = splits_read(folder)
     try:
-        parts = [split_digest(trained_on, part, task["labels"]) for part in subsets.split(",")]
-        training_digest = " ".join(parts)
+        training_digest = " ".join(
+            then.get(part) or split_digest(trained_on, part, task["labels"])
+            for part in subsets.split(",")
+        )
     except OSError:  # trained elsewhere: the name is all there is to tell data apart
         training_digest = f"{trained_on} {subsets}"
     return FinishedRun(

@@ -11,7 +11,8 @@ from speechprune.errors import UserError
 from speechprune.files import check_folder
 from speechprune.models.restart import LAST, is_first_launch
 
-_FILES = (
+#: Keys of files that a run reads.
+FILES = (
     "checkpoint.continue_once",
     "checkpoint.finetune_from_model",
     "checkpoint.restore_file",
@@ -28,7 +29,7 @@ _FOLDERS = ("common.user_dir", "task.data", "task.label_dir", "task.target_dicti
 #: What a run writes beside its own folder, whose parts are relative to that.
 WRITTEN = ("common.aim_repo", "common.tensorboard_logdir")
 #: Keys of files and folders. A run changes its folder, which would break relative paths.
-PATHS = (*_FILES, *_FOLDERS, *WRITTEN)
+PATHS = (*FILES, *_FOLDERS, *WRITTEN)
 
 #: Those that only the beginning of a run reads.
 _OF_A_BEGINNING = ("checkpoint.continue_once", "checkpoint.finetune_from_model", "model.mask_file")
@@ -81,7 +82,7 @@ def check_paths(cfg: DictConfig) -> None:
     for key in (*PATHS, "checkpoint.save_dir", "common.log_file"):
         if value_at(cfg, key) == "":
             raise UserError(f"{key} is empty; name a path, or leave it out")
-    for key in (*_FILES, *_FOLDERS):
+    for key in (*FILES, *_FOLDERS):
         value = value_at(cfg, key)
         if value is not None and _is_read(cfg, key, value):
             _check_read(key, Path(value))
@@ -94,7 +95,7 @@ def check_paths(cfg: DictConfig) -> None:
 
 
 def _check_read(key: str, path: Path) -> None:
-    if key in _FILES and not path.is_file():
+    if key in FILES and not path.is_file():
         what = "is a folder; name a file in it" if path.is_dir() else "does not exist"
         raise UserError(f"{key}: {path} {what}")
     if key in _FOLDERS and not path.is_dir():

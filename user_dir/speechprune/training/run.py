@@ -16,10 +16,13 @@ from speechprune.ending import run_child
 from speechprune.errors import UserError
 from speechprune.locks import locked
 from speechprune.made_with import refuse_other_settings
+from speechprune.training.inputs import DATA, Inputs, by_name, inputs_of, refuse_other_inputs
 from speechprune.training.overrides import key_of, quoted, value_of
 
 #: What a run was started with, and what it came to; files in its folder.
 SETTINGS, DONE = "overrides.json", "done.json"
+#: The key in the settings of what tells apart what the run has read.
+INPUTS = "inputs"
 
 _UPDATES = re.compile(r'num_updates": "?(\d+)')
 _ERROR = re.compile(r"^speechprune: error: (.*)$", re.MULTILINE)
@@ -146,7 +149,8 @@ class TrainingRun:
     def _refuse_other_settings(self) -> None:
         """Raise UserError, with the keys that differ, if what is in the folder is another run."""
         try:
-            before = _by_key(read_json(self._settings, "restore it"))
+            noted = read_json(self._settings, "restore it")
+            before, contents = _by_key(noted), by_name(noted.get(INPUTS, {}))
         except (UserError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{self._settings} does not tell what {self.folder} was trained with ({error}); "
@@ -158,6 +162,7 @@ class TrainingRun:
             _by_key(self._wanted),
             "name another folder, or continue with those settings",
         )
+        refuse_other_inputs(self.folder, contents, by_name(self._inputs))
 
     def _seconds_so_far(self) -> float | None:
         """Of the parts before this one, each until its last words; None if nothing tells them."""
@@ -189,7 +194,11 @@ class TrainingRun:
 
     @property
     def _wanted(self) -> dict[str, Any]:
-        return {"config": self.config, "overrides": self.all_overrides}
+        return {"config": self.config, "overrides": self.all_overrides, INPUTS: self._inputs}
+
+    @property
+    def _inputs(self) -> Inputs:
+        return inputs_of(self.config, self.all_overrides)
 
     @property
     def _settings(self) -> Path:
@@ -208,3 +217,14 @@ def _by_key(settings: Mapping[str, Any]) -> dict[str, str]:
     """What a run was started with: the config, and the last value of each override."""
     values = {key_of(override): value_of(override) for override in settings["overrides"]}
     return {"--config-name": settings["config"], **values}
+
+
+def splits_read(folder: Path) -> dict[str, str]:
+    """What the subsets of data were when a run last began, by name, as `split_digest` tells them
+    apart; empty if nothing in its folder says so."""
+    path = folder / SETTINGS
+    try:
+        found = read_json(path)[INPUTS][DATA] if path.exists() else {}
+        return {str(subset): str(told) for subset, told in found.items()}
+    except (UserError, KeyError, TypeError, AttributeError):
+        return {}
