@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from speechprune import __version__
 from speechprune.checksums import read_entries, write_entries
 from speechprune.errors import UserError
 from speechprune.files import digest
 from speechprune.manifests.glue.folder import task_of_folder
 from speechprune.manifests.glue.tasks import SENTENCES
 from speechprune.manifests.split_files import split_digest
+from speechprune.reports.program import program_digest
 from speechprune.reports.run_files import are_facts, are_values, read_summary
 from speechprune.reports.unfinished import UnfinishedRun, refuse_missing, refuse_unfinished
 from speechprune.state_names import is_finetuned
@@ -128,7 +128,8 @@ def read_run(folder: Path, which: str = "last", data: Path | None = None) -> Fin
     """What ``summary.json`` and the checkpoint tell of a run.
 
     What the checkpoint says is kept in the run's folder, as ``facts.json``, and counts as long as
-    the run's checkpoints and the program are the same ones: reading it needs no fairseq.
+    the run's checkpoints and the sources of the program are the same ones: reading it needs no
+    fairseq.
 
     Args:
         data: takes the place of the manifest folder for evaluation.
@@ -160,7 +161,7 @@ def read_run(folder: Path, which: str = "last", data: Path | None = None) -> Fin
 def _facts(folder: Path, which: str) -> dict[str, Any]:
     """What the checkpoints of a run say, from them or from an earlier reading of the same ones."""
     path, last = folder / "facts.json", checkpoint_path(folder, "last")
-    key = {"checkpoint": digest(checkpoint_path(folder, which)), "version": __version__}
+    key = _key(checkpoint_path(folder, which))
     key["last"] = digest(last) if last.is_file() else ""
     key["ended"] = str([(folder / name).exists() for name in (SETTINGS, DONE)])
     kept = read_entries(path)
@@ -261,7 +262,8 @@ def evaluate_checkpoint(
     """The evaluation of a run's "last" or "best" checkpoint, with what is to be warned of.
 
     It is kept in the run's folder, as ``evaluation-SUBSET.json``, and counts as long as checkpoint,
-    manifest and program are the same ones; that recordings have not changed is taken on trust.
+    manifest and the sources of the program are the same ones; that recordings have not changed is
+    taken on trust.
 
     Args:
         folder: the run's.
@@ -291,7 +293,7 @@ def kept_evaluations(folder: Path, which: str) -> dict[str, tuple[RunEvaluation,
     """What `evaluate_checkpoint` has kept of a run's "last" or "best" checkpoint, by subset.
 
     With each evaluation comes the digest of what it was made on; None stands for one of another
-    checkpoint, or by another version of the program, and for what cannot be read.
+    checkpoint, or by another program, and for what cannot be read.
     """
     paths = sorted(folder.glob(f"{_EVALUATION}*.json"))
     kept = {path.stem[len(_EVALUATION) :]: read_entries(path).get(which) for path in paths}
@@ -302,8 +304,9 @@ def kept_evaluations(folder: Path, which: str) -> dict[str, tuple[RunEvaluation,
 
 
 def _key(checkpoint: Path) -> dict[str, str]:
-    """What an evaluation counts for, beside the digest of its data."""
-    return {"checkpoint": digest(checkpoint), "version": __version__}
+    """What something that is kept counts for, beside all else that it depends on. A version would
+    not tell the program as it is from what it was before a mend."""
+    return {"checkpoint": digest(checkpoint), "program": program_digest()}
 
 
 def _usable(

@@ -137,7 +137,7 @@ class Reader:
             if kept is None:
                 self.contents.note(
                     "errors",
-                    f"the evaluation of {name} on {subset} is of another checkpoint or version, or "
+                    f"the evaluation of {name} on {subset} is of another checkpoint or program, or "
                     "damaged, and is left out: --subset makes it anew",
                 )
                 continue
