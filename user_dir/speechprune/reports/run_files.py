@@ -19,6 +19,8 @@ SUMMARY_TYPES: Mapping[str, tuple[type, ...]] = {
     "seed": (int,),
     "freeze_finetune_updates": (int,),
 }
+#: Where what `speechprune evaluate` prints says what tells its data apart from other data.
+DATA_DIGEST = "data_digest"
 
 
 def are_facts(facts: Any) -> bool:

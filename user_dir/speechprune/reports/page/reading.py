@@ -33,6 +33,7 @@ from speechprune.reports.page.contents import (
 )
 from speechprune.reports.page.models import read_model
 from speechprune.reports.page.sources import Kind, Source
+from speechprune.reports.run_files import DATA_DIGEST
 from speechprune.reports.runs import (
     FinishedRun,
     Result,
@@ -215,11 +216,13 @@ class Reader:
         found = read_json(source.path, "restore it")
         with _Damage(source.path):
             data, subset = Path(found["data"]), str(found["subset"])
+            # Of what earlier versions printed, nobody knows what these files were at the time.
+            measured_on = str(found.get(DATA_DIGEST) or f"{data} {subset}")
             self.contents.measurements.append(
                 Measurement(
                     source.name,
                     subset,
-                    data_key(data, subset),
+                    measured_on,
                     f"{subset} of {data}",
                     _errors(found),
                     **_costs(found),
