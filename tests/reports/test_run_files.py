@@ -21,7 +21,14 @@ SUMMARY = {
     **{"recipe": "omp", "label": "OMP", "sparsity": 0.5, "updates": 2},
     **{"final_updates": 2, "seed": 1, "freeze_finetune_updates": 0},
 }
-MEASURED = RunEvaluation(wer=12.5, cer=3.0, density=1.0, parameters=9000, removed=0)
+MEASURED = RunEvaluation(
+    wer=12.5,
+    cer=3.0,
+    rate_names={"wer": "WER", "cer": "CER"},
+    density=1.0,
+    parameters=9000,
+    removed=0,
+)
 
 
 @pytest.fixture
