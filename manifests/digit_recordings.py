@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import logging
 import lzma
+import os
 import re
 import tarfile
 import zipfile
@@ -16,12 +17,14 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from speechprune.errors import UserError
+from speechprune.files import digest
 from speechprune.manifests.recording import BadAudio, Bound, decode_memory
 
 logger = logging.getLogger(__name__)
@@ -80,9 +83,7 @@ def read_recordings(source: Path) -> tuple[list[Recording], int]:
     try:
         decoded = list(_decoded(source))
     except FileNotFoundError:
-        raise UserError(
-            f"{source} is missing; it should be the archive, or folder, of spoken digits"
-        ) from None
+        raise _missing(source) from None
     except _DAMAGED as error:
         reason = str(error).partition("\n")[0].rstrip(".:")
         raise UserError(
@@ -95,6 +96,31 @@ def read_recordings(source: Path) -> tuple[list[Recording], int]:
         raise UserError(f"{source} holds recordings of several sample rates, {rates} Hz; use one")
     recordings = [recording for recording, _ in decoded]
     return sorted(recordings, key=lambda r: (r.digit, r.speaker, r.index)), rates[0]
+
+
+def recordings_digest(source: Path) -> str:
+    """What tells an archive or folder from others: SHA-256, in hexadecimal, of the archive, or of
+    the names and contents of the folder's recordings.
+
+    Raises UserError for a source that is missing or cannot be read.
+    """
+    try:
+        if not source.is_dir():
+            return digest(source)
+        found = sha256()
+        for file in _in_folder(source):
+            if _NAME.fullmatch(file.name):
+                found.update(os.fsencode(os.path.relpath(file.name, source)) + b"\0")
+                found.update(digest(file.name).encode())
+    except FileNotFoundError:
+        raise _missing(source) from None
+    except OSError as error:
+        raise UserError(f"{source} cannot be read: {error.strerror}") from error
+    return found.hexdigest()
+
+
+def _missing(source: Path) -> UserError:
+    return UserError(f"{source} is missing; it should be the archive, or folder, of spoken digits")
 
 
 class _Member(tarfile.TarInfo):

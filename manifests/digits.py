@@ -14,12 +14,12 @@ import soxr
 from speechprune.errors import UserError
 from speechprune.manifests.audio import SAMPLE_RATE, write_flac
 from speechprune.manifests.dictionary import symbols_digest
-from speechprune.manifests.digit_recordings import Recording, read_recordings
+from speechprune.manifests.digit_recordings import Recording, read_recordings, recordings_digest
 from speechprune.manifests.folders import replacing
 from speechprune.manifests.making import SPLITS, check_seed, check_sizes
 from speechprune.manifests.manifest import AUDIO, Split, Utterance, write_manifest
 from speechprune.manifests.progress import Progress, unwatched
-from speechprune.manifests.provenance import SHARED_SPEAKERS, finished
+from speechprune.manifests.provenance import ARCHIVE_DIGEST, SHARED_SPEAKERS, finished
 
 WORDS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
 
@@ -61,9 +61,9 @@ def make_digits(
 ) -> None:
     """Cut digit strings together into the manifest folder `folder`, labelled by number words.
 
-    `resume` leaves a finished folder of the same settings as it is. `progress` wraps the stream of
-    finished utterances. Raises UserError as `read_recordings` and `folders.replacing` do, or if a
-    split has no recording of a digit, or the recordings would be replaced.
+    `resume` leaves a finished folder of the same settings and recordings as it is. `progress` wraps
+    the stream of finished utterances. Raises UserError as `read_recordings` and `folders.replacing`
+    do, or if a split has no recording of a digit, or the recordings would be replaced.
 
     Args:
         archive: the recordings, an archive or a folder.
@@ -73,10 +73,11 @@ def make_digits(
         "corpus": "Free Spoken Digit Dataset, strings",
         "language": "en",
         "archive": os.path.basename(os.path.abspath(archive)),
+        ARCHIVE_DIGEST: recordings_digest(archive),
         "settings": asdict(settings),
         "dictionary": symbols_digest(dictionary),
     }
-    if resume and finished(folder, provenance) is not None:
+    if resume and finished(folder, provenance, added_later=[ARCHIVE_DIGEST]) is not None:
         return
     keep_recordings(archive, folder)
     recordings, rate = read_recordings(archive)

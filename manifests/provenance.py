@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ PROVENANCE = "provenance.json"
 #: The key under which a corpus lists who speaks both in train and in test because it means to test
 #: on speakers whom training knows.
 SHARED_SPEAKERS = "shared_speakers"
+
+#: The key of what tells the recordings that a corpus was cut from apart from others of their name.
+ARCHIVE_DIGEST = "archive_digest"
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:
@@ -43,15 +46,23 @@ def write_provenance(folder: Path, described: Mapping[str, Any]) -> None:
     write_lines(folder / PROVENANCE, [text.encode(errors="backslashreplace").decode()])
 
 
-def finished(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
+def finished(
+    folder: Path, wanted: Mapping[str, Any], added_later: Collection[str] = ()
+) -> dict[str, Any] | None:
     """The provenance of a folder that was prepared with `wanted` settings; None if it was not yet.
 
     Raises UserError if it was prepared with other settings.
+
+    Args:
+        added_later: settings that folders of earlier versions do not tell, and that count in others
+            alone.
     """
     if not (folder / PROVENANCE).exists():
         return None
     found = read_provenance(folder)
     for key, value in json.loads(json.dumps(wanted)).items():
+        if key in added_later and key not in found:
+            continue
         if found.get(key) != value:
             raise UserError(
                 f"{folder} was prepared with {key} {found.get(key)!r}, not {value!r}; choose "

@@ -18,13 +18,13 @@ from speechprune.manifests.classes import (
     LabelledUtterance,
     write_labelled_manifest,
 )
-from speechprune.manifests.digit_recordings import Recording, read_recordings
+from speechprune.manifests.digit_recordings import Recording, read_recordings, recordings_digest
 from speechprune.manifests.digits import WORDS, keep_recordings
 from speechprune.manifests.folders import replacing
 from speechprune.manifests.making import SPLITS, check_seed, check_sizes
 from speechprune.manifests.manifest import AUDIO
 from speechprune.manifests.progress import Progress, unwatched
-from speechprune.manifests.provenance import SHARED_SPEAKERS, finished
+from speechprune.manifests.provenance import ARCHIVE_DIGEST, SHARED_SPEAKERS, finished
 from speechprune.manifests.slots import classes_digest, slots_of
 
 #: The slots of each task, in the order of the columns.
@@ -78,10 +78,11 @@ def make_single_digits(
         "corpus": "Free Spoken Digit Dataset",
         "language": "en",
         "archive": os.path.basename(os.path.abspath(archive)),
+        ARCHIVE_DIGEST: recordings_digest(archive),
         "settings": asdict(settings),
         "dictionary": classes_digest(dictionary),
     }
-    if resume and finished(folder, provenance) is not None:
+    if resume and finished(folder, provenance, added_later=[ARCHIVE_DIGEST]) is not None:
         return
     keep_recordings(archive, folder)
     recordings, rate = read_recordings(archive)

@@ -93,17 +93,38 @@ def command(
     if task == AUTO and is_bank(checkpoint):
         _refuse_figure(figure, checkpoint)
         _refuse_search(options, checkpoint)
-        found = _by_the_surest(BankModel(checkpoint), data, subset, limits)
+        bank = BankModel(checkpoint)
+        described, text = _by_the_surest(bank, data, subset, limits)
+        labels = bank.recogniser(bank.recognisers()[0]).labels
     else:
         loaded = load_any(checkpoint, task, data)
-        found = _by_one(loaded, data, subset, figure, limits, options)
-    described, text = found
+        described, text = _by_one(loaded, data, subset, figure, limits, options)
+        labels = loaded.labels
     if as_json:
-        source = {"checkpoint": str(checkpoint), "data": str(data), "subset": subset}
         named = {} if task is None else {"task": task}
+        source = _sources(checkpoint, data, subset, labels)
         click.echo(json.dumps({**source, **named, **described}, indent=2))
     else:
         click.echo(text)
+
+
+def _sources(checkpoint: Path, data: Path, subset: str, labels: str) -> dict[str, Any]:
+    """What was evaluated on what, with what tells them apart from later files of their names.
+
+    Args:
+        labels: the ending of the label files of ``data``.
+    """
+    from speechprune.files import digest
+    from speechprune.manifests.split_files import split_digest
+    from speechprune.reports.run_files import DATA_DIGEST
+
+    return {
+        "checkpoint": str(checkpoint),
+        "checkpoint_digest": digest(checkpoint),
+        "data": str(data),
+        "subset": subset,
+        DATA_DIGEST: split_digest(data, subset, labels),
+    }
 
 
 def _by_one(

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import nano
 import numpy as np
 import onnx
 import onnxruntime
@@ -13,10 +14,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 from exported_models import Workshop, alone, noise
+from nano import write_finetuned, write_wav2vec2
 
 from speechprune.backbones.cost import encoder_cost
 from speechprune.decoding.inference import transcribe
 from speechprune.exporting.onnx_description import KEY
+from speechprune.exporting.onnx_export import export_onnx
 from speechprune.exporting.onnx_graph import make_traceable
 from speechprune.exporting.onnx_layouts import LAYOUTS
 from speechprune.exporting.onnx_model import load_onnx
@@ -102,7 +105,7 @@ def test_a_file_says_all_that_it_takes(shop: Workshop, tmp_path: Path) -> None:
     assert described["sample_rate"] == 16000 and described["normalize"] is False
     printed = [evaluated(path, shop.data) for path in (pair.checkpoint, moved)]
     for each in printed:
-        del each["checkpoint"], each["seconds_of_audio_per_second"]
+        del each["checkpoint"], each["checkpoint_digest"], each["seconds_of_audio_per_second"]
     assert printed[0] == printed[1]
     assert printed[0]["density"] < 1
 
@@ -147,6 +150,17 @@ def test_what_lies_beside_a_model_for_onnx_asr(shop: Workshop) -> None:
     assert lines[0] == "<blk> 0" and "\u2581 4" in lines and len(lines) == len(symbols)
     config = json.loads((folder / "config.json").read_text())
     assert config == {"model_type": "wav2vec2-ctc", "subsampling_factor": 320}
+
+
+def test_onnx_asr_is_told_the_strides_of_the_model(
+    shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nano, "CONV_FEATURE_LAYERS", "[(16, 10, 5)] + [(16, 3, 2)] * 5")
+    pretrained = write_wav2vec2(tmp_path / "short.pt", layers=1)
+    checkpoint = write_finetuned(tmp_path / "short_ctc.pt", pretrained, shop.data)
+    export_onnx(checkpoint, tmp_path / "out", layout="onnx-asr")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config == {"model_type": "wav2vec2-ctc", "subsampling_factor": 5 * 2**5}
 
 
 def test_8_bits_take_less_and_choose_the_same_symbols(shop: Workshop) -> None:

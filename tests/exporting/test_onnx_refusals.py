@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from checkpoints import refusal
+from checkpoints import refusal, rewrite
 from exported_models import Pair, Workshop
 from nano import write_wav2vec2
 from onnx import TensorProto, helper
@@ -38,6 +39,15 @@ def test_unknown_layouts_and_opsets(pair: Pair, tmp_path: Path) -> None:
         export_onnx, pair.checkpoint, out, layout="onnx-asr", normalize_inside=True
     )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("layout", ["onnx-asr", "sherpa-onnx"])
+def test_another_sample_rate_than_that_of_a_layout(pair: Pair, tmp_path: Path, layout: str) -> None:
+    path = Path(shutil.copy(pair.checkpoint, tmp_path / "telephone.pt"))
+    rewrite(path, lambda state: state["cfg"]["task"].update(sample_rate=8000))
+    message = refusal(export_onnx, path, tmp_path / "out", layout=layout)
+    assert f"at 8000 Hz, but {layout} gives every model 16000 Hz; leave out --layout" in message
+    assert [each.name for each in tmp_path.iterdir()] == ["telephone.pt"]
 
 
 def test_a_pretrained_model(tmp_path: Path) -> None:

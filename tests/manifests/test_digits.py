@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import tarfile
 import zipfile
@@ -16,7 +17,7 @@ from corpora import files_of
 
 from speechprune.errors import UserError
 from speechprune.manifests import digit_recordings
-from speechprune.manifests.digit_recordings import read_recordings
+from speechprune.manifests.digit_recordings import read_recordings, recordings_digest
 from speechprune.manifests.digits import WORDS, DigitStrings, make_digits
 from speechprune.manifests.manifest import read_split
 from speechprune.manifests.merge import merge
@@ -127,6 +128,7 @@ def as_github_gives_them(path: Path, members: dict[str, bytes]) -> Path:
 
 def write_source(path: Path, files: dict[str, bytes]) -> Path:
     """An archive or folder, as its name says."""
+    path.parent.mkdir(exist_ok=True)
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w") as archive:
             for name, content in files.items():
@@ -149,10 +151,10 @@ def test_what_github_gives_makes_the_same_corpus(
     expected = files_of(tmp_path / "out")
     make_digits(tmp_path / "out", source, SMALL, overwrite=True)
     found = files_of(tmp_path / "out")
-    assert found.pop("provenance.json") == expected.pop("provenance.json").replace(
-        archive.name.encode(), name.encode()
-    )
-    assert found == expected
+    told, before = (json.loads(files.pop("provenance.json")) for files in (found, expected))
+    assert (told.pop("archive"), before.pop("archive")) == (name, archive.name)
+    assert told.pop("archive_digest") != before.pop("archive_digest")
+    assert told == before and found == expected
 
 
 def test_a_folder_is_named_in_the_provenance_however_it_is_given(
@@ -161,6 +163,46 @@ def test_a_folder_is_named_in_the_provenance_however_it_is_given(
     monkeypatch.chdir(as_github_gives_them(tmp_path / "clone", members))
     make_digits(tmp_path / "out", Path("."), SMALL)
     assert read_provenance(tmp_path / "out")["archive"] == "clone"
+
+
+def other_take(members: dict[str, bytes]) -> dict[str, bytes]:
+    """The same names and sizes of files; one recording is another."""
+    name = "fsdd/3_bob_11.flac"
+    found = {**members, name: flac(np.full(800, 555))}
+    assert len(found[name]) == len(members[name]) and found[name] != members[name]
+    return found
+
+
+@pytest.mark.parametrize("name", ["clone", "digits.tar"])
+def test_recordings_of_the_same_name_are_not_taken_for_others(
+    tmp_path: Path, members: dict[str, bytes], name: str
+) -> None:
+    first, copy = (write_source(tmp_path / place / name, members) for place in ("1", "2"))
+    other = write_source(tmp_path / "3" / name, other_take(members))
+    make_digits(tmp_path / "out", first, SMALL)
+    before = files_of(tmp_path / "out")
+    make_digits(tmp_path / "out", copy, SMALL, resume=True)
+    with pytest.raises(UserError, match="was prepared with archive_digest '.*; choose another"):
+        make_digits(tmp_path / "out", other, SMALL, resume=True)
+    # Earlier versions told the name alone.
+    place = tmp_path / "out" / "provenance.json"
+    told = json.loads(place.read_text())
+    del told["archive_digest"]
+    place.write_text(json.dumps(told))
+    make_digits(tmp_path / "out", other, SMALL, resume=True)
+    after = files_of(tmp_path / "out")
+    assert {**after, "provenance.json": b""} == {**before, "provenance.json": b""}
+
+
+def test_what_is_no_recording_of_a_folder_does_not_count(
+    tmp_path: Path, members: dict[str, bytes]
+) -> None:
+    clone = write_source(tmp_path / "clone", members)
+    before = recordings_digest(clone)
+    (clone / "README.md").write_text("# Digits")
+    assert recordings_digest(clone) == before
+    (clone / "fsdd" / "0_eve_0.flac").write_bytes(flac(np.zeros(800)))
+    assert recordings_digest(clone) != before
 
 
 def test_recordings_are_never_replaced(tmp_path: Path, archive: Path) -> None:

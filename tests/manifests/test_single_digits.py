@@ -96,6 +96,11 @@ def test_the_command_resumes_and_tells_what_it_has(tmp_path: Path, archive: Path
     assert prepare(*words, "--resume") == first and files_of(tmp_path / "out") == before
     more = ["prepare", "digits", *map(str, words), "--resume", "--seed", "2"]
     assert "was prepared with settings" in CliRunner().invoke(commands, more).output
+    (tmp_path / "more").mkdir()
+    eve = {"fsdd/0_eve_0.flac": flac(np.full(800, 500))}
+    other = archive_of(tmp_path / "more" / archive.name, eve)
+    more = ["prepare", "digits", *map(str, words), "--resume", "--archive", str(other)]
+    assert "was prepared with archive_digest" in CliRunner().invoke(commands, more).output
 
 
 def test_what_cannot_be_made_is_refused(tmp_path: Path, archive: Path) -> None:

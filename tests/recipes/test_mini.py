@@ -243,3 +243,13 @@ def test_bad_options_get_one_line(words: str, expected: str, tmp_path: Path) -> 
     assert result.exit_code == 1 and expected in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "mini.pt").exists()
+
+
+def test_other_recordings_are_other_settings(tmp_path: Path) -> None:
+    """Of the same names and lengths, in the other format too."""
+    found = []
+    for folder, value in (("a", 0.1), ("b", 0.2), ("c", 0.1)):
+        (tmp_path / folder).mkdir()
+        soundfile.write(tmp_path / folder / "0_eve_0.flac", np.full(800, value), 8000)
+        found.append(MiniSpeech(1.0, digits=tmp_path / folder).describe()["digits"])
+    assert found[0] == found[2] != found[1]

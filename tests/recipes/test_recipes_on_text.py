@@ -167,4 +167,4 @@ def test_runs_of_text_and_of_speech_are_compared_apart(
     )
     assert result.exit_code != 0
     (line,) = result.stderr.splitlines()
-    assert "is measured by 1 - accuracy, but" in line and "by WER and CER" in line
+    assert "is a run on text, but" in line and "on speech; compare them apart" in line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,14 @@ SUMMARY = {
     **{"recipe": "omp", "label": "OMP", "sparsity": 0.5, "updates": 2},
     **{"final_updates": 2, "seed": 1, "freeze_finetune_updates": 0},
 }
-MEASURED = RunEvaluation(wer=12.5, cer=3.0, density=1.0, parameters=9000, removed=0)
+MEASURED = RunEvaluation(
+    wer=12.5,
+    cer=3.0,
+    rate_names={"wer": "WER", "cer": "CER"},
+    density=1.0,
+    parameters=9000,
+    removed=0,
+)
 
 
 @pytest.fixture
@@ -96,3 +104,24 @@ def test_what_is_no_evaluation_is_not_shown_as_one(folder: Path, kept: object) -
     assert kept_evaluations(folder, "best") == {}
     (folder / "evaluation-valid.json").write_text(json.dumps({"last": kept}))
     assert kept_evaluations(folder, "last") == {"valid": None}
+
+
+def test_what_another_program_has_kept_does_not_count(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, facts = folder / "evaluation-valid.json", folder / "facts.json"
+    mended = replace(MEASURED, wer=11.0)
+    monkeypatch.setattr(runs, "measure", lambda *_: mended)
+    known = facts.read_text()
+    assert evaluate_run(read_run(folder), "valid", "digest")[0] == MEASURED
+    monkeypatch.setattr(runs, "program_digest", lambda: "that of other sources")
+    assert kept_evaluations(folder, "last") == {"valid": None}
+    assert evaluate_run(read_run(folder), "valid", "digest")[0] == mended
+    assert kept_evaluations(folder, "last") == {"valid": (mended, "digest")}
+    assert facts.read_text() != known
+    # Earlier versions told a version in its place.
+    kept = _without_checksums(json.loads(path.read_text()))
+    del kept["last"]["program"]
+    path.write_text(json.dumps({"last": {**kept["last"], "version": "0.1.0", "wer": 1.5}}))
+    assert kept_evaluations(folder, "last") == {"valid": None}
+    assert evaluate_run(read_run(folder), "valid", "digest")[0] == mended

@@ -23,7 +23,7 @@ from speechprune.tools import _options
 from speechprune.tools.main import commands
 
 #: What is not the same each time.
-CHANGING = ("checkpoint", "task", "seconds_of_audio_per_second")
+CHANGING = ("checkpoint", "checkpoint_digest", "task", "seconds_of_audio_per_second")
 
 
 class Spoken:

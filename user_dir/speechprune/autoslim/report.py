@@ -11,7 +11,13 @@ from speechprune.checksums import write_json
 from speechprune.decoding.inference import Evaluation
 from speechprune.figures import grouped_bars
 from speechprune.files import write_atomically
-from speechprune.reports.stages import markdown_table, plain_values, stages_table
+from speechprune.reports.stages import (
+    markdown_table,
+    plain_values,
+    rates,
+    stages_table,
+    titles,
+)
 from speechprune.rewriting.slimming import CutReport
 from speechprune.training.workflow import JSON
 
@@ -75,8 +81,8 @@ class Report:
         """The result with the fewest character errors on the validation split; of equals the
         first."""
         valid = self.splits[0]
-        rates = {n: self.stages[n].evaluations[valid].characters.rate for n in self.results}
-        return min(rates, key=rates.__getitem__)
+        errors = {n: self.stages[n].evaluations[valid].characters.rate for n in self.results}
+        return min(errors, key=errors.__getitem__)
 
     def describe(self) -> dict[str, Any]:
         """To read by program; rates are shares, not percent."""
@@ -133,12 +139,12 @@ class Report:
         """Error rates at each stage on the last split, and what each layer keeps."""
         split = self.splits[-1]
         found = [stage.evaluations[split] for stage in self.stages.values()]
-        rates = {
-            "WER %": [100 * each.words.rate for each in found],
-            "CER %": [100 * each.characters.rate for each in found],
+        series = {
+            title: [100 * rates(each)[rate] for each in found]
+            for rate, title in titles(found[0]).items()
         }
         what = f"{self.amounts}, {self.training}"
-        grouped_bars(list(self.stages), rates, folder / FIGURE, f"Error rates on {split}: {what}")
+        grouped_bars(list(self.stages), series, folder / FIGURE, f"Error rates on {split}: {what}")
         layers = self.cut.layers
         shares = {
             "heads %": [100 * layer.heads / layer.heads_before for layer in layers],

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from speechprune.decoding import MAX_TOKENS
 from speechprune.decoding.greedy import decode, spells_words
-from speechprune.decoding.scoring import ErrorCounts, count_text_errors
+from speechprune.decoding.scoring import ErrorCounts, count_text_errors, rate_names
 from speechprune.errors import UserError
 from speechprune.manifests.audio import SAMPLE_RATE, resample
 from speechprune.manifests.classes import LabelledUtterance
@@ -65,6 +65,11 @@ class Evaluation:
     audio_seconds: float
     seconds: float
     device: str
+
+    @property
+    def rate_names(self) -> dict[str, str]:
+        """What was measured, by its names in JSON, and what tables call it."""
+        return rate_names(letters=not self.units)
 
     @property
     def speed(self) -> float:

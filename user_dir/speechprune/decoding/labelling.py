@@ -56,6 +56,12 @@ class LabelEvaluation:
     device: str
 
     @property
+    def rate_names(self) -> dict[str, str]:
+        """What is compared where others have error rates, by its name in JSON, and what tables call
+        it."""
+        return {"error": "1 - accuracy"}
+
+    @property
     def speed(self) -> float:
         """Seconds of audio told apart per second."""
         return self.audio_seconds / self.seconds

@@ -8,6 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 
 
+def rate_names(*, letters: bool) -> dict[str, str]:
+    """The error rates that tell something of transcripts, by their names in JSON, and what tables
+    call them.
+
+    Args:
+        letters: as for `count_text_errors`; units have one rate.
+    """
+    return {"wer": "WER", "cer": "CER"} if letters else {"wer": "UER"}
+
+
 @dataclass(frozen=True)
 class ErrorCounts:
     """Edits that turn references into hypotheses, summed over utterances.

@@ -62,6 +62,11 @@ class SentenceEvaluation:
         return 1.0 - self.metrics[0].value
 
     @property
+    def rate_names(self) -> dict[str, str]:
+        """What is compared, by its name in JSON, and what tables call it."""
+        return {"error": self.task.error}
+
+    @property
     def speed(self) -> float:
         """Examples per second."""
         return self.examples / self.seconds

@@ -117,12 +117,14 @@ class VerificationReport:
         """A table, and what it took."""
         shown = self.steps or self.measured
         scored = any(each.plan.score is not None for each in shown)
-        metrics, unit = shown[0].metrics, shown[0].unit
-        errors = [f"{name} %" for name in metrics.values()]
+        unit = shown[0].unit
+        # A rate with two names is shown once.
+        metrics = {name: metric for metric, name in shown[0].metrics.items()}
+        errors = [f"{name} %" for name in metrics]
         rows = [["drop", *["score"] * scored, *errors, unit]]
         for each in shown:
             score = ["" if each.plan.score is None else f"{each.plan.score:.4f}"] * scored
-            rates = [f"{100 * each.rate(metric):.2f}" for metric in metrics]
+            rates = [f"{100 * each.rate(metric):.2f}" for metric in metrics.values()]
             heard = f"{each.heard}{' (stopped)' if each.stopped else ''}"
             rows.append([",".join(map(str, each.plan.dropped)), *score, *rates, heard])
         made = (

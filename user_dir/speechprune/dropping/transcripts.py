@@ -82,7 +82,6 @@ class TranscriptVerifier(Verifier[Transcribed]):
         UserError: the split has no texts, or texts in another alphabet.
     """
 
-    metrics: Mapping[str, str] = {"cer": "CER", "wer": "WER"}
     loaded: LoadedRecogniser
 
     def __init__(
@@ -97,8 +96,12 @@ class TranscriptVerifier(Verifier[Transcribed]):
         check_references(loaded, split)
         self.split = split
         self.letters = spells_words(loaded.dictionary)
-        #: Characters for letters, "words" for units that stand alone.
+        #: Characters for letters, "words" for units, which have two names for one rate.
         self.metric = "cer" if self.letters else "wer"
+        self.metrics: Mapping[str, str] = {
+            "cer": "CER" if self.letters else "UER",
+            "wer": "WER" if self.letters else "UER",
+        }
         super().__init__(
             loaded,
             [utterance.frames for utterance in split.utterances],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,6 +28,11 @@ class Costs:
     fixed: int
     of_frame: int
     of_pair: int
+
+    @property
+    def samples_per_frame(self) -> int:
+        """From the beginning of a frame to that of the next."""
+        return prod(stride for _, stride, _ in self.convolutions)
 
     def frame_counts(self, samples: int) -> list[int]:
         """The frames of so many samples after each convolution."""

@@ -26,7 +26,7 @@ from speechprune.exporting.comparing import (
 from speechprune.exporting.hearing import model_hears, onnx_hears
 from speechprune.exporting.onnx_cost import costs_of
 from speechprune.exporting.onnx_description import FLOAT32, INT8, KEY, Description
-from speechprune.exporting.onnx_files import write_symbols
+from speechprune.exporting.onnx_files import write_beside
 from speechprune.exporting.onnx_graph import graph_of, make_traceable
 from speechprune.exporting.onnx_int8 import quantize
 from speechprune.exporting.onnx_layouts import Layout, layout_called
@@ -113,8 +113,9 @@ def export_onnx(
 
     Raises:
         UserError: an extra is not installed, the source is no CTC model or cannot be exported, the
-            layout or opset is unknown, ``out`` cannot be written, or the file is further from its
-            source than ``bounds`` allow: then nothing is left of it.
+            layout or opset is unknown, programs of the layout hear at another sample rate,
+            ``out`` cannot be written, or the file is further from its source than ``bounds`` allow:
+            then nothing is left of it.
     """
     names = layout_called(layout)
     _check_opset(opset)
@@ -123,6 +124,7 @@ def export_onnx(
     if normalize_inside:
         names = _normalizing(names)
     loaded = as_recogniser(load_task(path, task))
+    _refuse_other_rate(loaded, names)
     loaded.model.to("cpu")
     expected = _expected(loaded, names)
     description = _prepared(loaded, names)
@@ -140,7 +142,7 @@ def export_onnx(
         return [replace(last, path=Path(out))]
     with new_folder(out) as folder:
         found = write(folder)
-        write_symbols(folder, names, description.symbols)
+        write_beside(folder, names, description)
     return [replace(each, path=Path(out) / each.path.name) for each in found]
 
 
@@ -163,6 +165,18 @@ def _normalizing(layout: Layout) -> Layout:
             f"the layout {layout.name} says who normalises recordings: leave out --normalize-inside"
         )
     return replace(layout, normalizes="graph")
+
+
+def _refuse_other_rate(loaded: LoadedRecogniser, layout: Layout) -> None:
+    """Raise UserError if a layout's programs would let a model hear at a rate that is not its own:
+    it would write wrong texts."""
+    rate = sample_rate(loaded)
+    if layout.sample_rate not in (None, rate):
+        raise UserError(
+            f"{loaded.path} hears recordings at {rate} Hz, but {layout.name} gives every model "
+            f"{layout.sample_rate} Hz; leave out --layout {layout.name}, and let whoever calls the "
+            f"file resample to {rate} Hz"
+        )
 
 
 def _expected(loaded: LoadedRecogniser, layout: Layout) -> list[Tensor]:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
+from speechprune.exporting.onnx_description import Description
 from speechprune.exporting.onnx_layouts import ONNX_ASR, Layout, symbol_lines
 
-#: What onnx-asr reads of a folder: the kind of the model, and how many samples make 10 ms of its
-#: frames.
-_ONNX_ASR = {"model_type": "wav2vec2-ctc", "subsampling_factor": 320}
+#: What onnx-asr calls models of this kind.
+_ONNX_ASR_TYPE = "wav2vec2-ctc"
 
 
-def write_symbols(folder: Path, layout: Layout, symbols: Sequence[str]) -> None:
-    """Write what a layout wants beside the model."""
+def write_beside(folder: Path, layout: Layout, description: Description) -> None:
+    """Write what a layout wants beside the model that is described."""
     assert layout.symbols is not None
-    (folder / layout.symbols).write_text(symbol_lines(symbols), encoding="utf-8")
+    (folder / layout.symbols).write_text(symbol_lines(description.symbols), encoding="utf-8")
     if layout.name == ONNX_ASR.name:
-        text = json.dumps(_ONNX_ASR, indent=2)
+        stride = description.costs.samples_per_frame
+        text = json.dumps({"model_type": _ONNX_ASR_TYPE, "subsampling_factor": stride}, indent=2)
         (folder / "config.json").write_text(f"{text}\n", encoding="utf-8")

@@ -30,6 +30,8 @@ class Layout:
             "caller", "graph", or "always", a caller who does so for all models.
         symbols: the file of the symbols beside the model; None if there is none, and the export is
             one file and no folder.
+        sample_rate: at which its programs let every model hear, in Hz; None if they go by what the
+            file says.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Layout:
     log_probabilities: bool
     normalizes: str
     symbols: str | None
+    sample_rate: int | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -55,10 +58,10 @@ class Layout:
 PLAIN = Layout("plain", "audio", "lengths", "logits", "frames", False, "caller", None)
 #: As onnx-asr's models of the type wav2vec2-ctc, from onnx-asr after 0.12.
 ONNX_ASR = Layout(
-    "onnx-asr", "input_values", "input_lengths", "logprobs", None, True, "graph", "vocab.txt"
+    "onnx-asr", "input_values", "input_lengths", "logprobs", None, True, "graph", "vocab.txt", 16000
 )
 #: As sherpa-onnx's Omnilingual models of CTC.
-SHERPA_ONNX = Layout("sherpa-onnx", "x", None, "logits", None, False, "always", "tokens.txt")
+SHERPA_ONNX = Layout("sherpa-onnx", "x", None, "logits", None, False, "always", "tokens.txt", 16000)
 LAYOUTS = {layout.name: layout for layout in (PLAIN, ONNX_ASR, SHERPA_ONNX)}
 
 

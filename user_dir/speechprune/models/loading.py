@@ -27,6 +27,7 @@ from speechprune.checkpoint.slots import AUDIO_LABELS, described_slots, saved_sl
 from speechprune.checkpoint.text import CLASSES, SYMBOLS, find_symbols, read_text_model
 from speechprune.checkpoint.upgrading import read_upgraded
 from speechprune.errors import UserError
+from speechprune.manifests.label_files import CLASSES as LABELS
 from speechprune.manifests.slots import Slots
 from speechprune.masking.bits import Tally
 from speechprune.models.encoder import building_from, load_weights
@@ -84,6 +85,12 @@ class LoadedModel:
             return 1.0 - self.removed / sum(u.parameters_of(u.heads, u.channels) for u in units)
         return float(self.provenance.get("density", 1.0))
 
+    @property
+    def labels(self) -> str:
+        """The ending of the files of labels, beside a manifest, that its outputs are compared
+        with; "" of text, whose labels are of one kind."""
+        return str(self.cfg.task.get("labels") or "")
+
     def frame_count(self, samples: int) -> int:
         """T, the frames of a recording of so many samples; 0 if it is too short for one."""
         encoder = encoder_of_model(self.model)
@@ -128,6 +135,10 @@ class LoadedLabeller(LoadedModel):
     """
 
     slots: Slots
+
+    @property
+    def labels(self) -> str:
+        return LABELS
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Source: the second use of S3-Router (Fu et al., NeurIPS 2022, arXiv 2211.01522).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +50,6 @@ _WHICH = "best"
 _DATA_OF = "data of "
 
 
-@dataclass(frozen=True)
-class _Checked:
-    """What is known of a task once it was checked."""
-
-    runs: Mapping[str, TrainingRun]
-    sample_rate: int
-
-
 class BankTraining(Workflow):
     """Train all tasks by each method, add their masks to a bank, and evaluate, in a folder.
 
@@ -75,7 +67,8 @@ class BankTraining(Workflow):
         self.setting = setting
         self.test = test
         self.jobs = jobs
-        self._tasks: dict[str, _Checked] = {}
+        #: The trainings of the tasks that were checked, by method.
+        self._tasks: dict[str, Mapping[str, TrainingRun]] = {}
         #: Kinds of outputs with the methods whose settings were checked.
         self._rehearsed: set[tuple[str, str]] = set()
 
@@ -121,7 +114,7 @@ class BankTraining(Workflow):
                 "them out with `speechprune bank remove`"
             )
 
-    def _checked(self, task: str) -> _Checked:
+    def _checked(self, task: str) -> Mapping[str, TrainingRun]:
         runs, data = self.setting.runs(task), self.setting.tasks[task]
         rate = SAMPLE_RATE
         for method, run in runs.items():
@@ -138,7 +131,7 @@ class BankTraining(Workflow):
         check_split(data.folder, self.test, labels, sample_rate=rate, closed=False)
         if labels is None:
             read_labelled_split(data.folder, self.test)
-        return _Checked(runs, rate)
+        return runs
 
     def claim(self) -> None:
         """Note what the folder is of; refuse one of other settings."""
@@ -164,7 +157,7 @@ class BankTraining(Workflow):
         path = self.out / SETTINGS
         found = read_json(path) if path.exists() else {}
         known = {key: value for key, value in found.items() if key.startswith(_DATA_OF)}
-        begun = any(run.is_begun for task in self._tasks.values() for run in task.runs.values())
+        begun = any(run.is_begun for runs in self._tasks.values() for run in runs.values())
         # Until something was trained, all may be corrected; later, tasks may still be added.
         may_change = {*shared, *data} if not begun else data.keys() - known.keys()
         claim(self.out, {**shared, **known, **data}, may_change)
@@ -178,7 +171,7 @@ class BankTraining(Workflow):
     def work(self, tell: Tell) -> None:
         if not self.bank.exists():
             create(self.setting.model, self.bank)
-        plans = [list(task.runs.values()) for task in self._tasks.values()]
+        plans = [list(runs.values()) for runs in self._tasks.values()]
         finish_all(plans, jobs=self.jobs, tell=tell)
         tell(f"evaluation on {self.test}")
         results = [self._result(task, tell) for task in self._tasks]
@@ -190,13 +183,13 @@ class BankTraining(Workflow):
 
     def _training(self) -> str:
         """Seed and updates of the trainings."""
-        updates = [run.updates for task in self._tasks.values() for run in task.runs.values()]
+        updates = [run.updates for runs in self._tasks.values() for run in runs.values()]
         return training_in_words(updates, [self.setting.seed])
 
     def _result(self, task: str, tell: Tell) -> TaskResult:
-        data, checked = self.setting.tasks[task], self._tasks[task]
+        data = self.setting.tasks[task]
         evaluations: dict[str, RunEvaluation] = {}
-        for method, run in checked.runs.items():
+        for method, run in self._tasks[task].items():
             _best_of(run)
             evaluations[method], note = evaluate_checkpoint(
                 run.folder,
@@ -204,7 +197,6 @@ class BankTraining(Workflow):
                 data.folder,
                 self.test,
                 self._digest(task, self.test),
-                checked.sample_rate,
             )
             if note is not None:
                 tell(note)
@@ -215,7 +207,7 @@ class BankTraining(Workflow):
 
     def _keep(self, result: TaskResult) -> None:
         """See to it that the bank has the masks of a task and its error rate, as they are now."""
-        checkpoint = _best_of(self._tasks[result.name].runs[MASKS])
+        checkpoint = _best_of(self._tasks[result.name][MASKS])
         percent = 100 * result.evaluations[MASKS].wer
         rate = ErrorRate(percent, rate_of(result.kind), self.test).describe()
         bank = Bank(self.bank)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from speechprune.errors import UserError
-from speechprune.files import digest, make_folder
+from speechprune.files import make_folder
 from speechprune.made_with import claim
-from speechprune.manifests.digit_recordings import read_recordings
+from speechprune.manifests.digit_recordings import read_recordings, recordings_digest
 from speechprune.manifests.digits import DigitStrings, make_digits
 from speechprune.manifests.pooling import pool
 from speechprune.manifests.progress import Progress, unwatched
@@ -54,7 +53,7 @@ class MiniSpeech:
         """What the speech depends on, for JSON; raises UserError if the digits are missing."""
         return {
             "hours": self.hours,
-            "digits": None if self.digits is None else _digest(self.digits),
+            "digits": None if self.digits is None else recordings_digest(self.digits),
             "without": sorted(self.without),
         }
 
@@ -117,14 +116,3 @@ def _refuse_unknown_speakers(settings: MiniSpeech) -> None:
             f"nobody is called {strange[0]!r} in {settings.digits}; its speakers are "
             f"{', '.join(known)}"
         )
-
-
-def _digest(archive: Path) -> str:
-    """What tells an archive from others; of a folder, the names and sizes of its files."""
-    if not archive.exists():
-        raise UserError(f"{archive} is missing; it should be the archive, or folder, of digits")
-    if not archive.is_dir():
-        return digest(archive)
-    files = sorted(path for path in archive.rglob("*.wav"))
-    listed = "".join(f"{path.relative_to(archive)} {path.stat().st_size}\n" for path in files)
-    return sha256(listed.encode()).hexdigest()

@@ -90,7 +90,12 @@ class Comparison:
     @property
     def errors(self) -> dict[str, str]:
         """The rates that are compared, and how tables call them."""
-        return self.results[0].run.errors
+        return dict(self.results[0].evaluation.rate_names)
+
+    @property
+    def _rates(self) -> tuple[str, ...]:
+        """The names of rates in JSON, where the one of units has two."""
+        return ("error",) if "error" in self.errors else ("wer", "cer")
 
     def rows(self) -> list[Row]:
         """Dense controls first, then methods as they were given, each by sparsity."""
@@ -140,8 +145,8 @@ class Comparison:
         return {
             "subset": self.subset,
             "checkpoint": self.which,
-            "rows": [_row(row, self.errors) for row in self.rows()],
-            "runs": [_result(found, self.errors) for found in self.results],
+            "rows": [_row(row, self._rates) for row in self.rows()],
+            "runs": [_result(found, self._rates) for found in self.results],
             "warnings": self.warnings(),
         }
 
@@ -206,8 +211,8 @@ def compare(
 
     Raises:
         UserError: a folder is given twice or does not exist, none is of a finished training run, or
-            a run or the subset is damaged; or some have other error rates than others; all that can
-            be read before an evaluation is.
+            a run or the subset is damaged; or some are of text, and others of speech: all that is
+            read before an evaluation. Or some have other error rates than others.
     """
     for index, folder in enumerate(folders):
         if folder.resolve() in [other.resolve() for other in folders[:index]]:
@@ -215,10 +220,11 @@ def compare(
     runs, notes = _finished(folders, which, data)
     _refuse_mixed(runs)
     digests = [subset_digest(run, subset) for run in runs]
-    results = []
+    results: list[Result] = []
     for run, manifest in zip(tqdm(runs, unit="run", desc="evaluating", disable=None), digests):
         evaluation, note = evaluate_run(run, subset, manifest)
         results.append(Result(run, evaluation, manifest))
+        _refuse_other_rates(results[0], results[-1])
         notes += [note] if note else []
     return Comparison(subset, which, tuple(results), tuple(notes))
 
@@ -240,14 +246,24 @@ def _finished(
 
 
 def _refuse_mixed(runs: Sequence[FinishedRun]) -> None:
-    """Raise UserError if runs have error rates that cannot stand in one column."""
+    """Raise UserError if some runs are of text, and others of speech."""
     for run in runs:
-        if run.errors != runs[0].errors:
-            told = [" and ".join(each.errors.values()) for each in (runs[0], run)]
+        if run.is_of_text != runs[0].is_of_text:
+            told = ["text" if each.is_of_text else "speech" for each in (runs[0], run)]
             raise UserError(
-                f"{runs[0].folder} is measured by {told[0]}, but {run.folder} by {told[1]}; "
+                f"{runs[0].folder} is a run on {told[0]}, but {run.folder} on {told[1]}; "
                 "compare them apart"
             )
+
+
+def _refuse_other_rates(first: Result, other: Result) -> None:
+    """Raise UserError if two runs have error rates that cannot stand in one column."""
+    if other.evaluation.rate_names != first.evaluation.rate_names:
+        told = [" and ".join(each.evaluation.rate_names.values()) for each in (first, other)]
+        raise UserError(
+            f"{first.run.folder} is measured by {told[0]}, but {other.run.folder} by {told[1]}; "
+            "compare them apart"
+        )
 
 
 def _differing(what: str, values: Iterable[tuple[Any, Any, str]]) -> list[str]:

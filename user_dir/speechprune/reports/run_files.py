@@ -20,6 +20,13 @@ SUMMARY_TYPES: Mapping[str, tuple[type, ...]] = {
     "freeze_finetune_updates": (int,),
 }
 
+#: Where JSON says which rates tell something of what was measured, and what tables call them.
+RATE_NAMES = "rate_names"
+#: Names of error rates in JSON, and what tables call them where nothing is said.
+RATES: Mapping[str, str] = {"wer": "WER", "cer": "CER", "error": "error"}
+#: Where what `speechprune evaluate` prints says what tells its data apart from other data.
+DATA_DIGEST = "data_digest"
+
 
 def are_facts(facts: Any) -> bool:
     """Whether these are facts as `speechprune.reports.runs` keeps them, each of its type."""
@@ -66,10 +73,21 @@ def are_values(values: Mapping[str, Any]) -> bool:
     """Whether these are the values of a RunEvaluation, each within its bounds."""
     rates, counts = ("wer", "cer", "density"), ("parameters", "removed")
     return (
-        values.keys() == {*rates, *counts}
+        values.keys() == {*rates, *counts, RATE_NAMES}
         and all(_is_one_of(values[name], (float,)) for name in rates)
         and all(0 <= values[name] < math.inf for name in rates)
         and values["density"] <= 1
+        and are_rate_names(values[RATE_NAMES])
         and all(_is_one_of(values[name], (int,)) for name in counts)
         and 0 <= values["removed"] <= values["parameters"]
+    )
+
+
+def are_rate_names(names: Any) -> bool:
+    """Whether these are names of error rates in JSON, each with what tables call it."""
+    return (
+        isinstance(names, dict)
+        and bool(names)
+        and names.keys() <= RATES.keys()
+        and all(isinstance(name, str) and name for name in names.values())
     )

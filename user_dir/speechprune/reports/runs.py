@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from speechprune import __version__
 from speechprune.checksums import read_entries, write_entries
 from speechprune.errors import UserError
 from speechprune.files import digest
-from speechprune.manifests.glue.folder import task_of_folder
 from speechprune.manifests.glue.tasks import SENTENCES
 from speechprune.manifests.split_files import split_digest
+from speechprune.reports.program import program_digest
 from speechprune.reports.run_files import are_facts, are_values, read_summary
 from speechprune.reports.unfinished import UnfinishedRun, refuse_missing, refuse_unfinished
 from speechprune.state_names import is_finetuned
 from speechprune.training.run import DONE, SETTINGS, splits_read
+
+if TYPE_CHECKING:
+    from speechprune.decoding.inference import Evaluation
+    from speechprune.decoding.labelling import LabelEvaluation
+    from speechprune.decoding.sentences import SentenceEvaluation
+    from speechprune.models.loading import LoadedModel
 
 #: What the names of files with kept evaluations begin with.
 _EVALUATION = "evaluation-"
@@ -60,16 +65,6 @@ class FinishedRun:
         return self.task.get("_name") == SENTENCES
 
     @property
-    def errors(self) -> dict[str, str]:
-        """The rates of a `RunEvaluation` that tell something of it, and how tables call them.
-
-        Raises UserError if a task on sentences is not told by its folder.
-        """
-        if self.is_of_text:
-            return {"error": task_of_folder(Path(self.task["data"])).error}
-        return {"wer": "WER", "cer": "CER"}
-
-    @property
     def checkpoint(self) -> Path:
         """The file that is evaluated."""
         return checkpoint_path(self.folder, self.which)
@@ -83,6 +78,8 @@ class RunEvaluation:
         wer, cer: errors per word and per character of the subset; both of units, if the model
             writes those; both the share of utterances with a wrong class, if it tells classes; both
             1 less the first metric of a task on sentences.
+        rate_names: the rates, among these and `error`, that tell something, and what tables call
+            them.
         density: share kept of the maskable weights.
         parameters: tensor entries that inference reads, masked ones included.
         removed: those among them that are masked, or that slimming will cut out.
@@ -90,6 +87,7 @@ class RunEvaluation:
 
     wer: float
     cer: float
+    rate_names: Mapping[str, str]
     density: float
     parameters: int
     removed: int
@@ -98,6 +96,11 @@ class RunEvaluation:
     def error(self) -> float:
         """What there is of a model that writes no text."""
         return self.wer
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """The rates that tell something, by what tables call them."""
+        return {title: getattr(self, rate) for rate, title in self.rate_names.items()}
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,8 @@ def read_run(folder: Path, which: str = "last", data: Path | None = None) -> Fin
     """What ``summary.json`` and the checkpoint tell of a run.
 
     What the checkpoint says is kept in the run's folder, as ``facts.json``, and counts as long as
-    the run's checkpoints and the program are the same ones: reading it needs no fairseq.
+    the run's checkpoints and the sources of the program are the same ones: reading it needs no
+    fairseq.
 
     Args:
         data: takes the place of the manifest folder for evaluation.
@@ -163,7 +167,7 @@ def read_run(folder: Path, which: str = "last", data: Path | None = None) -> Fin
 def _facts(folder: Path, which: str) -> dict[str, Any]:
     """What the checkpoints of a run say, from them or from an earlier reading of the same ones."""
     path, last = folder / "facts.json", checkpoint_path(folder, "last")
-    key = {"checkpoint": digest(checkpoint_path(folder, which)), "version": __version__}
+    key = _key(checkpoint_path(folder, which))
     key["last"] = digest(last) if last.is_file() else ""
     key["ended"] = str([(folder / name).exists() for name in (SETTINGS, DONE)])
     kept = read_entries(path)
@@ -254,23 +258,22 @@ def evaluate_run(run: FinishedRun, subset: str, manifest: str) -> tuple[RunEvalu
     Raises:
         UserError: recordings are missing or damaged, or the checkpoint does not load.
     """
-    data, rate = Path(run.task["data"]), run.task.get("sample_rate")
-    return evaluate_checkpoint(run.folder, run.which, data, subset, manifest, rate)
+    return evaluate_checkpoint(run.folder, run.which, Path(run.task["data"]), subset, manifest)
 
 
 def evaluate_checkpoint(
-    folder: Path, which: str, data: Path, subset: str, manifest: str, rate: int | None = None
+    folder: Path, which: str, data: Path, subset: str, manifest: str
 ) -> tuple[RunEvaluation, str | None]:
     """The evaluation of a run's "last" or "best" checkpoint, with what is to be warned of.
 
     It is kept in the run's folder, as ``evaluation-SUBSET.json``, and counts as long as checkpoint,
-    manifest and program are the same ones; that recordings have not changed is taken on trust.
+    manifest and the sources of the program are the same ones; that recordings have not changed is
+    taken on trust.
 
     Args:
         folder: the run's.
         data: folder of manifests.
         manifest: the digest of what the checkpoint is evaluated on.
-        rate: of the recordings, in Hz; `SAMPLE_RATE` if None.
 
     Raises:
         UserError: recordings are missing or damaged, or the checkpoint does not load.
@@ -282,7 +285,7 @@ def evaluate_checkpoint(
     found = _usable(kept.get(which), key)
     if found is not None and found[1] == manifest:
         return found[0], None
-    measured = measure(checkpoint, data, subset, rate)
+    measured = measure(checkpoint, data, subset)
     try:
         write_entries(path, {**kept, which: {**key, "data": manifest, **asdict(measured)}})
     except UserError as error:  # the result is worth more than its copy
@@ -294,7 +297,7 @@ def kept_evaluations(folder: Path, which: str) -> dict[str, tuple[RunEvaluation,
     """What `evaluate_checkpoint` has kept of a run's "last" or "best" checkpoint, by subset.
 
     With each evaluation comes the digest of what it was made on; None stands for one of another
-    checkpoint, or by another version of the program, and for what cannot be read.
+    checkpoint, or by another program, and for what cannot be read.
     """
     paths = sorted(folder.glob(f"{_EVALUATION}*.json"))
     kept = {path.stem[len(_EVALUATION) :]: read_entries(path).get(which) for path in paths}
@@ -305,8 +308,9 @@ def kept_evaluations(folder: Path, which: str) -> dict[str, tuple[RunEvaluation,
 
 
 def _key(checkpoint: Path) -> dict[str, str]:
-    """What an evaluation counts for, beside the digest of its data."""
-    return {"checkpoint": digest(checkpoint), "version": __version__}
+    """What something that is kept counts for, beside all else that it depends on. A version would
+    not tell the program as it is from what it was before a mend."""
+    return {"checkpoint": digest(checkpoint), "program": program_digest()}
 
 
 def _usable(
@@ -324,38 +328,39 @@ def _usable(
     return RunEvaluation(**values), data
 
 
-def measure(checkpoint: Path, folder: Path, subset: str, rate: int | None = None) -> RunEvaluation:
-    """The evaluation of any finetuned checkpoint, which is not kept.
+def measure(checkpoint: Path, folder: Path, subset: str) -> RunEvaluation:
+    """The evaluation of any finetuned checkpoint, which is not kept; see `measure_model`."""
+    from speechprune.models.loading import load_finetuned
+
+    return measure_model(load_finetuned(checkpoint, folder), folder, subset)
+
+
+def measure_model(loaded: LoadedModel, folder: Path, subset: str) -> RunEvaluation:
+    """The evaluation of a finetuned model of any kind.
 
     Args:
-        folder: of manifests.
-        rate: of the recordings, in Hz; `SAMPLE_RATE` if None.
+        folder: of manifests, or of texts.
 
     Raises:
-        UserError: recordings are missing or damaged, or the checkpoint does not load.
+        UserError: recordings are missing or damaged, or the model is for others.
     """
-    from speechprune.decoding.inference import evaluate, read_references
+    from speechprune.decoding.inference import evaluate, read_references, sample_rate
     from speechprune.decoding.labelling import evaluate_labels, read_labels
     from speechprune.decoding.sentences import evaluate_sentences
-    from speechprune.manifests.audio import SAMPLE_RATE
     from speechprune.manifests.check import check_split
-    from speechprune.models.loading import LoadedLabeller, LoadedSentences, load_finetuned
+    from speechprune.models.loading import LoadedLabeller, LoadedSentences, as_recogniser
 
-    loaded = load_finetuned(checkpoint, folder)
+    found: Evaluation | LabelEvaluation | SentenceEvaluation
     if isinstance(loaded, LoadedSentences):
-        of_text = evaluate_sentences(loaded, folder, subset)
-        error = of_text.error
-        return RunEvaluation(error, error, of_text.density, of_text.parameters, loaded.removed)
-    check_split(folder, subset, labels=None, sample_rate=rate or SAMPLE_RATE)
-    if isinstance(loaded, LoadedLabeller):
-        labelled = evaluate_labels(loaded, read_labels(loaded, folder, subset))
-        wrong = 1 - labelled.all_slots.rate
-        return RunEvaluation(wrong, wrong, labelled.density, labelled.parameters, loaded.removed)
-    found = evaluate(loaded, read_references(loaded, folder, subset))
-    return RunEvaluation(
-        wer=found.words.rate,
-        cer=found.characters.rate,
-        density=found.density,
-        parameters=found.parameters,
-        removed=loaded.removed,
-    )
+        found = evaluate_sentences(loaded, folder, subset)
+        rates = (found.error, found.error)
+    else:
+        check_split(folder, subset, labels=None, sample_rate=sample_rate(loaded))
+        if isinstance(loaded, LoadedLabeller):
+            found = evaluate_labels(loaded, read_labels(loaded, folder, subset))
+            rates = (1 - found.all_slots.rate, 1 - found.all_slots.rate)
+        else:
+            recogniser = as_recogniser(loaded)
+            found = evaluate(recogniser, read_references(recogniser, folder, subset))
+            rates = (found.words.rate, found.characters.rate)
+    return RunEvaluation(*rates, found.rate_names, found.density, found.parameters, loaded.removed)

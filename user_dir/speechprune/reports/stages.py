@@ -7,6 +7,7 @@ from typing import Any, Union
 
 from speechprune.decoding.inference import Evaluation
 from speechprune.decoding.sentences import SentenceEvaluation
+from speechprune.reports.run_files import RATE_NAMES
 
 Evaluated = Union[Evaluation, SentenceEvaluation]
 
@@ -19,10 +20,8 @@ def rates(found: Evaluated) -> dict[str, float]:
 
 
 def titles(found: Evaluated) -> dict[str, str]:
-    """What tables call each of the `rates`."""
-    if isinstance(found, SentenceEvaluation):
-        return {"error": f"{found.task.error} %"}
-    return {"wer": "WER %", "cer": "CER %"}
+    """What tables call those of the `rates` that tell something."""
+    return {rate: f"{name} %" for rate, name in found.rate_names.items()}
 
 
 def stages_table(stages: Mapping[str, Evaluated]) -> list[list[str]]:
@@ -32,7 +31,7 @@ def stages_table(stages: Mapping[str, Evaluated]) -> list[list[str]]:
     speed = "examples per s" if isinstance(first, SentenceEvaluation) else "s of audio per s"
     rows = [["", *titles(first).values(), "parameters", *["kept %"] * masked, speed]]
     for stage, found in stages.items():
-        errors = (f"{100 * rate:.2f}" for rate in rates(found).values())
+        errors = (f"{100 * rates(found)[rate]:.2f}" for rate in found.rate_names)
         kept = [f"{100 * found.density:.1f}"] * masked
         rows.append([stage, *errors, f"{found.parameters:,}", *kept, f"{found.speed:.1f}"])
     return rows
@@ -43,6 +42,7 @@ def plain_values(found: Evaluated) -> dict[str, Any]:
     of_text = isinstance(found, SentenceEvaluation)
     return {
         **rates(found),
+        RATE_NAMES: found.rate_names,
         "parameters": found.parameters,
         "density": found.density,
         "examples_per_second" if of_text else "seconds_of_audio_per_second": found.speed,

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from speechprune.layers.matrix import SimilarityMatrix
 from speechprune.layers.plan import LayerPlan
-from speechprune.manifests.split_files import split_digest
 from speechprune.masking.mask_set import MaskSet
 from speechprune.reports.comparison import Comparison
 from speechprune.training.log import TrainingLog
@@ -200,11 +199,3 @@ class Contents:
     def note(self, section: str, line: str) -> None:
         """Say that something is missing."""
         self.missing.setdefault(section, []).append(line)
-
-
-def data_key(folder: Path, subset: str) -> str:
-    """Tells data apart: as of runs where they are there, and by their name elsewhere."""
-    try:
-        return split_digest(folder, subset, "ltr")
-    except OSError:
-        return f"{folder} {subset}"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from speechprune.reports.page.contents import Contents, Examples, Transcripts, data_key
+from speechprune.manifests.split_files import split_digest
+from speechprune.reports.page.contents import Contents, Examples, Transcripts
 from speechprune.reports.runs import FinishedRun
 
 
@@ -38,11 +39,11 @@ def add_examples(
     groups: dict[str, tuple[Path, list[Transcripts], dict[str, list[str]]]] = {}
     for name, path, folder in tqdm(heard, unit="model", desc="transcribing", disable=None):
         try:
-            references, texts = _heard(path, folder, subset, count)
+            data_digest, references, texts = _heard(path, folder, subset, count)
         except _Textless as reason:
             contents.note("examples", f"{name} is left out: {reason}")
             continue
-        key = f"{data_key(folder, subset)} {references}"
+        key = f"{data_digest} {references}"
         group = groups.setdefault(key, (folder, references, {}))
         group[2][name] = texts
     for folder, references, found in groups.values():
@@ -61,8 +62,9 @@ class _Textless(Exception):
 
 def _heard(
     path: Path, folder: Path, subset: str, count: int
-) -> tuple[list[Transcripts], list[str]]:
-    """The utterances, without transcripts, and the text that a model finds in each."""
+) -> tuple[str, list[Transcripts], list[str]]:
+    """The digest of the split; its utterances, without transcripts; and the text that a model finds
+    in each."""
     from speechprune.decoding.inference import read_audio, read_references, sample_rate
     from speechprune.decoding.texts import texts_of
     from speechprune.models.loading import LoadedRecogniser, load_finetuned
@@ -73,4 +75,5 @@ def _heard(
     split = read_references(loaded, folder, subset)
     first = split.utterances[:count]
     audio = [read_audio(split.root / each.path, sample_rate(loaded)) for each in first]
-    return [Transcripts(each.path, each.text, {}) for each in first], texts_of(loaded, audio)
+    references = [Transcripts(each.path, each.text, {}) for each in first]
+    return split_digest(folder, subset, loaded.labels), references, texts_of(loaded, audio)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ from speechprune.bank.bank import Bank
 from speechprune.bank.header import FORMAT as BANK_FORMAT
 from speechprune.benchmarking.report import conditions_in_words
 from speechprune.checksums import read_json
+from speechprune.decoding.scoring import rate_names
 from speechprune.errors import UserError
 from speechprune.intervals import training_in_words
 from speechprune.layers.matrix import FORMAT as MATRIX_FORMAT
 from speechprune.layers.matrix import SimilarityMatrix
 from speechprune.layers.plan import LayerPlan, LayerPlans
+from speechprune.manifests.split_files import split_digest
 from speechprune.masking.mask_set import MaskSet
 from speechprune.reports.comparison import Comparison
 from speechprune.reports.page.contents import (
@@ -29,10 +31,10 @@ from speechprune.reports.page.contents import (
     Plans,
     Run,
     Timing,
-    data_key,
 )
 from speechprune.reports.page.models import read_model
 from speechprune.reports.page.sources import Kind, Source
+from speechprune.reports.run_files import DATA_DIGEST, RATE_NAMES, RATES, are_rate_names
 from speechprune.reports.runs import (
     FinishedRun,
     Result,
@@ -40,15 +42,13 @@ from speechprune.reports.runs import (
     checkpoint_path,
     evaluate_run,
     kept_evaluations,
-    measure,
+    measure_model,
     read_run,
     subset_digest,
 )
 from speechprune.reports.unfinished import UnfinishedRun
 from speechprune.training.log import read_log
 
-#: How rates are called by their names in JSON.
-_RATES = {"wer": "WER", "cer": "CER", "error": "error"}
 _TIMES = [each.name for each in fields(Timing) if each.name != "name"]
 
 
@@ -137,7 +137,7 @@ class Reader:
             if kept is None:
                 self.contents.note(
                     "errors",
-                    f"the evaluation of {name} on {subset} is of another checkpoint or version, or "
+                    f"the evaluation of {name} on {subset} is of another checkpoint or program, or "
                     "damaged, and is left out: --subset makes it anew",
                 )
                 continue
@@ -155,14 +155,17 @@ class Reader:
                 f"{source.name} is not evaluated: that takes --data DIR and --subset SPLIT",
             )
             return
-        found = measure(source.path, data, subset)
+        from speechprune.models.loading import load_finetuned
+
+        loaded = load_finetuned(source.path, data)
+        found = measure_model(loaded, data, subset)
         self.contents.measurements.append(
             Measurement(
                 source.name,
                 subset,
-                data_key(data, subset),
+                split_digest(data, subset, loaded.labels),
                 f"{subset} of {data}",
-                {"WER": found.wer, "CER": found.cer},
+                found.errors,
                 parameters=found.parameters - found.removed,
                 size=source.path.stat().st_size,
             )
@@ -172,7 +175,8 @@ class Reader:
         """Runs of one subset and kind of error rate side by side, as `speechprune compare` does."""
         groups: dict[tuple[str, tuple[str, ...]], list[Result]] = {}
         for subset, result in self._results:
-            groups.setdefault((subset, tuple(result.run.errors.values())), []).append(result)
+            names = tuple(result.evaluation.rate_names.values())
+            groups.setdefault((subset, names), []).append(result)
         for (subset, _), results in groups.items():
             compared = Comparison(subset, self.wanted.which, tuple(results), tuple(self._notes))
             self.contents.comparisons.append(compared)
@@ -215,11 +219,13 @@ class Reader:
         found = read_json(source.path, "restore it")
         with _Damage(source.path):
             data, subset = Path(found["data"]), str(found["subset"])
+            # Of what earlier versions printed, nobody knows what these files were at the time.
+            measured_on = str(found.get(DATA_DIGEST) or f"{data} {subset}")
             self.contents.measurements.append(
                 Measurement(
                     source.name,
                     subset,
-                    data_key(data, subset),
+                    measured_on,
                     f"{subset} of {data}",
                     _errors(found),
                     **_costs(found),
@@ -249,9 +255,11 @@ class Reader:
         with _Damage(source.path):
             layers, rows = int(found["layers"]), found["verified"]["plans"]
             plans = tuple(LayerPlan(layers, tuple(row["drop"])) for row in rows)
+            stages = [each for one in found["evaluations"].values() for each in one.values()]
+            names = _rate_names(stages[0] if stages else {})
             facts = tuple(
                 {
-                    **{f"{_RATES[r]} %": f"{100 * _share(row[r]):.2f}" for r in _RATES if r in row},
+                    **{f"{name} %": f"{100 * rate:.2f}" for name, rate in _rates(row, names)},
                     "found by": "; ".join(map(str, row["found_by"])),
                 }
                 for row in rows
@@ -284,7 +292,7 @@ class Reader:
                         split,
                         str(digest or source.path),
                         f"{split} of {source.name}",
-                        {_RATES[r]: _share(values[r]) for r in _RATES if r in values},
+                        dict(_rates(values, _rate_names(values))),
                         **{
                             **_costs(values),
                             "size": cost.get("bytes"),
@@ -322,11 +330,10 @@ def _facts(run: FinishedRun) -> dict[str, str]:
 def _of_run(
     name: str, subset: str, run: FinishedRun, found: RunEvaluation, manifest: str
 ) -> Measurement:
-    errors = {title: getattr(found, rate) for rate, title in run.errors.items()}
     kept = found.parameters - found.removed
     where = f"{subset} of {run.task['data']}"
     training = training_in_words([run.updates], [run.seed])
-    return Measurement(name, subset, manifest, where, errors, training, parameters=kept)
+    return Measurement(name, subset, manifest, where, found.errors, training, parameters=kept)
 
 
 def _errors(found: Mapping[str, Any]) -> dict[str, float]:
@@ -336,8 +343,23 @@ def _errors(found: Mapping[str, Any]) -> dict[str, float]:
         return {f"1 - {name}": _lack(value) for name, value in values.items() if value is not None}
     if "accuracy" in found:
         return {"1 - accuracy": _lack(found["accuracy"])}
-    shown = {"UER": "wer"} if found.get("units") else {"WER": "wer", "CER": "cer"}
-    return {title: _share(found[rate]) for title, rate in shown.items()}
+    names = rate_names(letters=not found.get("units"))
+    return {name: _share(found[rate]) for rate, name in names.items()}
+
+
+def _rates(values: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[tuple[str, float]]:
+    """The error rates that a mapping has, by what tables call them."""
+    for rate, name in names.items():
+        if rate in values:
+            yield name, _share(values[rate])
+
+
+def _rate_names(values: Mapping[str, Any]) -> Mapping[str, str]:
+    """What tables call the rates of a report's stage; earlier versions did not say it."""
+    names: Mapping[str, str] = values.get(RATE_NAMES, RATES)
+    if not are_rate_names(names):
+        raise ValueError(f"{names!r} are no names of error rates")
+    return names
 
 
 def _lack(value: Any) -> float:
