@@ -62,8 +62,9 @@ def conditions_in_words(conditions: Mapping[str, Any]) -> str:
         if "data" in conditions
         else f"{conditions['seconds']:g} s of noise"
     )
+    batches = f" and in batches of {conditions['batch']}" if conditions["batch"] > 1 else ""
     return (
-        f"{heard}; batches of {conditions['batch']}, {conditions['threads']} threads, median of "
+        f"{heard}; alone{batches}, {conditions['threads']} threads, median of "
         f"{conditions['repeats']} rounds"
     )
 
