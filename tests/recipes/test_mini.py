@@ -234,6 +234,7 @@ def test_the_network_has_about_ten_million_parameters() -> None:
     [
         ("--without lucas", "speakers are left out of real digits only"),
         ("--digits gone.tar", "gone.tar is missing"),
+        ("--device cuda", "there is no GPU for the device cuda; use cpu"),
         ("task.data=here", "task.data is set by this recipe"),
     ],
 )
@@ -243,3 +244,4 @@ def test_bad_options_get_one_line(words: str, expected: str, tmp_path: Path) -> 
     assert result.exit_code == 1 and expected in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "mini.pt").exists()
+    assert not list(tmp_path.glob("mini/speech/*"))

@@ -25,6 +25,7 @@ from speechprune.recipes.pretraining import (
     export,
     folder_override,
 )
+from speechprune.training.devices import check_device
 from speechprune.training.rounds import Tell, finish_all
 
 CONFIG = "pretraining/mini"
@@ -113,9 +114,11 @@ def pretrain_mini(
         tell: is called with a line when a step begins.
 
     Raises:
-        UserError: training failed, its log is named; a part of ``folder`` was made with other
-            settings, or of something else; or another process does this in it.
+        UserError: there is no GPU for ``device``; training failed, its log is named; a part of
+            ``folder`` was made with other settings, or of something else; or another process does
+            this in it.
     """
+    check_device(device)
     check_overrides(settings.overrides)
     check_output(out)
     with locked(folder):
