@@ -20,6 +20,7 @@ from speechprune.manifests.progress import Progress, unwatched
 from speechprune.recipes.hidden_units import HiddenStates, Listening, middle
 from speechprune.recipes.mini_speech import LANGUAGES, SPLITS, MiniSpeech, make_mini_speech
 from speechprune.recipes.pretraining import (
+    OWN_AND_UPDATES,
     PretrainingRun,
     check_overrides,
     export,
@@ -114,12 +115,12 @@ def pretrain_mini(
         tell: is called with a line when a step begins.
 
     Raises:
-        UserError: there is no GPU for ``device``; training failed, its log is named; a part of
-            ``folder`` was made with other settings, or of something else; or another process does
-            this in it.
+        UserError: there is no GPU for ``device``; an override is of what the recipe sets itself;
+            training failed, its log is named; a part of ``folder`` was made with other settings, or
+            of something else; or another process does this in it.
     """
     check_device(device)
-    check_overrides(settings.overrides)
+    check_overrides(settings.overrides, OWN_AND_UPDATES)
     check_output(out)
     with locked(folder):
         tell(f"speech in {len(LANGUAGES)} languages, in {folder / 'speech'}")

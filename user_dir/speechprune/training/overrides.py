@@ -31,11 +31,13 @@ def as_override(value: Any) -> str:
 def refuse_own(
     overrides: Sequence[str], own: Collection[str], who: str, advice: Mapping[str, str]
 ) -> None:
-    """Raise UserError for overrides of keys that ``who`` sets, with what to do instead."""
+    """Raise UserError for overrides of keys that ``who`` sets, or of groups that hold some, with
+    what to do instead."""
     for override in overrides:
-        key = key_of(override)
-        if key in own:
-            raise UserError(f"{key} is set by {who} itself; {advice.get(key, 'leave it out')}")
+        given = key_of(override)
+        for key in sorted(own):
+            if key == given or key.startswith(f"{given}."):
+                raise UserError(f"{key} is set by {who} itself; {advice.get(key, 'leave it out')}")
 
 
 def is_quoted(value: str) -> bool:
