@@ -50,6 +50,16 @@ def test_three_ways_are_compared_once(tmp_path: Path) -> None:
         adapt_and_measure(data, model, out, 3, SHORT, jobs=2)
 
 
+def test_a_training_that_ends_early_tells_the_updates_that_it_made(tmp_path: Path) -> None:
+    data = write_corpus(tmp_path / "data", train=2, valid=1)
+    for path in sorted(data.glob("valid.*")):
+        shutil.copy(path, path.with_name(path.name.replace("valid", "test")))
+    model, out = write_wav2vec2(tmp_path / "model.pt"), tmp_path / "out"
+    early = (*SHORT, "optimization.stop_time_hours=1e-9")
+    results = adapt_and_measure(data, model, out, 9, early, jobs=2)
+    assert [result.updates for result in results] == [1, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("override", "advice"),
     [

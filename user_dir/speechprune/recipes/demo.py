@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from speechprune.checkpoint import read
-from speechprune.checkpoint.settings import seed_of
+from speechprune.checkpoint.settings import seed_of, updates_of
 from speechprune.decoding.inference import evaluate, read_references
 from speechprune.files import write_atomically
 from speechprune.manifests.synthetic import SyntheticSpeech, make_synthetic
@@ -65,7 +65,8 @@ class Result:
         wer, cer: percent.
         kept: share of the maskable weights that are kept.
         bytes: to store for this task, beside the pretrained model that all tasks share.
-        updates, seed: of the training; the checkpoint is the best in validation.
+        updates, seed: of the training, which overrides may end early; the checkpoint is the best in
+            validation.
     """
 
     name: str
@@ -139,6 +140,6 @@ def _measure(
         cer=report.characters.rate * 100,
         kept=report.density,
         bytes=method.bytes_in(state["model"], pretrained),
-        updates=run.updates,
+        updates=updates_of(read(run.checkpoint, mmap=True)) or 0,
         seed=seed_of(state),
     )
