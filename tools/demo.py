@@ -60,13 +60,12 @@ def command(
     OVERRIDES are passed to every run, such as optimization.lr=[0.001].
     """
     from speechprune.locks import locked
-    from speechprune.recipes.demo import adapt_and_measure, synthetic_corpus
+    from speechprune.recipes.demo import adapt_and_measure
     from speechprune.recipes.nano import ASSET
 
     jobs = jobs or min(3, os.cpu_count() or 1)
     figure = out / "demo.png"
     with locked(out):
-        data = data or synthetic_corpus(out / "data")
         results = adapt_and_measure(data, model or ASSET, out, updates, overrides, jobs)
         _draw(results, figure)
     if as_json:

@@ -176,6 +176,7 @@ def test_a_budget_is_met_from_below_by_hubert(folder: Path, trained: list[str]) 
         ("plain", ("--criterion", "snipp"), SHARES, "did you mean 'snip'"),
         ("plain", ("model.prune_every=100",), SHARES, "holds no event"),
         ("plain", ("model.ffn_sparsity=0.1",), SHARES, "use --ffn"),
+        ("plain", ("optimization.max_epoch=1",), SHARES, "max_epoch may end a training before"),
         ("plain", ("--train", "nowhere"), SHARES, "nowhere"),
         ("missing", (), SHARES, "missing.pt"),
     ],

@@ -190,6 +190,7 @@ def test_a_folder_of_other_settings_is_refused(folder: Path, report: dict[str, A
         (("model.drop_layers=[0]",), "model.drop_layers is set by layers auto itself"),
         (("dataset.valid_subset=train",), "use --valid"),
         (("optimization.max_update=4",), "use --updates"),
+        (("optimization.stop_time_hours=1",), "stop_time_hours may end a training before"),
         (("model.sparsity=0.4",), "model.sparsity: wav2vec_ctc_pruned does not read that"),
         (("model.foo=3",), "unknown key 'model.foo'"),
         (("dataset.max_tokens=1000",), "more than dataset.max_tokens=1000"),

@@ -310,6 +310,7 @@ def test_data_may_have_a_colon_in_their_names(tmp_path: Path) -> None:
         ("es=es", "model.prune_rate=0.5", "use --sparsity"),
         ("es=es", "optimization.lr=[0.1]", "use --masks-learning-rate"),
         ("es=es", "dataset.valid_subset=test", "use --valid"),
+        ("es=es", "checkpoint.patience=1", "checkpoint.patience may end a training before"),
         ("es=es", "dataset.disable_validation=true", "leaves no best checkpoint"),
         ("es=es", "dataset.validate_after_updates=3", "leaves no best checkpoint in 2 updates"),
         ("es=es", "model.dropot=0.1", "did you mean 'model.dropout'"),

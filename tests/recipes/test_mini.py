@@ -234,7 +234,14 @@ def test_the_network_has_about_ten_million_parameters() -> None:
     [
         ("--without lucas", "speakers are left out of real digits only"),
         ("--digits gone.tar", "gone.tar is missing"),
+        ("--device cuda", "there is no GPU for the device cuda; use cpu"),
         ("task.data=here", "task.data is set by this recipe"),
+        ("optimization.max_update=9", "max_update is set by this recipe itself; use --updates"),
+        ("model._name=wav2vec2", "model._name is set by this recipe itself; leave it out"),
+        ("task.labels=[ltr]", "task.labels is set by this recipe"),
+        ("task.label_rate=100", "task.label_rate is set by this recipe"),
+        ("checkpoint.save_dir=here", "save_dir is set by this recipe itself; name another"),
+        ("+model=wav2vec2", "model._name is set by this recipe"),
     ],
 )
 def test_bad_options_get_one_line(words: str, expected: str, tmp_path: Path) -> None:
@@ -243,6 +250,7 @@ def test_bad_options_get_one_line(words: str, expected: str, tmp_path: Path) -> 
     assert result.exit_code == 1 and expected in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "mini.pt").exists()
+    assert not list(tmp_path.glob("mini/speech/*"))
 
 
 def test_other_recordings_are_other_settings(tmp_path: Path) -> None:

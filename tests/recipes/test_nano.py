@@ -12,11 +12,18 @@ from fairseq import checkpoint_utils
 from omegaconf import OmegaConf
 from torch.nn import functional as F
 
+from speechprune.errors import UserError
 from speechprune.manifests.espeak import Voice, speak
 from speechprune.manifests.synthetic import SyntheticSpeech, make_synthetic
 from speechprune.models.loading import load_pretrained
 from speechprune.recipes.nano import ASSET, pretrain_nano
 from speechprune.rewriting.conversion import convert
+
+#: Of keys that the help and `make deep-nano` name.
+SHORT = (
+    *("optimization.max_update=2", "dataset.max_tokens=100000"),
+    *("lr_scheduler.warmup_updates=1", "optimization.lr=[0.001]"),
+)
 
 
 def strings_in(value: Any) -> list[str]:
@@ -113,8 +120,10 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("nano")
     little = SyntheticSpeech(sizes={"train": 6, "valid": 2}, sentence=(4, 5), rate=(120, 130))
     make_synthetic(folder / "corpus", little)
-    short = ("optimization.max_update=2", "dataset.max_tokens=100000")
-    pretrain_nano(folder / "nano.pt", folder, overrides=short)
+    told: list[str] = []
+    pretrain_nano(folder / "nano.pt", folder, overrides=SHORT, tell=told.append)
+    (line,) = told
+    assert "pretraining, 2 updates" in line
     return folder
 
 
@@ -138,3 +147,11 @@ def test_export_keeps_the_weights(pretrained: Path, tmp_path: Path) -> None:
         # Half of float16's spacing, or of its smallest number.
         bound = before[name].abs() * 2.0**-11 + 2.0**-25
         assert ((tensor.float() - before[name]).abs() <= bound).all(), name
+
+
+@pytest.mark.parametrize("key", ["task.data", "task.labels", "model._name", "checkpoint.save_dir"])
+def test_what_the_recipe_sets_is_its_own(tmp_path: Path, key: str) -> None:
+    """Other data than it has spoken, or another model than it exports."""
+    with pytest.raises(UserError, match=f"{key} is set by this recipe itself; "):
+        pretrain_nano(tmp_path / "nano.pt", tmp_path / "nano", overrides=(f"{key}=other",))
+    assert not list(tmp_path.iterdir())

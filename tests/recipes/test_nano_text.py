@@ -120,6 +120,8 @@ def test_what_is_there_is_used(pretrained: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "train, out, expected",
     [
+        ("train.txt task.data=there", "nano.pt", "task.data is set by this recipe itself; name an"),
+        ("train.txt optimization.max_update=9", "nano.pt", "set by this recipe itself; use --upd"),
         ("gone.txt", "nano.pt", "gone.txt is missing"),
         ("empty.txt", "nano.pt", "empty.txt has no words"),
         ("train.txt", ".", "is a folder; name a file"),
@@ -128,8 +130,10 @@ def test_what_is_there_is_used(pretrained: Path, tmp_path: Path) -> None:
 def test_bad_input_gets_one_line(train: str, out: str, expected: str, tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("a film\n" * 9)
     (tmp_path / "empty.txt").write_text("\n")
+    train, *overrides = train.split()
     words = ["--train", train, "--valid", "train.txt", "--out", out, "--folder", "nano"]
     places = [word if word.startswith("-") else str(tmp_path / word) for word in words]
+    places += overrides
     result = CliRunner().invoke(commands, ["pretrain-nano-text", *places])
     assert result.exit_code == 1 and len(result.output.splitlines()) == 1
     assert expected in result.output

@@ -93,6 +93,21 @@ def test_what_a_recipe_sets_is_refused(
         cook([(name, replace(base, overrides=(*SHORT, override)))])
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        "checkpoint.patience",
+        "optimization.max_epoch",
+        "optimization.stop_min_lr",
+        "optimization.stop_time_hours",
+    ],
+)
+def test_what_may_end_a_training_before_its_updates_is_refused(base: Setting, key: str) -> None:
+    with pytest.raises(UserError, match=f"{key} may end a training .* the recipe parp counts on"):
+        cook([("parp", replace(base, overrides=(*SHORT, f"{key}=1")))])
+    assert not (base.out / "parp-0.5").exists()
+
+
 @pytest.mark.parametrize("name, frozen", [("imp", 2), ("omp", 4), ("transfer", 4)])
 def test_a_mask_of_weights_that_never_moved_is_refused(
     base: Setting, name: str, frozen: int

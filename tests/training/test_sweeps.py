@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 from fairseq.logging import progress_bar
 from hydra.errors import MissingConfigException
 from loop import Lab, Run, run_script
 from omegaconf import OmegaConf
+from sentences import POSITIONS, write_roberta, write_sentences
 from test_train import SPEECHPRUNE, arguments, error_line, run_forked
 
 from speechprune.config.generate import FOLDER
 from speechprune.errors import UserError
+from speechprune.models.restart import LAST
 from speechprune.training import sweeps
 from speechprune.training.command_line import check_keys, complete
 from speechprune.training.configs import configs, find_config
 from speechprune.training.preflight import check_settings
 from speechprune.training.refusals import words_of_hydra
-from speechprune.training.sweeps import Outcomes, check_direction, refuse_hidden_gpus, run_name
+from speechprune.training.sweeps import (
+    JOB,
+    LIMITS,
+    MAY_CHANGE,
+    Outcomes,
+    check_direction,
+    claim_job,
+    refuse_hidden_gpus,
+    run_name,
+)
 
 FILES = sorted((FOLDER / "sweeps").glob("*.yaml"))
 
@@ -136,10 +148,127 @@ def test_a_job_does_not_go_on_from_other_settings(lab: Lab) -> None:
     longer = ("lr_scheduler.phase_ratio=null", "lr_scheduler.decay_steps=10")
     swept("0.5,0.25", "again-1", *longer).succeeded()
     swept("0.5,0.25", "again-2", "optimization.max_update=3", *longer).succeeded()
-    line = error_line(swept("0.75,0.25", "again-3"))
+    line = error_line(swept("0.75,0.25", "again-3", "optimization.max_update=3", *longer))
     assert "these failed: 0; job 0:" in line
     assert "has a job of model.prune_rate=0.5, and this one is of 0.75" in line
     assert "name another hydra.sweep.dir" in line
+    line = error_line(swept("0.5,0.25", "again-4", *longer))
+    assert "has a job of optimization.max_update=3, and this one is of 2" in line
+    (sweep / "0" / "checkpoints" / JOB).unlink()
+    line = error_line(swept("0.5", "again-5", "optimization.max_update=3", *longer))
+    assert f"has a job of unknown settings, without {JOB}: name another hydra.sweep.dir" in line
+
+
+def test_a_job_of_other_data_is_refused(lab: Lab) -> None:
+    """Such as when a language is put before those that were trained."""
+    for language in ("es", "fr"):
+        shutil.copytree(lab.data, lab.folder / language)
+
+    def swept(languages: str, name: str) -> Run:
+        words = arguments(lab, "unused", f"hydra.sweep.dir={lab.folder / 'languages'}")
+        folders = ",".join(str(lab.folder / language) for language in languages.split())
+        return run_forked(lab.folder / name, [*words, f"task.data={folders}", "-m"])
+
+    swept("es", "languages-1").succeeded()
+    line = error_line(swept("fr es", "languages-2"))
+    assert "these failed: 0; job 0:" in line
+    assert f"has a job of task.data={lab.folder / 'es'}, and this one is of {lab.folder}/fr" in line
+    assert line.endswith("name another hydra.sweep.dir, or link what moved to where it was")
+
+
+def test_a_job_from_a_pretrained_file_of_text_goes_on(lab: Lab) -> None:
+    """Its checkpoints do not tell what it began from: models of text write another setting there,
+    so as to go on."""
+    model = write_roberta(lab.folder / "roberta.pt")
+
+    def swept(name: str, *more: str) -> Run:
+        words = [
+            *("train", f"hydra.sweep.dir={lab.folder / 'text'}", "-m", "--config-name=sst-2"),
+            *(f"task.data={write_sentences(lab.folder / name)}", f"task.max_positions={POSITIONS}"),
+            *("dataset.num_workers=0", "optimization.max_update=2", "optimization.max_epoch=0"),
+            *("lr_scheduler.warmup_updates=1", "checkpoint.reset_optimizer=true"),
+            *("checkpoint.reset_dataloader=true", "checkpoint.reset_meters=true"),
+            *(f"checkpoint.restore_file={model}", *more),
+        ]
+        return run_forked(lab.folder / f"{name}-log", words)
+
+    swept("sentences").succeeded()
+    data = f"task.data={lab.folder / 'sentences'}"
+    swept("unread", data).succeeded()
+    other = write_roberta(lab.folder / "other.pt")
+    line = error_line(swept("unread-too", data, f"checkpoint.restore_file={other}"))
+    assert f"has a job of checkpoint.restore_file={model}, and this one is of {other}" in line
+
+
+@pytest.fixture
+def claimed(lab: Lab, tmp_path: Path) -> Callable[[str], None]:
+    """Claims a folder with a checkpoint for a job with overrides."""
+
+    def claim(overrides: str) -> None:
+        claim_job(lab.compose(*overrides.split()), tmp_path)
+        (tmp_path / LAST).touch()
+
+    return claim
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "key"),
+    [
+        ("task.data=es", "task.data=de", "task.data"),
+        ("checkpoint.finetune_from_model=a.pt", "", "checkpoint.finetune_from_model"),
+        ("", "checkpoint.restore_file=b.pt", "checkpoint.restore_file"),
+        ("", "checkpoint.best_checkpoint_metric=loss", "checkpoint.best_checkpoint_metric"),
+        ("", "checkpoint.reset_optimizer=true", "checkpoint.reset_optimizer"),
+        ("", "checkpoint.save_interval_updates=7", "checkpoint.save_interval_updates"),
+        ("common.fp16=true", "common.fp16=false", "common.fp16"),
+        ("", "common.bf16=true", "common.bf16"),
+        ("", "common.memory_efficient_fp16=true", "common.memory_efficient_fp16"),
+        ("", "common.fp16_init_scale=4", "common.fp16_init_scale"),
+        ("common.seed=2", "common.seed=3", "common.seed"),
+        (
+            "+model.policy_options.init_score=normal",
+            "+model.policy_options.init_score=weight_rank",
+            "model.policy_options",
+        ),
+        ("distributed_training.distributed_world_size=2", "", "distributed_world_size"),
+        ("model.dropout=0.25 model.prune_rate=0.5", "model.prune_rate=0.5", "model.dropout"),
+        ("optimization.max_update=20", "optimization.max_update=10", "optimization.max_update"),
+        ("optimization.max_epoch=0", "optimization.max_epoch=10", "optimization.max_epoch"),
+        ("checkpoint.patience=-1", "checkpoint.patience=3", "checkpoint.patience"),
+    ],
+)
+def test_what_a_result_depends_on_stays(
+    claimed: Callable[[str], None], before: str, after: str, key: str
+) -> None:
+    """Also where a key is not given the second time."""
+    claimed(before)
+    with pytest.raises(UserError, match=rf"has a job of \S*{key}=.*name another hydra.sweep.dir"):
+        claimed(after)
+    claimed(before)
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        "common.log_interval=7 common.cpu=false common.tensorboard_logdir=curves",
+        "checkpoint.keep_interval_updates=7 dataset.num_workers=3",
+        "optimization.max_update=30",
+        "checkpoint.patience=4",
+        "checkpoint.patience=-1",
+    ],
+)
+def test_what_no_result_depends_on_may_change(claimed: Callable[[str], None], after: str) -> None:
+    """The schedule follows its updates."""
+    before = "optimization.max_update=20 checkpoint.patience=3"
+    claimed(before)
+    claimed(f"{before} {after}")
+
+
+def test_settings_that_may_change_exist(lab: Lab) -> None:
+    cfg = lab.compose()
+    for key in (*MAY_CHANGE, *LIMITS):
+        group, _, name = key.partition(".")
+        assert name in cfg[group], key
 
 
 @pytest.mark.parametrize(

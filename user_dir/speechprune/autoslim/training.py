@@ -22,7 +22,7 @@ from speechprune.rewriting.encoder import export_encoder
 from speechprune.rewriting.slimming import CutReport, apply
 from speechprune.state_names import is_finetuned
 from speechprune.training.finetuning import Finetuning
-from speechprune.training.overrides import key_of, quoted, refuse_own
+from speechprune.training.overrides import key_of, quoted, refuse_early_ends, refuse_own
 from speechprune.training.preflight import check_outputs
 from speechprune.training.rehearsal import rehearse
 from speechprune.training.run import TrainingRun
@@ -181,6 +181,7 @@ class Slimming:
     @cached_property
     def _cfg(self) -> DictConfig:
         """The settings of pruning; UserError for what training would refuse of them and of data."""
+        refuse_early_ends(self.finetuning.overrides, "slim auto")
         refuse_own(self.finetuning.overrides, OWN, "slim auto", OWN)
         # The encoder is written in `prepare`; what it says is in the checkpoint.
         return rehearse(

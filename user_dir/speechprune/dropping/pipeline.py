@@ -47,7 +47,7 @@ from speechprune.reports.stages import Evaluated
 from speechprune.state_names import is_text
 from speechprune.training.configs import find_config
 from speechprune.training.finetuning import Finetuning
-from speechprune.training.overrides import refuse_own
+from speechprune.training.overrides import refuse_early_ends, refuse_own
 from speechprune.training.rounds import Tell, finish_all
 from speechprune.training.workflow import Workflow
 
@@ -72,7 +72,6 @@ _OWN = (
     "model.layer_plan",
     "model.roberta_path",
     "model.w2v_path",
-    "optimization.max_epoch",
     "optimization.max_update",
     "task.data",
 )
@@ -160,6 +159,7 @@ class Pipeline(Workflow):
         check_drop(self.drop, layers)
         check_folder(self.out)
         refuse_test(self.finetuning.valid, self.verification.allow_test)
+        refuse_early_ends(self.finetuning.overrides, "layers auto")
         refuse_own(self.finetuning.overrides, _OWN, "layers auto", _OPTIONS)
         rehearse_finetuning(self.checkpoint, self.finetuning, layers - self.drop)
         self._check_splits()

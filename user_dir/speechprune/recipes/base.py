@@ -12,7 +12,7 @@ from speechprune.errors import UserError
 from speechprune.manifests.split_files import is_of_texts
 from speechprune.recipes.setting import Setting
 from speechprune.recipes.steps import Step
-from speechprune.training.overrides import key_of, refuse_own
+from speechprune.training.overrides import key_of, refuse_early_ends, refuse_own
 from speechprune.training.rounds import Tell, finish_all
 from speechprune.training.run import TrainingRun
 
@@ -148,6 +148,7 @@ def _refuse_other_kind(name: str, setting: Setting) -> None:
 
 def _refuse_own_keys(name: str, setting: Setting) -> None:
     """Overrides are for all rounds, and come before what a round sets itself."""
+    refuse_early_ends(setting.overrides, f"the recipe {name}")
     bare = RECIPES[name].plan(replace(setting, overrides=()))
     own = {
         key_of(override)

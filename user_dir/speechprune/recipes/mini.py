@@ -20,11 +20,13 @@ from speechprune.manifests.progress import Progress, unwatched
 from speechprune.recipes.hidden_units import HiddenStates, Listening, middle
 from speechprune.recipes.mini_speech import LANGUAGES, SPLITS, MiniSpeech, make_mini_speech
 from speechprune.recipes.pretraining import (
+    OWN_AND_UPDATES,
     PretrainingRun,
     check_overrides,
     export,
     folder_override,
 )
+from speechprune.training.devices import check_device
 from speechprune.training.rounds import Tell, finish_all
 
 CONFIG = "pretraining/mini"
@@ -113,10 +115,12 @@ def pretrain_mini(
         tell: is called with a line when a step begins.
 
     Raises:
-        UserError: training failed, its log is named; a part of ``folder`` was made with other
-            settings, or of something else; or another process does this in it.
+        UserError: there is no GPU for ``device``; an override is of what the recipe sets itself;
+            training failed, its log is named; a part of ``folder`` was made with other settings, or
+            of something else; or another process does this in it.
     """
-    check_overrides(settings.overrides)
+    check_device(device)
+    check_overrides(settings.overrides, OWN_AND_UPDATES)
     check_output(out)
     with locked(folder):
         tell(f"speech in {len(LANGUAGES)} languages, in {folder / 'speech'}")

@@ -18,6 +18,7 @@ from speechprune.recipes.pretraining import (
     export,
     folder_override,
 )
+from speechprune.training.overrides import key_of, value_of
 from speechprune.training.rounds import Tell, finish_all
 
 ASSET = Path(str(files("speechprune"))) / "assets" / "nano_wav2vec2.pt"
@@ -56,8 +57,8 @@ def pretrain_nano(
         tell: is called with a line when training begins.
 
     Raises:
-        UserError: training failed, its log is named; ``folder`` was made with other settings; or
-            another process does this in it.
+        UserError: an override is of what the recipe sets itself; training failed, its log is named;
+            ``folder`` was made with other settings; or another process does this in it.
     """
     check_overrides(overrides)
     check_output(out)
@@ -72,7 +73,13 @@ def pretrain_nano(
             folder / "run",
             "pretraining/nano",
             (folder_override("task.data", corpus), *overrides),
-            UPDATES,
+            _updates(overrides),
         )
         finish_all([[run]], tell=tell)
         export(run, out)
+
+
+def _updates(overrides: tuple[str, ...]) -> int:
+    """Those that overrides ask for, or the recipe's; what is no number, training refuses."""
+    asked = [value_of(each) for each in overrides if key_of(each) == "optimization.max_update"]
+    return int(asked[-1]) if asked and asked[-1].isdecimal() else UPDATES

@@ -14,6 +14,7 @@ from speechprune.errors import UserError
 from speechprune.files import check_output, replacing_file
 from speechprune.manifests.dictionary import symbols_digest
 from speechprune.manifests.glue.plain import DICTIONARY, prepare_plain
+from speechprune.recipes.pretraining import OWN_AND_UPDATES, check_overrides
 from speechprune.rewriting.rewriting import Rewriting
 from speechprune.training.overrides import quoted
 from speechprune.training.run import TrainingRun
@@ -52,8 +53,10 @@ def pretrain_nano_text(
         min_count: how often `train` has a word of the dictionary.
 
     Raises:
-        UserError: as `prepare_plain` and `TrainingRun.finish`, or `out` cannot be written.
+        UserError: as `prepare_plain` and `TrainingRun.finish`, an override is of what the recipe
+            sets itself, or `out` cannot be written.
     """
+    check_overrides(overrides, OWN_AND_UPDATES)
     check_output(out)
     check_output(dictionary_beside(out))
     corpus = folder / "corpus"

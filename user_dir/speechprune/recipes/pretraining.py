@@ -12,13 +12,28 @@ from speechprune.rewriting.conversion import convert
 from speechprune.training.overrides import quoted, refuse_own
 from speechprune.training.run import TrainingRun
 
-#: Settings that a recipe makes itself, and what to do instead.
-_OWN = {
-    "task.data": "name another --folder",
-    "task.label_dir": "name another --folder",
-    "hydra.run.dir": "name another --folder",
-    "checkpoint.finetune_from_model": "leave it out",
+_PLACES = ("checkpoint.save_dir", "hydra.run.dir", "task.data", "task.label_dir")
+_RELIED_ON = (
+    "checkpoint.finetune_from_model",
+    "checkpoint.no_last_checkpoints",
+    "checkpoint.no_save",
+    "checkpoint.restore_file",
+    "criterion._name",
+    "dataset.train_subset",
+    "dataset.valid_subset",
+    "model._name",
+    "model.label_rate",
+    "task._name",
+    "task.label_rate",
+    "task.labels",
+)
+#: Settings that a recipe makes itself or relies on, and what to do instead.
+OWN = {
+    **dict.fromkeys(_PLACES, "name another --folder"),
+    **dict.fromkeys(_RELIED_ON, "leave it out"),
 }
+#: The same, for recipes whose updates are an option.
+OWN_AND_UPDATES = {**OWN, "optimization.max_update": "use --updates"}
 
 
 class PretrainingRun(TrainingRun):
@@ -30,9 +45,9 @@ class PretrainingRun(TrainingRun):
         super().finish({**environment, "OMP_NUM_THREADS": threads})
 
 
-def check_overrides(overrides: Sequence[str]) -> None:
-    """Raise UserError for overrides of what a recipe sets itself."""
-    refuse_own(overrides, _OWN, "this recipe", _OWN)
+def check_overrides(overrides: Sequence[str], own: Mapping[str, str] = OWN) -> None:
+    """Raise UserError for overrides of what a recipe sets itself, with what to do instead."""
+    refuse_own(overrides, own, "this recipe", own)
 
 
 def folder_override(key: str, folder: Path) -> str:

@@ -34,7 +34,7 @@ from speechprune.recipes.adapting import (
 from speechprune.recipes.setting import DEFAULT_SEED, path_value
 from speechprune.registry import unknown_name
 from speechprune.training.configs import find_config
-from speechprune.training.overrides import key_of, refuse_own
+from speechprune.training.overrides import key_of, refuse_early_ends, refuse_own
 from speechprune.training.run import TrainingRun
 
 #: The ways to adapt the model, in the order of tables.
@@ -230,6 +230,7 @@ class TaskSetting:
 
     def refuse_own_keys(self) -> None:
         """Raise UserError for overrides of what the trainings set themselves."""
+        refuse_early_ends(self.overrides, "the recipe bank")
         bare = replace(self, overrides=())
         keys = [
             {key_of(override) for override in run.all_overrides}

@@ -8,15 +8,8 @@ from typing import Any
 
 from speechprune.checksums import read_json
 from speechprune.errors import UserError
+from speechprune.training.overrides import EARLY_ENDS
 from speechprune.training.run import DONE, SETTINGS
-
-#: What may end a training before its last update; off if it is not positive.
-_OTHER_ENDS = (
-    ("checkpoint", "patience"),
-    ("optimization", "max_epoch"),
-    ("optimization", "stop_min_lr"),
-    ("optimization", "stop_time_hours"),
-)
 
 
 class UnfinishedRun(UserError):
@@ -66,7 +59,8 @@ def refuse_unfinished(folder: Path, state: Mapping[str, Any]) -> None:
     # Whoever writes down the settings writes down the end too, whichever it was.
     tells_its_end = (folder / SETTINGS).exists()
     if tells_its_end or not any(
-        ((cfg.get(group) or {}).get(key) or 0) > 0 for group, key in _OTHER_ENDS
+        ((cfg.get(group) or {}).get(name) or 0) > 0
+        for group, _, name in (key.partition(".") for key in EARLY_ENDS)
     ):
         raise UnfinishedRun(f"unfinished: {done} of {planned} updates")
 

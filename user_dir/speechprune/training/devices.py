@@ -46,6 +46,12 @@ def find_machine(cpu: bool) -> Machine:
     return Machine(False, len(affinity(0)) if affinity else os.cpu_count() or 1)
 
 
+def check_device(device: str) -> None:
+    """Raise UserError for "cuda" on a machine without a GPU."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("there is no GPU for the device cuda; use cpu")
+
+
 def fit(cfg: DictConfig, given: Collection[str], machine: Machine) -> int | None:
     """Change ``cfg`` to what the machine can run, and say what was changed in the log.
 

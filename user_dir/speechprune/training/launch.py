@@ -52,7 +52,7 @@ from speechprune.training.preflight import (
 )
 from speechprune.training.processes import address_of, run_ranks, set_environment
 from speechprune.training.refusals import first_lines, naming_refused_settings, words_of_hydra
-from speechprune.training.sweeps import noting_outcomes, refuse_other_settings, run_name
+from speechprune.training.sweeps import claim_job, noting_outcomes, run_name
 from speechprune.training.yardstick import choose_yardstick
 
 logger = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ def run(cfg: DictConfig, given: Collection[str]) -> float:
     is_job_of_sweep = not OmegaConf.is_missing(hydra_cfg.job, "num")
     if is_job_of_sweep:
         number_curves(cfg, hydra_cfg.job.num)
-    cfg = _with_logging(completed(cfg, Path(hydra_cfg.runtime.cwd)))
+    asked, cfg = cfg, _with_logging(completed(cfg, Path(hydra_cfg.runtime.cwd)))
     check_settings(cfg)
     check_paths(cfg)
     fit_schedule(cfg)
@@ -155,11 +155,12 @@ def run(cfg: DictConfig, given: Collection[str]) -> float:
     choose_yardstick(cfg, given)
     if processes is None:
         _refuse_folders_apart(cfg, hydra_cfg)
-    if is_job_of_sweep:
-        refuse_other_settings(cfg, given)
     # Another launcher's processes all come here, and each sees to it in turn.
     patience = _PATIENCE_WITH_RANKS if processes is None else 0.0
-    _mend_last(Path(cfg.checkpoint.save_dir).absolute(), patience)
+    checkpoints = Path(cfg.checkpoint.save_dir).absolute()
+    _mend_last(checkpoints, patience)
+    if is_job_of_sweep:
+        claim_job(asked, checkpoints)
     check_checkpoints(cfg)
     warn_of_denser_best(cfg)
     warn_of_unread(cfg, given)

@@ -11,6 +11,14 @@ from omegaconf import OmegaConf
 
 from speechprune.errors import UserError
 
+#: What may end a training before its last update; off if it is not positive.
+EARLY_ENDS = (
+    "checkpoint.patience",
+    "optimization.max_epoch",
+    "optimization.stop_min_lr",
+    "optimization.stop_time_hours",
+)
+
 
 def key_of(override: str) -> str:
     """The key of a hydra override: "model.w2v_path" of "+model.w2v_path=x.pt"."""
@@ -31,11 +39,24 @@ def as_override(value: Any) -> str:
 def refuse_own(
     overrides: Sequence[str], own: Collection[str], who: str, advice: Mapping[str, str]
 ) -> None:
-    """Raise UserError for overrides of keys that ``who`` sets, with what to do instead."""
+    """Raise UserError for overrides of keys that ``who`` sets, or of groups that hold some, with
+    what to do instead."""
     for override in overrides:
-        key = key_of(override)
-        if key in own:
-            raise UserError(f"{key} is set by {who} itself; {advice.get(key, 'leave it out')}")
+        given = key_of(override)
+        for key in sorted(own):
+            if key == given or key.startswith(f"{given}."):
+                raise UserError(f"{key} is set by {who} itself; {advice.get(key, 'leave it out')}")
+
+
+def refuse_early_ends(overrides: Sequence[str], who: str) -> None:
+    """Raise UserError for overrides by which a training may end before its last update: methods are
+    compared after equal numbers of them, and masks would not be as sparse as they are to be."""
+    for key in map(key_of, overrides):
+        if key in EARLY_ENDS:
+            raise UserError(
+                f"{key} may end a training before its updates are done, which {who} counts on; "
+                "leave it out, and ask for fewer with --updates"
+            )
 
 
 def is_quoted(value: str) -> bool:

@@ -133,6 +133,7 @@ class TrainingRun:
         command = [sys.executable, "-m", "speechprune.tools.main", "train"]
         command += ["--config-name", self.config, *self.all_overrides]
         with open(self.log, "a", encoding="utf-8") as log:
+            begin = self.log.stat().st_size
             # The lock stays taken until training ends, even if this process is killed.
             code = run_child(
                 command,
@@ -142,7 +143,8 @@ class TrainingRun:
                 pass_fds=(lock,),
             )
         if code:
-            reasons = _ERROR.findall(self._end_of_log())
+            # What earlier attempts failed of is above.
+            reasons = _ERROR.findall(self._end_of_log(begin))
             reason = f" ({reasons[-1]})" if reasons else ""
             raise UserError(f"{self.name}: training failed{reason}; see {self.log}")
 
@@ -179,11 +181,12 @@ class TrainingRun:
         if not self.checkpoint.exists():
             raise UserError(f"{self.checkpoint} is missing; {advice}")
 
-    def _end_of_log(self) -> str:
+    def _end_of_log(self, begin: int = 0) -> str:
+        """The last of what the log has, in bytes, from ``begin`` on."""
         if not self.log.exists():
             return ""
         with open(self.log, "rb") as file:
-            file.seek(max(0, self.log.stat().st_size - _TAIL))
+            file.seek(max(begin, self.log.stat().st_size - _TAIL))
             return file.read().decode("utf-8", "replace")
 
     @property

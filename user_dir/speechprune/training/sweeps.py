@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +16,14 @@ from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-from speechprune.checkpoint import read
+from speechprune.checksums import read_json, write_json
 from speechprune.errors import UserError
+from speechprune.files import make_folder
+from speechprune.made_with import differing
 from speechprune.models.restart import LAST
 from speechprune.training.failures import user_message
 from speechprune.training.overrides import as_override
+from speechprune.training.paths import PATHS
 
 
 @dataclass
@@ -166,42 +169,92 @@ def run_name(sweep_folder: str, job: int, asked: str | None) -> str:
     return f"{asked or sweep_folder.rstrip('/').rpartition('/')[2]}-{job}"
 
 
-#: Groups of settings, and settings, that a run may go on with other values of.
-_MAY_CHANGE = ("checkpoint", "common", "distributed_training", "hydra")
-_MAY_CHANGE_TOO = (
-    *("optimization.max_update", "optimization.max_epoch", "optimization.stop_time_hours"),
-    *("optimization.stop_min_lr", "dataset.num_workers", "dataset.data_buffer_size", "task.data"),
+#: What a job was begun with, beside its checkpoints, which tell what models made of it.
+JOB = "job.json"
+
+_MAY_CHANGE_BY_GROUP = {
+    # Saves are not among them: fairseq validates with each, and the best validation counts.
+    "checkpoint": (
+        *("keep_best_checkpoints", "keep_interval_updates", "keep_interval_updates_pattern"),
+        *("keep_last_epochs", "load_checkpoint_on_all_dp_ranks", "no_epoch_checkpoints"),
+        *("save_dir", "write_checkpoints_asynchronously"),
+    ),
+    "common": (
+        *("aim_repo", "aim_run_hash", "all_gather_list_size", "azureml_logging", "cpu"),
+        *("empty_cache_freq", "log_file", "log_format", "log_interval", "no_progress_bar"),
+        *("plasma_path", "profile", "reset_logging", "suppress_crashes", "tensorboard_logdir"),
+        *("use_plasma_view", "user_dir", "wandb_project"),
+    ),
+    "dataset": ("data_buffer_size", "num_workers"),
+    "distributed_training": (
+        *("bucket_cap_mb", "device_id", "distributed_backend", "distributed_init_method"),
+        *("distributed_no_spawn", "distributed_num_procs", "distributed_port"),
+        *("distributed_rank", "fast_stat_sync", "find_unused_parameters"),
+        *("gradient_as_bucket_view", "heartbeat_timeout", "nprocs_per_node"),
+    ),
+}
+#: Settings that a job may go on with other values of: no result depends on them.
+MAY_CHANGE = frozenset(
+    f"{group}.{name}" for group, names in _MAY_CHANGE_BY_GROUP.items() for name in names
 )
-#: In a group that may change, and yet is what a run is about.
-_DECIDES = ("common.seed",)
+#: Limits that a job may go on to later ones of; none if they are not positive.
+LIMITS = (
+    *("checkpoint.patience", "optimization.max_epoch", "optimization.max_update"),
+    "optimization.stop_time_hours",
+)
 
 
-def refuse_other_settings(cfg: DictConfig, given: Collection[str]) -> None:
-    """Refuse that a job of a sweep goes on from what was trained with other values: a sweep that is
-    typed anew counts its jobs from 0 again, in the same folders.
+def claim_job(asked: DictConfig, folder: Path) -> None:
+    """Note what a job of a sweep is begun with, and refuse that it goes on from what was trained
+    with other values: a sweep that is typed anew counts its jobs from 0 again, in the same folders.
 
     Args:
-        cfg: complete.
-        given: keys that the job was given.
+        asked: complete, as it was asked for: with interpolations, and not fitted to the machine.
+        folder: of the job's checkpoints.
 
     Raises:
-        UserError: a checkpoint is there already, of another value.
+        UserError: a checkpoint is there already, of another value or of unknown ones.
     """
-    last = Path(cfg.checkpoint.save_dir, LAST)
-    if not last.is_file():
-        return
-    before = read(last, mmap=True).get("cfg") or {}
-    for key in sorted(given):
-        may_change = key.partition(".")[0] in _MAY_CHANGE or key in _MAY_CHANGE_TOO
-        if may_change and key not in _DECIDES:
-            continue
-        group, _, name = key.partition(".")
-        section = before.get(group) or {}
-        if name not in section:
-            continue
-        found, wanted = as_override(section[name]), as_override(OmegaConf.select(cfg, key))
-        if found != wanted:
+    note, wanted = folder / JOB, _by_key(asked)
+    if (folder / LAST).is_file():
+        if not note.exists():
             raise UserError(
-                f"{last.parent.absolute()} has a job of {key}={found}, and this one is of "
-                f"{wanted}: name another hydra.sweep.dir"
+                f"{folder.absolute()} has a job of unknown settings, without {JOB}: name another "
+                "hydra.sweep.dir"
             )
+        _refuse_other_settings(folder, read_json(note, "name another hydra.sweep.dir"), wanted)
+    make_folder(folder)
+    write_json(note, wanted)
+
+
+def _by_key(cfg: DictConfig) -> dict[str, Any]:
+    """The settings of all groups, nested ones as a whole, and what is in no group."""
+    groups: Any = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
+    found: dict[str, Any] = {}
+    for group, section in groups.items():
+        if isinstance(section, dict):
+            found.update({f"{group}.{name}": value for name, value in section.items()})
+        else:
+            found[group] = section
+    return found
+
+
+def _refuse_other_settings(
+    folder: Path, before: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> None:
+    """Raise UserError for the first setting by which two jobs have other results; those that only
+    one of them knows are of another version."""
+    for key in differing(before, wanted):
+        if key in MAY_CHANGE or key not in before or key not in wanted:
+            continue
+        if key in LIMITS and _limit(before[key]) <= _limit(wanted[key]):
+            continue
+        moved = ", or link what moved to where it was" if key in PATHS else ""
+        raise UserError(
+            f"{folder.absolute()} has a job of {key}={as_override(before[key])}, and this one is "
+            f"of {as_override(wanted[key])}: name another hydra.sweep.dir{moved}"
+        )
+
+
+def _limit(value: float) -> float:
+    return value if value > 0 else math.inf
