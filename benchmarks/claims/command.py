@@ -16,6 +16,7 @@ from benchmarks.claims.methods import Method, make_known
 from benchmarks.claims.panel import Panel
 from benchmarks.harness import RESULTS, Rows
 from speechprune.files import digest, write_atomically
+from speechprune.manifests.digit_recordings import recordings_digest
 from speechprune.recipes.nano import ASSET
 
 #: What the model that comes along is called in tables.
@@ -58,7 +59,7 @@ def panel_command(methods: Mapping[str, Method], about: str, kind: str = "") -> 
         speakers = speakers_of(whole)[:seeds]
         folds = tuple(make_fold(whole, out / "folds", speaker, minutes) for speaker in speakers)
         called = _NANO if model == ASSET else model.stem
-        place = PanelResult(called, digest(model), minutes, updates, ())
+        place = PanelResult(called, digest(model), recordings_digest(archive), minutes, updates, ())
         own = out / f"{called}-{place.digest[:12]}" / place.slug
         panel = Panel(model, updates, folds, own, jobs, partial(click.echo, err=True))
         file = RESULTS / "claims" / f"{kind}{called}-{place.slug}.json" if save else None

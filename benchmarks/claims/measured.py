@@ -91,12 +91,14 @@ class PanelResult:
     Attributes:
         model: what was adapted, as files and tables call it.
         digest: tells models of one name apart.
+        recordings: tells apart what all speech was cut from.
         minutes: of labelled speech.
         updates: of each training.
     """
 
     model: str
     digest: str
+    recordings: str
     minutes: float
     updates: int
     methods: tuple[MethodResult, ...]

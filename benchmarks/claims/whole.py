@@ -31,12 +31,12 @@ class WholeMap:
         """Put panels together.
 
         Raises:
-            ValueError: they are of several models or of other seeds, two are of one place, or
-                there is none.
+            ValueError: they are of several models, recordings or sets of seeds, two are of one place,
+                or there is none.
         """
         found = sorted(panels, key=lambda panel: (panel.updates, panel.minutes))
-        if len({(panel.digest, panel.model, panel.seeds_in_words) for panel in found}) != 1:
-            raise ValueError("a map has the panels of one model with the same seeds")
+        if len({(p.digest, p.model, p.recordings, p.seeds_in_words) for p in found}) != 1:
+            raise ValueError("a map has the panels of one model, with the same speech and seeds")
         if len({(panel.minutes, panel.updates) for panel in found}) != len(found):
             raise ValueError("two panels have the same minutes and updates")
         return cls(tuple(found))

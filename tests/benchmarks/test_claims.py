@@ -201,7 +201,7 @@ def result(minutes: float, name: str, wers: list[float]) -> PanelResult:
         for number, wer in enumerate(wers, 1)
     )
     method = MethodResult(name, {0.001: 0.5, 0.002: 0.25}, 1234, seeds)
-    return PanelResult("nano", "d1", minutes, 500, (method,))
+    return PanelResult("nano", "d1", "r1", minutes, 500, (method,))
 
 
 def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -224,6 +224,7 @@ def test_what_is_measured_anew_takes_the_place_of_what_was_known() -> None:
     ("change", "seeds", "reason"),
     [
         ({"digest": "d2"}, 1, "digest='d1'"),
+        ({"recordings": "r2"}, 1, "recordings='r1'"),
         ({}, 2, "of seeds 1 without speaker1, not of seeds 1 without speaker1, 2 without"),
         ({"name": "weights as they were"}, 1, "methods of other names: .'weights as they were'"),
     ],
@@ -290,7 +291,9 @@ def test_a_map_is_of_one_model_with_the_same_seeds() -> None:
     assert [panel.minutes for panel in WholeMap.of(panels).panels] == [1, 3]
     with pytest.raises(ValueError, match="one model"):
         WholeMap.of([*panels, replace(panels[0], digest="d2")])
-    with pytest.raises(ValueError, match="same seeds"):
+    with pytest.raises(ValueError, match="same speech"):
+        WholeMap.of([*panels, replace(panels[0], recordings="r2")])
+    with pytest.raises(ValueError, match="and seeds"):
         WholeMap.of([*panels, result(10, "masks", [0.4])])
     with pytest.raises(ValueError, match="same minutes"):
         WholeMap.of([panels[0], panels[0]])
