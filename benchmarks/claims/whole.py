@@ -31,8 +31,8 @@ class WholeMap:
         """Put panels together.
 
         Raises:
-            ValueError: they are of several models, recordings or sets of seeds, two are of one place,
-                or there is none.
+            ValueError: they are of several models, recordings or sets of seeds, two are of one
+                place, or there is none.
         """
         found = sorted(panels, key=lambda panel: (panel.updates, panel.minutes))
         if len({(p.digest, p.model, p.recordings, p.seeds_in_words) for p in found}) != 1:
