@@ -14,17 +14,18 @@ import re
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from speechprune.errors import UserError
 from speechprune.files import digest
+from speechprune.manifests.provenance import ARCHIVE_DIGEST, finished
 from speechprune.manifests.recording import BadAudio, Bound, decode_memory
 
 logger = logging.getLogger(__name__)
@@ -117,6 +118,20 @@ def recordings_digest(source: Path) -> str:
     except OSError as error:
         raise UserError(f"{source} cannot be read: {error.strerror}") from error
     return found.hexdigest()
+
+
+def finished_of(folder: Path, wanted: Mapping[str, Any], source: Path) -> bool:
+    """Whether a folder was prepared with `wanted` settings.
+
+    Raises UserError if it was prepared with others, or of other recordings than the source's, as
+    far as both tell: folders of earlier versions do not, nor does a source that is gone.
+    """
+    found = finished(folder, wanted)
+    if found is None:
+        return False
+    if ARCHIVE_DIGEST in found and source.exists():
+        finished(folder, {ARCHIVE_DIGEST: recordings_digest(source)})
+    return True
 
 
 def _missing(source: Path) -> UserError:

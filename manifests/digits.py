@@ -14,12 +14,17 @@ import soxr
 from speechprune.errors import UserError
 from speechprune.manifests.audio import SAMPLE_RATE, write_flac
 from speechprune.manifests.dictionary import symbols_digest
-from speechprune.manifests.digit_recordings import Recording, read_recordings, recordings_digest
+from speechprune.manifests.digit_recordings import (
+    Recording,
+    finished_of,
+    read_recordings,
+    recordings_digest,
+)
 from speechprune.manifests.folders import replacing
 from speechprune.manifests.making import SPLITS, check_seed, check_sizes
 from speechprune.manifests.manifest import AUDIO, Split, Utterance, write_manifest
 from speechprune.manifests.progress import Progress, unwatched
-from speechprune.manifests.provenance import ARCHIVE_DIGEST, SHARED_SPEAKERS, finished
+from speechprune.manifests.provenance import ARCHIVE_DIGEST, SHARED_SPEAKERS
 
 WORDS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
 
@@ -73,13 +78,13 @@ def make_digits(
         "corpus": "Free Spoken Digit Dataset, strings",
         "language": "en",
         "archive": os.path.basename(os.path.abspath(archive)),
-        ARCHIVE_DIGEST: recordings_digest(archive),
         "settings": asdict(settings),
         "dictionary": symbols_digest(dictionary),
     }
-    if resume and finished(folder, provenance, added_later=[ARCHIVE_DIGEST]) is not None:
+    if resume and finished_of(folder, provenance, archive):
         return
     keep_recordings(archive, folder)
+    provenance[ARCHIVE_DIGEST] = recordings_digest(archive)
     recordings, rate = read_recordings(archive)
     takes = _takes(recordings)
     with replacing(folder, overwrite) as partial:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,23 +46,15 @@ def write_provenance(folder: Path, described: Mapping[str, Any]) -> None:
     write_lines(folder / PROVENANCE, [text.encode(errors="backslashreplace").decode()])
 
 
-def finished(
-    folder: Path, wanted: Mapping[str, Any], added_later: Collection[str] = ()
-) -> dict[str, Any] | None:
+def finished(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
     """The provenance of a folder that was prepared with `wanted` settings; None if it was not yet.
 
     Raises UserError if it was prepared with other settings.
-
-    Args:
-        added_later: settings that folders of earlier versions do not tell, and that count in others
-            alone.
     """
     if not (folder / PROVENANCE).exists():
         return None
     found = read_provenance(folder)
     for key, value in json.loads(json.dumps(wanted)).items():
-        if key in added_later and key not in found:
-            continue
         if found.get(key) != value:
             raise UserError(
                 f"{folder} was prepared with {key} {found.get(key)!r}, not {value!r}; choose "

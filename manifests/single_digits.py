@@ -18,13 +18,18 @@ from speechprune.manifests.classes import (
     LabelledUtterance,
     write_labelled_manifest,
 )
-from speechprune.manifests.digit_recordings import Recording, read_recordings, recordings_digest
+from speechprune.manifests.digit_recordings import (
+    Recording,
+    finished_of,
+    read_recordings,
+    recordings_digest,
+)
 from speechprune.manifests.digits import WORDS, keep_recordings
 from speechprune.manifests.folders import replacing
 from speechprune.manifests.making import SPLITS, check_seed, check_sizes
 from speechprune.manifests.manifest import AUDIO
 from speechprune.manifests.progress import Progress, unwatched
-from speechprune.manifests.provenance import ARCHIVE_DIGEST, SHARED_SPEAKERS, finished
+from speechprune.manifests.provenance import ARCHIVE_DIGEST, SHARED_SPEAKERS
 from speechprune.manifests.slots import classes_digest, slots_of
 
 #: The slots of each task, in the order of the columns.
@@ -78,13 +83,13 @@ def make_single_digits(
         "corpus": "Free Spoken Digit Dataset",
         "language": "en",
         "archive": os.path.basename(os.path.abspath(archive)),
-        ARCHIVE_DIGEST: recordings_digest(archive),
         "settings": asdict(settings),
         "dictionary": classes_digest(dictionary),
     }
-    if resume and finished(folder, provenance, added_later=[ARCHIVE_DIGEST]) is not None:
+    if resume and finished_of(folder, provenance, archive):
         return
     keep_recordings(archive, folder)
+    provenance[ARCHIVE_DIGEST] = recordings_digest(archive)
     recordings, rate = read_recordings(archive)
     _refuse_repeated(archive, recordings)
     chosen = {

@@ -12,7 +12,7 @@ from speechprune.files import digest
 def inputs_digest(folder: Path, subset: str) -> str:
     """Tells apart what subsets have to hear or to read; raises OSError if it is unreadable."""
     if is_of_texts(folder):
-        return _digest_of(_texts(folder, subset))
+        return digest_of_files(_texts(folder, subset))
     return digest(folder / f"{subset}.tsv")
 
 
@@ -24,8 +24,10 @@ def split_digest(folder: Path, subset: str, labels: str) -> str:
     """
     if is_of_texts(folder):
         known = [folder / "label" / f"{subset}.{ending}" for ending in ("bin", "idx", "label")]
-        return _digest_of([*_texts(folder, subset), *(path for path in known if path.exists())])
-    return _digest_of(folder / f"{subset}.{ending}" for ending in ("tsv", labels))
+        return digest_of_files(
+            [*_texts(folder, subset), *(path for path in known if path.exists())]
+        )
+    return digest_of_files(folder / f"{subset}.{ending}" for ending in ("tsv", labels))
 
 
 def is_of_texts(folder: Path) -> bool:
@@ -38,5 +40,6 @@ def _texts(folder: Path, subset: str) -> list[Path]:
     return [place / f"{subset}.{ending}" for place in places for ending in ("bin", "idx")]
 
 
-def _digest_of(paths: Iterable[Path]) -> str:
+def digest_of_files(paths: Iterable[Path]) -> str:
+    """Tells apart what files hold, in their order; raises OSError if one is unreadable."""
     return hashlib.sha256(" ".join(map(digest, paths)).encode()).hexdigest()

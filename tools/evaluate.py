@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,15 +95,17 @@ def command(
         _refuse_figure(figure, checkpoint)
         _refuse_search(options, checkpoint)
         bank = BankModel(checkpoint)
-        described, text = _by_the_surest(bank, data, subset, limits)
         labels = bank.recogniser(bank.recognisers()[0]).labels
+        measure = partial(_by_the_surest, bank, data, subset, limits)
     else:
         loaded = load_any(checkpoint, task, data)
-        described, text = _by_one(loaded, data, subset, figure, limits, options)
         labels = loaded.labels
+        measure = partial(_by_one, loaded, data, subset, figure, limits, options)
+    # Before the evaluation: meanwhile, a training may replace its checkpoint.
+    source = _sources(checkpoint, data, subset, labels) if as_json else {}
+    described, text = measure()
     if as_json:
         named = {} if task is None else {"task": task}
-        source = _sources(checkpoint, data, subset, labels)
         click.echo(json.dumps({**source, **named, **described}, indent=2))
     else:
         click.echo(text)
@@ -118,13 +121,16 @@ def _sources(checkpoint: Path, data: Path, subset: str, labels: str) -> dict[str
     from speechprune.manifests.split_files import split_digest
     from speechprune.reports.run_files import DATA_DIGEST
 
-    return {
+    source = {
         "checkpoint": str(checkpoint),
         "checkpoint_digest": digest(checkpoint),
         "data": str(data),
         "subset": subset,
-        DATA_DIGEST: split_digest(data, subset, labels),
     }
+    try:
+        return {**source, DATA_DIGEST: split_digest(data, subset, labels)}
+    except OSError:  # the evaluation says what is missing
+        return source
 
 
 def _by_one(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import tarfile
 import zipfile
 from itertools import groupby
@@ -184,6 +185,8 @@ def test_recordings_of_the_same_name_are_not_taken_for_others(
     make_digits(tmp_path / "out", copy, SMALL, resume=True)
     with pytest.raises(UserError, match="was prepared with archive_digest '.*; choose another"):
         make_digits(tmp_path / "out", other, SMALL, resume=True)
+    shutil.move(first, tmp_path / "moved")
+    make_digits(tmp_path / "out", first, SMALL, resume=True)
     # Earlier versions told the name alone.
     place = tmp_path / "out" / "provenance.json"
     told = json.loads(place.read_text())

@@ -10,6 +10,7 @@ from forked_training import SHORT, write_setting
 from speechprune.errors import UserError
 from speechprune.recipes import RECIPES, Setting, cook
 from speechprune.recipes.steps import MaskMaking, Pooling
+from speechprune.training.overrides import refuse_early_ends
 from speechprune.training.run import TrainingRun
 
 
@@ -106,6 +107,14 @@ def test_what_may_end_a_training_before_its_updates_is_refused(base: Setting, ke
     with pytest.raises(UserError, match=f"{key} may end a training .* the recipe parp counts on"):
         cook([("parp", replace(base, overrides=(*SHORT, f"{key}=1")))])
     assert not (base.out / "parp-0.5").exists()
+
+
+def test_what_turns_an_early_end_off_is_not_refused() -> None:
+    off = ("optimization.max_epoch=0", "checkpoint.patience=-1", "~optimization.stop_min_lr")
+    refuse_early_ends([*off, "optimization.lr=[1]", "checkpoint.patiences=1"], "it")
+    for override in ("checkpoint={patience:1}", "+optimization.max_epoch=${x}"):
+        with pytest.raises(UserError, match="may end a training before its updates are done"):
+            refuse_early_ends([*off, override], "it")
 
 
 @pytest.mark.parametrize("name, frozen", [("imp", 2), ("omp", 4), ("transfer", 4)])

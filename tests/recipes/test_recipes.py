@@ -287,7 +287,26 @@ def test_a_run_is_not_taken_for_one_of_other_data_or_another_model(
         labels.unlink()
         assert cook([("dense", setting)]) == [path]
     write_hubert(model)
-    with pytest.raises(UserError, match="something else: the file of model.w2v_path changed"):
+    with pytest.raises(UserError, match="something else: the file that model.w2v_path names"):
+        cook([("dense", setting)])
+
+
+def test_what_was_missing_for_a_while_is_still_known(
+    base: Setting, cooked: dict[str, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    assert cooked
+    data = tmp_path / "data"
+    shutil.copytree(base.data or Path(), data)
+    setting = replace(base, out=tmp_path / "out", data=data)
+    (path,) = cook([("dense", setting)])
+    (path.parent / "done.json").unlink()
+    labels = data / "train.ltr"
+    text = labels.read_text()
+    labels.unlink()
+    with pytest.raises(UserError):
+        cook([("dense", setting)])
+    labels.write_text(reversed_lines(text))
+    with pytest.raises(UserError, match="something else: train of task.data changed since then"):
         cook([("dense", setting)])
 
 
@@ -313,7 +332,7 @@ def test_a_run_of_an_earlier_version_goes_on_though_it_does_not_tell_what_it_rea
     noted = json.loads(path.read_text())
     path.write_text(json.dumps({key: noted[key] for key in ("config", "overrides")}))
     assert cook([("omp", started)])
-    path.write_text(json.dumps({**noted, "inputs": ["train"]}))
+    path.write_text(json.dumps({**noted, "inputs": {"data": ["train"]}}))
     with pytest.raises(UserError, match="does not tell what .*dense was trained with"):
         cook([("omp", started)])
 

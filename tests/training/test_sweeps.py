@@ -20,15 +20,14 @@ from speechprune.models.restart import LAST
 from speechprune.training import sweeps
 from speechprune.training.command_line import check_keys, complete
 from speechprune.training.configs import configs, find_config
+from speechprune.training.continuing import LIMITS, MAY_CHANGE
+from speechprune.training.jobs import JOB, claim_job
+from speechprune.training.overrides import key_of
 from speechprune.training.preflight import check_settings
 from speechprune.training.refusals import words_of_hydra
 from speechprune.training.sweeps import (
-    JOB,
-    LIMITS,
-    MAY_CHANGE,
     Outcomes,
     check_direction,
-    claim_job,
     refuse_hidden_gpus,
     run_name,
 )
@@ -156,7 +155,7 @@ def test_a_job_does_not_go_on_from_other_settings(lab: Lab) -> None:
     assert "has a job of optimization.max_update=3, and this one is of 2" in line
     (sweep / "0" / "checkpoints" / JOB).unlink()
     line = error_line(swept("0.5", "again-5", "optimization.max_update=3", *longer))
-    assert f"has a job of unknown settings, without {JOB}: name another hydra.sweep.dir" in line
+    assert f"has a checkpoint, and no {JOB} that says what it was begun with: name another" in line
 
 
 def test_a_job_of_other_data_is_refused(lab: Lab) -> None:
@@ -205,7 +204,9 @@ def claimed(lab: Lab, tmp_path: Path) -> Callable[[str], None]:
     """Claims a folder with a checkpoint for a job with overrides."""
 
     def claim(overrides: str) -> None:
-        claim_job(lab.compose(*overrides.split()), tmp_path)
+        words = overrides.split()
+        cfg = lab.compose(*words)
+        claim_job(cfg, cfg, [key_of(word) for word in words], tmp_path)
         (tmp_path / LAST).touch()
 
     return claim
@@ -235,6 +236,11 @@ def claimed(lab: Lab, tmp_path: Path) -> Callable[[str], None]:
         ("optimization.max_update=20", "optimization.max_update=10", "optimization.max_update"),
         ("optimization.max_epoch=0", "optimization.max_epoch=10", "optimization.max_epoch"),
         ("checkpoint.patience=-1", "checkpoint.patience=3", "checkpoint.patience"),
+        (
+            "optimization.max_epoch=9 optimization.max_update=${optimization.max_epoch}",
+            "optimization.max_epoch=9 optimization.max_update=8",
+            "optimization.max_update",
+        ),
     ],
 )
 def test_what_a_result_depends_on_stays(
@@ -262,6 +268,42 @@ def test_what_no_result_depends_on_may_change(claimed: Callable[[str], None], af
     before = "optimization.max_update=20 checkpoint.patience=3"
     claimed(before)
     claimed(f"{before} {after}")
+
+
+def test_settings_count_by_what_they_come_to(
+    claimed: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEED_OF_THE_DAY", "1")
+    claimed("common.seed=${oc.env:SEED_OF_THE_DAY}")
+    claimed("common.seed=1 dataset.max_tokens_valid=${dataset.max_tokens}")
+    monkeypatch.setenv("SEED_OF_THE_DAY", "2")
+    with pytest.raises(UserError, match="has a job of common.seed=1, and this one is of 2"):
+        claimed("common.seed=${oc.env:SEED_OF_THE_DAY}")
+
+
+def test_what_is_fitted_unless_it_is_given_stays_given(
+    lab: Lab, claimed: Callable[[str], None]
+) -> None:
+    """The config's batch is kept on any number of GPUs, one on the command line is not touched."""
+    (number,) = lab.compose().optimization.update_freq
+    claimed("")
+    with pytest.raises(UserError, match="begun without optimization.update_freq.* begun with it"):
+        claimed(f"optimization.update_freq=[{number}]")
+
+
+def test_a_job_does_not_go_on_with_other_contents_of_its_files(
+    lab: Lab, claimed: Callable[[str], None], tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(lab.data, data)
+    claimed(f"task.data={data}")
+    labels = data / "train.ltr"
+    before = labels.read_text()
+    labels.unlink()
+    claimed(f"task.data={data}")
+    labels.write_text("\n".join(reversed(before.splitlines())) + "\n")
+    with pytest.raises(UserError, match="something else: train of task.data changed since then"):
+        claimed(f"task.data={data}")
 
 
 def test_settings_that_may_change_exist(lab: Lab) -> None:

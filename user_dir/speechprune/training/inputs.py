@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 from omegaconf import OmegaConf
 
+from speechprune.checkpoint.slots import AUDIO_LABELS
 from speechprune.errors import UserError
 from speechprune.files import digest
-from speechprune.manifests.split_files import split_digest
+from speechprune.manifests.label_files import CLASSES
+from speechprune.manifests.split_files import digest_of_files, is_of_texts, split_digest
+from speechprune.models.restart import LAST
 from speechprune.training.configs import find_config
+from speechprune.training.continuing import MAY_CHANGE
 from speechprune.training.overrides import key_of, unquoted, value_of
 from speechprune.training.paths import FILES
 
-DATA = "task.data"
-_SUBSETS = ("dataset.train_subset", "dataset.valid_subset")
+_DATA = "task.data"
+#: The keys of subsets, and fairseq's values.
+_SUBSETS = {"dataset.train_subset": "train", "dataset.valid_subset": "valid"}
 
-#: Digests of files by key, of a config's settings by "--config-name", and of data by subset.
-Inputs = Mapping[str, Union[str, Mapping[str, str]]]
+#: What there is to read, and what people call a part of it.
+CONFIG, READ, SPLITS = "config", "files", "data"
+_NAMES = {CONFIG: "{} of the config", READ: "the file that {} names", SPLITS: "{} of task.data"}
+
+#: By section: settings of the config as JSON, digests of files by key, and of data by subset.
+Inputs = Mapping[str, Mapping[str, str]]
 
 
 def inputs_of(config: str, overrides: Sequence[str]) -> Inputs:
-    """What tells apart the contents of what a training reads; what is missing is left out.
+    """What tells apart all that a training reads; what is missing is left out.
 
     Args:
-        config: its name, such as ``finetuning/base_1h``.
+        config: its name, such as ``finetuning/base_1h``. Settings that overrides replace, or on
+            which no result depends, are left out.
         overrides: hydra's, of which the last one of a key counts.
 
     Raises:
@@ -36,51 +45,102 @@ def inputs_of(config: str, overrides: Sequence[str]) -> Inputs:
     """
     settings: Any = OmegaConf.load(find_config(config))
     given = {key_of(override): unquoted(value_of(override)) for override in overrides}
+    plain: Any = OmegaConf.to_container(settings)
+    own = {
+        f"{group}.{name}": json.dumps(value, sort_keys=True)
+        for group, section in plain.items()
+        if isinstance(section, dict) and group != "hydra"
+        for name, value in section.items()
+    }
+    passed_over = MAY_CHANGE | given.keys()
 
-    def value(key: str) -> str:
-        return str(given[key] if key in given else OmegaConf.select(settings, key) or "")
+    def value(key: str) -> Any:
+        return given[key] if key in given else OmegaConf.select(settings, key)
 
-    files = {key: Path(value(key)) for key in FILES if value(key)}
-    subsets = [subset for key in _SUBSETS for subset in value(key).split(",") if subset]
-    plain = json.dumps(OmegaConf.to_container(settings), sort_keys=True)
+    kept = {key: own[key] for key in sorted(own) if key not in passed_over}
+    return {CONFIG: kept, **contents_of(value)}
+
+
+def contents_of(value: Callable[[str], Any]) -> Inputs:
+    """What tells apart the files and the data that settings name; what is missing is left out.
+
+    Args:
+        value: of a key of fairseq's settings; None for one that is not set.
+    """
+    named = {key: value(key) for key in FILES}
+    files = {key: _path(name) for key, name in named.items() if name and name != LAST}
+    subsets = [
+        subset
+        for key, default in _SUBSETS.items()
+        for subset in str(value(key) or default).split(",")
+    ]
     return {
-        "--config-name": hashlib.sha256(plain.encode()).hexdigest(),
-        **{key: digest(path) for key, path in files.items() if path.is_file()},
-        DATA: dict(_digests(Path(value(DATA)), subsets, value("task.labels") or "ltr")),
+        READ: {key: digest(path) for key, path in files.items() if path.is_file()},
+        SPLITS: dict(_of_splits(value, subsets)) if value(_DATA) else {},
     }
 
 
-def _digests(folder: Path, subsets: Sequence[str], labels: str) -> Iterator[tuple[str, str]]:
+def _path(value: Any) -> Path:
+    return Path(str(value)).expanduser()
+
+
+def _of_splits(value: Callable[[str], Any], subsets: Sequence[str]) -> Iterator[tuple[str, str]]:
+    folder = _path(value(_DATA))
     for subset in subsets:
         try:
-            yield subset, split_digest(folder, subset, labels)
+            if is_of_texts(folder):
+                yield subset, split_digest(folder, subset, "")
+            elif (folder / f"{subset}.bin").exists():  # of plain text
+                yield subset, digest_of_files(folder / f"{subset}.{end}" for end in ("bin", "idx"))
+            else:
+                labels = _path(value("task.label_dir") or folder)
+                files = [labels / f"{subset}.{ending}" for ending in _endings(value)]
+                yield subset, digest_of_files([folder / f"{subset}.tsv", *files])
         except OSError:  # the training will say what is missing, if it begins at all
             pass
 
 
+def _endings(value: Callable[[str], Any]) -> list[str]:
+    """Of the files of labels beside a manifest."""
+    if value("task._name") == AUDIO_LABELS:
+        return [CLASSES]
+    labels = value("task.labels") or "ltr"
+    return [labels] if isinstance(labels, str) else [str(each) for each in labels]
+
+
 def by_name(inputs: Inputs) -> dict[str, str]:
     """What tells contents apart, by what people call them."""
-    found: dict[str, str] = {}
-    for key, value in inputs.items():
-        if isinstance(value, str):
-            found[f"the file of {key}"] = value
-        else:
-            found |= {f"{subset} of {key}": each for subset, each in value.items()}
-    return found
+    return {
+        words.format(key): told
+        for section, words in _NAMES.items()
+        for key, told in inputs.get(section, {}).items()
+    }
 
 
-def refuse_other_inputs(folder: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+def begun_with(noted: Inputs, now: Inputs) -> Inputs:
+    """What a run has read since it began: what was noted then, and what was missing then."""
+    sections = {**now, **noted}
+    return {name: {**now.get(name, {}), **noted.get(name, {})} for name in sections}
+
+
+def changed(before: Inputs, now: Inputs) -> list[str]:
+    """The names of what differs; what is not there any more does not count: a run that has ended
+    does not need it."""
+    known, found = by_name(before), by_name(now)
+    return [name for name in known if name in found and known[name] != found[name]]
+
+
+def refuse_other_inputs(folder: Path, before: Inputs, now: Inputs) -> None:
     """Raise UserError, with what changed, if a run has read something else.
 
     Args:
         folder: the run's.
-        before: what it began with, by name. What is not there any more does not count: a run that
-            has ended does not need it.
+        before: what it began with.
         now: the same as it is.
     """
-    changed = [name for name in before if name in now and before[name] != now[name]]
-    if changed:
+    others = changed(before, now)
+    if others:
         raise UserError(
-            f"{folder} was trained on something else: {', '.join(changed)} changed since then; "
+            f"{folder} was trained with something else: {', '.join(others)} changed since then; "
             "put back what was there, or name another folder"
         )

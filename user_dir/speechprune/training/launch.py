@@ -31,6 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from speechprune.checkpoint.resuming import mend_last
 from speechprune.errors import UserError
+from speechprune.files import make_folder
 from speechprune.locks import give_back_kept, locked
 from speechprune.models.restart import LAST
 from speechprune.seams.training_loop import end_in_time
@@ -38,6 +39,7 @@ from speechprune.starting import why_nothing_starts
 from speechprune.training.command_line import CommandLine, complete
 from speechprune.training.devices import Machine, find_machine, fit, is_started_by_torchrun
 from speechprune.training.failures import storage_failure, user_message
+from speechprune.training.jobs import claim_job
 from speechprune.training.leftovers import leaving_nothing
 from speechprune.training.overrides import key_of
 from speechprune.training.parts import check_parts
@@ -52,7 +54,7 @@ from speechprune.training.preflight import (
 )
 from speechprune.training.processes import address_of, run_ranks, set_environment
 from speechprune.training.refusals import first_lines, naming_refused_settings, words_of_hydra
-from speechprune.training.sweeps import claim_job, noting_outcomes, run_name
+from speechprune.training.sweeps import noting_outcomes, run_name
 from speechprune.training.yardstick import choose_yardstick
 
 logger = logging.getLogger(__name__)
@@ -158,9 +160,14 @@ def run(cfg: DictConfig, given: Collection[str]) -> float:
     # Another launcher's processes all come here, and each sees to it in turn.
     patience = _PATIENCE_WITH_RANKS if processes is None else 0.0
     checkpoints = Path(cfg.checkpoint.save_dir).absolute()
-    _mend_last(checkpoints, patience)
     if is_job_of_sweep:
-        claim_job(asked, checkpoints)
+        make_folder(checkpoints)
+    if checkpoints.is_dir():
+        # Unless another process trains there.
+        with locked(checkpoints, patience=patience):
+            mend_last(checkpoints / LAST)
+            if is_job_of_sweep:
+                claim_job(asked, cfg, given, checkpoints)
     check_checkpoints(cfg)
     warn_of_denser_best(cfg)
     warn_of_unread(cfg, given)
@@ -330,14 +337,6 @@ def _names(hydra_cfg: HydraConf) -> dict[str, str]:
     """Variables that tell the jobs of a sweep apart."""
     asked = os.environ.get("WANDB_NAME")
     return {"WANDB_NAME": run_name(hydra_cfg.sweep.dir, hydra_cfg.job.num, asked)}
-
-
-def _mend_last(folder: Path, patience: float) -> None:
-    """See to the checkpoint that a run goes on from, unless another process trains there for
-    ``patience`` seconds."""
-    if folder.is_dir():
-        with locked(folder, patience=patience):
-            mend_last(folder / LAST)
 
 
 def _refuse_to_start_nothing(cfg: DictConfig) -> None:

@@ -42,21 +42,35 @@ def refuse_own(
     """Raise UserError for overrides of keys that ``who`` sets, or of groups that hold some, with
     what to do instead."""
     for override in overrides:
-        given = key_of(override)
-        for key in sorted(own):
-            if key == given or key.startswith(f"{given}."):
-                raise UserError(f"{key} is set by {who} itself; {advice.get(key, 'leave it out')}")
+        for key in _among(own, override):
+            raise UserError(f"{key} is set by {who} itself; {advice.get(key, 'leave it out')}")
 
 
 def refuse_early_ends(overrides: Sequence[str], who: str) -> None:
     """Raise UserError for overrides by which a training may end before its last update: methods are
     compared after equal numbers of them, and masks would not be as sparse as they are to be."""
-    for key in map(key_of, overrides):
-        if key in EARLY_ENDS:
+    for override in overrides:
+        for key in _among(EARLY_ENDS, override):
+            if override.startswith("~") or (key == key_of(override) and _is_off(override)):
+                continue
             raise UserError(
                 f"{key} may end a training before its updates are done, which {who} counts on; "
                 "leave it out, and ask for fewer with --updates"
             )
+
+
+def _among(keys: Collection[str], override: str) -> list[str]:
+    """Those that an override sets, by itself or with its group."""
+    given = key_of(override)
+    return [key for key in sorted(keys) if key == given or key.startswith(f"{given}.")]
+
+
+def _is_off(override: str) -> bool:
+    """Whether an override sets a number that is not positive."""
+    try:
+        return float(value_of(override)) <= 0
+    except ValueError:
+        return False
 
 
 def is_quoted(value: str) -> bool:

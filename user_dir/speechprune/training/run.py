@@ -16,7 +16,14 @@ from speechprune.ending import run_child
 from speechprune.errors import UserError
 from speechprune.locks import locked
 from speechprune.made_with import refuse_other_settings
-from speechprune.training.inputs import DATA, Inputs, by_name, inputs_of, refuse_other_inputs
+from speechprune.training.inputs import (
+    SPLITS,
+    Inputs,
+    begun_with,
+    by_name,
+    inputs_of,
+    refuse_other_inputs,
+)
 from speechprune.training.overrides import key_of, quoted, value_of
 
 #: What a run was started with, and what it came to; files in its folder.
@@ -121,7 +128,7 @@ class TrainingRun:
             if not path.exists():
                 raise UserError(f"{self.name} needs {path}, which is missing")
         with locked(self.folder) as lock:
-            write_json(self._settings, self._wanted)
+            write_json(self._settings, {**self._wanted, INPUTS: self._read_so_far()})
             before, start = self._seconds_so_far(), time.monotonic()
             write_json(self._part, {"seconds_before": before, "began": time.time()})
             self._train(environment, lock)
@@ -152,7 +159,8 @@ class TrainingRun:
         """Raise UserError, with the keys that differ, if what is in the folder is another run."""
         try:
             noted = read_json(self._settings, "restore it")
-            before, contents = _by_key(noted), by_name(noted.get(INPUTS, {}))
+            before, read_then = _by_key(noted), noted.get(INPUTS, {})
+            by_name(read_then)  # raises for what is none
         except (UserError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{self._settings} does not tell what {self.folder} was trained with ({error}); "
@@ -164,7 +172,7 @@ class TrainingRun:
             _by_key(self._wanted),
             "name another folder, or continue with those settings",
         )
-        refuse_other_inputs(self.folder, contents, by_name(self._inputs))
+        refuse_other_inputs(self.folder, read_then, self._inputs)
 
     def _seconds_so_far(self) -> float | None:
         """Of the parts before this one, each until its last words; None if nothing tells them."""
@@ -203,6 +211,14 @@ class TrainingRun:
     def _inputs(self) -> Inputs:
         return inputs_of(self.config, self.all_overrides)
 
+    def _read_so_far(self) -> Inputs:
+        """What the run reads, or has read since it began; empty for one of an earlier version, of
+        which nobody knows that."""
+        if not self.is_begun:
+            return self._inputs
+        noted: Inputs = read_json(self._settings).get(INPUTS, {})
+        return begun_with(noted, self._inputs) if noted else {}
+
     @property
     def _settings(self) -> Path:
         return self.folder / SETTINGS
@@ -223,11 +239,11 @@ def _by_key(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def splits_read(folder: Path) -> dict[str, str]:
-    """What the subsets of data were when a run last began, by name, as `split_digest` tells them
+    """What the subsets of data were when a run began, by name, as `split_digest` tells them
     apart; empty if nothing in its folder says so."""
     path = folder / SETTINGS
     try:
-        found = read_json(path)[INPUTS][DATA] if path.exists() else {}
+        found = read_json(path)[INPUTS][SPLITS] if path.exists() else {}
         return {str(subset): str(told) for subset, told in found.items()}
     except (UserError, KeyError, TypeError, AttributeError):
         return {}

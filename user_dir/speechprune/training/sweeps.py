@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,16 +13,10 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from speechprune.checksums import read_json, write_json
 from speechprune.errors import UserError
-from speechprune.files import make_folder
-from speechprune.made_with import differing
-from speechprune.models.restart import LAST
 from speechprune.training.failures import user_message
-from speechprune.training.overrides import as_override
-from speechprune.training.paths import PATHS
 
 
 @dataclass
@@ -167,94 +160,3 @@ def run_name(sweep_folder: str, job: int, asked: str | None) -> str:
         asked: the name in the environment, if there is one.
     """
     return f"{asked or sweep_folder.rstrip('/').rpartition('/')[2]}-{job}"
-
-
-#: What a job was begun with, beside its checkpoints, which tell what models made of it.
-JOB = "job.json"
-
-_MAY_CHANGE_BY_GROUP = {
-    # Saves are not among them: fairseq validates with each, and the best validation counts.
-    "checkpoint": (
-        *("keep_best_checkpoints", "keep_interval_updates", "keep_interval_updates_pattern"),
-        *("keep_last_epochs", "load_checkpoint_on_all_dp_ranks", "no_epoch_checkpoints"),
-        *("save_dir", "write_checkpoints_asynchronously"),
-    ),
-    "common": (
-        *("aim_repo", "aim_run_hash", "all_gather_list_size", "azureml_logging", "cpu"),
-        *("empty_cache_freq", "log_file", "log_format", "log_interval", "no_progress_bar"),
-        *("plasma_path", "profile", "reset_logging", "suppress_crashes", "tensorboard_logdir"),
-        *("use_plasma_view", "user_dir", "wandb_project"),
-    ),
-    "dataset": ("data_buffer_size", "num_workers"),
-    "distributed_training": (
-        *("bucket_cap_mb", "device_id", "distributed_backend", "distributed_init_method"),
-        *("distributed_no_spawn", "distributed_num_procs", "distributed_port"),
-        *("distributed_rank", "fast_stat_sync", "find_unused_parameters"),
-        *("gradient_as_bucket_view", "heartbeat_timeout", "nprocs_per_node"),
-    ),
-}
-#: Settings that a job may go on with other values of: no result depends on them.
-MAY_CHANGE = frozenset(
-    f"{group}.{name}" for group, names in _MAY_CHANGE_BY_GROUP.items() for name in names
-)
-#: Limits that a job may go on to later ones of; none if they are not positive.
-LIMITS = (
-    *("checkpoint.patience", "optimization.max_epoch", "optimization.max_update"),
-    "optimization.stop_time_hours",
-)
-
-
-def claim_job(asked: DictConfig, folder: Path) -> None:
-    """Note what a job of a sweep is begun with, and refuse that it goes on from what was trained
-    with other values: a sweep that is typed anew counts its jobs from 0 again, in the same folders.
-
-    Args:
-        asked: complete, as it was asked for: with interpolations, and not fitted to the machine.
-        folder: of the job's checkpoints.
-
-    Raises:
-        UserError: a checkpoint is there already, of another value or of unknown ones.
-    """
-    note, wanted = folder / JOB, _by_key(asked)
-    if (folder / LAST).is_file():
-        if not note.exists():
-            raise UserError(
-                f"{folder.absolute()} has a job of unknown settings, without {JOB}: name another "
-                "hydra.sweep.dir"
-            )
-        _refuse_other_settings(folder, read_json(note, "name another hydra.sweep.dir"), wanted)
-    make_folder(folder)
-    write_json(note, wanted)
-
-
-def _by_key(cfg: DictConfig) -> dict[str, Any]:
-    """The settings of all groups, nested ones as a whole, and what is in no group."""
-    groups: Any = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
-    found: dict[str, Any] = {}
-    for group, section in groups.items():
-        if isinstance(section, dict):
-            found.update({f"{group}.{name}": value for name, value in section.items()})
-        else:
-            found[group] = section
-    return found
-
-
-def _refuse_other_settings(
-    folder: Path, before: Mapping[str, Any], wanted: Mapping[str, Any]
-) -> None:
-    """Raise UserError for the first setting by which two jobs have other results; those that only
-    one of them knows are of another version."""
-    for key in differing(before, wanted):
-        if key in MAY_CHANGE or key not in before or key not in wanted:
-            continue
-        if key in LIMITS and _limit(before[key]) <= _limit(wanted[key]):
-            continue
-        moved = ", or link what moved to where it was" if key in PATHS else ""
-        raise UserError(
-            f"{folder.absolute()} has a job of {key}={as_override(before[key])}, and this one is "
-            f"of {as_override(wanted[key])}: name another hydra.sweep.dir{moved}"
-        )
-
-
-def _limit(value: float) -> float:
-    return value if value > 0 else math.inf
