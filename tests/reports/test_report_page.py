@@ -248,7 +248,7 @@ def test_what_was_timed_side_by_side(tmp_path: Path) -> None:
     told = {"seconds": 10.0, "batch": 4, "threads": 2, "repeats": 5, "models": rows}
     (tmp_path / "speed.json").write_text(json.dumps(told))
     found = page(tmp_path / "speed.json", out=tmp_path / "page.html")
-    table = found.table("10 s of noise; batches of 4, 2 threads, median of 5 rounds")
+    table = found.table("10 s of noise; alone and in batches of 4, 2 threads, median of 5 rounds")
     assert table[2] == [
         *("slim.onnx", "125.0", "0.0200", "60.5", "4.00×", "500", "1.5", "1,234,567", "2G")
     ]

@@ -12,10 +12,15 @@ from typing import Protocol
 
 import numpy as np
 
-from speechprune.decoding.inference import audible, best_device, sample_rate, scores_of
+from speechprune.decoding.inference import (
+    audible,
+    best_device,
+    no_numbers,
+    sample_rate,
+    scores_of,
+)
 from speechprune.decoding.symbols import OutputSymbols, symbols_of
 from speechprune.decoding.timing import FrameTimes
-from speechprune.errors import UserError
 from speechprune.models.loading import LoadedRecogniser
 
 
@@ -70,7 +75,7 @@ class ModelEmissions:
             for place, index in enumerate(heard):
                 own = scores[: self.frame_count(len(audio[index])), place]
                 if not own.isfinite().all():
-                    raise UserError(f"{self.path} is damaged: its scores are not finite numbers")
+                    raise no_numbers(self.loaded)
                 found[index] = own.numpy()
         return found
 

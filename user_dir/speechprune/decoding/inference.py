@@ -262,9 +262,14 @@ def refuse_no_numbers(loaded: LoadedModel, outputs: Iterable[Tensor]) -> None:
     (Scores of frames that are padding are minus infinity.)
     """
     if any(scores.isnan().any() for scores in outputs):
-        raise UserError(
-            f"{loaded.path} is damaged, or its training diverged: its scores are not numbers"
-        )
+        raise no_numbers(loaded)
+
+
+def no_numbers(loaded: LoadedModel) -> UserError:
+    """Why a model whose scores are NaN or infinite is of no use."""
+    return UserError(
+        f"{loaded.path} is damaged, or its training diverged: its scores are not numbers"
+    )
 
 
 def audible(loaded: LoadedModel, audio: Sequence[np.ndarray]) -> list[int]:
