@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from benchmarks.claims.measured import LAST, PanelResult
-from benchmarks.claims.whole import SPLITS, WholeMap
+from benchmarks.claims.measured import LAST
+from benchmarks.claims.whole import SPLITS, WholeMap, whole_map_command
 from speechprune.figures import (
     PANEL,
     Curve,
@@ -88,16 +88,10 @@ def _curve(whole: WholeMap, name: str, updates: int, split: str) -> Curve:
     return Curve.of_intervals([at for at, _ in found], [interval for _, interval in found])
 
 
-@click.command(help=__doc__)
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@whole_map_command(__doc__)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="File of the figure.")
-@click.option("--method", "names", multiple=True, help="To draw; all methods without it.")
-def main(files: tuple[Path, ...], out: Path, names: tuple[str, ...]) -> None:
-    whole = WholeMap.of(map(PanelResult.load, files))
-    try:
-        draw(whole.only(names or whole.names), out)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--method") from None
+def main(whole: WholeMap, out: Path) -> None:
+    draw(whole, out)
 
 
 if __name__ == "__main__":

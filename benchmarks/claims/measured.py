@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from speechprune.checksums import read_json, write_json
+from speechprune.errors import UserError
 from speechprune.intervals import Interval, updates_in_words
 
 #: Who is heard in a test split: what was trained on, other strings of its speakers, and those of a
@@ -144,10 +145,13 @@ class PanelResult:
 
     @classmethod
     def load(cls, path: Path) -> PanelResult:
-        """Read what `save` wrote."""
+        """Read what `save` wrote; raises UserError for anything else."""
         found = read_json(path, "restore it, or measure anew")
-        methods = tuple(_method(each) for each in found.pop("methods"))
-        return cls(**found, methods=methods)
+        try:
+            methods = tuple(_method(each) for each in found.pop("methods"))
+            return cls(**found, methods=methods)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is not a panel of the map ({error!r})") from error
 
 
 def in_words(seeds: Iterable[tuple[int, str]]) -> str:

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import groupby
-from pathlib import Path
 
 import click
 
-from benchmarks.claims.measured import LAST, PanelResult
-from benchmarks.claims.whole import SPLITS, WholeMap
+from benchmarks.claims.measured import LAST
+from benchmarks.claims.whole import SPLITS, WholeMap, whole_map_command
 
 _UPDATES, _MINUTES = "updates", "labelled minutes"
 _WIDTH = 7
@@ -48,10 +47,9 @@ def _heads(whole: WholeMap, names: int) -> Iterator[str]:
     yield f"{_MINUTES:{names}}{''.join(minutes)}"
 
 
-@click.command(help=__doc__)
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
-def main(files: tuple[Path, ...]) -> None:
-    click.echo("\n".join(tables(WholeMap.of(map(PanelResult.load, files)))))
+@whole_map_command(__doc__)
+def main(whole: WholeMap) -> None:
+    click.echo("\n".join(tables(whole)))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, wraps
+from pathlib import Path
+from typing import Any
+
+import click
 
 from benchmarks.claims.measured import KNOWN, TRAINED, UNKNOWN, MethodResult, PanelResult
 
@@ -14,6 +18,26 @@ SPLITS = {
     KNOWN: "known speakers",
     UNKNOWN: "unknown speaker",
 }
+
+
+def whole_map_command(about: str | None) -> Callable[[Callable[..., None]], click.Command]:
+    """Makes a command of a function that is given the map of some files of panels, ``whole``."""
+
+    def decorate(function: Callable[..., None]) -> click.Command:
+        @click.command(help=about)
+        @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True))
+        @click.option("--method", "names", multiple=True, help="To show; all without it.")
+        @wraps(function)
+        def command(files: tuple[str, ...], names: tuple[str, ...], **options: Any) -> None:
+            try:
+                whole = WholeMap.of(PanelResult.load(Path(file)) for file in files)
+                function(whole=whole.only(names or whole.names), **options)
+            except ValueError as error:
+                raise click.ClickException(str(error)) from error
+
+        return command
+
+    return decorate
 
 
 @dataclass(frozen=True)

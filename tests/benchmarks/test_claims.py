@@ -9,15 +9,18 @@ from pathlib import Path
 import click
 import pytest
 import torch
+from click.testing import CliRunner
 from nano import write_corpus
 
 from benchmarks.claims.command import _measure, described
 from benchmarks.claims.data import Fold, make_fold
 from benchmarks.claims.figure import draw
+from benchmarks.claims.figure import main as figure_command
 from benchmarks.claims.measured import Errors, MethodResult, PanelResult, SeedResult
 from benchmarks.claims.methods import METHODS, Method, make_known
 from benchmarks.claims.own_bytes import own_bytes
 from benchmarks.claims.panel import Panel
+from benchmarks.claims.table import main as table_command
 from benchmarks.claims.table import tables
 from benchmarks.claims.whole import WholeMap
 from benchmarks.claims.why import INGREDIENTS
@@ -297,6 +300,27 @@ def test_a_map_is_of_one_model_with_the_same_seeds() -> None:
         WholeMap.of([*panels, result(10, "masks", [0.4])])
     with pytest.raises(ValueError, match="same minutes"):
         WholeMap.of([panels[0], panels[0]])
+
+
+def test_commands_show_the_map_of_files_or_say_in_one_line_why_not(tmp_path: Path) -> None:
+    files = [str(tmp_path / f"{minutes}.json") for minutes in (1, 3)]
+    for file, minutes, name in zip(files, (1, 3), ("weights", "masks")):
+        result(minutes, name, [0.4, 0.1, 0.3]).save(Path(file))
+
+    def run(command: click.Command, *words: str) -> str:
+        found = CliRunner().invoke(command, words)
+        assert isinstance(found.exception, SystemExit) or found.exception is None
+        return found.output
+
+    shown = run(table_command, *files)
+    assert "weights" in shown and "masks" in shown
+    assert "weights" not in run(table_command, *files, "--method", "masks")
+    assert run(figure_command, *files, "--out", str(tmp_path / "map.png")) == ""
+    assert (tmp_path / "map.png").exists()
+    assert "Error: not measured: LoRA" in run(table_command, *files, "--method", "LoRA")
+    assert "Error: two panels have the same" in run(table_command, files[0], files[0])
+    Path(files[0]).write_text("{}")
+    assert "is not a panel of the map" in run(table_command, *files)
 
 
 def test_a_map_is_drawn(tmp_path: Path) -> None:
