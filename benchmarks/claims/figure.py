@@ -9,6 +9,7 @@ most.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,15 +51,21 @@ def draw(whole: WholeMap, path: Path) -> None:
         drawn = [figure.add_axes(place) for place in places]
         for axes, number in zip(drawn, updates):
             _draw_place(axes, whole, number, split)
-        # Errors after different numbers of updates are compared along a row.
-        top = max(axes.get_ylim()[1] for axes in drawn)
-        for axes in drawn:
-            axes.set_ylim(-2, top)  # marks at 0 are seen whole
+        _share_scales(drawn)
         if row == 0:
             title = f"Strings of digits; median, least and most; {whole.title}"
             write_title(drawn[0], title, width)
             legend_beside(drawn[-1], dict(zip(*reversed(drawn[-1].get_legend_handles_labels()))))
     save_figure(figure, path)
+
+
+def _share_scales(row: Sequence[Axes]) -> None:
+    """Let errors after different numbers of updates be compared along a row."""
+    left, right = zip(*(axes.get_xlim() for axes in row))
+    top = max(axes.get_ylim()[1] for axes in row)
+    for axes in row:
+        axes.set_xlim(min(left), max(right))
+        axes.set_ylim(-2, top)  # marks at 0 are seen whole
 
 
 def _place(row: int, column: int, columns: int) -> tuple[float, float, float, float]:
