@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from speechprune.manifests.split_files import split_digest
 from speechprune.training.configs import configs
 from speechprune.training.inputs import by_name, inputs_of
 
@@ -17,7 +18,7 @@ SPLITS = ("train", "valid", "dev_other")
 def write_manifests(folder: Path, what: str) -> None:
     for split in SPLITS:
         for ending in ("tsv", "ltr", "lbl", "km", "phn"):
-            (folder / f"{split}.{ending}").write_text(f"{what} {split}")
+            (folder / f"{split}.{ending}").write_text(f"{what} {split} {ending}")
 
 
 def write_texts(folder: Path, what: str) -> None:
@@ -32,7 +33,7 @@ def write_texts(folder: Path, what: str) -> None:
 def write_plain_text(folder: Path, what: str) -> None:
     for split in SPLITS:
         for ending in ("bin", "idx"):
-            (folder / f"{split}.{ending}").write_text(f"{what} {split}")
+            (folder / f"{split}.{ending}").write_text(f"{what} {split} {ending}")
 
 
 def writer(config: str) -> Callable[[Path, str], None]:
@@ -43,7 +44,8 @@ def writer(config: str) -> Callable[[Path, str], None]:
 
 @pytest.mark.parametrize("config", configs())
 def test_every_config_tells_its_data_apart(config: str, tmp_path: Path) -> None:
-    overrides = [f"task.data={tmp_path}", f"task.label_dir={tmp_path}"]
+    overrides = [f"task.data={tmp_path}"]
+    assert inputs_of(config, [])["data"] == {}
     writer(config)(tmp_path, "before")
     before = inputs_of(config, overrides)
     assert list(before["data"]) in (["train", "valid"], ["train", "dev_other"])
@@ -51,6 +53,16 @@ def test_every_config_tells_its_data_apart(config: str, tmp_path: Path) -> None:
     writer(config)(tmp_path, "after")
     after = inputs_of(config, overrides)
     assert all(after["data"][split] != told for split, told in before["data"].items())
+
+
+def test_labels_are_those_of_the_overrides(tmp_path: Path) -> None:
+    write_manifests(tmp_path, "before")
+    found = []
+    for labels in ("ltr", "phn", "[phn]", "[phn, km]"):
+        overrides = [f"task.data={tmp_path}", f"task.labels={labels}"]
+        found.append(inputs_of("demo/nano", overrides)["data"]["train"])
+    assert found[1] == found[2] == split_digest(tmp_path, "train", "phn")
+    assert len(set(found)) == 3
 
 
 def test_files_are_told_apart_wherever_they_are_named(

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from speechprune.checkpoint.slots import AUDIO_LABELS
 from speechprune.errors import UserError
 from speechprune.files import digest
 from speechprune.manifests.label_files import CLASSES
@@ -23,6 +23,8 @@ from speechprune.training.paths import FILES
 _DATA = "task.data"
 #: The keys of subsets, and fairseq's values.
 _SUBSETS = {"dataset.train_subset": "train", "dataset.valid_subset": "valid"}
+#: What says where data and labels are.
+_OF_DATA = (_DATA, "task.label_dir", "task.labels", "task._name", *_SUBSETS)
 
 #: What there is to read, and what people call a part of it.
 CONFIG, READ, SPLITS = "config", "files", "data"
@@ -53,9 +55,14 @@ def inputs_of(config: str, overrides: Sequence[str]) -> Inputs:
         for name, value in section.items()
     }
     passed_over = MAY_CHANGE | given.keys()
+    for key in given.keys() & {*FILES, *_OF_DATA}:
+        OmegaConf.update(settings, key, given[key])
 
     def value(key: str) -> Any:
-        return given[key] if key in given else OmegaConf.select(settings, key)
+        try:
+            return OmegaConf.select(settings, key)
+        except OmegaConfBaseException:  # it follows a setting that is not given
+            return None
 
     kept = {key: own[key] for key in sorted(own) if key not in passed_over}
     return {CONFIG: kept, **contents_of(value)}
@@ -102,10 +109,15 @@ def _of_splits(value: Callable[[str], Any], subsets: Sequence[str]) -> Iterator[
 
 def _endings(value: Callable[[str], Any]) -> list[str]:
     """Of the files of labels beside a manifest."""
+    # Imports torch, which reading a finished run does without.
+    from speechprune.checkpoint.slots import AUDIO_LABELS
+
     if value("task._name") == AUDIO_LABELS:
         return [CLASSES]
     labels = value("task.labels") or "ltr"
-    return [labels] if isinstance(labels, str) else [str(each) for each in labels]
+    if isinstance(labels, str):  # of an override, a list is text
+        return [each.strip() for each in labels.strip("[]").split(",")]
+    return [str(each) for each in labels]
 
 
 def by_name(inputs: Inputs) -> dict[str, str]:
