@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from speechprune.figures import Curve, Panel, line_panels
+from speechprune.curves import Curve, Panel, line_panels
 from speechprune.files import write_atomically
 from speechprune.intervals import Interval
 from speechprune.layers.plan import LayerPlan

@@ -17,7 +17,7 @@ import click
 from benchmarks.equal_cost_plans import DENSE, METHODS, Cell
 from benchmarks.harness import Report, Rows
 from speechprune.checksums import read_json, write_json
-from speechprune.figures import Curve, Panel, line_panels
+from speechprune.curves import Curve, Panel, line_panels
 from speechprune.intervals import Interval, training_in_words
 
 NAME = "equal_cost_digits"

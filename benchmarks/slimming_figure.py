@@ -9,7 +9,8 @@ from statistics import median
 from textwrap import fill
 from typing import Any
 
-from speechprune.figures import INK, LINES, MARKERS, PANEL, legend_beside, new_figure, save_figure
+from speechprune.curves import LINES, MARKERS, PANEL, legend_beside
+from speechprune.figures import INK, new_figure, save_figure
 
 #: Methods whose sizes differ by no more of the smaller one stand side by side.
 _ALIKE = 0.02

@@ -31,6 +31,7 @@ LEVELS = (
         "made_with",
         "tables",
         "figures",
+        "curves",
         "intervals",
         "workers",
         "quiet_fairseq",

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from benchmarks.claims.data import make_fold, make_whole, speakers_of
-from benchmarks.claims.measured import HEADS, WIDTHS, PanelResult, in_words
+from benchmarks.claims.measured import HEADS, WIDTHS, PanelResult, seeds_and_speakers
 from benchmarks.claims.methods import Method, make_known
 from benchmarks.claims.panel import Panel
 from benchmarks.harness import RESULTS, Rows
@@ -87,7 +87,7 @@ def _measure(
         ClickException: the file is of other measurements, which these do not go with.
     """
     result = PanelResult.load(file) if file and file.exists() else place
-    seeds = in_words((seed, fold.speaker) for seed, fold in enumerate(panel.folds, 1))
+    seeds = seeds_and_speakers((seed, fold.speaker) for seed, fold in enumerate(panel.folds, 1))
     _refuse_others(result, place, seeds, methods)
     rows = Rows(click.echo, HEADS, WIDTHS)
     for name in names:

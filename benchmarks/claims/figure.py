@@ -17,16 +17,8 @@ import click
 
 from benchmarks.claims.measured import LAST
 from benchmarks.claims.whole import SPLITS, WholeMap, whole_map_command
-from speechprune.figures import (
-    PANEL,
-    Curve,
-    Panel,
-    draw_panel,
-    legend_beside,
-    new_figure,
-    save_figure,
-    write_title,
-)
+from speechprune.curves import PANEL, Curve, Panel, draw_panel, legend_beside
+from speechprune.figures import new_figure, save_figure, write_title
 from speechprune.intervals import updates_in_words
 
 if TYPE_CHECKING:

@@ -120,7 +120,9 @@ class PanelResult:
     @property
     def seeds_in_words(self) -> str:
         """The seeds, and whom each left out."""
-        return in_words((each.seed, each.speaker) for m in self.methods for each in m.seeds)
+        return seeds_and_speakers(
+            (each.seed, each.speaker) for m in self.methods for each in m.seeds
+        )
 
     def with_method(self, found: MethodResult, order: Sequence[str]) -> PanelResult:
         """The same with a method that was measured now, in place of what was known of it.
@@ -154,7 +156,7 @@ class PanelResult:
             raise UserError(f"{path} is not a panel of the map ({error!r})") from error
 
 
-def in_words(seeds: Iterable[tuple[int, str]]) -> str:
+def seeds_and_speakers(seeds: Iterable[tuple[int, str]]) -> str:
     """Seeds, each with the speaker whom it left out."""
     return "seeds " + ", ".join(f"{seed} without {who}" for seed, who in sorted(set(seeds)))
 

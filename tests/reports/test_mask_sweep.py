@@ -10,7 +10,7 @@ import torch
 from mask_files import Files, run, succeed
 
 from speechprune.checkpoint import read, write
-from speechprune.figures import Curve, Panel, line_panels
+from speechprune.curves import Curve, Panel, line_panels
 from speechprune.masking.mask_set import MaskSet
 from speechprune.reports.mask_sweep import Sweep, group
 from speechprune.rewriting.baseline_masks import Ranking

@@ -13,8 +13,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from speechprune.curves import Curve, Panel, line_panels
 from speechprune.errors import UserError
-from speechprune.figures import Curve, Panel, line_panels
 from speechprune.intervals import Interval, training_in_words, updates_in_words
 from speechprune.models.names import OF_SPEECH, OF_TEXT
 from speechprune.reports.runs import (
@@ -211,8 +211,8 @@ def compare(
 
     Raises:
         UserError: a folder is given twice or does not exist, none is of a finished training run, or
-            a run or the subset is damaged; or some are of text, and others of speech: all that is
-            read before an evaluation. Or some have other error rates than others.
+            a run or the subset is damaged, some are of text and others of speech; all of this is
+            read before the first evaluation. Or evaluations have different error rates.
     """
     for index, folder in enumerate(folders):
         if folder.resolve() in [other.resolve() for other in folders[:index]]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from speechprune.figures import INK, LINES, new_figure, save_figure, write_title
+from speechprune.curves import LINES
+from speechprune.figures import INK, new_figure, save_figure, write_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

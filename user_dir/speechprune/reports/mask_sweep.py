@@ -14,8 +14,8 @@ from typing import Any, Union
 
 from tqdm import tqdm
 
+from speechprune.curves import Curve, Panel, line_panels
 from speechprune.errors import UserError
-from speechprune.figures import Curve, Panel, line_panels
 from speechprune.masking.baselines import MAKERS
 from speechprune.masking.densities import check_sparsity
 from speechprune.masking.mask_set import MaskSet

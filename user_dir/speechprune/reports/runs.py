@@ -239,7 +239,11 @@ def _derived(state: Mapping[str, Any], ended: Mapping[str, Any]) -> dict[str, An
 
 def subset_digest(run: FinishedRun, subset: str) -> str:
     """The digest of what a run is evaluated on; raises UserError if it is missing."""
-    folder, labels = Path(run.task["data"]), run.task["labels"]
+    return known_split(Path(run.task["data"]), subset, run.task["labels"])
+
+
+def known_split(folder: Path, subset: str, labels: str) -> str:
+    """As `split_digest`; raises UserError, with what to do, if it is missing."""
     try:
         return split_digest(folder, subset, labels)
     except OSError as error:

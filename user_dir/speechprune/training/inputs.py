@@ -17,7 +17,7 @@ from speechprune.manifests.split_files import digest_of_files, is_of_texts, spli
 from speechprune.models.restart import LAST
 from speechprune.training.configs import find_config
 from speechprune.training.continuing import MAY_CHANGE
-from speechprune.training.overrides import key_of, unquoted, value_of
+from speechprune.training.overrides import by_key, key_of, unquoted, value_of
 from speechprune.training.paths import FILES
 
 _DATA = "task.data"
@@ -48,12 +48,8 @@ def inputs_of(config: str, overrides: Sequence[str]) -> Inputs:
     settings: Any = OmegaConf.load(find_config(config))
     given = {key_of(override): unquoted(value_of(override)) for override in overrides}
     plain: Any = OmegaConf.to_container(settings)
-    own = {
-        f"{group}.{name}": json.dumps(value, sort_keys=True)
-        for group, section in plain.items()
-        if isinstance(section, dict) and group != "hydra"
-        for name, value in section.items()
-    }
+    plain.pop("hydra", None)
+    own = {key: json.dumps(each, sort_keys=True) for key, each in by_key(plain).items()}
     passed_over = MAY_CHANGE | given.keys()
     for key in given.keys() & {*FILES, *_OF_DATA}:
         OmegaConf.update(settings, key, given[key])

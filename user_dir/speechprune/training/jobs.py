@@ -17,7 +17,7 @@ from speechprune.made_with import differing
 from speechprune.models.restart import LAST
 from speechprune.training.continuing import LIMITS, MAY_CHANGE
 from speechprune.training.inputs import begun_with, contents_of, refuse_other_inputs
-from speechprune.training.overrides import as_override
+from speechprune.training.overrides import as_override, by_key
 from speechprune.training.paths import PATHS
 
 JOB = "job.json"
@@ -48,7 +48,7 @@ def claim_job(
         UserError: a checkpoint is there already, of another value or of unknown ones.
     """
     wanted: dict[str, Any] = {
-        _SETTINGS: _by_key(asked),
+        _SETTINGS: _settings(asked),
         _INPUTS: contents_of(partial(OmegaConf.select, anchored)),
         _GIVEN: [key for key in _FITTED if key in given],
     }
@@ -61,7 +61,7 @@ def claim_job(
         write_json(note, wanted)
 
 
-def _by_key(cfg: DictConfig) -> dict[str, Any]:
+def _settings(cfg: DictConfig) -> dict[str, Any]:
     """The settings of all groups, nested ones as a whole, and what is in no group; those that
     follow another one come last.
 
@@ -70,29 +70,18 @@ def _by_key(cfg: DictConfig) -> dict[str, Any]:
     resolved = copy.deepcopy(cfg)
     for key in LIMITS:
         OmegaConf.update(resolved, key, 0)
-    found, asked = (
-        _flat(OmegaConf.to_container(each, resolve=resolve, enum_to_str=True))
-        for each, resolve in ((resolved, True), (cfg, False))
-    )
+    groups: Any = OmegaConf.to_container(resolved, resolve=True, enum_to_str=True)
+    unresolved: Any = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
+    found, asked = by_key(groups), by_key(unresolved)
     follows = {key for key, value in asked.items() if str(value).startswith("${")}
     ordered = {key: found[key] for key in sorted(found, key=follows.__contains__)}
     limits = {key: OmegaConf.select(cfg, key) for key in LIMITS}
     return {key: value for key, value in {**ordered, **limits}.items() if key not in MAY_CHANGE}
 
 
-def _flat(groups: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for group, section in groups.items():
-        if isinstance(section, dict):
-            found.update({f"{group}.{name}": value for name, value in section.items()})
-        else:
-            found[group] = section
-    return found
-
-
 def _refuse_another(folder: Path, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise UserError unless what was trained in a folder was begun as this job is."""
-    if not known:
+    if known.keys() != wanted.keys():
         raise UserError(
             f"{folder.absolute()} has a checkpoint, and no {JOB} that says what it was begun with: "
             f"{_ADVICE}"

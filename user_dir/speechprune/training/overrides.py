@@ -36,6 +36,18 @@ def as_override(value: Any) -> str:
     return json.dumps(plain).replace('"', "")
 
 
+def by_key(groups: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of all groups by key, such as "model.w2v_path"; nested ones stay whole, and what
+    is in no group keeps its name."""
+    found: dict[str, Any] = {}
+    for group, section in groups.items():
+        if isinstance(section, dict):
+            found.update({f"{group}.{name}": value for name, value in section.items()})
+        else:
+            found[group] = section
+    return found
+
+
 def refuse_own(
     overrides: Sequence[str], own: Collection[str], who: str, advice: Mapping[str, str]
 ) -> None:

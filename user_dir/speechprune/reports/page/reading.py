@@ -19,7 +19,6 @@ from speechprune.intervals import training_in_words
 from speechprune.layers.matrix import FORMAT as MATRIX_FORMAT
 from speechprune.layers.matrix import SimilarityMatrix
 from speechprune.layers.plan import LayerPlan, LayerPlans
-from speechprune.manifests.split_files import split_digest
 from speechprune.masking.mask_set import MaskSet
 from speechprune.reports.comparison import Comparison
 from speechprune.reports.page.contents import (
@@ -42,6 +41,7 @@ from speechprune.reports.runs import (
     checkpoint_path,
     evaluate_run,
     kept_evaluations,
+    known_split,
     measure_model,
     read_run,
     subset_digest,
@@ -158,12 +158,14 @@ class Reader:
         from speechprune.models.loading import load_finetuned
 
         loaded = load_finetuned(source.path, data)
+        # Before the evaluation: meanwhile, the data may be made anew.
+        measured_on = known_split(data, subset, loaded.labels)
         found = measure_model(loaded, data, subset)
         self.contents.measurements.append(
             Measurement(
                 source.name,
                 subset,
-                split_digest(data, subset, loaded.labels),
+                measured_on,
                 f"{subset} of {data}",
                 found.errors,
                 parameters=found.parameters - found.removed,
